@@ -1,0 +1,99 @@
+"""Writing outputs so that a reader never sees half of one."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from scdmc.errors import ScDMCError
+
+
+def require_new(path: Path, overwrite: bool) -> None:
+    """Refuse to replace an existing output unless asked to.
+
+    Parameters
+    ----------
+    path
+        The file or folder that is about to be written. An empty folder counts as absent.
+    overwrite
+        True if the user passed ``--overwrite``.
+
+    Raises
+    ------
+    ScDMCError
+        If the output is there and ``overwrite`` is False.
+    """
+    path = Path(path)
+    is_there = any(path.iterdir()) if path.is_dir() else path.exists()
+    if is_there and not overwrite:
+        raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` and rename it to ``path`` when the block ends without an error.
+
+    Works for files and folders; what stood at ``path`` before is replaced only at the very end.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers such as savefig choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write ``content`` as indented JSON, atomically; the same content gives the same bytes."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+
+
+def read_json_object(path: Path, what: str) -> dict:
+    """Read a JSON object.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What the file should be, for the error message ("gene medians", say).
+
+    Raises
+    ------
+    ScDMCError
+        If the file is absent or does not hold a JSON object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ScDMCError(f"{path}: no such file ({what})")
+    try:
+        content = json.loads(path.read_text(encoding="utf8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ScDMCError(f"{path} ({what}) is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ScDMCError(f"{path} ({what}) should hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
