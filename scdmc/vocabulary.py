@@ -41,7 +41,9 @@ class Vocabulary:
                     f"{self.source}: token {token} should have id {expected}, not {self.token_ids.get(token)}"
                 )
         if sorted(self.token_ids.values()) != list(range(len(self.token_ids))):
-            raise ScDMCError(f"{self.source}: the token ids should be the numbers 0 to {len(self.token_ids) - 1}, once each")
+            raise ScDMCError(
+                f"{self.source}: the token ids should be the numbers 0 to {len(self.token_ids) - 1}, once each"
+            )
 
     def __len__(self) -> int:
         return len(self.token_ids)
