@@ -1,0 +1,170 @@
+"""Median non-zero expression of each gene over a corpus (design.md, section 3)."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from scdmc.errors import ScDMCError
+from scdmc.files import read_json_object, write_json
+from scdmc.streams import normalised_values, sum_duplicate_genes
+from scdmc.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class GeneMedians:
+    """Median non-zero CP10k (counts / n * 10,000) of genes.
+
+    Attributes
+    ----------
+    medians
+        Ensembl id -> median; a gene that is not in it counts as 1.
+    source
+        Where they come from, for messages.
+    """
+
+    medians: Mapping[str, float]
+    source: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the medians in the order of the ids; the layout of the file does not change it."""
+        lines = (f"{gene} {float(median)!r}" for gene, median in sorted(self.medians.items()))
+        return hashlib.sha256("\n".join(lines).encode("utf8")).hexdigest()
+
+    def by_token(self, vocabulary: Vocabulary) -> np.ndarray:
+        """Median of each token, shape (vocab_size,), float64, 1 where unknown."""
+        return np.array([self.medians.get(token, 1.0) for token in vocabulary.tokens], dtype=np.float64)
+
+    def save(self, path: Path) -> None:
+        """Write the medians as a JSON object id -> number, ascending ids."""
+        write_json(path, dict(sorted(self.medians.items())))
+
+
+def load_gene_medians(path: Path | None) -> GeneMedians:
+    """Read gene medians; without a path, every median is 1.
+
+    Raises
+    ------
+    ScDMCError
+        If the file is no JSON object of positive numbers.
+    """
+    if path is None:
+        return GeneMedians({}, source="none (every median is 1)")
+    medians = read_json_object(path, "gene medians")
+    wrong = {gene: value for gene, value in medians.items() if not _is_positive_number(value)}
+    if wrong:
+        raise ScDMCError(f"{path}: a gene's median is a positive number, but {dict(list(wrong.items())[:3])}")
+    return GeneMedians(medians, source=str(path))
+
+
+def _is_positive_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+class MedianAccumulator:
+    """Collects the non-zero CP10k of every gene in one pass over a corpus, in bounded memory.
+
+    As long as they fit into ``exact_limit`` entries the values themselves are kept (float32) and the medians are
+    exact. Above that each gene has a histogram on a logarithmic scale of ``RELATIVE_WIDTH`` per bin, and a median is
+    off by at most half a bin, 0.5%.
+    """
+
+    RELATIVE_WIDTH = 0.01
+    SMALLEST, LARGEST = 1e-4, 1e4
+
+    def __init__(self, vocab_size: int, exact_limit: int = 50_000_000) -> None:
+        self.vocab_size = vocab_size
+        self.exact_limit = exact_limit
+        self.n_bins = math.ceil(math.log(self.LARGEST / self.SMALLEST) / math.log1p(self.RELATIVE_WIDTH)) + 1
+        self.n_cells = 0
+        self.n_entries = 0
+        self.tokens: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
+        self.histogram: np.ndarray | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """True as long as the values themselves are kept."""
+        return self.histogram is None
+
+    def add(self, tokens: np.ndarray, values: np.ndarray, n_cells: int) -> None:
+        """Add the entries of a block of cells.
+
+        Parameters
+        ----------
+        tokens, values
+            Shape (n_entries,): token ids and CP10k.
+        n_cells
+            Cells in the block.
+        """
+        self.n_cells += n_cells
+        self.n_entries += len(values)
+        # The same precision before and after the turn: how the corpus is cut into blocks must not matter.
+        tokens, values = tokens.astype(np.int32), values.astype(np.float32)
+        if self.is_exact:
+            self.tokens.append(tokens)
+            self.values.append(values)
+            if self.n_entries > self.exact_limit:
+                self._turn_to_histogram()
+        else:
+            self._count(tokens, values)
+
+    def _turn_to_histogram(self) -> None:
+        self.histogram = np.zeros((self.vocab_size, self.n_bins), dtype=np.int32)
+        while self.tokens:
+            self._count(self.tokens.pop(), self.values.pop())
+
+    def _count(self, tokens: np.ndarray, values: np.ndarray) -> None:
+        values = np.maximum(values.astype(np.float64), self.SMALLEST)
+        bins = np.log(values / self.SMALLEST) / math.log1p(self.RELATIVE_WIDTH)
+        bins = np.minimum(bins.astype(np.int64), self.n_bins - 1)
+        np.add.at(self.histogram.reshape(-1), tokens.astype(np.int64) * self.n_bins + bins, 1)
+
+    def medians(self) -> dict[int, float]:
+        """Token id -> median of the genes that were seen."""
+        return self._exact_medians() if self.is_exact else self._histogram_medians()
+
+    def _exact_medians(self) -> dict[int, float]:
+        if not self.tokens:
+            return {}
+        tokens, values = np.concatenate(self.tokens), np.concatenate(self.values)
+        order = np.lexsort((values, tokens))
+        tokens, values = tokens[order], values[order]
+        genes, starts, sizes = np.unique(tokens, return_index=True, return_counts=True)
+        low, high = values[starts + (sizes - 1) // 2], values[starts + sizes // 2]
+        medians = (low.astype(np.float64) + high) / 2
+        return dict(zip(genes.tolist(), medians.tolist(), strict=True))
+
+    def _histogram_medians(self) -> dict[int, float]:
+        medians = {}
+        for gene in np.flatnonzero(self.histogram.any(axis=1)):
+            cumulative = np.cumsum(self.histogram[gene], dtype=np.int64)
+            size = cumulative[-1]
+            # The two values in the middle, one and the same where their number is odd; they may lie far apart.
+            bins = np.searchsorted(cumulative, [(size + 1) // 2, size // 2 + 1])
+            middle = self.SMALLEST * np.exp((bins + 0.5) * math.log1p(self.RELATIVE_WIDTH))
+            medians[int(gene)] = float(middle.mean())
+        return medians
+
+
+def add_block(
+    accumulator: MedianAccumulator,
+    counts: "object",
+    token_ids: np.ndarray,
+    n_counts: np.ndarray,
+) -> None:
+    """Add a block of raw counts (CSR, shape (n_cells, n_genes)) with the token of each column and the cells' totals."""
+    counts, token_ids = sum_duplicate_genes(counts, token_ids)
+    no_medians = np.ones(accumulator.vocab_size)
+    values, tokens, _ = normalised_values(counts, token_ids, n_counts, no_medians)
+    accumulator.add(tokens, values, counts.shape[0])
+
+
+def medians_by_gene(accumulator: MedianAccumulator, vocabulary: Vocabulary, source: str) -> GeneMedians:
+    """Medians of the genes that were seen, by Ensembl id."""
+    return GeneMedians({str(vocabulary.tokens[token]): value for token, value in accumulator.medians().items()}, source)

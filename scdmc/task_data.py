@@ -1,0 +1,239 @@
+"""Data arguments of the downstream scripts: a tokenized parquet or an ``.h5ad``, read as the model was trained."""
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+
+from scdmc.counts import open_counts
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.gene_ids import load_gene_mapping
+from scdmc.model_directory import ModelDirectory
+from scdmc.streams import COUNTS_PER_CELL, total_counts
+from scdmc.tokenization import ROW_COLUMN, Tokenizer, cell_totals, new_report, tokenize_counts
+from scdmc.tokenized_data import TokenizedCells, read_tokenized, require_valid_ids
+from scdmc.vocabulary import EOS_TOKEN_ID, require_same_vocabulary
+
+if TYPE_CHECKING:
+    import anndata
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """How an ``.h5ad`` is read; parquet needs none of it.
+
+    Attributes
+    ----------
+    layer, allow_normalized
+        See :func:`scdmc.counts.open_counts`.
+    gene_id_column, gene_mapping_file
+        See :func:`scdmc.gene_ids.match_genes`.
+    """
+
+    layer: str | None = None
+    allow_normalized: bool = False
+    gene_id_column: str | None = None
+    gene_mapping_file: Path | None = None
+
+
+def is_h5ad(data_path: Path) -> bool:
+    """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
+    return Path(data_path).suffix == ".h5ad"
+
+
+def read_cells(
+    data_path: Path,
+    model_directory: ModelDirectory,
+    obs_columns: Sequence[str] | None = None,
+    options: CountOptions | None = None,
+) -> TokenizedCells:
+    """Tokenized cells as the model reads them.
+
+    Parameters
+    ----------
+    data_path
+        ``.h5ad`` with raw counts, or tokenized parquet (file, folder, glob).
+    model_directory
+        The model; an ``.h5ad`` is tokenized with its vocabulary and medians.
+    obs_columns
+        Columns of ``obs`` that are needed; without it all that a parquet keeps, and none of an ``.h5ad``.
+    options
+        How to read an ``.h5ad``.
+
+    Raises
+    ------
+    ScDMCError
+        If the data were tokenized for another model, or a column is missing.
+    """
+    if is_h5ad(data_path):
+        cells = _tokenize_h5ad(data_path, model_directory, obs_columns or (), options or CountOptions())
+    else:
+        cells = read_tokenized(data_path, obs_columns)
+        _require_same_tokenization(cells, model_directory, data_path)
+    return cells.truncated(model_directory.context)
+
+
+def _tokenize_h5ad(
+    data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
+) -> TokenizedCells:
+    mapping_file, vocabulary = options.gene_mapping_file, model_directory.vocabulary
+    tokenizer = Tokenizer(
+        vocabulary=vocabulary,
+        medians=model_directory.medians,
+        model_input_size=model_directory.context,
+        gene_mapping=load_gene_mapping(mapping_file, vocabulary) if mapping_file else {},
+        gene_id_column=options.gene_id_column,
+    )
+    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+        report = new_report(counts, tokenizer.match(counts))
+        cells = tokenize_counts(counts, tokenizer, obs_columns, report)
+    logger.info(report.summary())
+    return cells
+
+
+def _require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirectory, data_path: Path) -> None:
+    require_valid_ids(cells, len(model_directory.vocabulary), str(data_path))
+    if cells.settings is None:
+        logger.warning(
+            "warning: %s does not say with which vocabulary it was made; taking that of %s",
+            data_path,
+            model_directory.path,
+        )
+        return
+    expected, found = model_directory.settings, cells.settings
+    require_same_vocabulary(
+        expected.vocabulary_sha256, found.vocabulary_sha256, str(model_directory.path), str(data_path)
+    )
+    if found.gene_medians_sha256 != expected.gene_medians_sha256:
+        raise ScDMCError(
+            f"{data_path} was tokenized with other gene medians than {model_directory.path}; "
+            f"tokenize the counts again with --gene_median_file {model_directory.path}/gene_medians.json"
+        )
+    if found.model_input_size < model_directory.context:
+        logger.warning(
+            "warning: %s holds %d tokens a cell at most, but the model reads %d",
+            data_path, found.model_input_size, model_directory.context,
+        )  # fmt: skip
+
+
+def labels_of(column: pd.Series) -> np.ndarray:
+    """A column of obs as text, shape (n_cells,), None where missing."""
+    return np.array(
+        [None if is_missing else str(label) for label, is_missing in zip(column, column.isna(), strict=True)],
+        dtype=object,
+    )
+
+
+def read_expression(
+    data_path: Path, cells: TokenizedCells, model_directory: ModelDirectory, options: CountOptions | None = None
+) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    """log1p CP10k of the same cells, for the baselines.
+
+    From an ``.h5ad`` all its genes; from parquet the genes that the streams hold, which are the highest of each cell.
+
+    Returns
+    -------
+    CSR of shape (n_cells, n_genes), float32, and the names of the genes, shape (n_genes,).
+    """
+    if is_h5ad(data_path):
+        return _expression_of_h5ad(data_path, cells, options or CountOptions())
+    return _expression_of_streams(read_tokenized(data_path, obs_columns=()), model_directory)
+
+
+def _expression_of_h5ad(
+    data_path: Path, cells: TokenizedCells, options: CountOptions
+) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    blocks = []
+    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+        for first, block in counts.blocks():
+            rows = np.arange(first, first + block.shape[0])
+            n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+            has_total = np.isfinite(n_counts) & (n_counts > 0)
+            scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
+            blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
+        genes = counts.var.index.to_numpy(dtype=object)
+    expression = scipy.sparse.csr_matrix(scipy.sparse.vstack(blocks))
+    return expression[cells.obs[ROW_COLUMN].to_numpy()], genes
+
+
+def _expression_of_streams(
+    cells: TokenizedCells, model_directory: ModelDirectory
+) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    vocabulary = model_directory.vocabulary
+    row = np.repeat(np.arange(len(cells)), np.diff(cells.expression_offsets))
+    is_gene = cells.expression_ids > EOS_TOKEN_ID
+    tokens = cells.expression_ids[is_gene]
+    relative = np.expm1(cells.expression_values[is_gene].astype(np.float64))
+    values = np.log1p(relative * model_directory.medians.by_token(vocabulary)[tokens]).astype(np.float32)
+    expression = scipy.sparse.csr_matrix((values, (row[is_gene], tokens)), shape=(len(cells), len(vocabulary)))
+    seen = np.unique(tokens)
+    return expression[:, seen], vocabulary.tokens[seen]
+
+
+def add_count_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of :class:`CountOptions`."""
+    group = parser.add_argument_group("reading an .h5ad")
+    group.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it")
+    group.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    group.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
+    group.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
+
+
+def count_options(arguments: argparse.Namespace) -> CountOptions:
+    """The options that the flags of :func:`add_count_arguments` stand for."""
+    return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
+
+
+def annotated_data(
+    data_path: Path,
+    cells: TokenizedCells,
+    obs: Mapping[str, np.ndarray] | None = None,
+    obsm: Mapping[str, np.ndarray] | None = None,
+) -> "anndata.AnnData":
+    """The user's AnnData with results added; parquet gives an AnnData without genes.
+
+    Parameters
+    ----------
+    data_path
+        Where the cells came from.
+    cells
+        The cells as they were read (:func:`read_cells`).
+    obs, obsm
+        Results, one row per cell of ``cells``. Cells of an ``.h5ad`` that were left out
+        (``filter_pass``) get missing values.
+    """
+    import anndata
+
+    if is_h5ad(data_path):
+        adata = anndata.read_h5ad(data_path)
+        rows = cells.obs[ROW_COLUMN].to_numpy()
+    else:
+        table = cells.obs.set_index("cell_id")
+        table.index = table.index.astype(str)
+        adata = anndata.AnnData(obs=table)
+        rows = np.arange(len(cells))
+    for name, values in (obs or {}).items():
+        is_text = values.dtype.kind == "O"
+        column = np.full(adata.n_obs, None if is_text else np.nan, dtype=object if is_text else np.float32)
+        column[rows] = values
+        adata.obs[name] = pd.Categorical(column) if is_text else column
+    for name, values in (obsm or {}).items():
+        matrix = np.full((adata.n_obs, values.shape[1]), np.nan, dtype=np.float32)
+        matrix[rows] = values
+        adata.obsm[name] = matrix
+    return adata
+
+
+def write_annotated_data(adata: "anndata.AnnData", path: Path) -> None:
+    """Write an ``.h5ad``, atomically."""
+    with atomic_path(path) as temporary:
+        adata.write_h5ad(temporary, compression="gzip")
