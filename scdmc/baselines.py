@@ -1,0 +1,216 @@
+"""The simple methods that stand beside ours in every comparison (design.md section 8).
+
+``expression`` is always a CSR matrix (n_cells, n_genes) of log1p CP10k. ``labels`` and ``split`` have shape
+(n_cells,); a classifier returns one label for each test cell, in the order of the cells.
+"""
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from scdmc.errors import ScDMCError
+
+LARGEST_LOG1P_CP10K = np.log1p(10_000)  # all counts of a cell on one gene
+REGULARISATION_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+
+def logistic_regression(
+    expression: scipy.sparse.csr_matrix,
+    labels: np.ndarray,
+    split: np.ndarray,
+    seed: int = 42,
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Classify by multinomial logistic regression on all genes, unscaled.
+
+    (Scaling each gene to a maximum of 1 gives a gene that is nearly never seen as much say as a marker; on the islets
+    it loses on validation and on test.)
+
+    C comes from ``REGULARISATION_GRID`` by macro-F1 on the validation part (the smallest of equals); the model is then
+    fitted again on train + validation.
+
+    Parameters
+    ----------
+    expression
+        log1p CP10k, shape (n_cells, n_genes).
+    labels, split
+        Shape (n_cells,).
+    seed
+        Of the solver.
+
+    Returns
+    -------
+    predicted
+        Labels of the test cells, shape (n_test,).
+    chosen
+        ``C`` and its ``validation_macro_f1``.
+
+    Raises
+    ------
+    ScDMCError
+        If a part is empty, the training part has one type only, or the values cannot be log1p CP10k.
+    """
+    expression = _log1p_csr(expression)
+    labels, split = _parts(labels, split, "train", "validation", "test")
+    train, validation, test = (split == part for part in ("train", "validation", "test"))
+    chosen = {"C": np.nan, "validation_macro_f1": -1.0}
+    for C in REGULARISATION_GRID:
+        model = _fit_logistic_regression(expression[train], labels[train], C, seed)
+        predicted = model.predict(expression[validation])
+        macro_f1 = float(f1_score(labels[validation], predicted, average="macro", zero_division=0))
+        if macro_f1 > chosen["validation_macro_f1"]:
+            chosen = {"C": C, "validation_macro_f1": macro_f1}
+    fitted = train | validation
+    model = _fit_logistic_regression(expression[fitted], labels[fitted], chosen["C"], seed)
+    return model.predict(expression[test]), chosen
+
+
+def _fit_logistic_regression(
+    expression: scipy.sparse.csr_matrix, labels: np.ndarray, C: float, seed: int
+) -> LogisticRegression:
+    return LogisticRegression(C=C, max_iter=1000, random_state=seed).fit(expression, labels)
+
+
+def nearest_neighbours_on_pca(
+    expression: scipy.sparse.csr_matrix,
+    labels: np.ndarray,
+    split: np.ndarray,
+    n_neighbors: int = 15,
+    n_components: int = 50,
+    seed: int = 42,
+) -> np.ndarray:
+    """Classify by k nearest neighbours on principal components of all genes, both fitted on the training part only.
+
+    Fewer components are taken where the training part has fewer cells or genes than ``n_components`` + 1.
+
+    Returns
+    -------
+    np.ndarray
+        Labels of the test cells, shape (n_test,).
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`nearest_neighbours`, and if the values cannot be log1p CP10k.
+    """
+    expression = _log1p_csr(expression)
+    labels, split = _parts(labels, split, "train", "test")
+    train = expression[split == "train"]
+    pca = PCA(min(n_components, min(train.shape) - 1), svd_solver="arpack", random_state=seed).fit(train)
+    return nearest_neighbours(pca.transform(expression), labels, split, n_neighbors)
+
+
+def nearest_neighbours(
+    embedding: np.ndarray, labels: np.ndarray, split: np.ndarray, n_neighbors: int = 15
+) -> np.ndarray:
+    """Classify by k nearest neighbours (euclidean, majority vote) on an embedding, fitted on the training part.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    labels, split
+        Shape (n_cells,).
+    n_neighbors
+        Voters for each test cell.
+
+    Returns
+    -------
+    np.ndarray
+        Labels of the test cells, shape (n_test,).
+
+    Raises
+    ------
+    ScDMCError
+        If a part is empty or the training part has fewer than ``n_neighbors`` cells.
+    """
+    labels, split = _parts(labels, split, "train", "test")
+    embedding, train, test = np.asarray(embedding), split == "train", split == "test"
+    if train.sum() < n_neighbors:
+        raise ScDMCError(f"{n_neighbors} neighbours need as many training cells, and there are {train.sum()}")
+    return KNeighborsClassifier(n_neighbors).fit(embedding[train], labels[train]).predict(embedding[test])
+
+
+def majority_class(labels: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """Give every test cell the most frequent label of the training part (of equals the first by name); (n_test,)."""
+    labels, split = _parts(labels, split, "train", "test")
+    names, counts = np.unique(labels[split == "train"], return_counts=True)
+    return np.full((split == "test").sum(), names[counts.argmax()])
+
+
+def pca_of_variable_genes(
+    expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000, n_components: int = 50, seed: int = 42
+) -> np.ndarray:
+    """Principal components of the most variable genes (scanpy, flavour "seurat"), shape (n_cells, n_components).
+
+    Uses no label. Fewer genes or components are taken where the data has no more.
+
+    Raises
+    ------
+    ScDMCError
+        If the values cannot be log1p CP10k.
+    """
+    import anndata
+    import scanpy
+
+    adata = anndata.AnnData(_log1p_csr(expression))
+    scanpy.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars), flavor="seurat")
+    variable = adata[:, adata.var["highly_variable"].to_numpy()].X
+    return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
+        variable
+    )
+
+
+def harmony(pca: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:
+    """Principal components corrected for batch by Harmony (Korsunsky et al. 2019), shape (n_cells, n_components).
+
+    Parameters
+    ----------
+    pca
+        Shape (n_cells, n_components), for instance of :func:`pca_of_variable_genes`.
+    batch
+        Shape (n_cells,).
+    seed
+        Of the k-means start.
+
+    Raises
+    ------
+    ScDMCError
+        If there is one batch only.
+    """
+    import harmonypy
+
+    batch = np.asarray(batch, dtype=object).astype(str)
+    if len(np.unique(batch)) < 2:
+        raise ScDMCError(f"Harmony needs at least two batches, and all cells are of {batch[0]!r}")
+    # Handed over as (n_components, n_cells): harmonypy takes that way round when both sizes are equal.
+    result = harmonypy.run_harmony(
+        np.ascontiguousarray(pca.T), pd.DataFrame({"batch": batch}), "batch", verbose=False, random_state=seed
+    )
+    return np.asarray(result.Z_corr)  # (n_cells, n_components) since harmonypy 0.2
+
+
+def _log1p_csr(expression: scipy.sparse.spmatrix) -> scipy.sparse.csr_matrix:
+    """CSR of the values; refuses what cannot be log1p CP10k, raw counts above all."""
+    expression = scipy.sparse.csr_matrix(expression)
+    largest = expression.data.max(initial=0.0)
+    if not largest <= LARGEST_LOG1P_CP10K + 1e-3:
+        raise ScDMCError(
+            f"expression holds {largest:g}, and log1p CP10k is at most {LARGEST_LOG1P_CP10K:.2f}; "
+            "normalise the counts first"
+        )
+    return expression
+
+
+def _parts(labels: np.ndarray, split: np.ndarray, *needed: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as text and the split, both (n_cells,), after a check that the needed parts are there."""
+    labels, split = np.asarray(labels, dtype=object).astype(str), np.asarray(split)
+    empty = [part for part in needed if not (split == part).any()]
+    if empty:
+        raise ScDMCError(f"the split has no {', '.join(empty)} cells; make another split")
+    if len(np.unique(labels[split == "train"])) < 2:
+        raise ScDMCError("the training part holds one type only; make another split")
+    return labels, split

@@ -1,0 +1,220 @@
+"""Scores of annotation, clustering and integration, all computed by scikit-learn and scib (design.md section 8)."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from sklearn.metrics import (
+    accuracy_score,
+    adjusted_mutual_info_score,
+    adjusted_rand_score,
+    f1_score,
+    homogeneity_score,
+    normalized_mutual_info_score,
+    precision_recall_fscore_support,
+    recall_score,
+    silhouette_score,
+)
+
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.splits import is_missing
+
+BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4  # Luecken et al. 2022, Nature Methods 19, 41-50
+
+
+def classification_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Accuracy, balanced accuracy (mean recall of the true classes), macro-F1 and F1 weighted by cells.
+
+    Macro-F1 is scikit-learn's: a class that is predicted but never true counts as 0.
+
+    Parameters
+    ----------
+    true, predicted
+        Labels, shape (n_cells,).
+
+    Returns
+    -------
+    dict
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``, each between 0 and 1.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no cell, the lengths differ or a label is missing.
+    """
+    true, predicted = _known(true=true, predicted=predicted)
+    return {
+        "accuracy": float(accuracy_score(true, predicted)),
+        "balanced_accuracy": float(
+            recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+        ),
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+        "weighted_f1": float(f1_score(true, predicted, average="weighted", zero_division=0)),
+    }
+
+
+def per_class_scores(true: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
+    """Precision, recall and F1 of every class of ``true``; a class that is never predicted has 0 everywhere.
+
+    Parameters
+    ----------
+    true, predicted
+        Labels, shape (n_cells,).
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns class, precision, recall, f1, cells; n_classes rows in the order of the names.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no cell, the lengths differ or a label is missing.
+    """
+    true, predicted = _known(true=true, predicted=predicted)
+    classes = np.unique(true)
+    precision, recall, f1, cells = precision_recall_fscore_support(true, predicted, labels=classes, zero_division=0)
+    return pd.DataFrame({"class": classes, "precision": precision, "recall": recall, "f1": f1, "cells": cells})
+
+
+def clustering_scores(labels: np.ndarray, clusters: np.ndarray, embedding: np.ndarray) -> dict[str, float]:
+    """Agreement of clusters with labels, and how well the labels are separated in the embedding.
+
+    Parameters
+    ----------
+    labels, clusters
+        Shape (n_cells,).
+    embedding
+        Shape (n_cells, hidden_size).
+
+    Returns
+    -------
+    dict
+        ``ARI``, ``NMI`` (arithmetic), ``AMI``, ``homogeneity`` and ``ASW_label`` = (mean silhouette + 1) / 2.
+
+    Raises
+    ------
+    ScDMCError
+        If the lengths differ, a label is missing or there are fewer than two types.
+    """
+    labels, clusters = _known(labels=labels, clusters=clusters)
+    _require_two_types(labels)
+    return {
+        "ARI": float(adjusted_rand_score(labels, clusters)),
+        "NMI": float(normalized_mutual_info_score(labels, clusters)),
+        "AMI": float(adjusted_mutual_info_score(labels, clusters)),
+        "homogeneity": float(homogeneity_score(labels, clusters)),
+        "ASW_label": float((silhouette_score(embedding, labels) + 1) / 2),
+    }
+
+
+def integration_scores(
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    batch: np.ndarray,
+    clusters: np.ndarray,
+    connectivities: scipy.sparse.csr_matrix,
+) -> dict[str, float]:
+    """How well an embedding keeps the cell types apart and mixes the batches, by scib (Luecken et al. 2022).
+
+    A type that lives in one batch only says nothing about mixing; ASW_batch skips it.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    labels, batch, clusters
+        Shape (n_cells,).
+    connectivities
+        Neighbour graph of the embedding, shape (n_cells, n_cells), the one that ``clusters`` comes from.
+
+    Returns
+    -------
+    dict
+        ``ARI``, ``NMI``, ``ASW_label``, ``ASW_batch``, ``graph_connectivity``, ``AvgBIO`` = mean(ARI, NMI, ASW_label),
+        ``AvgBATCH`` = mean(ASW_batch, graph_connectivity), ``overall`` = 0.6 AvgBIO + 0.4 AvgBATCH.
+
+    Raises
+    ------
+    ScDMCError
+        If the lengths differ, a label is missing, there are fewer than two types, or no type is in two batches.
+    """
+    import anndata
+    import scib
+
+    labels, batch, clusters = _known(labels=labels, batch=batch, clusters=clusters)
+    _require_two_types(labels)
+    obs = pd.DataFrame({"label": labels, "batch": batch, "cluster": clusters}, dtype="category")
+    obs.index = obs.index.astype(str)
+    # scib asks only whether uns["neighbors"] is there; it reads the graph from obsp.
+    adata = anndata.AnnData(
+        obs=obs,
+        obsm={"embedding": np.asarray(embedding)},
+        obsp={"connectivities": connectivities},
+        uns={"neighbors": {}},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # scib 1.1.7 calls pandas in old ways
+        scores = {
+            "ARI": scib.metrics.ari(adata, cluster_key="cluster", label_key="label"),
+            "NMI": scib.metrics.nmi(adata, cluster_key="cluster", label_key="label"),
+            "ASW_label": scib.metrics.silhouette(adata, label_key="label", embed="embedding"),
+            "ASW_batch": scib.metrics.silhouette_batch(
+                adata, batch_key="batch", label_key="label", embed="embedding", verbose=False
+            ),
+            "graph_connectivity": scib.metrics.graph_connectivity(adata, label_key="label"),
+        }
+    if np.isnan(scores["ASW_batch"]):
+        raise ScDMCError("no type has cells in two batches, so mixing cannot be scored; choose another batch column")
+    return with_averages({name: float(score) for name, score in scores.items()})
+
+
+def with_averages(scores: dict[str, float]) -> dict[str, float]:
+    """Add AvgBIO, AvgBATCH and overall to the five scores of :func:`integration_scores`."""
+    bio = (scores["ARI"] + scores["NMI"] + scores["ASW_label"]) / 3
+    batch = (scores["ASW_batch"] + scores["graph_connectivity"]) / 2
+    return scores | {"AvgBIO": bio, "AvgBATCH": batch, "overall": BIO_WEIGHT * bio + BATCH_WEIGHT * batch}
+
+
+def _known(**columns: np.ndarray) -> list[np.ndarray]:
+    """Each column as text, shape (n_cells,), after a check that none is missing and all are equally long."""
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        described = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ScDMCError(f"scores need one value for each cell; cells given: {described}")
+    for name, values in columns.items():
+        n_missing = int(is_missing(values).sum())
+        if n_missing:
+            raise ScDMCError(f"{name}: {n_missing} cells have no value; leave these cells out before scoring")
+    return [np.asarray(values, dtype=object).astype(str) for values in columns.values()]
+
+
+def _require_two_types(labels: np.ndarray) -> None:
+    """Refuse labels of one type: their silhouette is not defined."""
+    if len(np.unique(labels)) < 2:
+        raise ScDMCError(f"all {len(labels)} cells have the label {labels[0]!r}; scores need at least two types")
+
+
+def metric_rows(task: str, method: str, scores: Mapping[str, float]) -> list[dict[str, object]]:
+    """Scores as rows of a long table: task, method, metric, value."""
+    return [{"task": task, "method": method, "metric": name, "value": value} for name, value in scores.items()]
+
+
+def write_metrics(path: Path, rows: Sequence[dict[str, object]]) -> pd.DataFrame:
+    """Write rows of :func:`metric_rows` as CSV; returns them as methods x metrics, in the order of the rows."""
+    table = pd.DataFrame(rows)
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return wide_metrics(table)
+
+
+def wide_metrics(rows: pd.DataFrame) -> pd.DataFrame:
+    """Long metrics of one task as a table, methods x metrics."""
+    wide = rows.pivot(index="method", columns="metric", values="value")
+    wide = wide.loc[rows["method"].unique(), rows["metric"].unique()]
+    wide.index.name = wide.columns.name = None
+    return wide
