@@ -1,0 +1,31 @@
+"""Configuration of the encoder, with BERT's field names (design.md, section 5)."""
+
+from transformers import PreTrainedConfig
+
+
+class ScDMCConfig(PreTrainedConfig):
+    """Sizes and dropouts of the encoder; the defaults are the published ones, but for the attention dropout.
+
+    ``attention_probs_dropout_prob`` is 0.1 in the published model; 0.0 here lets all attention back ends agree.
+    ``max_position_embeddings`` is the longest stream (L, ``<cls>`` and ``<eos>`` included). ``classifier_stream`` and
+    ``classifier_dropout`` matter to cell classification only.
+    """
+
+    model_type = "scdmc"
+
+    vocab_size: int = 60534
+    hidden_size: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    intermediate_size: int = 1024
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.02
+    attention_probs_dropout_prob: float | int = 0.0
+    max_position_embeddings: int = 2048
+    type_vocab_size: int = 1
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int | None = 0
+    tie_word_embeddings: bool = True
+    classifier_dropout: float | int = 0.1
+    classifier_stream: str = "both"

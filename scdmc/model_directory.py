@@ -1,0 +1,286 @@
+"""One folder with everything needed to use a model (design.md, section 7)."""
+
+import json
+import pickle
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers.utils import logging as transformers_logging
+
+from scdmc.configuration import ScDMCConfig
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, read_json_object, write_json
+from scdmc.gene_medians import GeneMedians, load_gene_medians
+from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel, ScDMCPreTrainedModel
+from scdmc.tokenized_data import TokenizationSettings
+from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+PUBLISHED_WEIGHTS_FILE = "pytorch_model.bin"
+TOKEN_IDS_FILE = "token_ids.json"
+GENE_MEDIANS_FILE = "gene_medians.json"
+TOKENIZATION_FILE = "tokenization.json"
+CARD_FILE = "README.md"
+VERSIONED_PACKAGES = ("scdmc", "torch", "transformers", "accelerate", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """What a model folder says beside its weights.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    config
+        Sizes of the model; label names for a classifier.
+    vocabulary, medians, settings
+        How cells must be tokenized for this model.
+    """
+
+    path: Path
+    config: ScDMCConfig
+    vocabulary: Vocabulary
+    medians: GeneMedians
+    settings: TokenizationSettings
+
+    @property
+    def context(self) -> int:
+        """Longest stream that the model reads, ``<cls>`` and ``<eos>`` included."""
+        return self.config.max_position_embeddings
+
+
+def open_model_directory(path: Path, token_dictionary_file: Path | None = None) -> ModelDirectory:
+    """Read everything but the weights.
+
+    Parameters
+    ----------
+    path
+        The model folder.
+    token_dictionary_file
+        Vocabulary of a published folder that brings none.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is absent or incomplete, or its parts disagree.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ScDMCError(f"{path}: no such model folder")
+    weights_file(path)
+    config = read_config(path)
+    if token_dictionary_file is None and not (path / TOKEN_IDS_FILE).exists():
+        raise ScDMCError(f"{path} has no {TOKEN_IDS_FILE}; name its vocabulary with --token_dictionary_file")
+    vocabulary = load_vocabulary(token_dictionary_file or path / TOKEN_IDS_FILE)
+    if len(vocabulary) != config.vocab_size:
+        raise ScDMCError(
+            f"{path}: the model has {config.vocab_size:,} tokens, but {vocabulary.source} has {len(vocabulary):,}"
+        )
+    medians = load_gene_medians(path / GENE_MEDIANS_FILE if (path / GENE_MEDIANS_FILE).exists() else None)
+    if not (path / TOKENIZATION_FILE).exists():
+        settings = TokenizationSettings(vocabulary.sha256, medians.sha256, config.max_position_embeddings)
+        return ModelDirectory(path, config, vocabulary, medians, settings)
+    content = read_json_object(path / TOKENIZATION_FILE, "tokenization settings")
+    settings = TokenizationSettings.from_dict(content, str(path / TOKENIZATION_FILE))
+    require_same_vocabulary(settings.vocabulary_sha256, vocabulary.sha256, str(path), vocabulary.source)
+    if medians.sha256 != settings.gene_medians_sha256:
+        raise ScDMCError(f"{path}: {GENE_MEDIANS_FILE} is not the file that the model was trained with")
+    return ModelDirectory(path, config, vocabulary, medians, settings)
+
+
+def weights_file(path: Path) -> Path:
+    """The file of weights in a model folder.
+
+    Raises
+    ------
+    ScDMCError
+        If there is none.
+    """
+    for name in (WEIGHTS_FILE, PUBLISHED_WEIGHTS_FILE):
+        if (path / name).is_file():
+            return path / name
+    raise ScDMCError(f"{path} holds no weights ({WEIGHTS_FILE} or {PUBLISHED_WEIGHTS_FILE}); is it a model folder?")
+
+
+def read_config(path: Path) -> ScDMCConfig:
+    """The configuration of a model folder; a published one, which calls itself BERT, is read for what it is."""
+    content = read_json_object(Path(path) / CONFIG_FILE, "model configuration")
+    if content.get("model_type") not in ("scdmc", "bert"):
+        raise ScDMCError(f"{path}: the model is of type {content.get('model_type')!r}, not scdmc")
+    names = {*ScDMCConfig().to_dict(), "id2label", "label2id"} - {"model_type", "transformers_version", "architectures"}
+    config = ScDMCConfig(**{name: content[name] for name in names if name in content})
+    if "alibi_starting_size" in content:
+        config.max_position_embeddings = content["alibi_starting_size"]
+    return config
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a model folder; neither format can run code (``.bin`` is read with ``weights_only=True``)."""
+    file = weights_file(Path(path))
+    try:
+        weights = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, weights_only=True, map_location="cpu")
+        )
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ScDMCError(f"{file} is damaged or no file of weights ({reason})") from error
+    if not isinstance(weights, Mapping):
+        raise ScDMCError(f"{file} holds a {type(weights).__name__}, not tensors by name")
+    return weights
+
+
+def load_model(path: Path, model_class: type[ScDMCPreTrainedModel]) -> ScDMCPreTrainedModel:
+    """Load a model, in evaluation mode, strictly: no weight stays random.
+
+    Parameters
+    ----------
+    path
+        Model folder, ours or a published one (recognised by the names of its parameters).
+    model_class
+        ``ScDMCModel``, ``ScDMCForMaskedLM`` or ``ScDMCForCellClassification``.
+
+    Raises
+    ------
+    ScDMCError
+        If weights are missing, unknown, or of another shape.
+    """
+    model = model_class(read_config(path))
+    load_weights(model, read_weights(path), str(path))
+    return model.eval()
+
+
+def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Put all weights of a folder into a model; heads that the model does not have are left out."""
+    prefix = "bert."
+    if isinstance(model, ScDMCModel):
+        weights = {
+            name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
+        } or weights
+    expected = model.state_dict()
+    tied = {"cls.predictions.decoder.weight"}
+    missing = sorted(set(expected) - set(weights) - tied)
+    if missing and all(name.startswith("classifier.") for name in missing):
+        raise ScDMCError(f"{source} is no classifier; fine-tune it first with downstream_tasks.py")
+    if missing:
+        raise ScDMCError(
+            f"{source}: {len(missing)} weights of {type(model).__name__} are missing, such as {', '.join(missing[:3])}"
+        )
+    wrong = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    if wrong:
+        raise ScDMCError(
+            f"{source}: {wrong[0]} has shape {tuple(weights[wrong[0]].shape)}, "
+            f"but the configuration asks for {tuple(expected[wrong[0]].shape)}"
+        )
+    unknown = sorted(name for name in weights if name not in expected and not name.startswith(("cls.", "classifier.")))
+    if unknown:
+        raise ScDMCError(
+            f"{source}: unknown weights, such as {', '.join(unknown[:3])}; the layout is not that of scDMC"
+        )
+    decoder = weights.get("cls.predictions.decoder.weight")
+    embedding = weights.get("bert.embeddings.word_embeddings.weight")
+    if decoder is not None and embedding is not None and not torch.equal(decoder, embedding):
+        raise ScDMCError(f"{source}: the decoder's matrix is not the word embedding; in scDMC the two are one")
+    model.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+
+
+def load_classifier_for_training(
+    model_directory: ModelDirectory,
+    label_names: Sequence[str],
+    stream: str,
+    dropout: float,
+    is_pretrained: bool = True,
+) -> ScDMCForCellClassification:
+    """A classifier with the encoder of a pre-trained folder (or, to compare, a random one) and a new, random head."""
+    config = ScDMCConfig(
+        **{**model_directory.config.to_dict(), "classifier_stream": stream, "classifier_dropout": dropout}
+    )
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in enumerate(label_names)}
+    model = ScDMCForCellClassification(config)
+    if is_pretrained:
+        load_weights(model.bert, read_weights(model_directory.path), str(model_directory.path))
+    return model
+
+
+def save_model_directory(
+    path: Path,
+    model: ScDMCForMaskedLM | ScDMCForCellClassification,
+    vocabulary: Vocabulary,
+    medians: GeneMedians,
+    settings: TokenizationSettings,
+    card: str,
+) -> None:
+    """Write a model folder; the weights appear last, so that a folder with weights is a complete one.
+
+    Parameters
+    ----------
+    path
+        The folder; other files in it stay.
+    model
+        The model.
+    vocabulary, medians, settings
+        How cells must be tokenized for it.
+    card
+        Text of the model card (see :func:`model_card`).
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(path / TOKEN_IDS_FILE)
+    medians.save(path / GENE_MEDIANS_FILE)
+    write_json(path / TOKENIZATION_FILE, settings.to_dict())
+    with atomic_path(path / CARD_FILE) as temporary:
+        temporary.write_text(card, encoding="utf8")
+    with atomic_path(path / "saved") as temporary:
+        transformers_logging.disable_progress_bar()
+        model.save_pretrained(temporary)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            (temporary / name).replace(path / name)
+    (path / "saved").rmdir()
+
+
+def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, float], command: Sequence[str]) -> str:
+    """Text of a model card: what was trained on what, how, and how well.
+
+    Parameters
+    ----------
+    title
+        First line.
+    facts
+        Name -> value: data, cells, steps, sizes.
+    metrics
+        Name -> value, as measured at the end.
+    command
+        The command line that made the model.
+    """
+    versions = {package: version(package) for package in VERSIONED_PACKAGES}
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
+    lines += ["", "## Command", "", "    " + " ".join(command), "", "## Versions", ""]
+    lines += [
+        f"Python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in versions.items())
+    ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Trained on human cells; Ensembl ids outside of token_ids.json are ignored. Not a medical device.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def describe_arguments(arguments: object) -> str:
+    """Parsed arguments as sorted JSON, kept with a model."""
+    return json.dumps({name: str(value) for name, value in vars(arguments).items()}, indent=1, sort_keys=True) + "\n"

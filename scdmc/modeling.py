@@ -1,0 +1,407 @@
+"""The encoder, its masked-gene head and its cell classifier (design.md, section 5).
+
+Inside, cells are packed one after the other, without padding; ``forward(input_ids, attention_mask)`` of shape
+(n_cells, length) unpads once and pads the result once. Parameter names are those of the published checkpoints.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, SequenceClassifierOutput
+
+from scdmc.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
+from scdmc.configuration import ScDMCConfig
+from scdmc.errors import ScDMCError
+
+STREAMS = ("rank", "expression", "both")
+
+
+@dataclass(frozen=True)
+class PackedCells:
+    """One stream of several cells, packed.
+
+    Attributes
+    ----------
+    input_ids
+        Shape (total_tokens,), int64.
+    layout
+        Where each cell lies.
+    """
+
+    input_ids: torch.Tensor
+    layout: PackedLayout
+
+    def to(self, device: torch.device) -> "PackedCells":
+        """The same on another device."""
+        layout = PackedLayout(self.layout.cu_seqlens.to(device, non_blocking=True), self.layout.lengths)
+        return PackedCells(self.input_ids.to(device, non_blocking=True), layout)
+
+    @property
+    def cls_positions(self) -> torch.Tensor:
+        """Where the ``<cls>`` of each cell is, shape (n_cells,)."""
+        return self.layout.cu_seqlens[:-1].long()
+
+
+def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> PackedCells:
+    """Drop the padding of (n_cells, length) ids; cells are padded on the right."""
+    lengths = attention_mask.sum(dim=1)
+    is_right_padded = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
+    if not torch.equal(is_right_padded, attention_mask.bool()):
+        raise ValueError("attention_mask should be 1 for the tokens of a cell, then 0 for the padding on the right")
+    return PackedCells(input_ids[is_right_padded], PackedLayout.from_lengths(lengths.tolist(), input_ids.device))
+
+
+class Embeddings(nn.Module):
+    """LayerNorm(word + type 0), dropout; no position embedding, position enters by ALiBi."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(total_tokens,) -> (total_tokens, hidden_size)."""
+        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]))
+
+
+class SelfAttention(nn.Module):
+    """One matrix for queries, keys and values, then ALiBi attention within each cell."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.n_heads = config.num_attention_heads
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+
+    def forward(self, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same."""
+        qkv = self.Wqkv(states).unflatten(-1, (3, self.n_heads, -1))  # (total_tokens, 3, n_heads, head_dim)
+        return attend(qkv).flatten(1)
+
+
+class ResidualOutput(nn.Module):
+    """Dense, dropout, then LayerNorm(output + input of the block)."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same."""
+        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention and its output."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = ResidualOutput(config)
+
+    def forward(self, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same."""
+        return self.output(self.self(states, attend), states)
+
+
+class GatedLinearUnit(nn.Module):
+    """[a | b] = gated_layers x; u = GELU(a) * b; LayerNorm(wo u + x)."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.gated_layers = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.wo = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same."""
+        gate, value = self.gated_layers(states).chunk(2, dim=-1)
+        return self.layernorm(self.wo(self.dropout(nn.functional.gelu(gate) * value)) + states)
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then the gated linear unit, both post-norm."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.attention = AttentionBlock(config)
+        self.mlp = GatedLinearUnit(config)
+
+    def forward(self, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same."""
+        return self.mlp(self.attention(states, attend))
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+
+class ScDMCPreTrainedModel(PreTrainedModel):
+    """What the models share: configuration, initial weights, the attention back end."""
+
+    config_class = ScDMCConfig
+    base_model_prefix = "bert"
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        if config.hidden_size % config.num_attention_heads:
+            raise ScDMCError(
+                f"hidden size {config.hidden_size} is no multiple of the {config.num_attention_heads} attention heads"
+            )
+        if config.hidden_act != "gelu":
+            raise ScDMCError(f"hidden_act {config.hidden_act!r}: the encoder is defined with gelu")
+        super().__init__(config)
+        self.attention_back_end = "auto"
+
+    def set_attention(self, name: str) -> str:
+        """Choose the attention back end of the encoder on the device where the weights are; returns what was chosen."""
+        dropout = self.config.attention_probs_dropout_prob
+        chosen = choose_back_end(name, self.device, dropout)
+        for module in self.modules():
+            if isinstance(module, ScDMCPreTrainedModel):
+                module.attention_back_end = chosen
+        return chosen
+
+
+class ScDMCModel(ScDMCPreTrainedModel):
+    """The encoder."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word embedding."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replace the word embedding."""
+        self.embeddings.word_embeddings = value
+
+    def packed_attention(self, layout: PackedLayout, dtype: torch.dtype) -> PackedAttention:
+        """The attention of one batch, shared by all layers."""
+        dropout = self.config.attention_probs_dropout_prob
+        back_end = choose_back_end(self.attention_back_end, layout.cu_seqlens.device, dropout)
+        slopes = alibi_slopes(self.config.num_attention_heads).to(layout.cu_seqlens.device)
+        return PackedAttention(back_end, layout, slopes, dropout if self.training else 0.0, dtype)
+
+    def encode(self, cells: PackedCells) -> torch.Tensor:
+        """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
+        states = self.embeddings(cells.input_ids)
+        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        for layer in self.encoder.layer:
+            states = layer(states, attend)
+        return states
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool = False,
+        **unused: object,
+    ) -> BaseModelOutput:
+        """Encode padded cells.
+
+        Parameters
+        ----------
+        input_ids, attention_mask
+            Shape (n_cells, length); without a mask, every ``<pad>`` is padding.
+        output_hidden_states
+            Also return the output of the embedding and of every layer; as the configuration says without it.
+        output_attentions
+            Also return the attention weights (``eager`` back end).
+
+        Returns
+        -------
+        ``last_hidden_state`` of shape (n_cells, length, hidden_size), zero at padded positions; ``attentions``, one
+        (n_cells, n_heads, length, length) per layer.
+        """
+        attention_mask = input_ids.ne(self.config.pad_token_id) if attention_mask is None else attention_mask
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        cells = pack(input_ids, attention_mask)
+        states = self.embeddings(cells.input_ids)
+        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        if output_attentions and attend.back_end != "eager":
+            raise ValueError(f"the attention back end {attend.back_end} returns no weights; set_attention('eager')")
+        hidden_states, attentions = [states], []
+        for layer in self.encoder.layer:
+            states = layer(states, attend)
+            hidden_states.append(states)
+            if output_attentions:
+                attentions.append(_pad_weights(attend.weights, input_ids.shape[1]))
+        mask = attention_mask.bool()
+        return BaseModelOutput(
+            last_hidden_state=_pad(states, mask),
+            hidden_states=tuple(_pad(state, mask) for state in hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+def _compute_dtype(states: torch.Tensor) -> torch.dtype:
+    """The type in which attention runs: autocast's where it is on."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+def _pad(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(total_tokens, hidden_size) -> (n_cells, length, hidden_size), zero at padded positions."""
+    padded = states.new_zeros(*mask.shape, states.shape[-1])
+    padded[mask] = states
+    return padded
+
+
+def _pad_weights(weights: list[torch.Tensor], length: int) -> torch.Tensor:
+    """Attention weights of each cell -> (n_cells, n_heads, length, length)."""
+    padded = weights[0].new_zeros(len(weights), weights[0].shape[0], length, length)
+    for cell, cell_weights in enumerate(weights):
+        padded[cell, :, : cell_weights.shape[1], : cell_weights.shape[2]] = cell_weights
+    return padded
+
+
+class PredictionTransform(nn.Module):
+    """LayerNorm(GELU(dense x))."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., hidden_size) -> the same."""
+        return self.LayerNorm(nn.functional.gelu(self.dense(states)))
+
+
+class Predictions(nn.Module):
+    """Transform, then the decoder, whose matrix is the word embedding."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.transform = PredictionTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., hidden_size) -> (..., vocab_size)."""
+        return self.decoder(self.transform(states))
+
+
+class MaskedLMHead(nn.Module):
+    """Holds the predictions under the name that the published checkpoints give them."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.predictions = Predictions(config)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., hidden_size) -> (..., vocab_size)."""
+        return self.predictions(states)
+
+
+class ScDMCForMaskedLM(ScDMCPreTrainedModel):
+    """The encoder with the masked-gene head."""
+
+    _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__(config)
+        self.bert = ScDMCModel(config)
+        self.cls = MaskedLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The decoder."""
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        """Replace the decoder."""
+        self.cls.predictions.decoder = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **options: object,
+    ) -> MaskedLMOutput:
+        """Logits of every position, shape (n_cells, length, vocab_size); with ``labels`` (-100: none) the mean loss.
+
+        Pre-training does not come here: it runs the head on masked positions only.
+        """
+        encoded = self.bert(input_ids, attention_mask, **options)
+        logits = self.cls(encoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+
+
+class ScDMCForCellClassification(ScDMCPreTrainedModel):
+    """The encoder with a linear classifier on the ``<cls>`` state of one stream, or on both joined."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__(config)
+        if config.classifier_stream not in STREAMS:
+            raise ScDMCError(f"stream {config.classifier_stream!r}: there are {', '.join(STREAMS)}")
+        self.bert = ScDMCModel(config)
+        n_streams = 2 if config.classifier_stream == "both" else 1
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(n_streams * config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def classify(self, streams: PackedCells) -> torch.Tensor:
+        """Logits of packed cells, shape (n_cells, num_labels).
+
+        Parameters
+        ----------
+        streams
+            The cells of ``config.classifier_stream``; for ``both`` all rank streams, then all expression streams.
+        """
+        states = self.bert.encode(streams)[streams.cls_positions]
+        return self.classifier(self.dropout(_join_streams(states, self.config.classifier_stream)))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **options: object,
+    ) -> SequenceClassifierOutput:
+        """Logits of padded cells (for ``both``: the rank streams above the expression streams)."""
+        encoded = self.bert(input_ids, attention_mask, **options)
+        states = encoded.last_hidden_state[:, 0]
+        logits = self.classifier(self.dropout(_join_streams(states, self.config.classifier_stream)))
+        loss = nn.functional.cross_entropy(logits, labels) if labels is not None else None
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+        )
+
+
+def _join_streams(states: torch.Tensor, stream: str) -> torch.Tensor:
+    """(2 n_cells, hidden_size) of rank and expression streams -> (n_cells, 2 hidden_size)."""
+    return torch.cat(states.chunk(2), dim=-1) if stream == "both" else states
+
+
+AutoConfig.register("scdmc", ScDMCConfig)
+AutoModel.register(ScDMCConfig, ScDMCModel)
+AutoModelForMaskedLM.register(ScDMCConfig, ScDMCForMaskedLM)
+AutoModelForSequenceClassification.register(ScDMCConfig, ScDMCForCellClassification)
