@@ -48,6 +48,14 @@ def positive_int(text: str) -> int:
     return value
 
 
+def non_negative_int(text: str) -> int:
+    """Argparse type: an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
 def fraction(text: str) -> float:
     """Argparse type: a number strictly between 0 and 1."""
     value = float(text)

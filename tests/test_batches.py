@@ -1,0 +1,246 @@
+"""Masks, packed streams and the order of the cells."""
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from scdmc.batches import (
+    BATCHES_PER_GROUP,
+    BatchOrder,
+    batches_by_length,
+    hashed_uniform,
+    masked_batch,
+    packed_streams,
+)
+from scdmc.tokenized_data import TokenizedCells
+from scdmc.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID
+
+SPECIAL = [CLS_TOKEN_ID, EOS_TOKEN_ID]
+
+
+def random_cells(n_cells=60, vocab_size=400, longest=90, seed=0):
+    """Cells whose rank stream is shuffled and whose expression stream ascends; values are distinct per token."""
+    generator = np.random.default_rng(seed)
+    rank, expression, values, offsets = [], [], [], [0]
+    for _ in range(n_cells):
+        genes = generator.choice(np.arange(4, vocab_size), generator.integers(1, longest), replace=False)
+        rank += [CLS_TOKEN_ID, *genes, EOS_TOKEN_ID]
+        expression += [CLS_TOKEN_ID, *np.sort(genes), EOS_TOKEN_ID]
+        values += [1.0, *generator.uniform(0.1, 5, len(genes)), 1.0]
+        offsets.append(len(rank))
+    offsets = np.array(offsets, dtype=np.int64)
+    obs = pa.table({"cell_id": [f"cell_{cell}" for cell in range(n_cells)]})
+    return TokenizedCells(
+        np.array(rank, dtype=np.int32), np.array(expression, dtype=np.int32), np.array(values, dtype=np.float32),
+        offsets, offsets, obs, settings=None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return random_cells()
+
+
+def masks_by_cell(cells, chosen, **draw):
+    """Row of a cell -> which positions of its rank and of its expression stream are masked."""
+    batch = masked_batch(cells, np.array(chosen), **{"seed": 1, "epoch": 0, **draw})
+    starts = batch.streams.layout.cu_seqlens.numpy()
+    position = batch.masked_positions.numpy()
+    stream = np.searchsorted(starts, position, side="right") - 1
+    found = {}
+    for index, cell in enumerate(chosen):
+        found[cell] = tuple(
+            tuple((position[stream == part] - starts[part]).tolist()) for part in (index, index + len(chosen))
+        )
+    return found
+
+
+# ---- packed streams
+
+
+def test_both_streams_are_packed_rank_before_expression(cells):
+    chosen = np.array([5, 0])
+    both = packed_streams(cells, chosen, "both")
+    parts = [array[cells.rank_offsets[c] : cells.rank_offsets[c + 1]]
+             for array in (cells.rank_ids, cells.expression_ids) for c in chosen]  # fmt: skip
+    assert both.input_ids.tolist() == np.concatenate(parts).tolist()
+    assert both.layout.lengths == tuple(len(part) for part in parts)
+    for stream, expected in (("rank", parts[:2]), ("expression", parts[2:])):
+        packed = packed_streams(cells, chosen, stream)
+        assert packed.input_ids.tolist() == np.concatenate(expected).tolist()
+        assert packed.layout.lengths == tuple(len(part) for part in expected)
+
+
+def test_streams_of_unequal_lengths_as_the_published_tool_writes_them_are_packed():
+    obs = pa.table({"cell_id": ["a", "b"]})
+    cells = TokenizedCells(
+        np.array([2, 9, 8, 3, 2, 7, 3], np.int32), np.array([2, 8, 3, 2, 6, 7, 3], np.int32),
+        np.array([1, 0.5, 1, 1, 0.25, 0.75, 1], np.float32), np.array([0, 4, 7]), np.array([0, 3, 7]), obs, None,
+    )  # fmt: skip
+    batch = masked_batch(cells, np.array([1, 0]), seed=0, epoch=0, mask_probability=0.9999999)
+    assert batch.streams.layout.lengths == (3, 4, 4, 3)
+    assert batch.streams.input_ids.tolist() == [2, 1, 3, 2, 1, 1, 3, 2, 1, 1, 3, 2, 1, 3]
+    assert batch.labels.tolist() == [7, 9, 8, 6, 7, 8]
+    assert batch.expression_values.tolist() == [0, 0, 0, 0.25, 0.75, 0.5]
+
+
+# ---- masks
+
+
+def test_masked_genes_are_mask_in_both_streams_and_the_labels_are_the_true_genes(cells):
+    chosen = np.array([3, 17, 4, 40])
+    batch = masked_batch(cells, chosen, seed=1, epoch=2)
+    truth = packed_streams(cells, chosen, "both").input_ids
+    position = batch.masked_positions
+    assert (batch.streams.input_ids[position] == MASK_TOKEN_ID).all()
+    assert batch.labels.tolist() == truth[position].tolist()
+    untouched = np.setdiff1d(np.arange(len(truth)), position)
+    assert batch.streams.input_ids[untouched].tolist() == truth[untouched].tolist()
+    n_rank = sum(batch.streams.layout.lengths[:4])
+    assert batch.n_masked_rank == int((position < n_rank).sum())
+    assert 0 < batch.n_masked_rank < len(position)
+    assert (position[: batch.n_masked_rank] < n_rank).all()
+    assert batch.cells.tolist() == chosen.tolist()
+    assert batch.n_cells == 4
+
+
+def test_expression_values_are_those_of_the_masked_genes_and_0_in_the_rank_stream(cells):
+    chosen = np.array([30, 2, 11])
+    batch = masked_batch(cells, chosen, seed=1, epoch=0)
+    starts = batch.streams.layout.cu_seqlens.numpy()
+    assert batch.expression_values[: batch.n_masked_rank].abs().max() == 0
+    for position, label, value in list(
+        zip(batch.masked_positions.tolist(), batch.labels.tolist(), batch.expression_values.tolist(), strict=True)
+    )[batch.n_masked_rank :]:
+        cell = chosen[np.searchsorted(starts, position, side="right") - 1 - len(chosen)]
+        own = slice(cells.expression_offsets[cell], cells.expression_offsets[cell + 1])
+        (at,) = np.flatnonzero(cells.expression_ids[own] == label)
+        assert value == cells.expression_values[own][at]
+
+
+def test_about_15_percent_of_the_genes_of_each_stream_are_masked():
+    cells = random_cells(n_cells=300)
+    batch = masked_batch(cells, np.arange(300), seed=0, epoch=0)
+    n_genes = len(cells.rank_ids) - 2 * len(cells)
+    tolerance = 4 * (0.15 * 0.85 / n_genes) ** 0.5
+    assert batch.n_masked_rank / n_genes == pytest.approx(0.15, abs=tolerance)
+    assert (len(batch.labels) - batch.n_masked_rank) / n_genes == pytest.approx(0.15, abs=tolerance)
+
+
+def test_special_tokens_are_never_masked(cells):
+    batch = masked_batch(cells, np.arange(len(cells)), seed=0, epoch=0, mask_probability=1 - 1e-12)
+    assert not np.isin(batch.labels, SPECIAL).any()
+    left = np.delete(batch.streams.input_ids.numpy(), batch.masked_positions.numpy())
+    assert sorted(set(left.tolist())) == SPECIAL
+    assert len(left) == 4 * len(cells)
+
+
+def test_neither_the_batch_nor_the_order_of_the_cells_changes_the_masks_of_a_cell(cells):
+    everything = masks_by_cell(cells, range(len(cells)))
+    assert masks_by_cell(cells, [8, 3, 21]) == {cell: everything[cell] for cell in (8, 3, 21)}
+    assert masks_by_cell(cells, [21]) == {21: everything[21]}
+
+
+@pytest.mark.parametrize("change", [{"epoch": 1}, {"seed": 2}, {"epoch": 2**31}])
+def test_another_epoch_or_seed_masks_other_genes(cells, change):
+    before, after = masks_by_cell(cells, range(60)), masks_by_cell(cells, range(60), **change)
+    same = sum(len(set(before[c][s]) & set(after[c][s])) for c in range(60) for s in range(2))
+    total = sum(len(before[c][s]) for c in range(60) for s in range(2))
+    assert same / total == pytest.approx(0.15, abs=0.06)
+
+
+def test_the_two_streams_of_a_cell_are_masked_independently(cells):
+    masks = masks_by_cell(cells, range(60))
+    same = sum(len(set(rank) & set(expression)) for rank, expression in masks.values())
+    assert same / sum(len(rank) for rank, _ in masks.values()) == pytest.approx(0.15, abs=0.08)
+
+
+def test_a_batch_without_genes_has_no_masked_genes():
+    obs = pa.table({"cell_id": ["a"]})
+    empty = TokenizedCells(
+        np.array([2, 3], np.int32), np.array([2, 3], np.int32), np.ones(2, np.float32), np.array([0, 2]),
+        np.array([0, 2]), obs, None,
+    )  # fmt: skip
+    batch = masked_batch(empty, np.array([0]), seed=0, epoch=0)
+    assert len(batch.labels) == batch.n_masked_rank == len(batch.expression_values) == 0
+    assert batch.streams.input_ids.tolist() == [2, 3, 2, 3]
+
+
+def test_hashed_numbers_are_uniform():
+    cell, position = np.divmod(np.arange(200_000), 500)
+    numbers = hashed_uniform(42, 0, 0, cell, position)
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    counts = np.bincount((numbers * 50).astype(int), minlength=50)
+    chi_square = ((counts - 4000) ** 2 / 4000).sum()
+    assert chi_square < 49 + 5 * (2 * 49) ** 0.5
+
+
+def test_hashed_numbers_of_neighbours_are_independent():
+    cell, position = np.divmod(np.arange(100_000), 500)
+    numbers = hashed_uniform(42, 0, 0, cell, position)
+    for name, others in {
+        "position": hashed_uniform(42, 0, 0, cell, position + 1),
+        "cell": hashed_uniform(42, 0, 0, cell + 1, position),
+        "stream": hashed_uniform(42, 0, 1, cell, position),
+        "epoch": hashed_uniform(42, 1, 0, cell, position),
+        "seed": hashed_uniform(43, 0, 0, cell, position),
+        "cell and position swapped": hashed_uniform(42, 0, 0, position, cell),
+    }.items():
+        apart = cell != position
+        assert abs(np.corrcoef(numbers[apart], others[apart])[0, 1]) < 5 / 100_000**0.5, name
+
+
+# ---- the order of the cells
+
+LENGTHS = np.random.default_rng(0).integers(3, 2000, 1000)
+
+
+def test_an_epoch_has_every_cell_once():
+    order = BatchOrder(LENGTHS, batch_size=24, seed=0)
+    batches = order.batches(0)
+    assert len(batches) == len(order) == 42
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+    assert sorted(len(batch) for batch in batches) == [1000 - 41 * 24] + 41 * [24]
+
+
+def test_the_order_follows_from_seed_and_epoch():
+    def flat(seed, epoch):
+        return np.concatenate(BatchOrder(LENGTHS, 24, seed).batches(epoch)).tolist()
+
+    assert flat(0, 3) == flat(0, 3)
+    assert flat(0, 3) != flat(0, 4)
+    assert flat(0, 3) != flat(1, 3)
+
+
+def test_the_cells_of_a_batch_have_similar_lengths():
+    order = BatchOrder(LENGTHS, batch_size=8, seed=0)
+    spread = [np.ptp(LENGTHS[batch]) for batch in order.batches(0)]
+    group = 8 * BATCHES_PER_GROUP
+    assert len(LENGTHS) > 3 * group
+    assert np.mean(spread) < 3 * 2000 / BATCHES_PER_GROUP
+
+
+def test_batches_do_not_come_in_the_order_of_their_lengths():
+    means = [LENGTHS[batch].mean() for batch in BatchOrder(LENGTHS, 24, seed=0).batches(0)]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
+
+
+def test_cells_meet_other_cells_in_another_epoch():
+    order = BatchOrder(LENGTHS, 24, seed=0)
+    together = [{frozenset((a, b)) for batch in order.batches(epoch) for a in batch[:3] for b in batch if a != b}
+                for epoch in (0, 1)]  # fmt: skip
+    assert len(together[0] & together[1]) < 0.3 * len(together[0])
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 2500, 16_384, 10**9])
+def test_batches_for_inference_have_every_cell_once_within_the_budget(tokens_per_batch):
+    batches = list(batches_by_length(LENGTHS, tokens_per_batch))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+    for batch in batches:
+        assert len(batch) == 1 or LENGTHS[batch].sum() <= tokens_per_batch
+    for batch, following in pairwise(batches):
+        assert LENGTHS[batch].sum() + LENGTHS[following[0]] > tokens_per_batch
+        assert LENGTHS[batch].max() <= LENGTHS[following].min()
