@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, fraction, positive_int, script
+from scdmc.command_line import argument_parser, fraction, non_negative_int, positive_int, script
 from scdmc.counts import open_counts
 from scdmc.files import require_new
 from scdmc.splits import make_split, write_split
@@ -23,7 +23,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation_fraction", type=fraction, default=0.1, help="share of validation cells")
     parser.add_argument("--test_fraction", type=fraction, default=0.2, help="share of test cells")
     parser.add_argument("--minimum_cells", type=positive_int, default=10, help="rarer types are left out and named")
-    parser.add_argument("--seed", type=int, default=42, help="of the split")
+    parser.add_argument("--seed", type=non_negative_int, default=42, help="of the split")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
     return parser.parse_args(argv)
 

@@ -1,0 +1,89 @@
+"""Cell embeddings: the encoder's states of each cell, without any label."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from scdmc.batches import batches_by_length, packed_streams
+from scdmc.errors import ScDMCError
+from scdmc.modeling import STREAMS, PackedCells, ScDMCModel
+from scdmc.tokenized_data import TokenizedCells
+
+POOLINGS = ("cls", "mean")
+TOKENS_PER_BATCH = 16_384
+EMBEDDING_KEY = "X_scDMC"
+
+
+def inference_batches(cells: TokenizedCells, stream: str, what: str | None) -> Iterator[tuple[np.ndarray, PackedCells]]:
+    """Yield (rows of the cells, their packed stream) in batches of similar lengths, with a progress bar.
+
+    Parameters
+    ----------
+    cells
+        The cells.
+    stream
+        ``rank``, ``expression`` or ``both`` (all rank streams of the batch, then its expression streams).
+    what
+        Name of the work, for the progress bar; None for none.
+    """
+    with tqdm(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
+        for chosen in batches_by_length(cells.rank_lengths, TOKENS_PER_BATCH):
+            yield chosen, packed_streams(cells, chosen, stream)
+            progress.update(len(chosen))
+
+
+@torch.inference_mode()
+def cell_embeddings(
+    encoder: ScDMCModel, cells: TokenizedCells, stream: str = "both", pooling: str = "cls"
+) -> np.ndarray:
+    """Embed cells.
+
+    Parameters
+    ----------
+    encoder
+        The encoder, on the device where the work is to be done; dropout is switched off meanwhile.
+    cells
+        The cells, as long as the model reads them.
+    stream
+        ``rank``, ``expression``, or ``both`` joined.
+    pooling
+        ``cls``: the state of ``<cls>``; ``mean``: the mean state of the genes.
+
+    Returns
+    -------
+    Shape (n_cells, hidden_size), or (n_cells, 2 hidden_size) for both streams; float32.
+
+    Raises
+    ------
+    ScDMCError
+        If stream or pooling are unknown.
+    """
+    if stream not in STREAMS:
+        raise ScDMCError(f"--stream {stream}: there are {', '.join(STREAMS)}")
+    if pooling not in POOLINGS:
+        raise ScDMCError(f"--pooling {pooling}: there are {', '.join(POOLINGS)}")
+    n_streams = 2 if stream == "both" else 1
+    embeddings = np.empty((len(cells), n_streams * encoder.config.hidden_size), dtype=np.float32)
+    was_training = encoder.training
+    encoder.eval()
+    for chosen, batch in inference_batches(cells, stream, "embed"):
+        batch = batch.to(encoder.device)
+        pooled = pool(encoder.encode(batch), batch, pooling)
+        embeddings[chosen] = torch.cat(pooled.chunk(n_streams), dim=-1).float().cpu().numpy()
+    encoder.train(was_training)
+    return embeddings
+
+
+def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor:
+    """One vector per stream of a cell: (total_tokens, hidden_size) -> (n_streams, hidden_size)."""
+    if pooling == "cls":
+        return states[cells.cls_positions]
+    lengths = cells.layout.cu_seqlens.diff().long()
+    is_gene = torch.ones(len(states), dtype=states.dtype, device=states.device)
+    is_gene[cells.cls_positions] = 0
+    is_gene[cells.layout.cu_seqlens[1:].long() - 1] = 0
+    stream = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * is_gene[:, None])
+    return sums / (lengths - 2).clamp(min=1)[:, None]  # a cell without genes gets zeros

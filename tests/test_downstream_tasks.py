@@ -1,0 +1,353 @@
+"""The downstream scripts: what they refuse, and what must not change a cell's result."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scdmc.annotation import FineTuningSettings, fine_tune, likeliest_class, predict_probabilities
+from scdmc.configuration import ScDMCConfig
+from scdmc.embeddings import cell_embeddings, pool
+from scdmc.errors import ScDMCError
+from scdmc.gene_medians import GeneMedians
+from scdmc.model_directory import (
+    load_classifier_for_training,
+    load_model,
+    open_model_directory,
+    save_model_directory,
+)
+from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel
+from scdmc.splits import make_split
+from scdmc.task_data import CountOptions, annotated_data, labels_of, read_cells, read_expression
+from scdmc.tokenization import Tokenizer
+from scdmc.tokenized_data import TokenizationSettings
+from scdmc.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary, load_vocabulary
+
+CONTEXT = 128
+
+
+def save_tiny_model(path, vocabulary, medians):
+    torch.manual_seed(0)
+    config = ScDMCConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=CONTEXT,
+    )
+    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
+    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    medians = GeneMedians({"ENSG00000254647": 50.0}, source="a test")  # INS
+    return save_tiny_model(tmp_path_factory.mktemp("model") / "tiny", load_vocabulary(), medians)
+
+
+@pytest.fixture(scope="module")
+def model_directory(model_path):
+    return open_model_directory(model_path)
+
+
+@pytest.fixture(scope="module")
+def encoder(model_path):
+    return load_model(model_path, ScDMCModel)
+
+
+@pytest.fixture(scope="module")
+def cells(model_directory, islets_path):
+    return read_cells(islets_path, model_directory, ["cell_type", "batch"])
+
+
+@pytest.fixture(scope="module")
+def adata(islets_path):
+    return anndata.read_h5ad(islets_path)
+
+
+@pytest.fixture(scope="module")
+def scripts(load_script):
+    names = ("downstream_tasks", "annotate", "embed", "cluster", "integration", "split_cells")
+    return {name: load_script(f"downstream_tasks/{name}.py").main for name in names}
+
+
+def arguments_of(script, model, data, output):
+    return {
+        "downstream_tasks": ["--pretrained_model_path", model, "--finetune_data_path", data, "--output_dir", output],
+        "annotate": ["--model_path", model, "--data_path", data, "--output_file", output],
+        "embed": ["--model_path", model, "--data_path", data, "--output_file", output],
+        "cluster": ["--model_path", model, "--data_path", data, "--output_dir", output],
+        "integration": ["--model_path", model, "--tokenized_data_path", data, "--output_dir", output],
+        "split_cells": ["--data_path", data, "--output_file", output],
+    }[script]
+
+
+def run(scripts, capsys, script, model, data, output, *more):
+    status = scripts[script]([str(argument) for argument in (*arguments_of(script, model, data, output), *more)])
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    return status, error
+
+
+ALL_WITH_MODEL = ("downstream_tasks", "annotate", "embed", "cluster", "integration")
+
+
+@pytest.mark.parametrize("script", ALL_WITH_MODEL)
+def test_a_model_folder_without_weights_is_refused(script, scripts, capsys, tmp_path, islets_path):
+    (tmp_path / "empty").mkdir()
+    status, error = run(scripts, capsys, script, tmp_path / "empty", islets_path, tmp_path / "out.h5ad")
+    assert (status, len(error)) == (2, 1)
+    assert "no weights" in error[0]
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+@pytest.mark.parametrize("script", ALL_WITH_MODEL)
+def test_more_gpus_than_there_are_is_refused(script, scripts, capsys, tmp_path, islets_path, model_path):
+    status, error = run(scripts, capsys, script, model_path, islets_path, tmp_path / "out.h5ad", "--num_gpus", "99")
+    assert (status, len(error)) == (2, 1)
+    assert "--num_gpus 99" in error[0]
+
+
+@pytest.mark.parametrize("script", [*ALL_WITH_MODEL, "split_cells"])
+def test_an_existing_output_is_kept_without_overwrite(script, scripts, capsys, tmp_path, islets_path, model_path):
+    output = tmp_path / "out.h5ad"
+    output.write_text("precious")
+    status, error = run(scripts, capsys, script, model_path, islets_path, output)
+    assert (status, len(error)) == (2, 1)
+    assert "--overwrite" in error[0]
+    assert output.read_text() == "precious"
+
+
+@pytest.mark.parametrize("script", ["downstream_tasks", "cluster", "integration", "split_cells"])
+def test_a_missing_label_column_is_refused_with_the_columns_there_are(
+    script, scripts, capsys, tmp_path, islets_path, model_path
+):
+    status, error = run(
+        scripts, capsys, script, model_path, islets_path, tmp_path / "out", "--label_key", "no_such_column"
+    )
+    assert (status, len(error)) == (2, 1)
+    assert "no_such_column" in error[0]
+    assert "cell_type" in error[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["downstream_tasks", "integration", "split_cells"])
+def test_labels_of_one_class_are_refused(script, scripts, capsys, tmp_path, adata, model_path):
+    one = adata.copy()
+    one.obs["cell_type"] = "beta"
+    one.write_h5ad(tmp_path / "one.h5ad")
+    status, error = run(scripts, capsys, script, model_path, tmp_path / "one.h5ad", tmp_path / "out")
+    assert (status, len(error)) == (2, 1)
+    assert "beta" in error[0] or "one" in error[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_batch_is_refused_by_integration(scripts, capsys, tmp_path, adata, model_path):
+    one = adata.copy()
+    one.obs["batch"] = "only"
+    one.write_h5ad(tmp_path / "one.h5ad")
+    status, error = run(scripts, capsys, "integration", model_path, tmp_path / "one.h5ad", tmp_path / "out")
+    assert status == 2
+    assert "only" in error[0]
+
+
+def test_data_tokenized_with_another_vocabulary_are_refused(
+    scripts, capsys, tmp_path, islets_path, model_path, load_script
+):
+    tokens = list(load_vocabulary().tokens)
+    other = Vocabulary({token: i for i, token in enumerate([*SPECIAL_TOKENS, *reversed(tokens[4:])])}, source="other")
+    other.save(tmp_path / "other.json")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "islets.h5ad").symlink_to(islets_path)
+    tokenize = load_script("tokenizer/tokenizer_combine.py").main
+    tokenize(["--input_directory", str(tmp_path / "in"), "--output_directory", str(tmp_path),
+              "--output_prefix", "other_data", "--token_dictionary_file", str(tmp_path / "other.json")])  # fmt: skip
+    status, error = run(scripts, capsys, "embed", model_path, tmp_path / "other_data.parquet", tmp_path / "out.h5ad")
+    assert status == 2
+    assert "another vocabulary" in error[0]
+    assert "other_data.parquet" in error[0]
+    assert str(model_path) in error[0]
+
+
+def test_a_pretrained_model_is_no_classifier(scripts, capsys, tmp_path, islets_path, model_path):
+    status, error = run(scripts, capsys, "annotate", model_path, islets_path, tmp_path / "out.h5ad")
+    assert status == 2
+    assert "downstream_tasks.py" in error[0]
+
+
+def test_gene_order_symbols_or_ids_do_not_change_an_embedding(tmp_path, adata, model_directory, encoder, cells):
+    table = pd.read_csv(DEFAULT_GENE_TABLE_FILE, index_col="id")
+    id_of = {symbol: gene_id for gene_id, symbol in table["symbol"].drop_duplicates(keep=False).items()}
+    shuffled = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    shuffled.var["ensembl_id"] = [id_of.get(name, "") for name in shuffled.var_names]
+    shuffled.write_h5ad(tmp_path / "shuffled.h5ad")
+    other = read_cells(tmp_path / "shuffled.h5ad", model_directory)
+    np.testing.assert_allclose(cell_embeddings(encoder, other), cell_embeddings(encoder, cells), atol=1e-6)
+
+
+def test_the_other_cells_of_a_batch_do_not_change_an_embedding(encoder, cells):
+    together = cell_embeddings(encoder, cells)
+    some = np.array([7, 3, 250])
+    np.testing.assert_allclose(cell_embeddings(encoder, cells.select(some)), together[some], atol=1e-5)
+
+
+def test_embedding_an_h5ad_and_its_parquet_give_the_same(
+    tmp_path, islets_path, model_path, encoder, cells, load_script
+):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "islets.h5ad").symlink_to(islets_path)
+    load_script("tokenizer/tokenizer_combine.py").main(
+        ["--input_directory", str(tmp_path / "in"), "--output_directory", str(tmp_path), "--output_prefix", "islets",
+         "--gene_median_file", str(model_path / "gene_medians.json")])  # fmt: skip
+    from_parquet = read_cells(tmp_path / "islets.parquet", open_model_directory(model_path))
+    np.testing.assert_array_equal(cell_embeddings(encoder, from_parquet), cell_embeddings(encoder, cells))
+
+
+def test_both_streams_are_the_two_streams_joined(encoder, cells):
+    few = cells.select(np.arange(5))
+    both = cell_embeddings(encoder, few, "both")
+    np.testing.assert_allclose(both[:, :16], cell_embeddings(encoder, few, "rank"), atol=1e-6)
+    np.testing.assert_allclose(both[:, 16:], cell_embeddings(encoder, few, "expression"), atol=1e-6)
+
+
+def test_mean_pooling_is_the_mean_of_the_genes_without_special_tokens(encoder, cells):
+    from scdmc.batches import packed_streams
+
+    packed = packed_streams(cells, np.array([0, 1]), "rank")
+    states = torch.randn(len(packed.input_ids), 4)
+    first = packed.layout.lengths[0]
+    pooled = pool(states, packed, "mean")
+    torch.testing.assert_close(pooled[0], states[1 : first - 1].mean(dim=0))
+    torch.testing.assert_close(pooled[1], states[first + 1 : -1].mean(dim=0))
+
+
+def test_an_empty_cell_is_embedded_and_annotated_like_any_other(tmp_path, adata, model_directory, encoder):
+    with_empty = adata[:3].copy()
+    with_empty.X[1] = 0
+    with_empty.obs["n_counts"] = np.asarray(with_empty.X.sum(axis=1)).ravel()
+    with_empty.write_h5ad(tmp_path / "empty.h5ad")
+    cells = read_cells(tmp_path / "empty.h5ad", model_directory)
+    assert cells.rank_lengths[1] == 2
+    for pooling in ("cls", "mean"):
+        assert np.isfinite(cell_embeddings(encoder, cells, pooling=pooling)).all()
+
+
+def test_cells_that_were_filtered_out_get_missing_results(tmp_path, adata, model_directory, encoder):
+    filtered = adata[:6].copy()
+    filtered.obs["filter_pass"] = [1, 0, 1, 1, 0, 1]
+    filtered.obs_names = ["same"] * 6  # rows, not names, tell cells apart
+    filtered.write_h5ad(tmp_path / "filtered.h5ad")
+    cells = read_cells(tmp_path / "filtered.h5ad", model_directory)
+    embeddings = cell_embeddings(encoder, cells)
+    names = np.array(["a", "b", "c", "d"], dtype=object)
+    result = annotated_data(tmp_path / "filtered.h5ad", cells, {"type": names}, {"X_scDMC": embeddings})
+    assert result.obs["type"].isna().tolist() == [False, True, False, False, True, False]
+    assert result.obs["type"].dropna().tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(
+        np.isnan(result.obsm["X_scDMC"]).any(axis=1), [False, True, False, False, True, False]
+    )
+    np.testing.assert_array_equal(result.obsm["X_scDMC"][[0, 2, 3, 5]], embeddings)
+
+
+def test_expression_for_the_baselines_is_log1p_cp10k_of_all_genes(adata, islets_path, model_directory, cells):
+    expression, genes = read_expression(islets_path, cells, model_directory, CountOptions())
+    expected = np.log1p(adata.X.toarray() / adata.obs["n_counts"].to_numpy()[:, None] * 1e4)
+    np.testing.assert_allclose(expression.toarray(), expected, rtol=1e-5)
+    assert list(genes) == list(adata.var_names)
+
+
+def test_expression_read_back_from_parquet_is_that_of_the_counts(tmp_path, islets_path, model_path, load_script):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "islets.h5ad").symlink_to(islets_path)
+    load_script("tokenizer/tokenizer_combine.py").main(
+        ["--input_directory", str(tmp_path / "in"), "--output_directory", str(tmp_path), "--output_prefix", "islets",
+         "--gene_median_file", str(model_path / "gene_medians.json")])  # fmt: skip
+    directory = open_model_directory(model_path)
+    cells = read_cells(tmp_path / "islets.parquet", directory)
+    expression, genes = read_expression(tmp_path / "islets.parquet", cells, directory)
+    adata = anndata.read_h5ad(islets_path)
+    insulin = np.log1p(np.asarray(adata[:, "INS"].X.todense()).ravel() / adata.obs["n_counts"].to_numpy() * 1e4)
+    column = int(np.flatnonzero(genes == "ENSG00000254647")[0])
+    np.testing.assert_allclose(expression[:, [column]].toarray().ravel(), insulin, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def separable(cells):
+    """Labels that a classifier can learn from few cells: beta against ductal cells."""
+    labels = labels_of(cells.obs["cell_type"])
+    two = cells.select(np.isin(labels, ["beta", "ductal"]))
+    labels = labels_of(two.obs["cell_type"])
+    return two, labels, make_split(labels, test_fraction=0.3, validation_fraction=0.2, seed=0)
+
+
+def new_classifier(model_directory, stream="both"):
+    torch.manual_seed(0)
+    return load_classifier_for_training(model_directory, ["beta", "ductal"], stream, 0.0)
+
+
+SETTINGS = FineTuningSettings(epochs=4, patience=4, batch_size=8, learning_rate=5e-3, seed=0)
+
+
+def test_fine_tuning_learns_and_keeps_the_best_epoch(model_directory, separable):
+    cells, labels, split = separable
+    model = new_classifier(model_directory)
+    history = fine_tune(model, cells, labels, split, SETTINGS)
+    assert history[-1]["loss"] < history[0]["loss"]
+    validation = cells.select(split == "validation")
+    names = np.array(["beta", "ductal"])
+    predicted = names[predict_probabilities(model, validation, show_progress=False).argmax(axis=1)]
+    best = max(
+        row["eval_accuracy"] for row in history if row["eval_macro_f1"] == max(r["eval_macro_f1"] for r in history)
+    )
+    assert (predicted == labels[split == "validation"]).mean() == pytest.approx(best)
+
+
+def test_labels_of_test_cells_never_reach_the_classifier(model_directory, separable):
+    cells, labels, split = separable
+    scrambled = labels.copy()
+    scrambled[split == "test"] = np.where(labels[split == "test"] == "beta", "ductal", "beta")
+    first, second = new_classifier(model_directory), new_classifier(model_directory)
+    fine_tune(first, cells, labels, split, SETTINGS)
+    fine_tune(second, cells, scrambled, split, SETTINGS)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stream", ["rank", "expression", "both"])
+def test_a_saved_classifier_predicts_the_same(tmp_path, model_directory, separable, stream):
+    cells, _, _ = separable
+    model = new_classifier(model_directory, stream).eval()
+    d = model_directory
+    save_model_directory(tmp_path / "classifier", model, d.vocabulary, d.medians, d.settings, "a test")
+    loaded = load_model(tmp_path / "classifier", ScDMCForCellClassification)
+    assert loaded.config.id2label == {0: "beta", 1: "ductal"}
+    np.testing.assert_array_equal(
+        predict_probabilities(model, cells, show_progress=False),
+        predict_probabilities(loaded, cells, show_progress=False),
+    )
+
+
+def test_the_likeliest_class_comes_with_its_margin():
+    index, probability, margin = likeliest_class(np.array([[0.2, 0.5, 0.3], [0.9, 0.1, 0.0]]))
+    assert index.tolist() == [1, 0]
+    np.testing.assert_allclose(probability, [0.5, 0.9])
+    np.testing.assert_allclose(margin, [0.2, 0.8])
+
+
+def test_an_unknown_stream_is_refused(encoder, cells):
+    with pytest.raises(ScDMCError, match="rank, expression, both"):
+        cell_embeddings(encoder, cells, stream="third")
+
+
+def test_an_h5ad_is_tokenized_as_the_model_was_trained(adata, islets_path, model_directory, cells):
+    tokenizer = Tokenizer(model_directory.vocabulary, model_directory.medians, CONTEXT)
+    insulin = model_directory.vocabulary.token_ids["ENSG00000254647"]
+    assert tokenizer.median_of_token[insulin] == 50.0
+    expected = np.log1p(adata[0, "INS"].X.toarray().item() / adata.obs["n_counts"].iloc[0] * 1e4 / 50.0)
+    first = slice(cells.expression_offsets[0], cells.expression_offsets[1])
+    value = cells.expression_values[first][cells.expression_ids[first] == insulin]
+    assert expected > 0
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert cells.rank_lengths.max() == CONTEXT
