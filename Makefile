@@ -1,0 +1,57 @@
+# Two commands for a start: `make demo` and `make test`. Both make .venv first if there is none.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+DEMO := $(CURDIR)/demo_output
+
+.PHONY: demo test lint format clean
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet -e ".[test]"
+	touch $@
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The main job, end to end, on 1,937 real cells: the scripts that the README documents, one after the other.
+demo: $(VENV)/installed
+	rm -rf $(DEMO)
+	cd downstream_tasks && $(BIN)/python -u fetch_demo_data.py --output_directory $(DEMO)/counts
+	cd downstream_tasks && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
+		--output_file $(DEMO)/split.csv --label_key cell_type
+	cd tokenizer && $(BIN)/python -u gene_medians.py --input_directory $(DEMO)/counts \
+		--output_file $(DEMO)/gene_medians.json --split_file $(DEMO)/split.csv
+	cd tokenizer && $(BIN)/python -u tokenizer_combine.py --input_directory $(DEMO)/counts \
+		--output_directory $(DEMO)/tokenized --output_prefix islets \
+		--gene_median_file $(DEMO)/gene_medians.json --obs_columns cell_type batch
+	cd pretrain && $(BIN)/python -u scDMC_pretrain.py --dataset_path $(DEMO)/tokenized/islets.parquet \
+		--output_dir $(DEMO)/pretrained --split_file $(DEMO)/split.csv --max_length 256 \
+		--hidden_size 64 --num_hidden_layers 3 --num_attention_heads 4 --intermediate_size 128 \
+		--initializer_range 0.06 --batch_size 16 --learning_rate 1e-3 --max_steps 300 --evaluate_every 50 --save_every 100
+	cd downstream_tasks && $(BIN)/python -u downstream_tasks.py --pretrained_model_path $(DEMO)/pretrained \
+		--finetune_data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/annotation \
+		--split_file $(DEMO)/split.csv --label_key cell_type --learning_rate 1e-3 --epochs 8
+	cd downstream_tasks && $(BIN)/python -u annotate.py --model_path $(DEMO)/annotation \
+		--data_path $(DEMO)/counts/islets.h5ad --output_file $(DEMO)/annotated.h5ad
+	cd downstream_tasks && $(BIN)/python -u embed.py --model_path $(DEMO)/pretrained \
+		--data_path $(DEMO)/counts/islets.h5ad --output_file $(DEMO)/embedded.h5ad
+	cd downstream_tasks && $(BIN)/python -u cluster.py --model_path $(DEMO)/pretrained \
+		--data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/clustering --label_key cell_type
+	cd downstream_tasks && $(BIN)/python -u integration.py --model_path $(DEMO)/pretrained \
+		--tokenized_data_path $(DEMO)/tokenized/islets.parquet --output_dir $(DEMO)/integration \
+		--batch_key batch --label_key cell_type
+	cd downstream_tasks && $(BIN)/python -u demo_report.py --demo_directory $(DEMO)
+
+clean:
+	rm -rf $(DEMO) .pytest_cache .ruff_cache

@@ -1,0 +1,181 @@
+"""Every command of the README runs as printed, from the folder it says, on 300 real cells and a tiny model."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT_FOLDERS = ("tokenizer", "pretrain", "downstream_tasks")
+# Appended to a command of the README: the last flag counts. They shrink the work, nothing else.
+SMALLER = {
+    "scDMC_pretrain.py": "--max_steps 2 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 "
+    "--intermediate_size 32 --max_length 64 --batch_size 8 --evaluate_every 2 --save_every 2",
+    "downstream_tasks.py": "--epochs 1",
+}
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf8"), flags=re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the script folders with the 300 cells where `make demo` puts its cells; all commands have run in it."""
+    tree = tmp_path_factory.mktemp("readme")
+    for folder in SCRIPT_FOLDERS:
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    counts = tree / "demo_output" / "counts"
+    counts.mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "data" / "islets_300.h5ad", counts / "islets.h5ad")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in readme_commands():
+        script = re.search(r"(\w+\.py)", command).group(1)
+        run = subprocess.run(
+            f"{command} {SMALLER.get(script, '')}",
+            shell=True,
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+    return tree
+
+
+def test_the_readme_shows_every_script_of_the_three_stages():
+    shown = {re.search(r"(\w+\.py)", command).group(1) for command in readme_commands()}
+    scripts = {path.name for folder in SCRIPT_FOLDERS for path in (ROOT / folder).glob("*.py")}
+    assert shown == scripts - {"build_vocabulary.py", "fetch_demo_data.py", "demo_report.py"}
+
+
+def test_the_readme_keeps_the_command_names_and_flags_of_the_paper():
+    text = "\n".join(readme_commands())
+    for promised in (
+        "cd tokenizer && python -u tokenizer_combine.py --input_directory",
+        "--output_directory",
+        "--output_prefix",
+        "cd pretrain && python -u scDMC_pretrain.py --dataset_path",
+        "--output_dir",
+        "--batch_size",
+        "--learning_rate",
+        "cd downstream_tasks && python -u downstream_tasks.py --pretrained_model_path",
+        "--finetune_data_path",
+        "cd downstream_tasks && python -u integration.py --model_path",
+        "--tokenized_data_path",
+    ):
+        assert promised in text
+
+
+def test_the_outputs_that_the_readme_lists_are_there(tree):
+    example = tree / "example"
+    for name in (
+        "split.csv",
+        "gene_medians.json",
+        "gene_medians.provenance.json",
+        "tokenized/islets.parquet",
+        "tokenized/islets.report.json",
+        "tokenized/islets.token_ids.json",
+        "tokenized/islets.gene_medians.json",
+        "pretrained/config.json",
+        "pretrained/model.safetensors",
+        "pretrained/token_ids.json",
+        "pretrained/gene_medians.json",
+        "pretrained/tokenization.json",
+        "pretrained/README.md",
+        "pretrained/history.csv",
+        "pretrained/loss_curves.png",
+        "pretrained/loss_curves.pdf",
+        "annotation/model.safetensors",
+        "annotation/metrics.csv",
+        "annotation/per_class.csv",
+        "annotation/per_class.png",
+        "annotation/predictions.csv",
+        "annotation/confusion_matrix.png",
+        "annotation/confusion_matrix.pdf",
+        "annotation/split.csv",
+        "clustering/clusters.csv",
+        "clustering/clustered.h5ad",
+        "clustering/metrics.csv",
+        "clustering/umap.png",
+        "clustering/umap_pca.png",
+        "integration/metrics.csv",
+        "integration/scores.png",
+        "integration/integrated.h5ad",
+    ):
+        assert (example / name).stat().st_size > 0, name
+    assert list((example / "pretrained" / "checkpoints").iterdir())
+    assert list((example / "pretrained" / "tensorboard").iterdir())
+
+
+def test_no_output_is_left_half_written(tree):
+    assert not [
+        path for path in (tree / "example").rglob(".*") if ".partial" in path.name or path.name.endswith(".shards")
+    ]
+
+
+def test_the_classifier_is_scored_beside_its_baselines_on_the_same_test_cells(tree):
+    metrics = pd.read_csv(tree / "example/annotation/metrics.csv")
+    assert list(metrics) == ["task", "method", "metric", "value"]
+    assert {"scDMC fine-tuned", "logistic regression", "15-NN on PCA", "majority class"} <= set(metrics["method"])
+    predictions = pd.read_csv(tree / "example/annotation/predictions.csv")
+    test_cells = predictions[predictions["split"] == "test"]
+    accuracy = (test_cells["label"] == test_cells["predicted"]).mean()
+    ours = metrics[(metrics["method"] == "scDMC fine-tuned") & (metrics["metric"] == "accuracy")]["value"].item()
+    assert ours == pytest.approx(accuracy)
+    split = pd.read_csv(tree / "example/split.csv")
+    assert (predictions["split"].to_numpy() == split["split"].to_numpy()).all()
+
+
+def test_annotated_and_embedded_files_hold_the_same_cells_with_results_added(tree):
+    original = anndata.read_h5ad(tree / "demo_output/counts/islets.h5ad")
+    annotated = anndata.read_h5ad(tree / "example/annotated.h5ad")
+    embedded = anndata.read_h5ad(tree / "example/embedded.h5ad")
+    for adata in (annotated, embedded):
+        assert list(adata.obs_names) == list(original.obs_names)
+        assert (adata.X != original.X).nnz == 0
+        assert np.isfinite(adata.obsm["X_scDMC"]).all()
+    assert embedded.obsm["X_scDMC"].shape == (300, 32)  # both streams of hidden size 16
+    probability = annotated.obs["scDMC_probability"]
+    assert probability.between(0, 1).all()
+    assert (annotated.obs["scDMC_margin"] <= probability).all()
+    predictions = pd.read_csv(tree / "example/annotation/predictions.csv").set_index("cell_id")["predicted"]
+    assert (predictions[annotated.obs_names] == annotated.obs["scDMC_cell_type"].astype(str)).all()
+
+
+def test_integration_scores_every_method_with_the_same_metrics(tree):
+    metrics = pd.read_csv(tree / "example/integration/metrics.csv").pivot(
+        index="method", columns="metric", values="value"
+    )
+    assert set(metrics.index) == {"scDMC zero-shot", "PCA, not integrated", "Harmony"}
+    assert {"ARI", "NMI", "ASW_label", "ASW_batch", "graph_connectivity", "AvgBIO", "AvgBATCH", "overall"} <= set(
+        metrics
+    )
+    assert metrics.notna().all().all()
+
+
+def test_the_demo_report_gathers_what_the_scripts_wrote(tree):
+    run = subprocess.run(
+        [sys.executable, ROOT / "downstream_tasks" / "demo_report.py", "--demo_directory", tree / "example"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    metrics = pd.read_csv(tree / "example/metrics.csv")
+    assert list(metrics) == ["task", "method", "metric", "value"]
+    assert {"pre-training", "annotation", "clustering", "integration"} == set(metrics["task"])
+    page = (tree / "example/report.html").read_text(encoding="utf8")
+    accuracy = metrics.query("task == 'annotation' and method == 'scDMC fine-tuned' and metric == 'accuracy'")[
+        "value"
+    ].item()
+    assert f"accuracy {accuracy:.3f}" in page
+    assert page.count("data:image/png;base64,") == 9
+    assert str(tree / "example/report.html") in run.stdout
