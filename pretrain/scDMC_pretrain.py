@@ -2,35 +2,26 @@
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from scdmc.attention import BACK_ENDS
+from scdmc.batches import EXPRESSION_ORDERS
+from scdmc.checkpoints import find_checkpoint
 from scdmc.command_line import argument_parser, fraction, non_negative_int, positive_int, script
 from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
-from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new
-from scdmc.gene_medians import GeneMedians, load_gene_medians
 from scdmc.model_directory import describe_arguments, model_card, save_model_directory
-from scdmc.modeling import ScDMCForMaskedLM
-from scdmc.pretraining import Pretraining, PretrainingSettings, find_checkpoint, write_history
-from scdmc.tokenized_data import (
-    TokenizationSettings,
-    TokenizedCells,
-    gene_medians_path,
-    parquet_files,
-    read_settings,
-    read_tokenized,
-    require_valid_ids,
-    token_ids_path,
-)
-from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
+from scdmc.pretraining import Pretraining, PretrainingSettings, write_history
+from scdmc.pretraining_data import PretrainingData, read_pretraining_data
+from scdmc.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +35,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--output_dir", type=Path, required=True, help="model folder; checkpoints and logs lie in it too"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
+    parser.add_argument("--dry_run", action="store_true", help="one step of everything, and what a run would take")
     parser.add_argument("--resume_from_checkpoint", metavar="last|PATH", help="go on with an interrupted run")
 
     data = parser.add_argument_group("data")
@@ -94,6 +86,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--max_gradient_norm", type=float, default=defaults.max_gradient_norm, help="larger ones are scaled"
     )
     training.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the data")
+    training.add_argument("--schedule_minutes", type=float, help="train this long; the schedule follows the clock")
+    training.add_argument("--max_minutes", type=float, help="save and stop after this long, to be resumed")
+    training.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    training.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
+    training.add_argument("--torch_compile", action="store_true", help="compile the layers")
+    training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
     training.add_argument("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
     training.add_argument(
         "--seed", type=non_negative_int, default=defaults.seed, help="of weights, masks, order and dropout"
@@ -112,6 +110,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--momentum", type=float, default=defaults.momentum, help="m of the momentum encoder, per step"
     )
 
+    objective.add_argument("--queue_size", type=non_negative_int, default=0, help="past keys as more negatives")
+    objective.add_argument("--streams", choices=STREAMS, default="both", help="one stream only, for ablations")
+    objective.add_argument("--expression_order", choices=EXPRESSION_ORDERS, default="token_id", help="of its genes")
+    objective.add_argument("--expression_input", choices=EXPRESSION_INPUTS, default="none", help="values as input")
+    objective.add_argument(
+        "--published_objective",
+        action="store_true",
+        help="as the released code: expression stream not masked, MLM divided by all tokens, frozen momentum encoder",
+    )
+
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log_every", type=positive_int, default=defaults.log_every, help="steps between log lines")
     logs.add_argument(
@@ -122,54 +130,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--keep_checkpoints", type=positive_int, default=defaults.keep_checkpoints, help="older ones are deleted"
     )
     return parser.parse_args(argv)
-
-
-def read_vocabulary_and_medians(
-    arguments: argparse.Namespace, settings: TokenizationSettings | None
-) -> tuple[Vocabulary, GeneMedians]:
-    """The vocabulary and medians that travel with the data, checked against what the data say of themselves."""
-    first = parquet_files(arguments.dataset_path)[0]
-    beside = token_ids_path(first)
-    if arguments.token_dictionary_file is None and settings is not None and not beside.exists():
-        raise ScDMCError(f"{first} has no {beside.name} beside it; name its vocabulary with --token_dictionary_file")
-    vocabulary = load_vocabulary(arguments.token_dictionary_file or (beside if beside.exists() else None))
-    medians_beside = gene_medians_path(first)
-    medians = load_gene_medians(arguments.gene_median_file or (medians_beside if medians_beside.exists() else None))
-    if settings is not None:
-        require_same_vocabulary(vocabulary.sha256, settings.vocabulary_sha256, vocabulary.source, str(first))
-        if medians.sha256 != settings.gene_medians_sha256:
-            raise ScDMCError(
-                f"{first} has other gene medians than {medians.source}; name its own with --gene_median_file"
-            )
-    return vocabulary, medians
-
-
-def context_length(max_length: int | None, settings: TokenizationSettings | None) -> int:
-    """Tokens of a stream that the model reads; no more than the tokenizer kept."""
-    available = settings.model_input_size if settings else ScDMCConfig().max_position_embeddings
-    if max_length is None:
-        return available
-    if not 3 <= max_length <= available:
-        raise ScDMCError(
-            f"--max_length {max_length}: take 3 (<cls>, a gene, <eos>) to {available} (where the streams were cut)"
-        )
-    return max_length
-
-
-def split_cells(arguments: argparse.Namespace, cells: TokenizedCells) -> tuple[TokenizedCells, TokenizedCells]:
-    """Training and held-out cells."""
-    if arguments.split_file is not None:
-        from scdmc.splits import read_split  # needs pandas, which a training node may lack
-
-        split = read_split(arguments.split_file, cells.obs)
-        training, held_out = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-    else:
-        order = np.random.default_rng(arguments.seed).permutation(len(cells))
-        n_held_out = max(1, round(len(cells) * arguments.held_out_fraction))
-        held_out, training = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-    if not len(training) or not len(held_out):
-        raise ScDMCError(f"{len(training)} training cells and {len(held_out)} held-out cells: both must be there")
-    return cells.select(training), cells.select(held_out)
 
 
 def new_model(arguments: argparse.Namespace, vocabulary: Vocabulary, context: int) -> ScDMCForMaskedLM:
@@ -184,6 +144,7 @@ def new_model(arguments: argparse.Namespace, vocabulary: Vocabulary, context: in
         initializer_range=arguments.initializer_range,
         hidden_dropout_prob=arguments.hidden_dropout_prob,
         attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
+        expression_input=arguments.expression_input,
     )
     torch.manual_seed(arguments.seed)
     return ScDMCForMaskedLM(config)
@@ -194,14 +155,7 @@ def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
     return PretrainingSettings(**{name: getattr(arguments, name) for name in PretrainingSettings.__dataclass_fields__})
 
 
-def save(
-    arguments: argparse.Namespace,
-    run: Pretraining,
-    vocabulary: Vocabulary,
-    medians: GeneMedians,
-    settings: TokenizationSettings,
-    command: list[str],
-) -> None:
+def save(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData, command: list[str]) -> None:
     """Write the model folder, the history and the loss curves."""
     output_dir = arguments.output_dir
     config = run.module.model.config
@@ -213,20 +167,21 @@ def save(
         "parameters": f"{run.module.model.num_parameters():,}",
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
         "context": f"{config.max_position_embeddings} tokens",
-        "gene medians": f"{len(medians.medians):,} genes",
+        "gene medians": f"{len(data.medians.medians):,} genes",
+        "objective": "as published" if arguments.published_objective else "as in the paper",
         "seed": arguments.seed,
     }
     card = model_card("scDMC, pre-trained", facts, run.final_metrics, command)
-    save_model_directory(output_dir, run.module.model, vocabulary, medians, settings, card)
     with atomic_path(output_dir / "arguments.json") as temporary:
         temporary.write_text(describe_arguments(arguments), encoding="utf8")
     write_history(run.history, output_dir / "history.csv")
     draw_loss_curves(run.history, output_dir)
+    save_model_directory(output_dir, run.module.model, data.vocabulary, data.medians, data.settings, card)
 
 
 def draw_loss_curves(history: list[dict[str, float]], output_dir: Path) -> None:
     """Loss curves as PNG and PDF; a training node may lack the plotting packages, and is told so."""
-    missing = [package for package in ("matplotlib", "pandas", "seaborn") if find_spec(package) is None]
+    missing = [package for package in ("matplotlib", "pandas", "sklearn") if find_spec(package) is None]
     if missing:
         logger.warning(
             "warning: no loss curves, %s is not installed; history.csv holds the numbers", ", ".join(missing)
@@ -239,48 +194,62 @@ def draw_loss_curves(history: list[dict[str, float]], output_dir: Path) -> None:
     save_figure(loss_curve_figure(pd.DataFrame(history), "Pre-training losses"), output_dir / "loss_curves")
 
 
+def print_dry_run(run: Pretraining) -> None:
+    """One step of everything, and what a whole run would take."""
+    for name, value in run.dry_run().items():
+        print(f"{name:<32}{value}")
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
     device = choose_device(arguments.num_gpus)
-    if arguments.resume_from_checkpoint is None:
+    is_main_process = int(os.environ.get("RANK", 0)) == 0
+    if arguments.resume_from_checkpoint is None and not arguments.dry_run and is_main_process:
         require_new(arguments.output_dir, arguments.overwrite)
-    found = read_settings(parquet_files(arguments.dataset_path))
-    vocabulary, medians = read_vocabulary_and_medians(arguments, found)
-    context = context_length(arguments.max_length, found)
-    cells = read_tokenized(arguments.dataset_path, obs_columns=(), model_input_size=context)
-    require_valid_ids(cells, len(vocabulary), arguments.dataset_path)
-    training_cells, held_out_cells = split_cells(arguments, cells)
-
-    model = new_model(arguments, vocabulary, context)
+    data = read_pretraining_data(
+        arguments.dataset_path,
+        arguments.max_length,
+        arguments.split_file,
+        arguments.held_out_fraction,
+        arguments.seed,
+        arguments.token_dictionary_file,
+        arguments.gene_median_file,
+    )
+    model = new_model(arguments, data.vocabulary, data.settings.model_input_size)
     run = Pretraining(
         model,
-        training_cells,
-        held_out_cells,
+        data.training_cells,
+        data.held_out_cells,
         training_settings(arguments),
         arguments.output_dir,
         device,
         arguments.attention,
     )
-    if arguments.resume_from_checkpoint:
-        run.resume(find_checkpoint(arguments.output_dir, arguments.resume_from_checkpoint))
-    else:
-        for leftover in ("checkpoints", "tensorboard"):
-            remove(arguments.output_dir / leftover)
     logger.info(
         "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %d cells",
-        f"{model.num_parameters():,}", run.attention, device, f"{len(training_cells):,}", f"{len(held_out_cells):,}",
-        f"{run.total_steps:,}", arguments.batch_size,
+        f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training_cells):,}",
+        f"{len(data.held_out_cells):,}", f"{run.total_steps:,}", arguments.batch_size,
     )  # fmt: skip
+    if arguments.dry_run:
+        print_dry_run(run)
+        return 0
+    if arguments.resume_from_checkpoint:
+        run.resume(find_checkpoint(arguments.output_dir, arguments.resume_from_checkpoint))
+    elif is_main_process:
+        for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
+            remove(arguments.output_dir / leftover)
     run.run()
-
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
-    command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
-    save(arguments, run, vocabulary, medians, settings, command)
-    for name, value in run.final_metrics.items():
-        print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
-    print(f"wrote the model folder {arguments.output_dir}")
+    if not run.is_finished:
+        print(f"stopped at step {run.step}; go on with --resume_from_checkpoint last")
+        return 0
+    if is_main_process:
+        command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
+        save(arguments, run, data, command)
+        for name, value in run.final_metrics.items():
+            print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
+        print(f"wrote the model folder {arguments.output_dir}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +12,15 @@ from tqdm import tqdm
 
 from scdmc.batches import BatchOrder, packed_streams
 from scdmc.embeddings import inference_batches
-from scdmc.errors import ScDMCError
-from scdmc.modeling import ScDMCForCellClassification
-from scdmc.pretraining import parameter_groups
+from scdmc.modeling import PackedCells, ScDMCForCellClassification
+from scdmc.optimization import parameter_groups
 from scdmc.scores import classification_scores
 from scdmc.tokenized_data import TokenizedCells
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN = "Unknown"
+EMPTY_LENGTH = 2  # <cls> and <eos>
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ class FineTuningSettings:
     patience
         Stop after this many epochs without a better validation macro-F1.
     batch_size, learning_rate, weight_decay
-        AdamW; the rate rises linearly over the first epoch and then falls linearly to 0.
+        AdamW; ``learning_rate`` is the peak: the rate rises to it linearly over the first epoch and then falls
+        linearly to 0 at the end of the last one (see :func:`share_of_peak`).
     max_gradient_norm
         Gradients are scaled down to this norm.
     seed
-        Of the head's weights, the order of the cells and dropout.
+        Of the order of the cells and dropout.
     """
 
     epochs: int = 12
@@ -50,17 +52,8 @@ class FineTuningSettings:
 
 
 def class_names(labels: np.ndarray, split: np.ndarray) -> list[str]:
-    """Types that training cells have, in alphabetical order.
-
-    Raises
-    ------
-    ScDMCError
-        If there are fewer than two.
-    """
-    names = sorted(set(labels[split == "train"]))
-    if len(names) < 2:
-        raise ScDMCError(f"the training cells have one class only, {names}; a classifier needs two")
-    return names
+    """Types that training cells have, in alphabetical order."""
+    return sorted(set(labels[split == "train"]))
 
 
 def fine_tune(
@@ -72,7 +65,7 @@ def fine_tune(
 ) -> list[dict[str, float]]:
     """Train a classifier on the training cells and keep the epoch that is best on the validation cells.
 
-    Test cells are never looked at.
+    Test cells are never looked at. The random state of the caller stays as it was.
 
     Parameters
     ----------
@@ -83,7 +76,8 @@ def fine_tune(
     labels
         Shape (n_cells,), text.
     split
-        Shape (n_cells,): ``train``, ``validation``, ``test`` or ``left_out``.
+        Shape (n_cells,): ``train``, ``validation``, ``test`` or ``left_out``
+        (see :func:`scdmc.splits.require_usable_split`).
     settings
         See :class:`FineTuningSettings`.
 
@@ -93,20 +87,27 @@ def fine_tune(
     """
     training, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
     class_of = {name: index for index, name in model.config.id2label.items()}
-    targets = torch.tensor([class_of.get(labels[cell], -1) for cell in training])
+    targets = torch.tensor([class_of[labels[cell]] for cell in training])
     order = BatchOrder(cells.rank_lengths[training], settings.batch_size, settings.seed)
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
-    total_steps = settings.epochs * len(order)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / len(order), (total_steps - step) / total_steps)
+        optimizer, lambda step: share_of_peak(step, len(order), settings.epochs * len(order))
     )
-    torch.manual_seed(settings.seed)
-    history, best, best_weights = [], -1.0, None
-    with tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress:
+    history, best, best_epoch, best_weights = [], -1.0, 0, None
+    with (
+        torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
+        tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress,
+    ):
+        torch.manual_seed(settings.seed)  # dropout
         for epoch in range(settings.epochs):
-            loss = _train_epoch(
-                model, cells, training, targets, order.batches(epoch), optimizer, schedule, progress, settings
-            )
+            model.train()
+            total_loss = torch.zeros((), device=model.device)
+            for chosen in order.batches(epoch):
+                streams = packed_streams(cells, training[chosen], model.config.classifier_stream)
+                total_loss += _training_step(model, streams, targets[chosen], optimizer, settings) * len(chosen)
+                schedule.step()
+                progress.update(len(chosen))
+            loss = float(total_loss) / len(training)
             scores = _validation_scores(model, cells.select(validation), labels[validation])
             history.append({"step": (epoch + 1) * len(order), "epoch": epoch + 1, "loss": loss, **scores})
             progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
@@ -119,57 +120,116 @@ def fine_tune(
     return history
 
 
-def _train_epoch(
+def share_of_peak(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear rise to 1, then a linear fall to 0."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return (total_steps - step) / max(1, total_steps - warmup_steps)
+
+
+def _training_step(
     model: ScDMCForCellClassification,
-    cells: TokenizedCells,
-    training: np.ndarray,
+    streams: PackedCells,
     targets: torch.Tensor,
-    batches: Sequence[np.ndarray],
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    progress: tqdm,
     settings: FineTuningSettings,
-) -> float:
-    """One pass over the training cells; returns the mean loss of a cell."""
-    model.train()
-    total = torch.zeros((), device=model.device)
-    for chosen in batches:
-        streams = packed_streams(cells, training[chosen], model.config.classifier_stream).to(model.device)
-        loss = nn.functional.cross_entropy(model.classify(streams), targets[chosen].to(model.device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        total += loss.detach() * len(chosen)
-        progress.update(len(chosen))
-    return float(total) / len(training)
+) -> torch.Tensor:
+    """One step of the optimizer; returns the mean loss of the batch, a scalar."""
+    loss = nn.functional.cross_entropy(model.classify(streams.to(model.device)), targets.to(model.device))
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
 
 
 def _validation_scores(
     model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray
 ) -> dict[str, float]:
-    names = np.array([model.config.id2label[index] for index in range(model.config.num_labels)], dtype=object)
-    predicted = names[predict_probabilities(model, cells, show_progress=False).argmax(axis=1)]
+    predicted = names_of_classes(model)[predict_probabilities(model, cells, show_progress=False).argmax(axis=1)]
     scores = classification_scores(labels, predicted)
     return {"eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}
 
 
-@torch.inference_mode()
+def names_of_classes(model: ScDMCForCellClassification) -> np.ndarray:
+    """Names of a classifier's classes, shape (num_labels,)."""
+    return np.array([model.config.id2label[index] for index in range(model.config.num_labels)], dtype=object)
+
+
 def predict_probabilities(
     model: ScDMCForCellClassification, cells: TokenizedCells, show_progress: bool = True
 ) -> np.ndarray:
     """Probability of each class for each cell, shape (n_cells, num_labels), float32."""
+    return annotate_cells(model, cells, show_progress)[0]
+
+
+@torch.inference_mode()
+def annotate_cells(
+    model: ScDMCForCellClassification, cells: TokenizedCells, show_progress: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and embeddings of cells, from one pass of the encoder.
+
+    Parameters
+    ----------
+    model
+        The classifier, on the device where the work is to be done; dropout is switched off meanwhile.
+    cells
+        The cells, as long as the model reads them.
+    show_progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    probabilities
+        Of each class for each cell, shape (n_cells, num_labels), float32.
+    embeddings
+        What the classifier reads: states of ``<cls>``, both streams joined if it reads both; shape
+        (n_cells, hidden_size) or (n_cells, 2 hidden_size), float32.
+    """
+    stream = model.config.classifier_stream
+    n_streams = 2 if stream == "both" else 1
     probabilities = np.empty((len(cells), model.config.num_labels), dtype=np.float32)
+    embeddings = np.empty((len(cells), n_streams * model.config.hidden_size), dtype=np.float32)
     was_training = model.training
     model.eval()
-    for chosen, streams in inference_batches(
-        cells, model.config.classifier_stream, "annotate" if show_progress else None
-    ):
-        logits = model.classify(streams.to(model.device))
-        probabilities[chosen] = logits.float().softmax(dim=-1).cpu().numpy()
+    for chosen, streams in inference_batches(cells, stream, "annotate" if show_progress else None):
+        streams = streams.to(model.device)
+        states = model.bert.encode(streams)[streams.cls_positions]  # (n_streams * n_chosen, hidden_size)
+        joined = torch.cat(states.chunk(n_streams), dim=-1)  # (n_chosen, n_streams * hidden_size)
+        probabilities[chosen] = model.classifier(joined).float().softmax(dim=-1).cpu().numpy()
+        embeddings[chosen] = joined.float().cpu().numpy()
     model.train(was_training)
-    return probabilities
+    return probabilities, embeddings
+
+
+def annotation_columns(
+    names: np.ndarray, probabilities: np.ndarray, is_empty: np.ndarray, min_probability: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Columns of obs with the label of each cell; a cell that is not certain enough, or empty, is :data:`UNKNOWN`.
+
+    Parameters
+    ----------
+    names
+        Shape (n_classes,).
+    probabilities
+        Shape (n_cells, n_classes).
+    is_empty
+        Shape (n_cells,): True for a cell without any gene; it has no probability either (NaN).
+    min_probability
+        Least probability of the likeliest class.
+
+    Returns
+    -------
+    dict
+        ``scDMC_cell_type``, ``scDMC_probability`` and ``scDMC_margin`` (above the second class), each (n_cells,).
+    """
+    likeliest, probability, margin = likeliest_class(probabilities)
+    is_known = (probability >= min_probability) & ~is_empty
+    return {
+        "scDMC_cell_type": np.where(is_known, names[likeliest], UNKNOWN).astype(object),
+        "scDMC_probability": np.where(is_empty, np.nan, probability),
+        "scDMC_margin": np.where(is_empty, np.nan, margin),
+    }
 
 
 def predictions_table(

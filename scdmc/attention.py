@@ -4,8 +4,10 @@ Cells lie one after the other without padding: ``qkv`` has shape (total_tokens, 
 the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
 """
 
+import functools
 import importlib.util
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -68,10 +70,10 @@ def alibi_slopes(n_heads: int) -> torch.Tensor:
     return torch.tensor(slopes(lower) + slopes(2 * lower)[0::2][: n_heads - lower], dtype=torch.float32)
 
 
-def choose_back_end(name: str, device: torch.device, dropout: float) -> str:
+def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torch.dtype = torch.float32) -> str:
     """Resolve ``auto`` and refuse what cannot run.
 
-    ``auto`` takes flash on a GPU that has it, else flex on a GPU, else sdpa.
+    ``auto`` takes flash on a GPU that has it (in 16 bits), else flex on a GPU, else sdpa.
 
     Raises
     ------
@@ -81,12 +83,15 @@ def choose_back_end(name: str, device: torch.device, dropout: float) -> str:
     if name not in BACK_ENDS:
         raise ScDMCError(f"--attention {name}: there are {', '.join(BACK_ENDS)}")
     has_flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    is_half = dtype in (torch.float16, torch.bfloat16)
     if name == "auto":
-        if has_flash:
+        if has_flash and is_half:
             return "flash"
         return "flex" if device.type == "cuda" and dropout == 0 else "sdpa"
     if name == "flash" and not has_flash:
         raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
+    if name == "flash" and not is_half:
+        raise ScDMCError("--attention flash computes in 16 bits only; pass --bf16, or take flex or sdpa")
     if name == "flex" and dropout > 0:
         raise ScDMCError("--attention flex has no attention dropout; set it to 0 or take sdpa")
     return name
@@ -136,7 +141,7 @@ class PackedAttention:
     def _flex(self, qkv: torch.Tensor) -> torch.Tensor:
         from torch.nn.attention.flex_attention import flex_attention
 
-        attend = _compiled(flex_attention) if qkv.is_cuda else flex_attention
+        attend = _compiled_flex_attention() if qkv.is_cuda else flex_attention
         query, key, value = qkv.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)  # 3 x (1, n_heads, total_tokens, head_dim)
         states = attend(query, key, value, score_mod=self.score_mod, block_mask=self.block_mask)
         return states.squeeze(0).transpose(0, 1)
@@ -193,11 +198,9 @@ def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, ob
     return add_alibi, create_block_mask(same_cell, None, None, total, total, device=slopes.device)
 
 
-_COMPILED: dict[object, object] = {}
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., torch.Tensor]:
+    """FlexAttention, compiled on first use: that costs seconds, and importing this module should not."""
+    from torch.nn.attention.flex_attention import flex_attention
 
-
-def _compiled(function: object) -> object:
-    """The compiled function; made on first use, since compiling costs seconds."""
-    if function not in _COMPILED:
-        _COMPILED[function] = torch.compile(function, dynamic=True)
-    return _COMPILED[function]
+    return torch.compile(flex_attention, dynamic=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from scdmc.attention import PackedLayout
-from scdmc.modeling import PackedCells
+from scdmc.modeling import NO_VALUE, UNKNOWN_VALUE, PackedCells
 from scdmc.tokenized_data import TokenizedCells, gather_index
 from scdmc.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
 
@@ -19,7 +19,9 @@ MASK_PROBABILITY = 0.15
 # Batches of similar lengths are cut from this many batches' worth of shuffled cells.
 BATCHES_PER_GROUP = 32
 
-_RANK, _EXPRESSION = 0, 1
+EXPRESSION_ORDERS = ("token_id", "random")
+
+_RANK, _EXPRESSION, _ORDER = 0, 1, 2
 
 
 def hashed_uniform(seed: int, epoch: int, stream: int, cells: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -68,6 +70,10 @@ class PretrainingBatch:
         How many of the masked genes are in the rank stream.
     cells
         Shape (n_cells,), int64: rows of the cells in the data.
+    fingerprints
+        Shape (n_cells,), int64: equal where two cells have identical streams.
+    cells_by_process
+        How many cells of the same global batch each process has; one number for one process.
     """
 
     streams: PackedCells
@@ -76,6 +82,8 @@ class PretrainingBatch:
     expression_values: torch.Tensor
     n_masked_rank: int
     cells: torch.Tensor
+    fingerprints: torch.Tensor
+    cells_by_process: tuple[int, ...]
 
     @property
     def n_cells(self) -> int:
@@ -87,72 +95,174 @@ class PretrainingBatch:
         moved = {
             item.name: getattr(self, item.name).to(device, non_blocking=True)
             for item in fields(self)
-            if item.name in ("masked_positions", "labels", "expression_values")
+            if item.name in ("masked_positions", "labels", "expression_values", "fingerprints")
         }
         return replace(self, streams=self.streams.to(device), **moved)
 
 
 def packed_streams(cells: TokenizedCells, chosen: np.ndarray, stream: str) -> PackedCells:
     """Pack one stream of the chosen cells, or (``both``) their rank streams followed by their expression streams."""
-    parts = []
-    if stream in ("rank", "both"):
-        parts.append((cells.rank_ids, *gather_index(cells.rank_offsets, chosen)))
-    if stream in ("expression", "both"):
-        parts.append((cells.expression_ids, *gather_index(cells.expression_offsets, chosen)))
-    input_ids = np.concatenate([ids[positions] for ids, positions, _ in parts]).astype(np.int64)
-    lengths = np.concatenate([np.diff(offsets) for _, _, offsets in parts]).tolist()
-    return PackedCells(torch.from_numpy(input_ids), PackedLayout.from_lengths(lengths))
+    rank, expression = _stream_positions(cells, chosen, stream)
+    return _pack(cells, rank, expression)
+
+
+@dataclass(frozen=True)
+class _StreamPositions:
+    """Where the tokens of one stream of some cells are in the data, and where each cell starts."""
+
+    positions: np.ndarray
+    offsets: np.ndarray
+
+
+def _stream_positions(
+    cells: TokenizedCells, chosen: np.ndarray, stream: str
+) -> tuple[_StreamPositions, _StreamPositions]:
+    """The rank and the expression stream of the chosen cells; the one that ``stream`` does not ask for is empty."""
+    none = np.empty(0, dtype=np.int64)
+    return (
+        _StreamPositions(*gather_index(cells.rank_offsets, chosen if stream != "expression" else none)),
+        _StreamPositions(*gather_index(cells.expression_offsets, chosen if stream != "rank" else none)),
+    )
+
+
+def _pack(cells: TokenizedCells, rank: _StreamPositions, expression: _StreamPositions) -> PackedCells:
+    """The rank streams, then the expression streams with their values."""
+    expression_ids = cells.expression_ids[expression.positions]
+    input_ids = np.concatenate([cells.rank_ids[rank.positions], expression_ids]).astype(np.int64)
+    values = np.full(len(input_ids), NO_VALUE, dtype=np.float32)
+    is_gene = expression_ids > EOS_TOKEN_ID
+    values[len(rank.positions) :][is_gene] = cells.expression_values[expression.positions][is_gene]
+    lengths = np.concatenate([np.diff(rank.offsets), np.diff(expression.offsets)]).tolist()
+    return PackedCells(torch.from_numpy(input_ids), PackedLayout.from_lengths(lengths), torch.from_numpy(values))
+
+
+@dataclass(frozen=True)
+class MaskingOptions:
+    """How cells become training batches.
+
+    Attributes
+    ----------
+    seed
+        Decides, with epoch and row of a cell, which of its genes are masked and how they are shuffled.
+    mask_probability
+        Share of the genes that become ``<mask>``, drawn independently in both streams; special tokens never do.
+    streams
+        ``both``, or one of them, for ablations.
+    expression_order
+        ``token_id`` (published), or ``random``: a fresh permutation per cell and epoch.
+    mask_expression_input
+        False for the published objective, which labels genes of the expression stream but leaves them visible.
+    """
+
+    seed: int = 42
+    mask_probability: float = MASK_PROBABILITY
+    streams: str = "both"
+    expression_order: str = "token_id"
+    mask_expression_input: bool = True
 
 
 def masked_batch(
-    cells: TokenizedCells, chosen: np.ndarray, seed: int, epoch: int, mask_probability: float = MASK_PROBABILITY
+    cells: TokenizedCells,
+    chosen: np.ndarray,
+    epoch: int,
+    options: MaskingOptions,
+    process: int = 0,
+    n_processes: int = 1,
 ) -> PretrainingBatch:
-    """Both streams of the chosen cells with masked genes.
+    """The chosen cells with masked genes; over several processes, the share of one of them.
 
     Parameters
     ----------
     cells
         The data.
     chosen
-        Shape (n_cells,): rows of the cells.
-    seed, epoch
-        Decide, with the row of a cell, which of its genes are masked.
-    mask_probability
-        Share of the genes that become ``<mask>``, drawn independently in both streams; special tokens never do.
+        Shape (n_cells,): which cells.
+    epoch
+        Decides, with the seed and the row of a cell, what is drawn.
+    options
+        See :class:`MaskingOptions`.
+    process, n_processes
+        Process p of n takes the cells p, p + n, p + 2 n, ... of ``chosen``.
     """
-    rank, rank_offsets = gather_index(cells.rank_offsets, chosen)
-    expression, expression_offsets = gather_index(cells.expression_offsets, chosen)
-    rank_masked = _masked_positions(cells.rank_ids[rank], rank_offsets, chosen, (seed, epoch, _RANK), mask_probability)
-    expression_masked = _masked_positions(
-        cells.expression_ids[expression], expression_offsets, chosen, (seed, epoch, _EXPRESSION), mask_probability
+    cells_by_process = tuple(len(range(number, len(chosen), n_processes)) for number in range(n_processes))
+    chosen = chosen[process::n_processes]
+    rows = cells.rows[chosen]
+    rank, expression = _stream_positions(cells, chosen, options.streams)
+    fingerprints = _fingerprints(cells, rank, expression)
+    if options.expression_order == "random":
+        expression = _shuffled(cells, expression, rows, options.seed, epoch)
+    streams = _pack(cells, rank, expression)
+    input_ids, n_rank = streams.input_ids.numpy(), len(rank.positions)
+    rank_masked = _masked_positions(input_ids[:n_rank], rank.offsets, rows, (options.seed, epoch, _RANK), options)
+    expression_masked = n_rank + _masked_positions(
+        input_ids[n_rank:], expression.offsets, rows, (options.seed, epoch, _EXPRESSION), options
     )
-    streams = packed_streams(cells, chosen, "both")
-    positions = torch.from_numpy(np.concatenate([rank_masked, expression_masked + len(rank)]))
-    labels = streams.input_ids[positions]
-    streams.input_ids[positions] = MASK_TOKEN_ID
-    values = np.zeros(len(positions), dtype=np.float32)
-    values[len(rank_masked) :] = cells.expression_values[expression[expression_masked]]
+    positions = np.concatenate([rank_masked, expression_masked])
+    labels = input_ids[positions]
+    values = streams.expression_values.numpy()
+    masked_values = np.maximum(values[positions], 0.0)
+    hidden = positions if options.mask_expression_input else rank_masked
+    input_ids[hidden] = MASK_TOKEN_ID
+    values[hidden] = np.where(values[hidden] == NO_VALUE, NO_VALUE, UNKNOWN_VALUE)
     return PretrainingBatch(
-        streams, positions, labels, torch.from_numpy(values), len(rank_masked), torch.from_numpy(np.asarray(chosen))
+        streams,
+        torch.from_numpy(positions),
+        torch.from_numpy(labels),
+        torch.from_numpy(masked_values),
+        len(rank_masked),
+        torch.from_numpy(rows),
+        torch.from_numpy(fingerprints),
+        cells_by_process,
     )
+
+
+def _shuffled(
+    cells: TokenizedCells, expression: _StreamPositions, rows: np.ndarray, seed: int, epoch: int
+) -> _StreamPositions:
+    """The genes of each expression stream in random order; ``<cls>`` stays first and ``<eos>`` last."""
+    lengths = np.diff(expression.offsets)
+    place = _positions_in_cell(expression.offsets)
+    key = hashed_uniform(seed, epoch, _ORDER, np.repeat(rows, lengths), place)
+    key[expression.offsets[:-1]] = -1.0
+    key[expression.offsets[1:] - 1] = 2.0
+    cell = np.repeat(np.arange(len(lengths)), lengths)
+    return _StreamPositions(expression.positions[np.lexsort((key, cell))], expression.offsets)
 
 
 def _masked_positions(
-    ids: np.ndarray, offsets: np.ndarray, chosen: np.ndarray, draw: tuple[int, int, int], mask_probability: float
+    ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray, draw: tuple[int, int, int], options: MaskingOptions
 ) -> np.ndarray:
     """Where genes of one stream are masked, ascending."""
+    if not len(ids):
+        return np.empty(0, dtype=np.int64)
     lengths = np.diff(offsets)
-    cells = np.repeat(np.asarray(chosen), lengths)
-    positions = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
     is_gene = ids > EOS_TOKEN_ID
-    return np.flatnonzero(is_gene & (hashed_uniform(*draw, cells, positions) < mask_probability))
+    uniform = hashed_uniform(*draw, np.repeat(rows, lengths), _positions_in_cell(offsets))
+    return np.flatnonzero(is_gene & (uniform < options.mask_probability))
+
+
+def _positions_in_cell(offsets: np.ndarray) -> np.ndarray:
+    """0, 1, 2, ... within each cell, shape (total_tokens,)."""
+    return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
+
+
+def _fingerprints(cells: TokenizedCells, rank: _StreamPositions, expression: _StreamPositions) -> np.ndarray:
+    """A hash of the tokens, order and values of each cell before masking, shape (n_cells,), int64."""
+    place = _positions_in_cell(rank.offsets).astype(np.uint64) << np.uint64(32)
+    rank_hash = _mix(place | cells.rank_ids[rank.positions].astype(np.uint64))
+    value_bits = cells.expression_values[expression.positions].view(np.uint32).astype(np.uint64) << np.uint64(32)
+    expression_hash = _mix(~(value_bits | cells.expression_ids[expression.positions].astype(np.uint64)))
+    parts = [(rank_hash, rank.offsets[:-1]), (expression_hash, expression.offsets[:-1])]
+    total = sum(np.add.reduceat(hashes, starts) for hashes, starts in parts if len(hashes))
+    return total.view(np.int64)
 
 
 class BatchOrder:
     """Which cells make up each batch: a shuffle by (seed, epoch), then batches of similar lengths.
 
-    Cells of similar lengths go together because on a CPU a batch costs what its longest cells cost; the batches
-    themselves come in random order. The last cells of an epoch make a smaller batch.
+    Cells of similar lengths go together, so that attention of one length is computed at once and processes wait little
+    for each other; the batches themselves come in random order. The last cells of an epoch make a smaller batch, or
+    join the one before if they are fewer than ``smallest_batch``.
 
     Parameters
     ----------
@@ -162,15 +272,19 @@ class BatchOrder:
         Cells in a batch.
     seed
         Of the shuffle.
+    smallest_batch
+        Number of processes: each must get a cell.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, smallest_batch: int = 1) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
+        self.smallest_batch = smallest_batch
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        n_full, rest = divmod(len(self.lengths), self.batch_size)
+        return max(1, n_full + (rest >= self.smallest_batch and rest > 0))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Rows of the cells of every batch of an epoch."""
@@ -179,7 +293,8 @@ class BatchOrder:
         group_size = self.batch_size * BATCHES_PER_GROUP
         groups = [order[start : start + group_size] for start in range(0, len(order), group_size)]
         by_length = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
-        batches = [by_length[start : start + self.batch_size] for start in range(0, len(by_length), self.batch_size)]
+        starts = np.arange(1, len(self)) * self.batch_size
+        batches = np.split(by_length, starts)
         generator.shuffle(batches)
         return batches
 

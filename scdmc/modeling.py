@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,6 +23,9 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 
 STREAMS = ("rank", "expression", "both")
+EXPRESSION_INPUTS = ("none", "value")
+# In place of an expression value (which is never negative): a masked gene, and a token that has none.
+UNKNOWN_VALUE, NO_VALUE = -1.0, -2.0
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,21 @@ class PackedCells:
         Shape (total_tokens,), int64.
     layout
         Where each cell lies.
+    expression_values
+        Shape (total_tokens,), float32, for models with ``expression_input = "value"``; :data:`UNKNOWN_VALUE` for a
+        masked gene, :data:`NO_VALUE` for the rank stream and for special tokens.
     """
 
     input_ids: torch.Tensor
     layout: PackedLayout
+    expression_values: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "PackedCells":
         """The same on another device."""
         layout = PackedLayout(self.layout.cu_seqlens.to(device, non_blocking=True), self.layout.lengths)
-        return PackedCells(self.input_ids.to(device, non_blocking=True), layout)
+        values = self.expression_values
+        values = values if values is None else values.to(device, non_blocking=True)
+        return PackedCells(self.input_ids.to(device, non_blocking=True), layout, values)
 
     @property
     def cls_positions(self) -> torch.Tensor:
@@ -50,13 +60,35 @@ class PackedCells:
         return self.layout.cu_seqlens[:-1].long()
 
 
-def pack(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> PackedCells:
-    """Drop the padding of (n_cells, length) ids; cells are padded on the right."""
+def pack(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor, expression_values: torch.Tensor | None = None
+) -> PackedCells:
+    """Drop the padding of (n_cells, length) ids and values; cells are padded on the right."""
     lengths = attention_mask.sum(dim=1)
     is_right_padded = torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]
     if not torch.equal(is_right_padded, attention_mask.bool()):
         raise ValueError("attention_mask should be 1 for the tokens of a cell, then 0 for the padding on the right")
-    return PackedCells(input_ids[is_right_padded], PackedLayout.from_lengths(lengths.tolist(), input_ids.device))
+    layout = PackedLayout.from_lengths(lengths.tolist(), input_ids.device)
+    values = None if expression_values is None else expression_values[is_right_padded]
+    return PackedCells(input_ids[is_right_padded], layout, values)
+
+
+class ValueEmbedding(nn.Module):
+    """Expression values as vectors; a masked gene gets a learned one, a token without a value gets zeros."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(1, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        # An embedding of one row, so that it is initialised and decayed as embeddings are.
+        self.unknown = nn.Embedding(1, config.hidden_size)
+
+    def forward(self, expression_values: torch.Tensor) -> torch.Tensor:
+        """(total_tokens,) -> (total_tokens, hidden_size)."""
+        values = expression_values[:, None]
+        known = self.output(nn.functional.gelu(self.dense(values.clamp(min=0))))
+        vectors = torch.where(values == UNKNOWN_VALUE, self.unknown.weight.to(known.dtype), known)
+        return vectors.masked_fill(values == NO_VALUE, 0.0)
 
 
 class Embeddings(nn.Module):
@@ -64,14 +96,20 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: ScDMCConfig) -> None:
         super().__init__()
+        self.value_embeddings = ValueEmbedding(config) if config.expression_input == "value" else None
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """(total_tokens,) -> (total_tokens, hidden_size)."""
-        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]))
+    def forward(self, cells: PackedCells) -> torch.Tensor:
+        """Packed cells -> (total_tokens, hidden_size)."""
+        states = self.word_embeddings(cells.input_ids) + self.token_type_embeddings.weight[0]
+        if self.value_embeddings is not None:
+            if cells.expression_values is None:
+                raise ValueError("this model reads expression values (expression_input = 'value'); pass them")
+            states = states + self.value_embeddings(cells.expression_values)
+        return self.dropout(self.LayerNorm(states))
 
 
 class SelfAttention(nn.Module):
@@ -165,13 +203,17 @@ class ScDMCPreTrainedModel(PreTrainedModel):
             )
         if config.hidden_act != "gelu":
             raise ScDMCError(f"hidden_act {config.hidden_act!r}: the encoder is defined with gelu")
+        if config.expression_input not in EXPRESSION_INPUTS:
+            raise ScDMCError(f"expression_input {config.expression_input!r}: there are {', '.join(EXPRESSION_INPUTS)}")
         super().__init__(config)
         self.attention_back_end = "auto"
 
-    def set_attention(self, name: str) -> str:
-        """Choose the attention back end of the encoder on the device where the weights are; returns what was chosen."""
-        dropout = self.config.attention_probs_dropout_prob
-        chosen = choose_back_end(name, self.device, dropout)
+    def set_attention(self, name: str, dtype: torch.dtype | None = None) -> str:
+        """Choose the attention back end of the encoder on the device where the weights are; returns what was chosen.
+
+        ``dtype`` is the type in which it will compute, if not that of the weights (autocast).
+        """
+        chosen = choose_back_end(name, self.device, self.config.attention_probs_dropout_prob, dtype or self.dtype)
         for module in self.modules():
             if isinstance(module, ScDMCPreTrainedModel):
                 module.attention_back_end = chosen
@@ -185,6 +227,8 @@ class ScDMCModel(ScDMCPreTrainedModel):
         super().__init__(config)
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
+        # Gradient checkpointing: states inside a layer are computed again on the way back instead of kept.
+        self.recompute_layers = False
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -198,17 +242,22 @@ class ScDMCModel(ScDMCPreTrainedModel):
     def packed_attention(self, layout: PackedLayout, dtype: torch.dtype) -> PackedAttention:
         """The attention of one batch, shared by all layers."""
         dropout = self.config.attention_probs_dropout_prob
-        back_end = choose_back_end(self.attention_back_end, layout.cu_seqlens.device, dropout)
+        back_end = choose_back_end(self.attention_back_end, layout.cu_seqlens.device, dropout, dtype)
         slopes = alibi_slopes(self.config.num_attention_heads).to(layout.cu_seqlens.device)
         return PackedAttention(back_end, layout, slopes, dropout if self.training else 0.0, dtype)
 
     def encode(self, cells: PackedCells) -> torch.Tensor:
         """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
-        states = self.embeddings(cells.input_ids)
+        states = self.embeddings(cells)
         attend = self.packed_attention(cells.layout, _compute_dtype(states))
         for layer in self.encoder.layer:
-            states = layer(states, attend)
+            states = self._run_layer(layer, states, attend)
         return states
+
+    def _run_layer(self, layer: EncoderLayer, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
+        if self.recompute_layers and self.training:
+            return checkpoint(layer, states, attend, use_reentrant=False)
+        return layer(states, attend)
 
     def forward(
         self,
@@ -216,7 +265,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool = False,
-        **unused: object,
+        expression_values: torch.Tensor | None = None,
     ) -> BaseModelOutput:
         """Encode padded cells.
 
@@ -228,6 +277,8 @@ class ScDMCModel(ScDMCPreTrainedModel):
             Also return the output of the embedding and of every layer; as the configuration says without it.
         output_attentions
             Also return the attention weights (``eager`` back end).
+        expression_values
+            Shape (n_cells, length), for a model that reads them (see :class:`PackedCells`).
 
         Returns
         -------
@@ -237,14 +288,14 @@ class ScDMCModel(ScDMCPreTrainedModel):
         attention_mask = input_ids.ne(self.config.pad_token_id) if attention_mask is None else attention_mask
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        cells = pack(input_ids, attention_mask)
-        states = self.embeddings(cells.input_ids)
+        cells = pack(input_ids, attention_mask, expression_values)
+        states = self.embeddings(cells)
         attend = self.packed_attention(cells.layout, _compute_dtype(states))
         if output_attentions and attend.back_end != "eager":
             raise ValueError(f"the attention back end {attend.back_end} returns no weights; set_attention('eager')")
         hidden_states, attentions = [states], []
         for layer in self.encoder.layer:
-            states = layer(states, attend)
+            states = self._run_layer(layer, states, attend)
             hidden_states.append(states)
             if output_attentions:
                 attentions.append(_pad_weights(attend.weights, input_ids.shape[1]))

@@ -176,7 +176,11 @@ def contrastive_similarities(
 
 
 def contrastive_loss(
-    queries: torch.Tensor, keys: torch.Tensor, temperature: float = TEMPERATURE, is_same: torch.Tensor | None = None
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    temperature: float = TEMPERATURE,
+    is_same: torch.Tensor | None = None,
+    past_keys: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric InfoNCE of two views of the same cells (MoCo; design.md, section 6).
 
@@ -188,10 +192,27 @@ def contrastive_loss(
         Divides the cosine similarities.
     is_same
         Shape (n_cells, n_cells): True where two cells have identical streams; they are not each other's negatives.
+    past_keys
+        Shape (n_past, hidden_size): keys of earlier batches, more negatives of the queries.
     """
     similarities = contrastive_similarities(queries, keys, temperature)
     if is_same is not None:
         off_diagonal = ~torch.eye(len(queries), dtype=torch.bool, device=queries.device)
         similarities = similarities.masked_fill(is_same & off_diagonal, float("-inf"))
     cells = torch.arange(len(queries), device=queries.device)
-    return (F.cross_entropy(similarities, cells) + F.cross_entropy(similarities.T, cells)) / 2
+    key_to_query = F.cross_entropy(similarities.T, cells)
+    if past_keys is not None:
+        similarities = torch.cat([similarities, contrastive_similarities(queries, past_keys, temperature)], dim=1)
+    return (F.cross_entropy(similarities, cells) + key_to_query) / 2
+
+
+def alignment(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of the two normalised views of a cell (Wang and Isola 2020); 0 is best."""
+    return (F.normalize(queries, dim=-1) - F.normalize(keys, dim=-1)).square().sum(dim=-1).mean()
+
+
+def uniformity(states: torch.Tensor) -> torch.Tensor:
+    """Log mean Gaussian potential of pairs of normalised states (Wang and Isola 2020); 0 means collapse, -4 is best."""
+    if len(states) < 2:
+        return states.new_zeros(())
+    return torch.pdist(F.normalize(states, dim=-1)).square().mul(-2).exp().mean().log()

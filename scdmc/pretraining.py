@@ -1,52 +1,60 @@
-"""Pre-training: masked genes in both streams and momentum contrast between them (design.md, section 6)."""
+"""The pre-training run: steps, log lines, evaluations, checkpoints (design.md, section 6)."""
 
-import copy
 import csv
-import json
+import hashlib
 import logging
 import math
+import resource
+import signal
+import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from scdmc.batches import BatchOrder, PretrainingBatch, masked_batch
-from scdmc.configuration import ScDMCConfig
-from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, remove
-from scdmc.modeling import ScDMCForMaskedLM
-from scdmc.objectives import (
-    TEMPERATURE,
-    MaskedGeneLoss,
-    contrastive_loss,
-    contrastive_similarities,
-    masked_gene_loss,
-    mean_weights,
+from scdmc.batches import BatchOrder, MaskingOptions, PretrainingBatch, masked_batch
+from scdmc.checkpoints import (
+    load_optimizer,
+    optimizer_tensors,
+    read_checkpoint,
+    with_prefix,
+    without_prefix,
+    write_checkpoint,
 )
+from scdmc.configuration import ScDMCConfig
+from scdmc.distributed import global_sum, n_processes
+from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.modeling import ScDMCForMaskedLM
+from scdmc.objectives import TEMPERATURE
+from scdmc.optimization import parameter_groups, warmup_then_cosine
 from scdmc.tokenized_data import TokenizedCells
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
 # Held-out cells get the masks of an epoch that training never reaches, so every evaluation asks the same questions.
 EVALUATION_EPOCH = 2**31
-METRICS = (
-    "loss",
-    "mlm_rank_loss",
-    "mlm_expression_loss",
-    "contrastive_loss",
-    "mlm_rank_accuracy",
-    "mlm_expression_accuracy",
-    "contrastive_accuracy",
-)
+# A GPU's peak in bf16 without sparsity, for the share of it that training reaches (H100 and H200).
+PEAK_TFLOPS = 989.0
+TIED_WEIGHT = "cls.predictions.decoder.weight"
+# These may differ between an interrupted run and the one that resumes it.
+FREE_SETTINGS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "num_workers", "max_minutes"}
 
 
 @dataclass(frozen=True)
@@ -61,14 +69,28 @@ class PretrainingSettings:
         AdamW with a cosine schedule after a linear warm-up; no decay on biases and LayerNorm.
     max_steps
         Stop after this many optimizer steps, whatever ``epochs`` says; the schedule ends there.
+    schedule_minutes
+        Train for this long, whatever ``epochs`` and ``max_steps`` say; the schedule follows the clock and ends there.
+        Interruptions do not count.
+    max_minutes
+        Save a checkpoint and stop after this long (a queue's limit); a resumed run goes on with the same schedule.
     seed
         Of masks, order of the cells, and dropout.
-    mask_probability, alpha, temperature, momentum
-        Share of masked genes, weight of the contrast, its temperature, and m of the momentum encoder.
+    mask_probability, streams, expression_order
+        See :class:`scdmc.batches.MaskingOptions`.
+    alpha, temperature, queue_size, published_objective
+        See :class:`scdmc.dual_stream.ObjectiveOptions`. The published objective also leaves the masked genes of the
+        expression stream visible and freezes the momentum encoder.
+    momentum
+        m of the momentum encoder, per optimizer step.
     max_gradient_norm
         Gradients are scaled down to this norm.
     gradient_accumulation_steps
-        Parts in which a batch is computed.
+        Parts in which a batch is computed; the loss is the mean over the parts.
+    bf16, gradient_checkpointing, torch_compile
+        Compute in bfloat16; compute states again instead of keeping them; compile the layers.
+    num_workers
+        Processes that prepare batches; 0 prepares them in between steps.
     log_every, evaluate_every, save_every
         Optimizer steps between log lines, evaluations on held-out cells, and checkpoints.
     keep_checkpoints
@@ -81,105 +103,58 @@ class PretrainingSettings:
     warmup_fraction: float = 0.05
     epochs: int = 3
     max_steps: int | None = None
+    schedule_minutes: float | None = None
+    max_minutes: float | None = None
     seed: int = 42
     mask_probability: float = 0.15
+    streams: str = "both"
+    expression_order: str = "token_id"
     alpha: float = 1.0
     temperature: float = TEMPERATURE
+    queue_size: int = 0
+    published_objective: bool = False
     momentum: float = 0.995
     max_gradient_norm: float = 1.0
     gradient_accumulation_steps: int = 1
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
+    num_workers: int = 0
     log_every: int = 10
     evaluate_every: int = 200
     save_every: int = 200
     keep_checkpoints: int = 2
 
+    @property
+    def masking(self) -> MaskingOptions:
+        """How cells become batches."""
+        visible = self.published_objective
+        return MaskingOptions(self.seed, self.mask_probability, self.streams, self.expression_order, not visible)
 
-class ScDMCForPretraining(nn.Module):
-    """The model, its momentum copy, and the loss of a batch.
-
-    Parameters
-    ----------
-    model
-        The encoder with its masked-gene head.
-    alpha, temperature
-        Weight and temperature of the contrast.
-    """
-
-    def __init__(self, model: ScDMCForMaskedLM, alpha: float = 1.0, temperature: float = TEMPERATURE) -> None:
-        super().__init__()
-        self.model = model
-        self.momentum_encoder = copy.deepcopy(model.bert).requires_grad_(False).eval()
-        self.alpha = alpha
-        self.temperature = temperature
-
-    def train(self, mode: bool = True) -> "ScDMCForPretraining":
-        """Training mode for the model; the keys of the momentum encoder never see dropout."""
-        super().train(mode)
-        self.momentum_encoder.eval()
-        return self
-
-    def forward(self, batch: PretrainingBatch) -> dict[str, torch.Tensor]:
-        """Losses and accuracies of a batch, scalars; only ``loss`` carries a gradient."""
-        streams = batch.streams
-        states = self.model.bert.encode(streams)  # (total_tokens of both streams, hidden_size)
-        masked_genes, is_rank = self._masked_genes(states, batch)
-        queries = states[streams.cls_positions].chunk(2)  # rank and expression, (n_cells, hidden_size) each
-        with torch.no_grad():
-            keys = self.momentum_encoder.encode(streams)[streams.cls_positions].chunk(2)
-        contrast = (
-            contrastive_loss(queries[0], keys[1], self.temperature)
-            + contrastive_loss(queries[1], keys[0], self.temperature)
-        ) / 2
-        metrics = {"loss": masked_genes.loss + self.alpha * contrast, "contrastive_loss": contrast.detach()}
-        with torch.no_grad():
-            metrics |= _masked_gene_metrics(masked_genes, is_rank, batch.expression_values)
-            similarities = contrastive_similarities(queries[0], keys[1])
-            is_nearest = similarities.argmax(dim=1) == torch.arange(len(similarities), device=similarities.device)
-            metrics["contrastive_accuracy"] = is_nearest.float().mean()
-        return metrics
-
-    def _masked_genes(self, states: torch.Tensor, batch: PretrainingBatch) -> tuple[MaskedGeneLoss, torch.Tensor]:
-        """The sum of both masked-gene losses, and which masked genes are in the rank stream."""
-        head = self.model.cls.predictions
-        is_rank = torch.arange(len(batch.labels), device=states.device) < batch.n_masked_rank
-        weights = mean_weights(is_rank.float()) + mean_weights(batch.expression_values)
-        masked_states = head.transform(states[batch.masked_positions])
-        loss = masked_gene_loss(masked_states, head.decoder.weight, head.decoder.bias, batch.labels, weights)
-        return loss, is_rank
-
-    @torch.no_grad()
-    def update_momentum_encoder(self, momentum: float) -> None:
-        """Move the momentum encoder towards the encoder: key = m key + (1 - m) query, once per optimizer step."""
-        keys = list(self.momentum_encoder.parameters())
-        torch._foreach_lerp_(keys, [parameter.detach() for parameter in self.model.bert.parameters()], 1.0 - momentum)
-
-
-def _masked_gene_metrics(
-    masked_genes: MaskedGeneLoss, is_rank: torch.Tensor, expression_values: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Loss and accuracy of each stream, each averaged with the weights of its loss."""
-    metrics = {}
-    for stream, weights in (("rank", mean_weights(is_rank.float())), ("expression", mean_weights(expression_values))):
-        metrics[f"mlm_{stream}_loss"] = (masked_genes.cross_entropy * weights).sum()
-        metrics[f"mlm_{stream}_accuracy"] = (masked_genes.is_correct * weights).sum()
-    return metrics
+    @property
+    def objective(self) -> ObjectiveOptions:
+        """What the loss is made of."""
+        return ObjectiveOptions(self.alpha, self.temperature, self.queue_size, self.published_objective)
 
 
 class _Batches(Dataset):
-    """Masked batches by their number since the start of the run, so that a resumed run goes on where it was."""
+    """Masked batches by (epoch, number in the epoch): a resumed run asks for the next one."""
 
-    def __init__(self, cells: TokenizedCells, order: BatchOrder, settings: PretrainingSettings) -> None:
+    def __init__(
+        self, cells: TokenizedCells, order: BatchOrder, masking: MaskingOptions, process: int, n_processes: int
+    ) -> None:
         self.cells = cells
         self.order = order
-        self.settings = settings
+        self.masking = masking
+        self.process = (process, n_processes)
         self.epoch: int | None = None
         self.batches: list[np.ndarray] = []
 
-    def __getitem__(self, number: int) -> PretrainingBatch:
-        epoch, index = divmod(number, len(self.order))
+    def __getitem__(self, number: tuple[int, int]) -> PretrainingBatch:
+        epoch, index = number
         if epoch != self.epoch:
             self.epoch, self.batches = epoch, self.order.batches(epoch)
-        return masked_batch(self.cells, self.batches[index], self.settings.seed, epoch, self.settings.mask_probability)
+        return masked_batch(self.cells, self.batches[index], epoch, self.masking, *self.process)
 
 
 class Pretraining:
@@ -196,7 +171,7 @@ class Pretraining:
     output_dir
         Checkpoints go to ``checkpoints/``, tensorboard files to ``tensorboard/``.
     device
-        Where to train.
+        Where to train; of several processes each takes its own GPU.
     attention
         Attention back end.
     """
@@ -211,70 +186,125 @@ class Pretraining:
         device: torch.device,
         attention: str = "auto",
     ) -> None:
-        self.settings = settings
-        self.output_dir = Path(output_dir)
-        self.accelerator = Accelerator(cpu=device.type == "cpu")
-        self.training_cells = training_cells
-        self.held_out_cells = held_out_cells
         parts = settings.gradient_accumulation_steps
         if settings.batch_size % parts:
             raise ScDMCError(
                 f"--batch_size {settings.batch_size} is no multiple of --gradient_accumulation_steps {parts}"
             )
-        self.order = BatchOrder(training_cells.rank_lengths, settings.batch_size // parts, settings.seed)
-        steps_per_epoch = max(1, len(self.order) // settings.gradient_accumulation_steps)
+        self.settings = settings
+        self.output_dir = Path(output_dir)
+        self.training_cells = training_cells
+        self.held_out_cells = held_out_cells
+        self.accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="bf16" if settings.bf16 else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.device = self.accelerator.device
+        self.order = BatchOrder(
+            training_cells.rank_lengths, settings.batch_size // parts, settings.seed, self.accelerator.num_processes
+        )
+        steps_per_epoch = max(1, len(self.order) // parts)
         self.total_steps = settings.max_steps or settings.epochs * steps_per_epoch
-        # Accelerate's device placement only: DistributedDataParallel is set up by the issue that scales out.
-        self.module = ScDMCForPretraining(model, settings.alpha, settings.temperature).to(self.accelerator.device)
-        self.attention = self.module.model.set_attention(attention)
-        self.module.momentum_encoder.set_attention(attention)
+        self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
+        dtype = torch.bfloat16 if settings.bf16 else torch.float32
+        self.attention = self.module.model.set_attention(attention, dtype)
+        self.module.momentum_encoder.set_attention(attention, dtype)
+        self.module.model.bert.recompute_layers = settings.gradient_checkpointing
+        if settings.torch_compile:
+            compile_layers(self.module)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
+        self.wrapped = self.accelerator.prepare_model(self.module)
         self.step = 0
+        self.trained_seconds = 0.0
         self.history: list[dict[str, float]] = []
+        self.stop_requested = False
 
-    def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to 0."""
-        warmup = max(1, round(self.total_steps * self.settings.warmup_fraction))
-        if step < warmup:
-            return self.settings.learning_rate * (step + 1) / warmup
-        done = (step - warmup) / max(1, self.total_steps - warmup)
-        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    @property
+    def share_done(self) -> float:
+        """How much of the schedule is done, from 0 to 1."""
+        if self.settings.schedule_minutes:
+            return min(1.0, self.trained_seconds / (60 * self.settings.schedule_minutes))
+        return self.step / self.total_steps
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        done, warmup = self.share_done, self.settings.warmup_fraction
+        if not self.settings.schedule_minutes:
+            # Counted in whole steps, so that the first step already learns something.
+            warmup_steps = max(1, round(self.total_steps * warmup))
+            if self.step < warmup_steps:
+                return self.settings.learning_rate * (self.step + 1) / warmup_steps
+            warmup = warmup_steps / self.total_steps
+        return self.settings.learning_rate * warmup_then_cosine(done, warmup)
 
     def run(self) -> None:
-        """Train to the last step, with log lines, evaluations and checkpoints on the way."""
+        """Train to the end of the schedule, or until a signal or ``max_minutes`` asks to stop."""
         settings = self.settings
-        parts = settings.gradient_accumulation_steps
-        numbers = range(self.step * parts, self.total_steps * parts)
-        data = _Batches(self.training_cells, self.order, settings)
-        # A generator of its own: the loader would draw from the global one, which decides the dropout of a resumed run.
-        loader = iter(DataLoader(data, batch_size=None, sampler=numbers, generator=torch.Generator()))
         if self.step == 0:
-            torch.manual_seed(settings.seed)  # dropout; the state of the generator is part of a checkpoint
+            # Dropout; the state of the generator is part of a checkpoint. Each process drops other states.
+            torch.manual_seed(settings.seed + self.accelerator.process_index)
             self._evaluate()
         self.module.train()
-        window = _Window(self.accelerator.device)
-        with SummaryWriter(self.output_dir / "tensorboard") as writer, self._progress() as progress:
-            while self.step < self.total_steps:
-                batches = [next(loader) for _ in range(parts)]
-                window.add(self._optimizer_step(batches), batches)
-                progress.update(sum(batch.n_cells for batch in batches))
-                if self.step % settings.log_every == 0 or self.step == self.total_steps:
-                    self._log(window.close(self.step), writer, progress)
-                if self.step % settings.evaluate_every == 0 or self.step == self.total_steps:
+        loader = self._loader()
+        window = _Window(self.device)
+        clock = _Clock(settings.max_minutes)
+        with _stop_on_signal(self), self._writer() as writer, self._progress() as progress:
+            while self.share_done < 1.0 and not self.stop_requested:
+                batches = [next(loader) for _ in range(settings.gradient_accumulation_steps)]
+                window.add(self.step + 1, self._optimizer_step(batches), batches)
+                self._advance_clock(clock)
+                progress.update(sum(sum(batch.cells_by_process) for batch in batches))
+                is_last = self.share_done >= 1.0 or self.stop_requested
+                if self.step % settings.log_every == 0 or is_last:
+                    self._log(window, writer, progress)
+                if self.step % settings.evaluate_every == 0 or self.share_done >= 1.0:
                     self._log_scalars(self._evaluate(), writer)
-                if self.step % settings.save_every == 0 or self.step == self.total_steps:
+                if self.step % settings.save_every == 0 or is_last:
                     self.save_checkpoint()
+
+    def dry_run(self) -> dict[str, str]:
+        """One evaluation, three steps and one checkpoint, and what they say of a whole run; nothing stays on disk."""
+        batch_size = self.settings.batch_size // self.settings.gradient_accumulation_steps
+        evaluate(self.module, self.held_out_cells.select(np.arange(min(batch_size, len(self.held_out_cells)))),
+                 batch_size, self.settings)  # fmt: skip
+        self.module.train()
+        loader, seconds = self._loader(), []
+        for _ in range(3):
+            start = time.perf_counter()
+            metrics = self._optimizer_step([next(loader) for _ in range(self.settings.gradient_accumulation_steps)])
+            float(metrics["total_loss"])  # waits for the device
+            seconds.append(time.perf_counter() - start)
+        with tempfile.TemporaryDirectory() as folder:
+            self.output_dir = Path(folder)
+            self.save_checkpoint()
+        step = min(seconds[1:])
+        return {
+            "parameters": f"{self.module.model.num_parameters():,}",
+            "seconds a step": f"{step:.2f}",
+            "cells a second": f"{self.settings.batch_size / step:,.1f}",
+            "peak memory": f"{peak_memory(self.device) / 2**30:.2f} GiB",
+            "steps": f"{self.total_steps:,}",
+            "estimated time": f"{self.total_steps * step / 3600:.2f} hours",
+        }
+
+    @property
+    def is_finished(self) -> bool:
+        """True if the schedule has ended, False if the run was asked to stop before."""
+        return self.share_done >= 1.0
 
     def _optimizer_step(self, batches: list[PretrainingBatch]) -> dict[str, torch.Tensor]:
         """One step over the parts of a batch; returns its metrics, on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = self.learning_rate
         totals: dict[str, torch.Tensor] = {}
-        for batch in batches:
-            metrics = self.module(batch.to(self.accelerator.device))
-            (metrics["loss"] / len(batches)).backward()
+        for number, batch in enumerate(batches, 1):
+            with self._synchronised(number == len(batches)):
+                metrics = self.wrapped(batch.to(self.device))
+                self.accelerator.backward(metrics.pop("loss") / len(batches))
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(batches)
         totals["gradient_norm"] = nn.utils.clip_grad_norm_(
@@ -282,44 +312,104 @@ class Pretraining:
         )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.module.update_momentum_encoder(self.settings.momentum)
+        if not self.settings.published_objective:
+            self.module.update_momentum_encoder(self.settings.momentum)
         self.step += 1
         return totals
 
+    @contextmanager
+    def _synchronised(self, is_last_part: bool) -> Iterator[None]:
+        """Gradients of several processes are averaged once per optimizer step, with its last part."""
+        if is_last_part:
+            yield
+        else:
+            with self.accelerator.no_sync(self.wrapped):
+                yield
+
+    def _loader(self) -> Iterator[PretrainingBatch]:
+        """Batches from where the run stands, without end."""
+        processes = (self.accelerator.process_index, self.accelerator.num_processes)
+        data = _Batches(self.training_cells, self.order, self.settings.masking, *processes)
+        # A generator of its own: the loader would draw from the global one, which decides the dropout of a resumed run.
+        return iter(
+            DataLoader(
+                data,
+                batch_size=None,
+                sampler=self._numbers(),
+                num_workers=self.settings.num_workers,
+                generator=torch.Generator(),
+            )
+        )
+
+    def _numbers(self) -> Iterator[tuple[int, int]]:
+        """(epoch, number in the epoch) of every batch from here on."""
+        first = self.step * self.settings.gradient_accumulation_steps
+        epoch, index = divmod(first, len(self.order))
+        while True:
+            for number in range(index, len(self.order)):
+                yield epoch, number
+            epoch, index = epoch + 1, 0
+
+    def _advance_clock(self, clock: "_Clock") -> None:
+        """Training time, and whether it is up. Over several processes all follow the same clock: that of the sum."""
+        seconds = clock.lap()
+        if self.settings.schedule_minutes or self.settings.max_minutes or self.accelerator.num_processes > 1:
+            asked = torch.tensor([seconds, float(self.stop_requested or clock.is_up)], device=self.device)
+            shared = global_sum(asked) / self.accelerator.num_processes
+            seconds, stop = (float(value) for value in shared)
+            self.stop_requested = stop > 0
+        self.trained_seconds += seconds
+
+    @contextmanager
+    def _writer(self) -> Iterator["SummaryWriter | None"]:
+        """Tensorboard writer of the main process; a lean training node may lack the package."""
+        if find_spec("tensorboard") is None:
+            logger.warning("warning: tensorboard is not installed; history.csv holds the numbers")
+        if not self.accelerator.is_main_process or find_spec("tensorboard") is None:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        # A resumed run writes its steps again: what the interrupted one wrote of them is dropped.
+        with SummaryWriter(self.output_dir / "tensorboard", purge_step=self.step + 1) as writer:
+            yield writer
+
     def _progress(self) -> tqdm:
-        batch_size = self.order.batch_size * self.settings.gradient_accumulation_steps
+        total = None if self.settings.schedule_minutes else self.total_steps * self.settings.batch_size
         return tqdm(
-            total=self.total_steps * batch_size,
-            initial=self.step * batch_size,
+            total=total,
+            initial=self.step * self.settings.batch_size,
             unit=" cells",
             desc="pre-train",
             smoothing=0.05,
+            disable=not self.accelerator.is_main_process,
         )
 
-    def _log(self, row: dict[str, float], writer: SummaryWriter, progress: tqdm) -> None:
-        if not math.isfinite(row["loss"]):
-            raise self._diverged(f"the loss is {row['loss']}")
-        row["learning_rate"] = self.learning_rate(self.step - 1)
+    def _log(self, window: "_Window", writer: "SummaryWriter | None", progress: tqdm) -> None:
+        diverged = window.first_diverged_step()
+        if diverged is not None:
+            step, rows = diverged
+            raise ScDMCError(
+                f"the loss is not finite at step {step}, whose cells are the rows {', '.join(map(str, rows))}: "
+                "training diverged; start again with a lower --learning_rate or a larger --warmup_fraction"
+            )
+        row = {"step": self.step, **window.close(self.module.model.config)}
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         row["epoch"] = self.step * self.settings.gradient_accumulation_steps / len(self.order)
         self.history.append(row)
-        progress.set_postfix(rank=f"{row['mlm_rank_loss']:.2f}", expression=f"{row['mlm_expression_loss']:.2f}",
-                             contrast=f"{row['contrastive_loss']:.2f}")  # fmt: skip
+        shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
+        progress.set_postfix({text: f"{row[name]:.2f}" for name, text in shown.items() if name in row})
         self._log_scalars(row, writer)
 
-    def _diverged(self, what: str) -> ScDMCError:
-        return ScDMCError(
-            f"{what} at step {self.step}: training diverged; start again with a lower --learning_rate or a larger "
-            "--warmup_fraction"
-        )
-
-    def _log_scalars(self, row: Mapping[str, float], writer: SummaryWriter) -> None:
+    def _log_scalars(self, row: Mapping[str, float], writer: "SummaryWriter | None") -> None:
         for name, value in row.items():
-            if name != "step":
+            if writer is not None and name != "step":
                 writer.add_scalar(name, value, self.step)
 
     def _evaluate(self) -> dict[str, float]:
         """Losses and accuracies on the held-out cells; appended to the history."""
-        metrics = evaluate(self.module, self.held_out_cells, self.order.batch_size, self.settings)
+        batch_size = self.settings.batch_size // self.settings.gradient_accumulation_steps
+        metrics = evaluate(self.module, self.held_out_cells, batch_size, self.settings)
         row = {"step": self.step, **{f"eval_{name}": value for name, value in metrics.items()}}
         self.history.append(row)
         return row
@@ -327,34 +417,30 @@ class Pretraining:
     @property
     def final_metrics(self) -> dict[str, float]:
         """Of the last evaluation."""
-        return {name: value for name, value in self.history[-1].items() if name.startswith("eval_")}
+        evaluations = [row for row in self.history if "eval_loss" in row]
+        return {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
 
-    def save_checkpoint(self) -> Path:
+    def save_checkpoint(self) -> None:
         """Write everything that a resumed run needs; a checkpoint is complete or absent.
 
         Raises
         ------
         ScDMCError
-            If training has diverged since the last log line: its weights are not worth keeping.
+            If training has diverged (its weights are not worth keeping), or the disk is full.
         """
         if not all(torch.isfinite(parameter).all() for parameter in self.module.model.parameters()):
-            raise self._diverged("some weights are no longer finite")
-        path = self.output_dir / "checkpoints" / f"step-{self.step:08d}"
-        tensors = {f"module.{name}": tensor for name, tensor in _without_tied(self.module.state_dict()).items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.accelerator.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        with atomic_path(path) as temporary:
-            temporary.mkdir()
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / "state.safetensors")
-            state = {"step": self.step, "total_steps": self.total_steps, "run": self._identity(),
-                     "history": self.history}  # fmt: skip
-            (temporary / "state.json").write_text(json.dumps(state))
-        for old in checkpoints(self.output_dir)[: -self.settings.keep_checkpoints]:
-            remove(old)
-        return path
+            raise ScDMCError(f"some weights are no longer finite at step {self.step}: training diverged")
+        random_states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_states["cuda"] = torch.cuda.get_rng_state()
+        random_states = {f"{self.accelerator.process_index}.{name}": state for name, state in random_states.items()}
+        tensors = with_prefix("module", _without_tied(self.module.state_dict()))
+        tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer)) | with_prefix("random", random_states)
+        state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": self._identity(),
+                 "history": self.history}  # fmt: skip
+        if self.accelerator.is_main_process:
+            write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: weights, momentum encoder, optimizer, schedule, order of the cells, random state.
@@ -364,38 +450,34 @@ class Pretraining:
         ScDMCError
             If the checkpoint belongs to other data, settings or another model.
         """
-        if not (checkpoint / "state.json").is_file():
-            raise ScDMCError(f"{checkpoint} is no checkpoint")
-        state = json.loads((checkpoint / "state.json").read_text())
+        tensors, state = read_checkpoint(checkpoint, self.device)
         self._require_same_run(state, checkpoint)
-        tensors = load_file(checkpoint / "state.safetensors", device=str(self.accelerator.device))
-        weights = {
-            name.removeprefix("module."): tensor for name, tensor in tensors.items() if name.startswith("module.")
-        }
-        self.module.load_state_dict(weights, strict=False)  # the decoder's matrix is tied and not stored
-        optimizer = self.optimizer.state_dict()
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                optimizer["state"].setdefault(int(index), {})[key] = tensor
-        self.optimizer.load_state_dict(optimizer)
-        torch.set_rng_state(tensors["random.cpu"].cpu())
-        if self.accelerator.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"].cpu())
-        self.step = state["step"]
-        self.history = state["history"]
+        missing, unknown = self.module.load_state_dict(without_prefix("module", tensors), strict=False)
+        if unknown or any(not name.endswith(TIED_WEIGHT) for name in missing):
+            raise ScDMCError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}")
+        load_optimizer(self.optimizer, without_prefix("optimizer", tensors))
+        random_states = without_prefix(f"random.{self.accelerator.process_index}", tensors)
+        if "cpu" in random_states:
+            torch.set_rng_state(random_states["cpu"].cpu())
+        else:  # only the main process's state is kept; the others draw on from a seed of their own
+            torch.manual_seed(self.settings.seed + 1_000_003 * state["step"] + self.accelerator.process_index)
+        if self.device.type == "cuda" and "cuda" in random_states:
+            torch.cuda.set_rng_state(random_states["cuda"].cpu())
+        self.step, self.trained_seconds, self.history = state["step"], state["trained_seconds"], state["history"]
 
     def _identity(self) -> dict[str, object]:
-        """What makes a run what it is: settings, sizes of the model, number of cells."""
+        """What makes a run what it is: settings, sizes of the model, the training cells."""
         config = self.module.model.config
         sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__}
-        return {**asdict(self.settings), **sizes, "n_training_cells": len(self.training_cells)}
+        cells = self.training_cells
+        content = (cells.rows, cells.rank_lengths, cells.rank_ids[:100_000], cells.expression_values[:100_000])
+        digest = hashlib.sha256(b"".join(part.tobytes() for part in content)).hexdigest()
+        return {**asdict(self.settings), **sizes, "n_training_cells": len(cells), "training_cells": digest}
 
     def _require_same_run(self, state: Mapping, checkpoint: Path) -> None:
         """A resumed run is the interrupted one only if all of this is unchanged."""
         found, expected = state["run"], self._identity()
-        free = {"log_every", "evaluate_every", "save_every", "keep_checkpoints"}
-        changed = [name for name in expected if name not in free and found.get(name) != expected[name]]
+        changed = [name for name in expected if name not in FREE_SETTINGS and found.get(name) != expected[name]]
         if changed:
             name = changed[0]
             raise ScDMCError(
@@ -403,22 +485,62 @@ class Pretraining:
             )
 
 
+def peak_memory(device: torch.device) -> int:
+    """Largest memory so far, in bytes: of the GPU, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts kibibytes, macOS bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def compile_layers(module: ScDMCForPretraining) -> None:
+    """Compile the parts of every layer that see all tokens alike; attention has kernels of its own."""
+    for encoder in (module.model.bert, module.momentum_encoder):
+        for layer in encoder.encoder.layer:
+            layer.mlp.compile(dynamic=True)
+            layer.attention.output.compile(dynamic=True)
+
+
 def _without_tied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The decoder's matrix is the word embedding and is stored once."""
-    return {name: tensor for name, tensor in state.items() if not name.endswith("cls.predictions.decoder.weight")}
+    return {name: tensor for name, tensor in state.items() if not name.endswith(TIED_WEIGHT)}
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Parameters with weight decay, and those without: biases and LayerNorm."""
-    with_decay, without = [], []
-    for name, parameter in model.named_parameters():
-        is_plain = name.endswith("bias") or "layernorm" in name.lower()
-        (without if is_plain else with_decay).append(parameter)
-    return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
+@contextmanager
+def _stop_on_signal(run: Pretraining) -> Iterator[None]:
+    """SIGTERM (a cluster that wants its node back) ends the run after the step in hand, with a checkpoint."""
+
+    def stop(number: int, frame: object) -> None:
+        run.stop_requested = True
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Clock:
+    """Seconds between steps, and whether ``max_minutes`` are over."""
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.deadline = math.inf if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self.last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        now = time.monotonic()
+        seconds, self.last = now - self.last, now
+        return seconds
+
+    @property
+    def is_up(self) -> bool:
+        """True if the deadline has passed."""
+        return self.last >= self.deadline
 
 
 class _Window:
-    """Means of the metrics since the last log line; they stay on the device until then."""
+    """What happened since the last log line; metrics stay on the device until then."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -426,24 +548,68 @@ class _Window:
 
     def _start(self) -> None:
         self.sums: dict[str, torch.Tensor] = {}
-        self.n_steps = self.n_cells = self.n_tokens = 0
+        self.losses: list[torch.Tensor] = []
+        self.cells: list[tuple[int, list[int]]] = []
+        self.n_cells = self.n_tokens = 0
+        self.sum_of_squared_lengths = 0
         self.started = time.perf_counter()
 
-    def add(self, metrics: Mapping[str, torch.Tensor], batches: list[PretrainingBatch]) -> None:
+    def add(self, step: int, metrics: Mapping[str, torch.Tensor], batches: list[PretrainingBatch]) -> None:
         """Add one optimizer step."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0) + value
-        self.n_steps += 1
-        self.n_cells += sum(batch.n_cells for batch in batches)
-        self.n_tokens += sum(sum(batch.streams.layout.lengths) for batch in batches)
+        self.losses.append(metrics["total_loss"])
+        self.cells.append((step, [int(row) for batch in batches for row in batch.cells]))
+        self.n_cells += sum(sum(batch.cells_by_process) for batch in batches)
+        for batch in batches:
+            share = len(batch.cells_by_process)  # the other processes have about as much to do
+            self.n_tokens += sum(batch.streams.layout.lengths) * share
+            self.sum_of_squared_lengths += sum(length**2 for length in batch.streams.layout.lengths) * share
 
-    def close(self, step: int) -> dict[str, float]:
-        """Row of the history for the window; the next one starts empty."""
-        row = {"step": step} | {name: float(value) / self.n_steps for name, value in self.sums.items()}
+    def first_diverged_step(self) -> tuple[int, list[int]] | None:
+        """Number and rows of cells of the first step whose loss is not finite; the only wait for the device."""
+        is_finite = torch.isfinite(torch.stack(self.losses)).tolist()
+        return None if all(is_finite) else self.cells[is_finite.index(False)]
+
+    def close(self, config: ScDMCConfig) -> dict[str, float]:
+        """Means over the window and its speed; the next window starts empty."""
+        n_steps = len(self.losses)
+        row = {name: float(value) / n_steps for name, value in self.sums.items()}
+        row["loss"] = row.pop("total_loss")
         seconds = time.perf_counter() - self.started
         row |= {"cells_per_second": self.n_cells / seconds, "tokens_per_second": self.n_tokens / seconds}
+        if self.device.type == "cuda":
+            flops = training_flops(config, self.n_tokens, self.sum_of_squared_lengths)
+            row["mfu"] = flops / seconds / (PEAK_TFLOPS * 1e12 * n_processes())
         self._start()
         return row
+
+
+def training_flops(
+    config: ScDMCConfig, n_tokens: int, sum_of_squared_lengths: int, masked_share: float = 0.15
+) -> float:
+    """Floating-point operations of forward, backward and momentum pass, a multiply-add counted as two.
+
+    Matrices of the layers: 2 x parameters per token forward, twice that backward, once more for the momentum pass.
+    Attention: 4 x length x hidden_size per token and layer forward, without counting what a kernel computes again.
+    The masked-gene head counts for ``masked_share`` of the tokens. Element-wise work is left out.
+
+    Parameters
+    ----------
+    config
+        Sizes of the model.
+    n_tokens
+        Tokens of all streams.
+    sum_of_squared_lengths
+        Sum over the streams of their squared lengths.
+    masked_share
+        Share of the tokens that reach the head.
+    """
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    per_layer = 4 * hidden**2 + 3 * hidden * config.intermediate_size
+    encoder = layers * (2 * per_layer * n_tokens + 4 * hidden * sum_of_squared_lengths)
+    head = 2 * masked_share * n_tokens * (hidden**2 + hidden * config.vocab_size)
+    return 4.0 * encoder + 3.0 * head
 
 
 @torch.no_grad()
@@ -452,41 +618,39 @@ def evaluate(
 ) -> dict[str, float]:
     """Losses and accuracies on held-out cells, whose masks are the same at every call.
 
-    Each metric is the mean over batches, weighted by their cells. (The contrast depends on the number of negatives, so
-    the batches are as large as in training.)
+    MLM metrics are means over all masked genes of the held-out cells (weighted by expression in that stream), whatever
+    the batches. The contrast depends on the number of negatives, so it is computed in batches as large as in training
+    and averaged over their cells.
     """
     was_training = module.training
     module.eval()
+    sums: dict[str, float] = {}
     device = module.model.device
-    sums = dict.fromkeys(METRICS, 0.0)
     for chosen in BatchOrder(cells.rank_lengths, batch_size, settings.seed).batches(EVALUATION_EPOCH):
-        batch = masked_batch(cells, chosen, settings.seed, EVALUATION_EPOCH, settings.mask_probability)
-        metrics = module(batch.to(device))
-        for name in METRICS:
-            sums[name] += float(metrics[name]) * batch.n_cells
+        batch = masked_batch(cells, chosen, EVALUATION_EPOCH, settings.masking).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            states = module.model.bert.encode(batch.streams)
+            genes = module.masked_genes(states, batch)
+            _, contrast = module.contrast(states, batch)
+        parts = genes.sums() | {name: value * batch.n_cells for name, value in contrast.items()}
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
     module.train(was_training)
-    return {name: total / len(cells) for name, total in sums.items()}
+    return _means(sums, len(cells), settings.alpha)
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if (path / "state.json").exists())
-
-
-def find_checkpoint(output_dir: Path, name: str) -> Path:
-    """The checkpoint that ``--resume_from_checkpoint`` means: ``last`` or a folder.
-
-    Raises
-    ------
-    ScDMCError
-        If there is none.
-    """
-    if name != "last":
-        return Path(name)
-    found = checkpoints(output_dir)
-    if not found:
-        raise ScDMCError(f"{output_dir} holds no complete checkpoint to resume from")
-    return found[-1]
+def _means(sums: dict[str, float], n_cells: int, alpha: float) -> dict[str, float]:
+    """Sums over batches -> means; ``loss`` first."""
+    means = {}
+    for stream in ("rank", "expression"):
+        total = sums.pop(f"{stream}_total")
+        for name in (f"mlm_{stream}_loss", f"mlm_{stream}_accuracy"):
+            value = sums.pop(name)
+            if total > 0:
+                means[name] = value / total
+    means |= {name: value / n_cells for name, value in sums.items()}
+    losses = [means.get(f"mlm_{stream}_loss", 0.0) for stream in ("rank", "expression")]
+    return {"loss": sum(losses) + alpha * means.get("contrastive_loss", 0.0), **means}
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

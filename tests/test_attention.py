@@ -133,7 +133,8 @@ def test_auto_takes_sdpa_on_a_cpu(dropout):
 )
 def test_auto_on_a_gpu(monkeypatch, has_flash, dropout, expected):
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
-    assert choose_back_end("auto", GPU, dropout) == expected
+    assert choose_back_end("auto", GPU, dropout, torch.bfloat16) == expected
+    assert choose_back_end("auto", GPU, dropout, torch.float32) != "flash"  # it computes in 16 bits only
 
 
 @pytest.mark.parametrize("name", ["sdpa", "eager", "flex"])

@@ -6,14 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from scdmc import batches as batches_module
 from scdmc.batches import (
     BATCHES_PER_GROUP,
     BatchOrder,
+    MaskingOptions,
     batches_by_length,
     hashed_uniform,
-    masked_batch,
     packed_streams,
 )
+from scdmc.modeling import NO_VALUE, UNKNOWN_VALUE
 from scdmc.tokenized_data import TokenizedCells
 from scdmc.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID
 
@@ -36,6 +38,10 @@ def random_cells(n_cells=60, vocab_size=400, longest=90, seed=0):
         np.array(rank, dtype=np.int32), np.array(expression, dtype=np.int32), np.array(values, dtype=np.float32),
         offsets, offsets, obs, settings=None,
     )  # fmt: skip
+
+
+def masked_batch(cells, chosen, epoch=0, process=0, n_processes=1, **options):
+    return batches_module.masked_batch(cells, np.array(chosen), epoch, MaskingOptions(**options), process, n_processes)
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +250,85 @@ def test_batches_for_inference_have_every_cell_once_within_the_budget(tokens_per
     for batch, following in pairwise(batches):
         assert LENGTHS[batch].sum() + LENGTHS[following[0]] > tokens_per_batch
         assert LENGTHS[batch].max() <= LENGTHS[following].min()
+
+
+# ---- options of the objective and of several processes
+
+
+def test_a_selection_keeps_the_masks_of_its_cells(cells):
+    everything = masks_by_cell(cells, range(len(cells)))
+    selected = masks_by_cell(cells.select(np.array([9, 4, 30])), range(3))
+    assert [selected[index] for index in range(3)] == [everything[cell] for cell in (9, 4, 30)]
+
+
+def test_the_shares_of_the_processes_make_up_the_batch(cells):
+    chosen = np.arange(7)
+    whole = masked_batch(cells, chosen, seed=1)
+    shares = [masked_batch(cells, chosen, seed=1, process=number, n_processes=3) for number in range(3)]
+    assert [share.n_cells for share in shares] == [3, 2, 2]
+    assert all(share.cells_by_process == (3, 2, 2) for share in shares)
+    labels = sorted(label for share in shares for label in share.labels.tolist())
+    assert labels == sorted(whole.labels.tolist())
+    assert {row for share in shares for row in share.cells.tolist()} == set(range(7))
+
+
+def test_the_published_objective_labels_the_expression_stream_but_shows_it(cells):
+    plain = masked_batch(cells, np.arange(20), seed=1)
+    published = masked_batch(cells, np.arange(20), seed=1, mask_expression_input=False)
+    assert published.labels.tolist() == plain.labels.tolist()
+    position, n_rank = published.masked_positions, published.n_masked_rank
+    assert (published.streams.input_ids[position[:n_rank]] == MASK_TOKEN_ID).all()
+    assert published.streams.input_ids[position[n_rank:]].tolist() == published.labels[n_rank:].tolist()
+
+
+def test_a_random_order_of_the_expression_stream_changes_with_the_epoch_and_keeps_genes_and_values(cells):
+    def expression_streams(epoch, order):
+        batch = masked_batch(cells, np.arange(10), epoch=epoch, seed=1, expression_order=order, mask_probability=1e-9)
+        lengths = batch.streams.layout.lengths
+        ids, values = batch.streams.input_ids.split(lengths), batch.streams.expression_values.split(lengths)
+        return [(i.tolist(), v.tolist()) for i, v in zip(ids[10:], values[10:], strict=True)]
+
+    plain, first, second = (expression_streams(*draw) for draw in ((0, "token_id"), (0, "random"), (1, "random")))
+    assert first == expression_streams(0, "random")
+    assert first != second
+    for (ids, values), (shuffled, shuffled_values) in zip(plain, first, strict=True):
+        assert (shuffled[0], shuffled[-1]) == (CLS_TOKEN_ID, EOS_TOKEN_ID)
+        assert sorted(zip(ids, values, strict=True)) == sorted(zip(shuffled, shuffled_values, strict=True))
+    assert sum(ids != shuffled for (ids, _), (shuffled, _) in zip(plain, first, strict=True)) >= 9
+
+
+@pytest.mark.parametrize("stream", ["rank", "expression"])
+def test_one_stream_alone_is_masked_as_beside_the_other(cells, stream):
+    both = masked_batch(cells, np.arange(6), seed=1)
+    alone = masked_batch(cells, np.arange(6), seed=1, streams=stream)
+    part = slice(None, both.n_masked_rank) if stream == "rank" else slice(both.n_masked_rank, None)
+    assert alone.labels.tolist() == both.labels[part].tolist()
+    assert len(alone.streams.layout.lengths) == 6
+
+
+def test_values_say_which_tokens_have_none_and_which_genes_are_masked(cells):
+    batch = masked_batch(cells, np.arange(4), seed=1)
+    n_rank = sum(batch.streams.layout.lengths[:4])
+    values, ids = batch.streams.expression_values, batch.streams.input_ids
+    assert (values[:n_rank] == NO_VALUE).all()
+    expression, expression_ids = values[n_rank:], ids[n_rank:]
+    assert (expression[(expression_ids == CLS_TOKEN_ID) | (expression_ids == EOS_TOKEN_ID)] == NO_VALUE).all()
+    assert (expression[expression_ids == MASK_TOKEN_ID] == UNKNOWN_VALUE).all()
+    assert (expression[expression_ids > EOS_TOKEN_ID] > 0).all()
+
+
+def test_identical_cells_and_only_those_share_a_fingerprint(cells):
+    doubled = cells.select(np.array([*range(20), 3]))
+    fingerprints = masked_batch(doubled, np.arange(21)).fingerprints.tolist()
+    assert fingerprints[3] == fingerprints[20]
+    assert len(set(fingerprints)) == 20
+    changed = cells.select(np.arange(20))
+    changed.expression_values[changed.expression_offsets[5] + 1] += 1
+    assert masked_batch(changed, np.arange(20)).fingerprints[5] != fingerprints[5]
+
+
+def test_the_last_cells_join_the_batch_before_if_a_process_would_get_none():
+    order = BatchOrder(np.arange(1, 18), batch_size=8, seed=0, smallest_batch=2)
+    sizes = sorted(len(batch) for batch in order.batches(0))
+    assert sizes == [8, 9]
+    assert len(order) == 2

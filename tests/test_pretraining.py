@@ -14,29 +14,34 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from scdmc import checkpoints as checkpoints_module
 from scdmc import pretraining
-from scdmc.batches import masked_batch
+from scdmc.batches import MaskingOptions, masked_batch
+from scdmc.checkpoints import checkpoints, find_checkpoint
 from scdmc.configuration import ScDMCConfig
+from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
 from scdmc.errors import ScDMCError
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import ScDMCForMaskedLM
-from scdmc.pretraining import (
-    METRICS,
-    Pretraining,
-    PretrainingSettings,
-    ScDMCForPretraining,
-    checkpoints,
-    evaluate,
-    find_checkpoint,
-    parameter_groups,
-    write_history,
-)
+from scdmc.optimization import parameter_groups
+from scdmc.pretraining import Pretraining, PretrainingSettings, evaluate, write_history
 from scdmc.tokenized_data import TokenizedCells
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 40
 SETTINGS = PretrainingSettings(
     batch_size=8, learning_rate=3e-3, max_steps=6, log_every=1, evaluate_every=3, save_every=3, keep_checkpoints=5
+)
+METRICS = (
+    "loss",
+    "mlm_rank_loss",
+    "mlm_expression_loss",
+    "contrastive_loss",
+    "mlm_rank_accuracy",
+    "mlm_expression_accuracy",
+    "contrastive_accuracy",
+    "alignment",
+    "uniformity",
 )
 SPEEDS = ("cells_per_second", "tokens_per_second")
 
@@ -113,11 +118,11 @@ def require_equal_states(first, second):
 
 def test_the_loss_of_a_batch_is_that_of_the_design():
     torch.manual_seed(5)
-    module = ScDMCForPretraining(make_model(dropout=0.0), alpha=0.7, temperature=0.2)
+    module = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(alpha=0.7, temperature=0.2))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    batch = masked_batch(CELLS, np.arange(6), seed=0, epoch=0)
+    batch = masked_batch(CELLS, np.arange(6), 0, MaskingOptions(seed=0))
     module.train()
     metrics = module(batch)
 
@@ -158,7 +163,7 @@ def test_the_loss_of_a_batch_is_that_of_the_design():
 
 def test_accuracies_of_a_perfect_and_of_a_useless_model():
     module = ScDMCForPretraining(make_model(dropout=0.0)).eval()
-    batch = masked_batch(CELLS, np.arange(8), seed=0, epoch=0)
+    batch = masked_batch(CELLS, np.arange(8), 0, MaskingOptions(seed=0))
     head = module.model.cls.predictions
     with torch.no_grad():
         head.decoder.bias.fill_(-1e4)
@@ -168,7 +173,7 @@ def test_accuracies_of_a_perfect_and_of_a_useless_model():
     n_rank, values = batch.n_masked_rank, batch.expression_values
     assert metrics["mlm_rank_accuracy"].item() == pytest.approx(right[:n_rank].mean().item())
     assert metrics["mlm_expression_accuracy"].item() == pytest.approx((right * values).sum().item() / values.sum())
-    assert set(metrics) == set(METRICS)
+    assert set(metrics) == {*METRICS, "total_loss"}
 
 
 def test_a_batch_without_genes_has_a_finite_loss():
@@ -177,7 +182,7 @@ def test_a_batch_without_genes_has_a_finite_loss():
         np.array([0, 2, 4]), np.array([0, 2, 4]), pa.table({"cell_id": ["a", "b"]}), settings=None,
     )  # fmt: skip
     module = ScDMCForPretraining(make_model())
-    metrics = module(masked_batch(empty, np.arange(2), seed=0, epoch=0))
+    metrics = module(masked_batch(empty, np.arange(2), 0, MaskingOptions(seed=0)))
     metrics["loss"].backward()
     assert metrics["mlm_rank_loss"].item() == metrics["mlm_expression_loss"].item() == 0
     assert math.isfinite(metrics["loss"].item())
@@ -232,7 +237,7 @@ def test_the_momentum_encoder_starts_equal_has_no_head_and_gets_no_gradient():
     assert all(torch.equal(keys[name], encoder[name]) for name in keys)
     assert not {t.data_ptr() for t in keys.values()} & {t.data_ptr() for t in encoder.values()}
     assert not any(parameter.requires_grad for parameter in module.momentum_encoder.parameters())
-    module(masked_batch(CELLS, np.arange(4), seed=0, epoch=0))["loss"].backward()
+    module(masked_batch(CELLS, np.arange(4), 0, MaskingOptions(seed=0)))["loss"].backward()
     assert all(parameter.grad is None for parameter in module.momentum_encoder.parameters())
     assert module.model.bert.embeddings.word_embeddings.weight.grad is not None
 
@@ -265,9 +270,14 @@ def test_biases_and_layer_norms_have_no_weight_decay():
     assert all(model.get_parameter(name).ndim == 1 for name in plain)
 
 
+def rate_at(run, step):
+    run.step = step
+    return run.learning_rate
+
+
 def test_end_points_of_the_learning_rate(tmp_path):
     run = make_run(tmp_path, replace(SETTINGS, max_steps=100, learning_rate=1.0, warmup_fraction=0.05))
-    rates = [run.learning_rate(step) for step in range(101)]
+    rates = [rate_at(run, step) for step in range(101)]
     np.testing.assert_allclose(rates[:6], [0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert rates[52] == pytest.approx(0.5, abs=0.02)
     assert rates[100] == pytest.approx(0, abs=1e-12)
@@ -276,7 +286,7 @@ def test_end_points_of_the_learning_rate(tmp_path):
 
 def test_the_rates_of_the_schedule_are_those_of_the_optimizer(finished):
     logged = [row["learning_rate"] for row in finished.history if "learning_rate" in row]
-    assert logged == [finished.learning_rate(step) for step in range(6)]
+    assert logged == [rate_at(make_run(finished.output_dir), step) for step in range(6)]
     assert {group["lr"] for group in finished.optimizer.param_groups} == {logged[-1]}
 
 
@@ -291,8 +301,7 @@ def test_an_epoch_shows_every_cell_once(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
         pretraining, "masked_batch",
-        lambda cells, chosen, seed, epoch, share: shown.append((epoch, chosen)) or masked_batch(
-            cells, chosen, seed, epoch, share),
+        lambda cells, chosen, epoch, *rest: shown.append((epoch, chosen)) or masked_batch(cells, chosen, epoch, *rest),
     )  # fmt: skip
     settings = replace(SETTINGS, max_steps=None, epochs=2, gradient_accumulation_steps=2, evaluate_every=99)
     make_run(tmp_path, settings).run()
@@ -315,7 +324,7 @@ def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_theirs(tmp_path):
     settings = replace(SETTINGS, max_steps=1, gradient_accumulation_steps=2)
     run = make_run(tmp_path, settings, dropout=0.0)
     module = ScDMCForPretraining(make_model(dropout=0.0))
-    batches = [masked_batch(CELLS, chosen, settings.seed, 0) for chosen in run.order.batches(0)[:2]]
+    batches = [masked_batch(CELLS, chosen, 0, settings.masking) for chosen in run.order.batches(0)[:2]]
     assert [batch.n_cells for batch in batches] == [4, 4]
     losses = [module(batch)["loss"] for batch in batches]
     gradients = torch.autograd.grad(sum(losses) / 2, list(module.model.parameters()))
@@ -427,18 +436,21 @@ def test_only_the_last_checkpoints_stay(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000005", "step-00000006"]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "asdict"])
-def test_a_failure_while_saving_leaves_no_half_checkpoint(tmp_path, monkeypatch, broken):
+@pytest.mark.parametrize("broken", ["save_file", "json"])
+def test_a_full_disk_is_an_error_that_leaves_the_checkpoint_before(tmp_path, monkeypatch, broken):
     run = make_run(tmp_path, replace(SETTINGS, save_every=2))
-    whole = getattr(pretraining, broken)
+    whole = {"save_file": checkpoints_module.save_file, "json": json.dumps}[broken]
 
     def fail_later(*arguments):
         if run.step == 4:
             raise OSError("No space left on device")
         return whole(*arguments)
 
-    monkeypatch.setattr(pretraining, broken, fail_later)
-    with pytest.raises(OSError, match="No space left"):
+    if broken == "json":
+        monkeypatch.setattr(checkpoints_module.json, "dumps", fail_later)
+    else:
+        monkeypatch.setattr(checkpoints_module, broken, fail_later)
+    with pytest.raises(ScDMCError, match=r"No space left on device.*--resume_from_checkpoint last"):
         run.run()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     assert find_checkpoint(tmp_path, "last").name == "step-00000002"
@@ -462,10 +474,12 @@ def test_a_loss_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path, monk
 
     def spoilt(module, batch):
         metrics = forward(module, batch)
-        return metrics | {"loss": metrics["loss"] * math.nan} if module.training and run.step == 3 else metrics
+        if run.step != 3:
+            return metrics
+        return metrics | {name: metrics[name] * math.nan for name in ("loss", "total_loss")}
 
     monkeypatch.setattr(ScDMCForPretraining, "forward", spoilt)
-    with pytest.raises(ScDMCError, match=r"(the loss is nan|no longer finite) at step 4"):
+    with pytest.raises(ScDMCError, match=r"(the loss is not|no longer) finite at step 4"):
         run.run()
     assert find_checkpoint(tmp_path, "last").name == "step-00000002"
 

@@ -1,0 +1,135 @@
+"""What a pre-training run reads: tokenized cells, their vocabulary and medians, a training and a held-out part."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from scdmc.configuration import ScDMCConfig
+from scdmc.errors import ScDMCError
+from scdmc.gene_medians import GeneMedians, load_gene_medians
+from scdmc.tokenized_data import (
+    TokenizationSettings,
+    TokenizedCells,
+    gene_medians_path,
+    parquet_files,
+    read_settings,
+    read_tokenized,
+    require_valid_ids,
+    token_ids_path,
+)
+from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+
+
+@dataclass(frozen=True)
+class PretrainingData:
+    """Cells for pre-training, and how they were tokenized.
+
+    Attributes
+    ----------
+    training_cells, held_out_cells
+        The cells, as long as the model reads them.
+    vocabulary, medians
+        Those that the cells were tokenized with.
+    settings
+        What the model folder says of tokenization; its ``model_input_size`` is the model's context.
+    """
+
+    training_cells: TokenizedCells
+    held_out_cells: TokenizedCells
+    vocabulary: Vocabulary
+    medians: GeneMedians
+    settings: TokenizationSettings
+
+
+def read_pretraining_data(
+    dataset_path: Path,
+    max_length: int | None = None,
+    split_file: Path | None = None,
+    held_out_fraction: float = 0.05,
+    seed: int = 42,
+    token_dictionary_file: Path | None = None,
+    gene_median_file: Path | None = None,
+) -> PretrainingData:
+    """Read tokenized parquet and set held-out cells aside.
+
+    Parameters
+    ----------
+    dataset_path
+        File, folder or glob.
+    max_length
+        Context of the model; that of the data without it.
+    split_file
+        ``split.csv``: its 'train' cells are trained on, its 'validation' cells held out.
+    held_out_fraction, seed
+        Without a split, this share of the cells is drawn.
+    token_dictionary_file, gene_median_file
+        Vocabulary and medians of the data; looked for beside it. Data of the published tool, which does not say how it
+        was made, must be given its vocabulary.
+
+    Raises
+    ------
+    ScDMCError
+        If data, vocabulary and medians do not belong together, or no cells are left.
+    """
+    first = parquet_files(dataset_path)[0]
+    found = read_settings(parquet_files(dataset_path))
+    vocabulary = _vocabulary_of(first, found, token_dictionary_file)
+    medians = _medians_of(first, found, gene_median_file)
+    context = _context(max_length, found)
+    cells = read_tokenized(dataset_path, obs_columns=(), model_input_size=context)
+    require_valid_ids(cells, len(vocabulary), str(dataset_path))
+    training, held_out = _split(cells, split_file, held_out_fraction, seed)
+    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
+    return PretrainingData(cells.select(training), cells.select(held_out), vocabulary, medians, settings)
+
+
+def _vocabulary_of(first: Path, settings: TokenizationSettings | None, given: Path | None) -> Vocabulary:
+    beside = token_ids_path(first)
+    if given is None and not beside.exists():
+        raise ScDMCError(
+            f"{first} has no {beside.name} beside it, and ids mean nothing without their vocabulary; "
+            "name it with --token_dictionary_file"
+        )
+    vocabulary = load_vocabulary(given or beside)
+    if settings is not None:
+        require_same_vocabulary(vocabulary.sha256, settings.vocabulary_sha256, vocabulary.source, str(first))
+    return vocabulary
+
+
+def _medians_of(first: Path, settings: TokenizationSettings | None, given: Path | None) -> GeneMedians:
+    beside = gene_medians_path(first)
+    medians = load_gene_medians(given or (beside if beside.exists() else None))
+    if settings is not None and medians.sha256 != settings.gene_medians_sha256:
+        raise ScDMCError(f"{first} has other gene medians than {medians.source}; name its own with --gene_median_file")
+    return medians
+
+
+def _context(max_length: int | None, settings: TokenizationSettings | None) -> int:
+    """Tokens of a stream that the model reads; no more than the tokenizer kept."""
+    available = settings.model_input_size if settings else ScDMCConfig().max_position_embeddings
+    if max_length is None:
+        return available
+    if not 3 <= max_length <= available:
+        raise ScDMCError(
+            f"--max_length {max_length}: take 3 (<cls>, a gene, <eos>) to {available} (where the streams were cut)"
+        )
+    return max_length
+
+
+def _split(
+    cells: TokenizedCells, split_file: Path | None, held_out_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and held-out cells, as indices."""
+    if split_file is not None:
+        from scdmc.splits import read_split  # needs pandas, which a training node may lack
+
+        split = read_split(split_file, cells.obs)
+        training, held_out = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
+    else:
+        order = np.random.default_rng(seed).permutation(len(cells))
+        n_held_out = max(1, round(len(cells) * held_out_fraction))
+        held_out, training = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+    if not len(training) or not len(held_out):
+        raise ScDMCError(f"{len(training)} training cells and {len(held_out)} held-out cells: both must be there")
+    return training, held_out

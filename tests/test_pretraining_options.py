@@ -1,0 +1,324 @@
+"""Options of pre-training: objectives, streams, precision, budgets of time, interruptions, several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scdmc.batches import MaskingOptions, masked_batch
+from scdmc.checkpoints import checkpoints, find_checkpoint
+from scdmc.configuration import ScDMCConfig
+from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
+from scdmc.errors import ScDMCError
+from scdmc.modeling import NO_VALUE, UNKNOWN_VALUE, PackedCells, ScDMCForMaskedLM
+from scdmc.objectives import contrastive_loss, contrastive_similarities, published_mlm_loss
+from scdmc.pretraining import Pretraining, PretrainingSettings, evaluate, training_flops
+from tests.test_pretraining import CELLS, CPU, HELD_OUT, SETTINGS, make_model, make_run, require_equal_states, state_of
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batch_of(cells=6, **options):
+    return masked_batch(CELLS, np.arange(cells), 0, MaskingOptions(seed=0, **options))
+
+
+# ---- objectives
+
+
+def test_the_published_objective_divides_by_all_tokens_and_weighs_the_expression_stream():
+    module = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(alpha=0.0, published_objective=True)).eval()
+    batch = batch_of(mask_expression_input=False)
+    lengths = batch.streams.layout.lengths
+    ids = torch.nn.utils.rnn.pad_sequence(batch.streams.input_ids.split(lengths), batch_first=True)
+    labels = torch.full((sum(lengths),), -100)
+    labels[batch.masked_positions] = batch.labels
+    values = torch.zeros(sum(lengths))
+    values[batch.masked_positions] = batch.expression_values
+    labels = torch.nn.utils.rnn.pad_sequence(labels.split(lengths), batch_first=True, padding_value=-100)
+    values = torch.nn.utils.rnn.pad_sequence(values.split(lengths), batch_first=True)
+    mask = ids.ne(0)
+    logits = module.model(ids, mask).logits
+    expected = published_mlm_loss(logits[:6], labels[:6], mask[:6])
+    expected = expected + published_mlm_loss(logits[6:], labels[6:], mask[6:], values[6:])
+    torch.testing.assert_close(module(batch)["loss"], expected)
+
+
+def test_the_published_objective_freezes_the_momentum_encoder(tmp_path):
+    run = make_run(tmp_path, replace(SETTINGS, published_objective=True))
+    before = {name: tensor.clone() for name, tensor in run.module.momentum_encoder.state_dict().items()}
+    run.run()
+    require_equal_states(before, run.module.momentum_encoder.state_dict())
+
+
+@pytest.mark.parametrize("stream", ["rank", "expression"])
+def test_one_stream_alone_has_its_mlm_loss_and_nothing_to_contrast(stream):
+    module = ScDMCForPretraining(make_model(dropout=0.0)).eval()
+    both, alone = module(batch_of()), module(batch_of(streams=stream))
+    assert alone["loss"].item() == pytest.approx(both[f"mlm_{stream}_loss"].item(), rel=1e-5)
+    assert "contrastive_loss" not in alone
+
+
+def test_without_contrast_the_loss_is_that_of_the_masked_genes():
+    metrics = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(alpha=0.0)).eval()(batch_of())
+    assert metrics["loss"].item() == pytest.approx((metrics["mlm_rank_loss"] + metrics["mlm_expression_loss"]).item())
+
+
+def test_identical_cells_are_not_each_others_negatives():
+    module = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(temperature=0.2)).eval()
+    twice = masked_batch(CELLS, np.array([0, 1, 0, 2]), 0, MaskingOptions(seed=0))
+    states = module.model.bert.encode(twice.streams)
+    positions = twice.streams.cls_positions
+    queries = states[positions].chunk(2)
+    keys = module.momentum_encoder.encode(twice.streams)[positions].chunk(2)
+    is_same = torch.eye(4, dtype=torch.bool)
+    is_same[0, 2] = is_same[2, 0] = True
+    expected = sum(contrastive_loss(queries[i], keys[1 - i], 0.2, is_same) for i in (0, 1)) / 2
+    plain = sum(contrastive_loss(queries[i], keys[1 - i], 0.2) for i in (0, 1)) / 2
+    found = module(twice)["contrastive_loss"]
+    torch.testing.assert_close(found, expected)
+    assert abs(found - plain) > 1e-4
+
+
+def test_past_keys_are_negatives_of_the_queries_only():
+    torch.manual_seed(0)
+    queries, keys, past = torch.randn(4, 8), torch.randn(4, 8), torch.randn(5, 8)
+    similarities = contrastive_similarities(queries, keys)
+    wider = torch.cat([similarities, contrastive_similarities(queries, past)], dim=1)
+    cells = torch.arange(4)
+    cross_entropy = torch.nn.functional.cross_entropy
+    expected = (cross_entropy(wider, cells) + cross_entropy(similarities.T, cells)) / 2
+    torch.testing.assert_close(contrastive_loss(queries, keys, past_keys=past), expected)
+
+
+def test_the_queue_holds_the_newest_keys_of_each_stream_and_is_part_of_a_checkpoint(tmp_path):
+    module = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(queue_size=10)).train()
+    first, second = (masked_batch(CELLS, rows, 0, MaskingOptions()) for rows in (np.arange(6), np.arange(6, 12)))
+    module(first)
+    before = module.rank_queue.clone()
+    module(second)
+    keys = module.momentum_encoder.encode(second.streams)[second.streams.cls_positions].chunk(2)
+    newest = torch.nn.functional.normalize(keys[0], dim=-1)
+    torch.testing.assert_close(module.rank_queue[[6, 7, 8, 9, 0, 1]], newest)
+    assert torch.equal(module.rank_queue[2:6], before[2:6])
+    settings = replace(SETTINGS, queue_size=12, save_every=3)
+    straight, resumed = make_run(tmp_path / "a", settings), make_run(tmp_path / "b", settings)
+    straight.run()
+    resumed.resume(tmp_path / "a" / "checkpoints" / "step-00000003")
+    resumed.run()
+    require_equal_states(state_of(straight), state_of(resumed))
+
+
+# ---- values as input
+
+
+def test_values_reach_a_model_that_reads_them_and_no_other():
+    torch.manual_seed(1)
+    layout = batch_of(2).streams.layout
+    batch = batch_of(2).streams
+    changed = torch.where(batch.expression_values > 0, batch.expression_values + 1, batch.expression_values)
+    changed = PackedCells(batch.input_ids, layout, changed)
+    for expression_input, reads in (("none", False), ("value", True)):
+        encoder = make_model(dropout=0.0, expression_input=expression_input).bert.eval()
+        differs = (encoder.encode(batch) - encoder.encode(changed)).abs().amax(dim=1) > 1e-6
+        n_rank = sum(layout.lengths[:2])
+        assert not differs[:n_rank].any()
+        assert bool(differs[n_rank:].any()) is reads
+
+
+def test_a_masked_gene_does_not_show_its_value():
+    encoder = make_model(dropout=0.0, expression_input="value").bert.eval()
+    values = encoder.embeddings.value_embeddings(torch.tensor([UNKNOWN_VALUE, NO_VALUE, 0.0, 2.0]))
+    torch.testing.assert_close(values[0], encoder.embeddings.value_embeddings.unknown.weight[0])
+    assert (values[1] == 0).all()
+    assert not torch.equal(values[2], values[3])
+
+
+def test_a_run_with_values_and_a_random_order_trains(tmp_path):
+    settings = replace(SETTINGS, expression_order="random", max_steps=80, learning_rate=1e-2, evaluate_every=80)
+    run = make_run(tmp_path, settings, dropout=0.0, expression_input="value", hidden_size=32, initializer_range=0.2)
+    run.run()
+    assert run.final_metrics["eval_mlm_expression_loss"] < run.history[0]["eval_mlm_expression_loss"] - 0.1
+
+
+# ---- how it is computed
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
+    runs = [make_run(tmp_path / str(flag), replace(SETTINGS, gradient_checkpointing=flag)) for flag in (False, True)]
+    for run in runs:
+        run.run()
+    plain, recomputed = (run.module.state_dict() for run in runs)
+    for name in plain:
+        torch.testing.assert_close(plain[name], recomputed[name], atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_is_close_to_float32(tmp_path):
+    module = ScDMCForPretraining(make_model(dropout=0.0))
+    plain = evaluate(module, HELD_OUT, 8, SETTINGS)
+    half = evaluate(module, HELD_OUT, 8, replace(SETTINGS, bf16=True))
+    for name in ("mlm_rank_loss", "mlm_expression_loss"):
+        assert half[name] == pytest.approx(plain[name], rel=0.02)
+        assert half[name] != plain[name]
+
+
+def test_workers_prepare_the_same_batches(tmp_path):
+    alone, helped = (make_run(tmp_path / str(n), replace(SETTINGS, num_workers=n)) for n in (0, 2))
+    alone.run()
+    helped.run()
+    require_equal_states(state_of(alone), state_of(helped))
+
+
+def test_the_flops_of_a_full_cell_of_the_published_model_are_those_of_the_design():
+    # design.md and the README count about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
+    flops = training_flops(ScDMCConfig(), 2 * 2048, 2 * 2048**2)
+    assert flops == pytest.approx(1.97e12, rel=0.03)
+
+
+def test_a_dry_run_reports_and_leaves_nothing(tmp_path):
+    report = make_run(tmp_path / "dry").dry_run()
+    assert {"parameters", "seconds a step", "peak memory", "estimated time"} <= set(report)
+    assert not (tmp_path / "dry").exists()
+
+
+# ---- time and interruptions
+
+
+def test_a_schedule_by_the_clock_ends_with_the_clock_and_the_rate_at_0(tmp_path):
+    run = make_run(tmp_path, replace(SETTINGS, max_steps=None, schedule_minutes=0.03, evaluate_every=1000))
+    run.run()
+    assert run.is_finished
+    assert run.trained_seconds >= 1.8
+    assert run.learning_rate == pytest.approx(0.0, abs=1e-9)
+    assert len(checkpoints(tmp_path)) >= 1
+
+
+def test_max_minutes_saves_and_stops_and_the_rest_can_be_resumed(tmp_path):
+    straight = make_run(tmp_path / "straight")
+    straight.run()
+    first = make_run(tmp_path / "parts", replace(SETTINGS, max_minutes=1e-9))
+    first.run()
+    assert (first.step, first.is_finished) == (1, False)
+    second = make_run(tmp_path / "parts", SETTINGS)
+    second.resume(find_checkpoint(tmp_path / "parts", "last"))
+    second.run()
+    require_equal_states(state_of(straight), state_of(second))
+
+
+def test_sigterm_saves_and_stops(tmp_path, monkeypatch):
+    run = make_run(tmp_path, replace(SETTINGS, save_every=100))
+    step = Pretraining._optimizer_step
+
+    def interrupted(self, batches):
+        metrics = step(self, batches)
+        if self.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return metrics
+
+    monkeypatch.setattr(Pretraining, "_optimizer_step", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    run.run()
+    assert (run.step, run.is_finished) == (2, False)
+    assert find_checkpoint(tmp_path, "last").name == "step-00000002"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+KILLED = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tests.test_pretraining import SETTINGS, make_run
+settings = replace(SETTINGS, max_steps=10_000, save_every=1, evaluate_every=10_000)
+run = make_run(Path(sys.argv[1]), settings, hidden_size=64)
+run.run()
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.13])
+def test_a_run_killed_at_any_moment_resumes_from_a_complete_checkpoint(tmp_path, seconds):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while len(checkpoints(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    settings = replace(SETTINGS, max_steps=10_000, save_every=1, evaluate_every=10_000)
+    run = make_run(tmp_path, settings, hidden_size=64)
+    last = find_checkpoint(tmp_path, "last")
+    run.resume(last)
+    assert run.step == int(last.name.removeprefix("step-")) > 0
+    run.save_checkpoint()
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+# ---- several processes
+
+TWO_PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.test_pretraining import SETTINGS, make_run
+settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3, queue_size=int(sys.argv[2]))
+run = make_run(Path(sys.argv[1]), settings, dropout=0.0)
+run.run()
+"""
+
+
+@pytest.mark.parametrize("queue_size", [0, 16])
+def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, queue_size):
+    settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3, queue_size=queue_size)
+    one = make_run(tmp_path / "one", settings, dropout=0.0)
+    one.run()
+    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(tmp_path / "two.py"), str(tmp_path / "two"), str(queue_size)]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    two = make_run(tmp_path / "two", settings, dropout=0.0, seed=9)
+    two.resume(find_checkpoint(tmp_path / "two", "last"))
+    logged = [row for row in one.history if "gradient_norm" in row]
+    others = [row for row in two.history if "gradient_norm" in row]
+    for row, other in zip(logged, others, strict=True):
+        for name in ("loss", "mlm_rank_loss", "mlm_expression_loss", "contrastive_loss", "gradient_norm"):
+            assert other[name] == pytest.approx(row[name], rel=2e-5), name
+    first, second = one.module.state_dict(), two.module.state_dict()
+    for name in first:
+        torch.testing.assert_close(
+            second[name], first[name], atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_a_batch_that_does_not_divide_into_its_parts_is_refused(tmp_path):
+    with pytest.raises(ScDMCError, match="no multiple of --gradient_accumulation_steps 3"):
+        make_run(tmp_path, replace(SETTINGS, gradient_accumulation_steps=3))
+
+
+def test_another_vocabulary_size_needs_no_other_code():
+    torch.manual_seed(0)
+    config = ScDMCConfig(vocab_size=11, hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8)
+    assert ScDMCForMaskedLM(config)(torch.tensor([[2, 5, 3]])).logits.shape == (1, 3, 11)
+
+
+def test_paper_defaults_need_no_flag():
+    settings = PretrainingSettings()
+    assert settings.masking == MaskingOptions()
+    assert settings.objective == ObjectiveOptions()
+    assert CPU.type == "cpu"
