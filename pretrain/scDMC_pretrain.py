@@ -13,10 +13,20 @@ import torch
 from scdmc.attention import BACK_ENDS
 from scdmc.batches import EXPRESSION_ORDERS
 from scdmc.checkpoints import find_checkpoint
-from scdmc.command_line import argument_parser, fraction, non_negative_int, positive_int, script
+from scdmc.command_line import (
+    argument_parser,
+    fraction,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    probability,
+    script,
+    seed,
+)
 from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
-from scdmc.files import atomic_path, remove, require_new
+from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder
 from scdmc.model_directory import describe_arguments, model_card, save_model_directory
 from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
 from scdmc.pretraining import Pretraining, PretrainingSettings, write_history
@@ -57,14 +67,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--max_length", type=positive_int, help="context N; as long as the data's streams without it")
     model.add_argument(
-        "--hidden_dropout_prob", type=float, default=config.hidden_dropout_prob, help="dropout of the states"
+        "--hidden_dropout_prob", type=probability, default=config.hidden_dropout_prob, help="dropout of the states"
     )
     model.add_argument(
-        "--attention_probs_dropout_prob", type=float, default=0.0, help="dropout of attention (paper: 0.1)"
+        "--attention_probs_dropout_prob", type=probability, default=0.0, help="dropout of attention (paper: 0.1)"
     )
     model.add_argument(
         "--initializer_range",
-        type=float,
+        type=positive_float,
         default=config.initializer_range,
         help="standard deviation of the initial weights; a narrow model wants more, about 0.45 / sqrt(hidden_size)",
     )
@@ -76,26 +86,28 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="parts of a batch")
     training.add_argument(
-        "--learning_rate", type=float, default=defaults.learning_rate, help="peak of the cosine schedule"
+        "--learning_rate", type=positive_float, default=defaults.learning_rate, help="peak of the cosine schedule"
     )
     training.add_argument(
-        "--weight_decay", type=float, default=defaults.weight_decay, help="none on biases and LayerNorm"
+        "--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="none on biases and LayerNorm"
     )
-    training.add_argument("--warmup_fraction", type=float, default=defaults.warmup_fraction, help="share of the steps")
     training.add_argument(
-        "--max_gradient_norm", type=float, default=defaults.max_gradient_norm, help="larger ones are scaled"
+        "--warmup_fraction", type=probability, default=defaults.warmup_fraction, help="share of the steps"
+    )
+    training.add_argument(
+        "--max_gradient_norm", type=positive_float, default=defaults.max_gradient_norm, help="larger ones are scaled"
     )
     training.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the data")
-    training.add_argument("--schedule_minutes", type=float, help="train this long; the schedule follows the clock")
-    training.add_argument("--max_minutes", type=float, help="save and stop after this long, to be resumed")
+    training.add_argument(
+        "--schedule_minutes", type=positive_float, help="train this long; the schedule follows the clock"
+    )
+    training.add_argument("--max_minutes", type=positive_float, help="save and stop after this long, to be resumed")
     training.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     training.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
     training.add_argument("--torch_compile", action="store_true", help="compile the layers")
     training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
     training.add_argument("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
-    training.add_argument(
-        "--seed", type=non_negative_int, default=defaults.seed, help="of weights, masks, order and dropout"
-    )
+    training.add_argument("--seed", type=seed, default=defaults.seed, help="of weights, masks, order and dropout")
     training.add_argument(
         "--num_gpus", type=non_negative_int, help="0 forces the CPU; the GPU is taken where there is one without it"
     )
@@ -104,10 +116,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     objective.add_argument(
         "--mask_probability", type=fraction, default=defaults.mask_probability, help="share of masked genes"
     )
-    objective.add_argument("--alpha", type=float, default=defaults.alpha, help="weight of the contrast")
-    objective.add_argument("--temperature", type=float, default=defaults.temperature, help="of the contrast")
+    objective.add_argument("--alpha", type=non_negative_float, default=defaults.alpha, help="weight of the contrast")
+    objective.add_argument("--temperature", type=positive_float, default=defaults.temperature, help="of the contrast")
     objective.add_argument(
-        "--momentum", type=float, default=defaults.momentum, help="m of the momentum encoder, per step"
+        "--momentum", type=probability, default=defaults.momentum, help="m of the momentum encoder, per step"
     )
 
     objective.add_argument("--queue_size", type=non_negative_int, default=0, help="past keys as more negatives")
@@ -206,8 +218,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     device = choose_device(arguments.num_gpus)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
-    if arguments.resume_from_checkpoint is None and not arguments.dry_run and is_main_process:
-        require_new(arguments.output_dir, arguments.overwrite)
+    if arguments.resume_from_checkpoint:
+        require_writable_folder(arguments.output_dir)
+    elif not arguments.dry_run and is_main_process:
+        require_new_folder(arguments.output_dir, arguments.overwrite)
     data = read_pretraining_data(
         arguments.dataset_path,
         arguments.max_length,

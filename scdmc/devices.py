@@ -1,5 +1,7 @@
 """Which device the work runs on."""
 
+import os
+
 import torch
 
 from scdmc.errors import ScDMCError
@@ -16,9 +18,14 @@ def choose_device(num_gpus: int | None = None) -> torch.device:
     Raises
     ------
     ScDMCError
-        If more GPUs are asked for than there are.
+        If more GPUs are asked for than there are, or several without a process for each.
     """
     available = torch.cuda.device_count()
+    n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if num_gpus is not None and num_gpus > available:
         raise ScDMCError(f"--num_gpus {num_gpus}: this machine has {available}; pass at most that, or 0 for the CPU")
+    if num_gpus is not None and num_gpus > n_processes:
+        raise ScDMCError(f"--num_gpus {num_gpus}: start the script with torchrun --nproc_per_node={num_gpus}")
+    if available and num_gpus != 0 and n_processes > available:
+        raise ScDMCError(f"torchrun started {n_processes} processes, but this machine has {available} GPUs")
     return torch.device("cuda" if available and num_gpus != 0 else "cpu")

@@ -9,21 +9,29 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers.utils import logging as transformers_logging
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object, write_json
 from scdmc.gene_medians import GeneMedians, load_gene_medians
-from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel, ScDMCPreTrainedModel
+from scdmc.modeling import (
+    TIED_WEIGHT,
+    ScDMCForCellClassification,
+    ScDMCForMaskedLM,
+    ScDMCModel,
+    ScDMCPreTrainedModel,
+)
 from scdmc.tokenized_data import TokenizationSettings
 from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 PUBLISHED_WEIGHTS_FILE = "pytorch_model.bin"
+SPLIT_WEIGHTS_FILE = "model-{:05d}.safetensors"
+# A table that is larger than a file is cut into blocks of rows, named after it.
+ROWS_SUFFIX = ".rows."
 TOKEN_IDS_FILE = "token_ids.json"
 GENE_MEDIANS_FILE = "gene_medians.json"
 TOKENIZATION_FILE = "tokenization.json"
@@ -104,7 +112,7 @@ def weights_file(path: Path) -> Path:
     ScDMCError
         If there is none.
     """
-    for name in (WEIGHTS_FILE, PUBLISHED_WEIGHTS_FILE):
+    for name in (WEIGHTS_FILE, SPLIT_WEIGHTS_FILE.format(1), PUBLISHED_WEIGHTS_FILE):
         if (path / name).is_file():
             return path / name
     raise ScDMCError(f"{path} holds no weights ({WEIGHTS_FILE} or {PUBLISHED_WEIGHTS_FILE}); is it a model folder?")
@@ -123,9 +131,15 @@ def read_config(path: Path) -> ScDMCConfig:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a model folder; neither format can run code (``.bin`` is read with ``weights_only=True``)."""
-    file = weights_file(Path(path))
+    """Tensors of a model folder; no format can run code (``.bin`` is read with ``weights_only=True``).
+
+    Weights that :func:`write_split_weights` cut into several files are joined.
+    """
+    path = Path(path)
+    file = weights_file(path)
     try:
+        if file.name == SPLIT_WEIGHTS_FILE.format(1):
+            return _read_split_weights(path)
         weights = (
             load_file(file)
             if file.suffix == ".safetensors"
@@ -137,6 +151,60 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(weights, Mapping):
         raise ScDMCError(f"{file} holds a {type(weights).__name__}, not tensors by name")
     return weights
+
+
+def write_split_weights(path: Path, weights: Mapping[str, torch.Tensor], max_bytes: int) -> list[Path]:
+    """Write weights as float16 in files of at most ``max_bytes``; tables are cut between rows where they must be.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    weights
+        Name -> tensor.
+    max_bytes
+        Largest file.
+
+    Returns
+    -------
+    The files.
+    """
+    room = max_bytes - 65_536  # for names and shapes
+    pieces: list[tuple[str, torch.Tensor]] = []
+    for name, tensor in sorted(weights.items()):
+        half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+        row_bytes = max(1, half[:1].numel() * half.element_size()) if half.ndim else half.element_size()
+        blocks = half.split(max(1, room // row_bytes)) if half.ndim else (half,)
+        pieces += [
+            (name if len(blocks) == 1 else f"{name}{ROWS_SUFFIX}{i:05d}", block) for i, block in enumerate(blocks)
+        ]
+    files: list[dict[str, torch.Tensor]] = [{}]
+    used = 0
+    for name, tensor in pieces:
+        n_bytes = tensor.numel() * tensor.element_size()
+        if used + n_bytes > room and files[-1]:
+            files.append({})
+            used = 0
+        files[-1][name] = tensor.contiguous()
+        used += n_bytes
+    paths = [path / SPLIT_WEIGHTS_FILE.format(number) for number in range(1, len(files) + 1)]
+    for file, content in zip(paths, files, strict=True):
+        with atomic_path(file) as temporary:
+            save_file(content, temporary, metadata={"format": "pt", "files": str(len(files))})
+    return paths
+
+
+def _read_split_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Join the files and blocks of rows that :func:`write_split_weights` wrote."""
+    with safe_open(path / SPLIT_WEIGHTS_FILE.format(1), framework="pt") as first:
+        n_files = int(first.metadata()["files"])
+    pieces: dict[str, torch.Tensor] = {}
+    for number in range(1, n_files + 1):
+        pieces |= load_file(path / SPLIT_WEIGHTS_FILE.format(number))
+    joined: dict[str, list[torch.Tensor]] = {}
+    for name in sorted(pieces):
+        joined.setdefault(name.partition(ROWS_SUFFIX)[0], []).append(pieces[name])
+    return {name: torch.cat(blocks) if len(blocks) > 1 else blocks[0] for name, blocks in joined.items()}
 
 
 def load_model(path: Path, model_class: type[ScDMCPreTrainedModel]) -> ScDMCPreTrainedModel:
@@ -167,7 +235,7 @@ def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor
             name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
         } or weights
     expected = model.state_dict()
-    tied = {"cls.predictions.decoder.weight"}
+    tied = {TIED_WEIGHT}
     missing = sorted(set(expected) - set(weights) - tied)
     if missing and all(name.startswith("classifier.") for name in missing):
         raise ScDMCError(f"{source} is no classifier; fine-tune it first with downstream_tasks.py")
@@ -186,7 +254,7 @@ def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor
         raise ScDMCError(
             f"{source}: unknown weights, such as {', '.join(unknown[:3])}; the layout is not that of scDMC"
         )
-    decoder = weights.get("cls.predictions.decoder.weight")
+    decoder = weights.get(TIED_WEIGHT)
     embedding = weights.get("bert.embeddings.word_embeddings.weight")
     if decoder is not None and embedding is not None and not torch.equal(decoder, embedding):
         raise ScDMCError(f"{source}: the decoder's matrix is not the word embedding; in scDMC the two are one")
@@ -240,12 +308,16 @@ def save_model_directory(
     write_json(path / TOKENIZATION_FILE, settings.to_dict())
     with atomic_path(path / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf8")
-    with atomic_path(path / "saved") as temporary:
-        transformers_logging.disable_progress_bar()
-        model.save_pretrained(temporary)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            (temporary / name).replace(path / name)
-    (path / "saved").rmdir()
+    model.config.architectures = [type(model).__name__]
+    with atomic_path(path / CONFIG_FILE) as temporary:
+        model.config.to_json_file(temporary, use_diff=False)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
+    with atomic_path(path / WEIGHTS_FILE) as temporary:
+        # transformers reads the format from the metadata; the file gets the rights that the user's umask gives.
+        temporary.touch()
+        rights = temporary.stat().st_mode
+        save_file(weights, temporary, metadata={"format": "pt"})
+        temporary.chmod(rights)
 
 
 def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, float], command: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ Inside, cells are packed one after the other, without padding; ``forward(input_i
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,6 +25,8 @@ from scdmc.errors import ScDMCError
 
 STREAMS = ("rank", "expression", "both")
 EXPRESSION_INPUTS = ("none", "value")
+# The decoder's matrix is the word embedding; it is stored once, under the latter's name.
+TIED_WEIGHT = "cls.predictions.decoder.weight"
 # In place of an expression value (which is never negative): a masked gene, and a token that has none.
 UNKNOWN_VALUE, NO_VALUE = -1.0, -2.0
 
@@ -208,6 +211,24 @@ class ScDMCPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         self.attention_back_end = "auto"
 
+    @classmethod
+    def from_pretrained(cls, *arguments: object, **options: object) -> "ScDMCPreTrainedModel":
+        """As in transformers, but an encoder weight that the folder lacks is an error instead of a random number.
+
+        Raises
+        ------
+        ScDMCError
+            With the names of the missing weights.
+        """
+        wants_info = options.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*arguments, output_loading_info=True, **options)
+        missing = sorted(name for name in info["missing_keys"] if not name.startswith(("cls.", "classifier.")))
+        if missing:
+            raise ScDMCError(
+                f"{arguments[0]} lacks {len(missing)} weights of the encoder, such as {', '.join(missing[:3])}"
+            )
+        return (model, info) if wants_info else model
+
     def set_attention(self, name: str, dtype: torch.dtype | None = None) -> str:
         """Choose the attention back end of the encoder on the device where the weights are; returns what was chosen.
 
@@ -369,7 +390,7 @@ class MaskedLMHead(nn.Module):
 class ScDMCForMaskedLM(ScDMCPreTrainedModel):
     """The encoder with the masked-gene head."""
 
-    _tied_weights_keys = {"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
+    _tied_weights_keys = {TIED_WEIGHT: "bert.embeddings.word_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: ScDMCConfig) -> None:
         super().__init__(config)
@@ -450,6 +471,26 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
 def _join_streams(states: torch.Tensor, stream: str) -> torch.Tensor:
     """(2 n_cells, hidden_size) of rank and expression streams -> (n_cells, 2 hidden_size)."""
     return torch.cat(states.chunk(2), dim=-1) if stream == "both" else states
+
+
+def load(folder: Path) -> ScDMCPreTrainedModel:
+    """Load a model folder, ours or a published one, as what its weights say that it is; strict, in evaluation mode.
+
+    Returns
+    -------
+    ``ScDMCForCellClassification``, ``ScDMCForMaskedLM``, or ``ScDMCModel`` where there is neither head.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is no model folder, or weights are missing.
+    """
+    from scdmc.model_directory import load_model, read_weights  # which needs this module
+
+    heads = {name.split(".")[0] for name in read_weights(Path(folder))}
+    if "classifier" in heads:
+        return load_model(folder, ScDMCForCellClassification)
+    return load_model(folder, ScDMCForMaskedLM if "cls" in heads else ScDMCModel)
 
 
 AutoConfig.register("scdmc", ScDMCConfig)

@@ -38,7 +38,7 @@ from scdmc.distributed import global_sum, n_processes
 from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
-from scdmc.modeling import ScDMCForMaskedLM
+from scdmc.modeling import TIED_WEIGHT, ScDMCForMaskedLM
 from scdmc.objectives import TEMPERATURE
 from scdmc.optimization import parameter_groups, warmup_then_cosine
 from scdmc.tokenized_data import TokenizedCells
@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 EVALUATION_EPOCH = 2**31
 # A GPU's peak in bf16 without sparsity, for the share of it that training reaches (H100 and H200).
 PEAK_TFLOPS = 989.0
-TIED_WEIGHT = "cls.predictions.decoder.weight"
 # These may differ between an interrupted run and the one that resumes it.
 FREE_SETTINGS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "num_workers", "max_minutes"}
 

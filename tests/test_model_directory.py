@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
@@ -18,9 +19,11 @@ from scdmc.model_directory import (
     model_card,
     open_model_directory,
     read_config,
+    read_weights,
     save_model_directory,
+    write_split_weights,
 )
-from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel
+from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel, load
 from scdmc.tokenized_data import TokenizationSettings
 
 GENES = [f"ENSG{number:011d}" for number in range(26)]
@@ -323,3 +326,46 @@ def test_a_model_card_says_what_was_trained_and_how():
     assert "| eval_loss | 1.2346 |" in card
     assert "    python x.py --seed 1\n" in card
     assert f"torch {torch.__version__}" in card
+
+
+# ---- export
+
+
+def test_weights_cut_into_small_files_are_joined_on_loading(tmp_path):
+    torch.manual_seed(0)
+    weights = {"table": torch.randn(3000, 50), "vector": torch.randn(7), "count": torch.tensor(3)}
+    weights |= {"other": torch.randn(40, 9)}
+    files = write_split_weights(tmp_path, weights, 65_536 + 100_000)
+    assert len(files) > 2
+    assert all(path.stat().st_size <= 65_536 + 100_000 for path in files)
+    joined = read_weights(tmp_path)
+    assert set(joined) == set(weights)
+    for name, tensor in weights.items():
+        assert torch.equal(joined[name], tensor.half() if tensor.is_floating_point() else tensor), name
+
+
+def test_a_missing_part_of_split_weights_is_an_error(tmp_path):
+    files = write_split_weights(tmp_path, {"table": torch.randn(3000, 50)}, 65_536 + 100_000)
+    files[1].unlink()
+    with pytest.raises(ScDMCError, match="damaged"):
+        read_weights(tmp_path)
+
+
+def test_load_gives_what_the_weights_are(tmp_path):
+    torch.manual_seed(0)
+    for model_class in (ScDMCForMaskedLM, ScDMCForCellClassification, ScDMCModel):
+        model = make_model(model_class)
+        model.save_pretrained(tmp_path / model_class.__name__)
+        loaded = load(tmp_path / model_class.__name__)
+        assert type(loaded) is model_class
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_from_pretrained_refuses_a_random_encoder_weight(tmp_path):
+    make_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["bert.encoder.layer.1.mlp.wo.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for auto_class in (AutoModel, AutoModelForMaskedLM):
+        with pytest.raises(ScDMCError, match=r"mlp\.wo\.weight"):
+            auto_class.from_pretrained(tmp_path)
