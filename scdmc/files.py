@@ -32,11 +32,70 @@ def require_new(path: Path, overwrite: bool) -> None:
         raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
 
 
+def require_new_file(path: Path, overwrite: bool) -> None:
+    """Refuse an output file that is a folder, cannot be written, or is there already.
+
+    Parameters
+    ----------
+    path
+        The file that is about to be written.
+    overwrite
+        True if the user passed ``--overwrite``.
+
+    Raises
+    ------
+    ScDMCError
+        If the file is there and ``overwrite`` is False, or it could not be written in the end.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ScDMCError(f"{path} is a folder; name a file")
+    if os.path.lexists(path) and not overwrite:
+        raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
+    require_writable_folder(path.parent)
+
+
+def require_new_folder(path: Path, overwrite: bool) -> None:
+    """Refuse an output folder that is a file, cannot be written, or holds something already.
+
+    Parameters
+    ----------
+    path
+        The folder that is about to be written. An empty one counts as absent.
+    overwrite
+        True if the user passed ``--overwrite``.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder holds something and ``overwrite`` is False, or it could not be written in the end.
+    """
+    path = Path(path)
+    require_writable_folder(path)
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
+
+
+def require_writable_folder(path: Path) -> None:
+    """Refuse a folder in which nothing can be written; one that is absent needs a parent in which it can be made."""
+    path = Path(path)
+    nearest = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise ScDMCError(f"{nearest} is no folder, so nothing can be written in {path}; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ScDMCError(f"{nearest} cannot be written to (permission denied); choose another place")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path`` and rename it to ``path`` when the block ends without an error.
 
-    Works for files and folders; what stood at ``path`` before is replaced only at the very end.
+    Works for files and folders; what stood at ``path`` before is replaced only at the very end, and only by its kind.
+
+    Raises
+    ------
+    ScDMCError
+        If a file should replace a folder, or a folder a file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +104,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
+        if path.exists() and path.is_dir() != temporary.is_dir():
+            is_there, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
+            raise ScDMCError(f"{path} is a {is_there}; a {wanted} cannot take its place")
         if path.is_dir():
             shutil.rmtree(path)
         temporary.replace(path)

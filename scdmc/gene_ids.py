@@ -3,7 +3,6 @@
 import csv
 import functools
 import gzip
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,10 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
-from scdmc.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary
+from scdmc.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary, ensembl_id
 
 ID_COLUMNS = ("ensembl_id", "feature_id", "gene_ids", "gene_id")
 SYMBOL_COLUMNS = ("gene_symbol", "gene_symbols", "feature_name", "symbol", "gene_name", "gene_names")
-# A version (".18") or the mark of the Y copy of a pseudo-autosomal gene is no part of the id.
-ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?$")
 # Where one symbol belongs to several ids, counts most probably belong to the first of these biotypes.
 BIOTYPES_BY_PRIORITY = ("protein_coding", "lncRNA")
 # What a missing id becomes when a table is written as text; none of them is a gene symbol.
@@ -56,11 +53,13 @@ class GeneMatch:
         return len(matched) - len(np.unique(matched))
 
 
-def load_gene_mapping(path: Path, vocabulary: Vocabulary) -> dict[str, str]:
-    """Read ``--gene_mapping_file``: upper-case symbol or id -> current id.
+def load_gene_mapping(path: Path | None, vocabulary: Vocabulary) -> dict[str, str]:
+    """Read ``--gene_mapping_file``: upper-case symbol or id -> current id; without a path, an empty mapping.
 
     Entries whose target is outside of the vocabulary are ignored.
     """
+    if path is None:
+        return {}
     mapping = read_json_object(path, "gene mapping")
     return {
         name.upper(): target
@@ -69,6 +68,7 @@ def load_gene_mapping(path: Path, vocabulary: Vocabulary) -> dict[str, str]:
     }
 
 
+# Cached: a folder of a hundred files reads the table once. All callers share the dictionary, and none changes it.
 @functools.cache
 def load_symbols(path: Path = DEFAULT_GENE_TABLE_FILE) -> dict[str, str]:
     """Upper-case gene symbol -> Ensembl id, from the gene table that ships with scDMC (GENCODE v44).
@@ -150,12 +150,11 @@ def match_genes(
 
 def _current_id(name: str, gene_mapping: Mapping[str, str], symbols: Mapping[str, str]) -> str:
     """The Ensembl id that a gene's id or symbol stands for today; the name itself where nothing is known of it."""
-    name = name.upper()
-    ensembl = ENSEMBL_ID.match(name)
-    gene_id = ensembl.group(1) if ensembl else name
-    if gene_id in gene_mapping:
-        return gene_mapping[gene_id]
-    return gene_id if ensembl else symbols.get(gene_id, gene_id)
+    gene_id = ensembl_id(name)
+    key = gene_id or name.upper()
+    if key in gene_mapping:
+        return gene_mapping[key]
+    return gene_id or symbols.get(key, key)
 
 
 def _gene_ids(var: pd.DataFrame, gene_id_column: str | None, source: str) -> tuple[list[str], str | None]:
@@ -168,7 +167,7 @@ def _gene_ids(var: pd.DataFrame, gene_id_column: str | None, source: str) -> tup
         if column in var.columns:
             return _clean(var[column]), f"var[{column!r}]"
     names = _clean(var.index)
-    if sum(bool(ENSEMBL_ID.match(name.upper())) for name in names) > len(names) / 2:
+    if sum(ensembl_id(name) is not None for name in names) > len(names) / 2:
         return names, "var_names"
     return [""] * len(var), None
 

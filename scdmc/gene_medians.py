@@ -1,6 +1,7 @@
 """Median non-zero expression of each gene over a corpus (design.md, section 3)."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ import numpy as np
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
 from scdmc.streams import normalised_values, sum_duplicate_genes
-from scdmc.vocabulary import Vocabulary
+from scdmc.vocabulary import Vocabulary, ensembl_id
+
+logger = logging.getLogger(__name__)
+
+EXACT_LIMIT = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,44 @@ class GeneMedians:
         """Median of each token, shape (vocab_size,), float64, 1 where unknown."""
         return np.array([self.medians.get(token, 1.0) for token in vocabulary.tokens], dtype=np.float64)
 
+    def n_known_genes(self, vocabulary: Vocabulary) -> int:
+        """How many of the medians belong to a gene of the vocabulary."""
+        return sum(gene in vocabulary.token_ids for gene in self.medians)
+
+    def require_known_genes(self, vocabulary: Vocabulary) -> None:
+        """Refuse medians none of which belongs to a gene of the vocabulary: every median would silently be 1.
+
+        No medians at all are fine.
+
+        Raises
+        ------
+        ScDMCError
+            If there are medians, and no gene of theirs is in the vocabulary.
+        """
+        if self.medians and not self.n_known_genes(vocabulary):
+            shown = ", ".join(map(repr, list(self.medians)[:3]))
+            raise ScDMCError(
+                f"{self.source}: none of its {len(self.medians):,} genes is in the vocabulary ({vocabulary.source}); "
+                f"the first are {shown}; gene medians go by Ensembl id"
+            )
+
+    def log_known_genes(self, vocabulary: Vocabulary) -> None:
+        """Say in the log how many genes the medians are for."""
+        if not self.medians:
+            logger.info("gene medians: %s", self.source)
+            return
+        logger.info(
+            "gene medians: %s of the %s in %s belong to genes of the vocabulary; other genes have 1",
+            f"{self.n_known_genes(vocabulary):,}", f"{len(self.medians):,}", self.source,
+        )  # fmt: skip
+
     def save(self, path: Path) -> None:
         """Write the medians as a JSON object id -> number, ascending ids."""
         write_json(path, dict(sorted(self.medians.items())))
 
 
 def load_gene_medians(path: Path | None) -> GeneMedians:
-    """Read gene medians; without a path, every median is 1.
+    """Read gene medians; without a path, every median is 1. Versions and case of Ensembl ids do not matter.
 
     Raises
     ------
@@ -59,7 +95,15 @@ def load_gene_medians(path: Path | None) -> GeneMedians:
     wrong = {gene: value for gene, value in medians.items() if not _is_positive_number(value)}
     if wrong:
         raise ScDMCError(f"{path}: a gene's median is a positive number, but {dict(list(wrong.items())[:3])}")
-    return GeneMedians(medians, source=str(path))
+    return GeneMedians(_by_current_id(medians), source=str(path))
+
+
+def _by_current_id(medians: Mapping[str, float]) -> dict[str, float]:
+    """Medians by upper-case Ensembl id without version; of several names of one id, the shortest counts."""
+    current: dict[str, float] = {}
+    for name in sorted(medians, key=lambda name: (len(name), name)):
+        current.setdefault(ensembl_id(name) or name, medians[name])
+    return current
 
 
 def _is_positive_number(value: object) -> bool:
@@ -77,7 +121,7 @@ class MedianAccumulator:
     RELATIVE_WIDTH = 0.01
     SMALLEST, LARGEST = 1e-4, 1e4
 
-    def __init__(self, vocab_size: int, exact_limit: int = 50_000_000) -> None:
+    def __init__(self, vocab_size: int, exact_limit: int = EXACT_LIMIT) -> None:
         self.vocab_size = vocab_size
         self.exact_limit = exact_limit
         self.n_bins = math.ceil(math.log(self.LARGEST / self.SMALLEST) / math.log1p(self.RELATIVE_WIDTH)) + 1

@@ -51,6 +51,11 @@ def total_counts(counts: scipy.sparse.csr_matrix) -> np.ndarray:
     return counts @ np.ones(counts.shape[1], dtype=np.float64)
 
 
+def has_counts(n_counts: np.ndarray) -> np.ndarray:
+    """True for cells with a positive, finite total; the others are empty cells. Shape (n_cells,), as ``n_counts``."""
+    return np.isfinite(n_counts) & (n_counts > 0)
+
+
 def sum_duplicate_genes(
     counts: scipy.sparse.csr_matrix, token_ids: np.ndarray
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
@@ -109,8 +114,7 @@ def normalised_values(
     """
     cells = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
     tokens = token_ids[counts.indices]
-    has_total = np.isfinite(n_counts) & (n_counts > 0)
-    keep = (tokens >= 0) & (counts.data != 0) & has_total[cells]
+    keep = (tokens >= 0) & (counts.data != 0) & has_counts(n_counts)[cells]
     if not keep.all():
         cells, tokens, data = cells[keep], tokens[keep], counts.data[keep]
     else:

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import scipy.sparse
 from tqdm import tqdm
 
-from scdmc.counts import BLOCK_SIZE, Counts, open_counts
+from scdmc.counts import BLOCK_SIZE, Counts, cell_totals, input_files, open_counts, passes_filter
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, remove, require_new, write_json
+from scdmc.files import atomic_path, remove, require_new_file, require_writable_folder, write_json
 from scdmc.gene_ids import GeneMatch, match_genes
-from scdmc.gene_medians import GeneMedians
-from scdmc.streams import MODEL_INPUT_SIZE, CellStreams, cell_streams, total_counts
+from scdmc.gene_medians import EXACT_LIMIT, GeneMedians, MedianAccumulator, add_block
+from scdmc.streams import MODEL_INPUT_SIZE, CellStreams, cell_streams, has_counts, total_counts
 from scdmc.tokenized_data import (
     CELL_COLUMNS,
     STREAM_COLUMNS,
@@ -73,6 +74,7 @@ class Tokenizer:
     def __post_init__(self) -> None:
         if self.model_input_size < 3:
             raise ScDMCError(f"--model_input_size {self.model_input_size}: <cls>, <eos> and one gene need at least 3")
+        self.medians.require_known_genes(self.vocabulary)
 
     @cached_property
     def settings(self) -> TokenizationSettings:
@@ -117,12 +119,24 @@ class FileReport:
                 total = getattr(self, item.name) + getattr(other, item.name)
                 setattr(self, item.name, total[:EXAMPLES_IN_REPORT] if isinstance(total, list) else total)
 
+    def add_counts(self, counts: scipy.sparse.csr_matrix, match: GeneMatch) -> None:
+        """Add the counts of a block of cells, shape (n_cells, n_genes)."""
+        self.counts_total += float(total_counts(counts).sum())
+        self.counts_of_unmatched_genes += float((counts @ (~match.is_matched).astype(np.float64)).sum())
+
     def summary(self) -> str:
         """One line for the log."""
-        lost = self.counts_of_unmatched_genes / self.counts_total if self.counts_total else 0.0
         return (
             f"{self.source_file}: {self.cells_in:,} cells in, {self.cells_out:,} out "
-            f"({self.cells_empty:,} empty, {self.cells_truncated:,} truncated); counts from {self.layer}; "
+            f"({self.cells_not_passing_filter:,} dropped by filter_pass, {self.cells_empty:,} empty, "
+            f"{self.cells_truncated:,} truncated); {self.genes_summary()}"
+        )
+
+    def genes_summary(self) -> str:
+        """Where the counts come from and what became of the genes, for the log."""
+        lost = self.counts_of_unmatched_genes / self.counts_total if self.counts_total else 0.0
+        return (
+            f"counts from {self.layer}; "
             f"{self.genes_matched:,} of {self.genes:,} genes matched by {' and '.join(self.gene_columns_used)}, "
             f"{lost:.1%} of the counts lie in unmatched genes"
         )
@@ -158,7 +172,7 @@ def tokenize_blocks(
         rows = np.arange(first, first + block.shape[0])
         totals = total_counts(block)
         n_counts = cell_totals(counts.obs, rows, totals, counts.name)
-        is_empty = ~(np.isfinite(n_counts) & (n_counts > 0))
+        is_empty = ~has_counts(n_counts)
         keep = is_passing[rows] & ~(is_empty & tokenizer.drop_empty_cells)
         report.cells_in += len(rows)
         report.cells_not_passing_filter += int((~is_passing[rows]).sum())
@@ -169,32 +183,8 @@ def tokenize_blocks(
         streams = cell_streams(block, match.token_ids, n_counts, tokenizer.median_of_token, tokenizer.model_input_size)
         report.cells_out += len(n_counts)
         report.cells_truncated += streams.n_truncated
-        report.counts_total += float(totals[keep].sum())
-        report.counts_of_unmatched_genes += float((block @ (~match.is_matched).astype(np.float64)).sum())
+        report.add_counts(block, match)
         yield rows[keep], streams
-
-
-def cell_totals(obs: pd.DataFrame, rows: np.ndarray, totals: np.ndarray, source: str) -> np.ndarray:
-    """Total counts of cells: ``obs['n_counts']`` where present, else the sum over all genes of the file.
-
-    Returns
-    -------
-    Shape (n_rows,), float64.
-    """
-    if "n_counts" not in obs:
-        return totals
-    column = obs["n_counts"].iloc[rows]
-    try:
-        return column.to_numpy(dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise ScDMCError(f"{source}: obs['n_counts'] should hold numbers, but holds {column.iloc[0]!r}") from error
-
-
-def passes_filter(counts: Counts) -> np.ndarray:
-    """True where ``obs['filter_pass']`` is 1, or where a file has no such column; shape (n_cells,)."""
-    if "filter_pass" not in counts.obs:
-        return np.ones(counts.n_cells, dtype=bool)
-    return (counts.obs["filter_pass"] == 1).fillna(False).to_numpy(dtype=bool)
 
 
 def _report_empty(report: FileReport, counts: Counts, rows: np.ndarray) -> None:
@@ -354,8 +344,10 @@ def tokenize_folder(job: FolderJob, overwrite: bool = False, resume: bool = Fals
         For what the user can mend (see the module :mod:`scdmc.counts`, :mod:`scdmc.gene_ids`).
     """
     files = input_files(job.input_directory)
-    if job.outputs() and not overwrite:
-        require_new(job.outputs()[0], overwrite=False)
+    require_writable_folder(job.output_directory)
+    for path in job.outputs():
+        require_new_file(path, overwrite)
+    job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
     obs_types, reports, n_cells = _inspect(job, files)
     shards = [
         Shard(path, start, min(start + job.cells_per_shard, n_cells[path.name]))
@@ -365,33 +357,26 @@ def tokenize_folder(job: FolderJob, overwrite: bool = False, resume: bool = Fals
     _prepare_finished_shards(job, shards, resume)
     try:
         with tqdm(total=sum(n_cells.values()), unit=" cells", desc="tokenize") as progress:
-            for index, shard in enumerate(shards):
-                shard_report = _finish_shard(job, index, shard, obs_types, progress.update)
-                reports[shard.path.name].add(shard_report)
-    except ScDMCError:
-        if not any(job.finished_shards.glob("*.parquet")):
-            remove(job.finished_shards)
+            for path in files:
+                of_file = {index: shard for index, shard in enumerate(shards) if shard.path == path}
+                for shard_report in _finish_shards_of_file(job, of_file, obs_types, progress.update):
+                    reports[path.name].add(shard_report)
+    except (ScDMCError, OSError, KeyboardInterrupt):
+        _clean_or_say_what_is_kept(job)
         raise
-    _require_cells(reports)
+    _require_cells(job, reports)
     return _publish(job, len(shards), reports)
 
 
-def input_files(input_directory: Path) -> list[Path]:
-    """The ``.h5ad`` files of a folder, in the order of their names.
-
-    Raises
-    ------
-    ScDMCError
-        If the folder is absent or holds none.
-    """
-    directory = Path(input_directory)
-    if not directory.is_dir():
-        raise ScDMCError(f"{directory}: no such folder")
-    files = sorted(path for path in directory.glob("*.h5ad") if not path.name.startswith("."))
-    if not files:
-        others = sorted(path.name for path in directory.iterdir())[:3]
-        raise ScDMCError(f"{directory}: there is no .h5ad file" + (f", only {', '.join(others)}" if others else ""))
-    return files
+def _clean_or_say_what_is_kept(job: FolderJob) -> None:
+    n_finished = len(list(job.finished_shards.glob("[0-9]*.parquet")))
+    if n_finished:
+        logger.warning(
+            "%d finished shards are kept in %s; --resume takes them up if neither files nor settings have changed",
+            n_finished, job.finished_shards,
+        )  # fmt: skip
+    else:
+        remove(job.finished_shards)
 
 
 def require_obs_columns(available: Mapping[str, Collection[str]], obs_columns: Sequence[str]) -> None:
@@ -454,37 +439,68 @@ def _prepare_finished_shards(job: FolderJob, shards: Sequence[Shard], resume: bo
     write_json(fingerprint_path, fingerprint)
 
 
-def _finish_shard(
-    job: FolderJob, index: int, shard: Shard, obs_types: Mapping[str, pa.DataType], progress: Callable[[int], object]
+def _finish_shards_of_file(
+    job: FolderJob,
+    shards: Mapping[int, Shard],
+    obs_types: Mapping[str, pa.DataType],
+    progress: Callable[[int], object],
+) -> list[FileReport]:
+    """Write the shards of one file (number -> shard) that are not finished yet; returns all reports, in order."""
+    reports, unfinished = {}, {}
+    for index, shard in shards.items():
+        report_path = _report_path(job, index)
+        if _shard_path(job, index).exists() and report_path.exists():
+            progress(shard.stop - shard.start)
+            reports[index] = FileReport(**json.loads(report_path.read_text()))
+        else:
+            unfinished[index] = shard
+    if unfinished:
+        # One opening for all shards: a CSC matrix is read whole.
+        with open_counts(next(iter(unfinished.values())).path, job.layer, job.allow_normalized) as counts:
+            match = job.tokenizer.match(counts)
+            for index, shard in unfinished.items():
+                reports[index] = _write_shard(job, index, shard, counts, match, obs_types, progress)
+    return [reports[index] for index in shards]
+
+
+def _shard_path(job: FolderJob, index: int) -> Path:
+    return job.finished_shards / f"{index:05d}.parquet"
+
+
+def _report_path(job: FolderJob, index: int) -> Path:
+    return job.finished_shards / f"{index:05d}.json"
+
+
+def _write_shard(
+    job: FolderJob,
+    index: int,
+    shard: Shard,
+    counts: Counts,
+    match: GeneMatch,
+    obs_types: Mapping[str, pa.DataType],
+    progress: Callable[[int], object],
 ) -> FileReport:
-    """Write a shard and its report into the hidden folder, or find them there."""
-    parquet_path = job.finished_shards / f"{index:05d}.parquet"
-    report_path = job.finished_shards / f"{index:05d}.json"
-    if parquet_path.exists() and report_path.exists():
-        progress(shard.stop - shard.start)
-        return FileReport(**json.loads(report_path.read_text()))
-    with open_counts(shard.path, job.layer, job.allow_normalized) as counts:
-        match = job.tokenizer.match(counts)
-        report = new_report(counts, match)
-        schema = parquet_schema(obs_types, job.tokenizer.settings, shard.path.name)
-        blocks = tokenize_blocks(counts, job.tokenizer, match, report, shard.start, shard.stop, job.block_size)
-        with atomic_path(parquet_path) as temporary, parquet_writer(temporary, schema) as writer:
-            for rows, streams in blocks:
-                writer.write_table(parquet_table(streams, _kept_obs(counts, rows, job.obs_columns), schema))
-                progress(len(rows))
-    write_json(report_path, asdict(report))
+    """Write a shard and its report into the hidden folder."""
+    report = new_report(counts, match)
+    schema = parquet_schema(obs_types, job.tokenizer.settings, shard.path.name)
+    blocks = tokenize_blocks(counts, job.tokenizer, match, report, shard.start, shard.stop, job.block_size)
+    with atomic_path(_shard_path(job, index)) as temporary, parquet_writer(temporary, schema) as writer:
+        for rows, streams in blocks:
+            writer.write_table(parquet_table(streams, _kept_obs(counts, rows, job.obs_columns), schema))
+            progress(len(rows))
+    write_json(_report_path(job, index), asdict(report))
     return report
 
 
-def _require_cells(reports: Mapping[str, FileReport]) -> None:
+def _require_cells(job: FolderJob, reports: Mapping[str, FileReport]) -> None:
     if not any(report.cells_out for report in reports.values()):
+        remove(job.finished_shards)
         raise ScDMCError("no cell is left to write: " + "; ".join(report.summary() for report in reports.values()))
 
 
 def _publish(job: FolderJob, n_shards: int, reports: Mapping[str, FileReport]) -> list[Path]:
     """Give the finished shards their final names, with report, vocabulary and medians beside them."""
-    for path in job.outputs():
-        path.unlink()
+    old = job.outputs()
     if n_shards == 1:
         names = [f"{job.output_prefix}.parquet"]
     else:
@@ -493,11 +509,81 @@ def _publish(job: FolderJob, n_shards: int, reports: Mapping[str, FileReport]) -
     job.tokenizer.vocabulary.save(token_ids_path(paths[0]))
     job.tokenizer.medians.save(gene_medians_path(paths[0]))
     for index, path in enumerate(paths):
-        (job.finished_shards / f"{index:05d}.parquet").rename(path)
+        _shard_path(job, index).replace(path)
     write_json(
         job.report_path, {"settings": job.tokenizer.settings.to_dict(), "files": [asdict(r) for r in reports.values()]}
     )
+    # Only now: until the new shards stand in their places, nothing of the old output is lost that they do not replace.
+    for path in set(old) - {*paths, job.report_path, token_ids_path(paths[0]), gene_medians_path(paths[0])}:
+        path.unlink()
     remove(job.finished_shards)
     for report in reports.values():
         logger.info(report.summary())
     return paths
+
+
+def collect_medians(
+    files: Sequence[Path],
+    vocabulary: Vocabulary,
+    gene_id_column: str | None = None,
+    gene_mapping: Mapping[str, str] | None = None,
+    layer: str | None = None,
+    allow_normalized: bool = False,
+    choose_cells: Callable[[Counts], np.ndarray] = passes_filter,
+    exact_limit: int = EXACT_LIMIT,
+) -> MedianAccumulator:
+    """Collect the non-zero CP10k of every gene over ``.h5ad`` files, in one pass.
+
+    Parameters
+    ----------
+    files
+        The files (see :func:`scdmc.counts.input_files`).
+    vocabulary
+        The vocabulary.
+    gene_id_column, gene_mapping
+        How genes are matched (see :func:`scdmc.gene_ids.match_genes`).
+    layer, allow_normalized
+        Where the raw counts are (see :func:`scdmc.counts.open_counts`).
+    choose_cells
+        Returns True for the cells that are taken, shape (n_cells,); without it, those that are tokenized.
+    exact_limit
+        Up to this many non-zero values the medians are exact.
+
+    Returns
+    -------
+    What :func:`scdmc.gene_medians.medians_by_gene` turns into medians.
+
+    Raises
+    ------
+    ScDMCError
+        If the cells taken have no counts, or a file is none of raw counts.
+    """
+    accumulator = MedianAccumulator(len(vocabulary), exact_limit)
+    for path in files:
+        with open_counts(path, layer, allow_normalized) as counts:
+            match = match_genes(counts.var, vocabulary, gene_id_column, gene_mapping, source=counts.name)
+            report = new_report(counts, match)
+            _add_file(accumulator, counts, match, choose_cells(counts), report)
+        logger.info(
+            "%s: %s of %s cells taken; %s",
+            path.name, f"{report.cells_out:,}", f"{report.cells_in:,}", report.genes_summary(),
+        )  # fmt: skip
+    if not accumulator.n_entries:
+        raise ScDMCError(f"{files[0].parent}: there is no count in any of the {accumulator.n_cells:,} cells taken")
+    return accumulator
+
+
+def _add_file(
+    accumulator: MedianAccumulator, counts: Counts, match: GeneMatch, is_taken: np.ndarray, report: FileReport
+) -> None:
+    """Add the cells taken of one file to the accumulator and to the report."""
+    with tqdm(total=counts.n_cells, unit=" cells", desc=counts.name) as progress:
+        for first, block in counts.blocks():
+            rows = np.arange(first, first + block.shape[0])
+            n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+            taken = is_taken[rows]
+            add_block(accumulator, block[taken], match.token_ids, n_counts[taken])
+            report.cells_in += len(rows)
+            report.cells_out += int(taken.sum())
+            report.add_counts(block[taken], match)
+            progress.update(len(rows))

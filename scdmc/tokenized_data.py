@@ -77,6 +77,8 @@ class TokenizedCells:
         pandas.)
     settings
         How the cells were tokenized; None for data of the published tool, which does not say.
+    rows
+        Shape (n_cells,), int64: row of each cell in the data as read; what random draws of a cell depend on.
     """
 
     rank_ids: np.ndarray
@@ -86,6 +88,11 @@ class TokenizedCells:
     expression_offsets: np.ndarray
     obs_table: pa.Table
     settings: TokenizationSettings | None
+    rows: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            self.rows = np.arange(len(self))
 
     def __len__(self) -> int:
         return len(self.rank_offsets) - 1
@@ -129,6 +136,7 @@ class TokenizedCells:
             _offsets_of_kept(keep_expression, self.expression_offsets),
             self.obs_table,
             self.settings,
+            self.rows,
         )
 
     def select(self, cells: np.ndarray) -> "TokenizedCells":
@@ -144,6 +152,7 @@ class TokenizedCells:
             expression_offsets,
             self.obs_table.take(pa.array(cells)),
             self.settings,
+            self.rows[cells],
         )
 
 
@@ -373,7 +382,7 @@ def _read_row_groups(
     cell_columns = [name for name in CELL_COLUMNS if name in file.schema_arrow.names]
     n_read = 0
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=[*STREAM_COLUMNS[:3], *cell_columns, *wanted])
+        table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
         cells = _cells_of_table(table, [*cell_columns, *wanted], path.name, n_read, settings)
         n_read += len(cells)
         yield cells.truncated(model_input_size) if model_input_size else cells
@@ -384,13 +393,30 @@ def _cells_of_table(
 ) -> TokenizedCells:
     rank_ids, rank_offsets = _flat(table["input_ids_rank"], np.int32)
     expression_ids, expression_offsets = _flat(table["input_ids_epe"], np.int32)
-    values, _ = _flat(table["expression_values"], np.float32)
+    values, value_offsets = _flat(table["expression_values"], np.float32)
+    for column, lengths in (
+        ("expression_values", np.diff(value_offsets)),
+        ("length", table["length"].to_numpy()),
+    ):
+        _require_lengths(column, lengths, np.diff(expression_offsets), file_name, first_row)
     obs = table.select(obs_names)
     if "cell_id" not in obs_names:
         obs = obs.append_column("cell_id", pa.array([f"row_{first_row + row}" for row in range(len(table))]))
     if "source_file" not in obs_names:
         obs = obs.append_column("source_file", pa.array([file_name] * len(table), pa.string()))
     return TokenizedCells(rank_ids, expression_ids, values, rank_offsets, expression_offsets, obs, settings)
+
+
+def _require_lengths(column: str, lengths: np.ndarray, expected: np.ndarray, file_name: str, first_row: int) -> None:
+    """Refuse rows whose values would be taken for those of other genes, or of another cell."""
+    wrong = np.flatnonzero(lengths != expected)
+    if len(wrong):
+        row = int(wrong[0])
+        says = "is" if column == "length" else "has length"
+        raise ScDMCError(
+            f"{file_name}: damaged data: in row {first_row + row}, input_ids_epe has length {expected[row]}, "
+            f"but {column} {says} {lengths[row]}; tokenize the counts again"
+        )
 
 
 def _flat(column: pa.ChunkedArray, dtype: type) -> tuple[np.ndarray, np.ndarray]:

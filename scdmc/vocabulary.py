@@ -1,6 +1,7 @@
 """The vocabulary: tokens and their ids (design.md, section 3)."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,18 @@ from scdmc.files import read_json_object, write_json
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
 PAD_TOKEN_ID, MASK_TOKEN_ID, CLS_TOKEN_ID, EOS_TOKEN_ID = range(4)
 
+# A version (".18") or the mark of the Y copy of a pseudo-autosomal gene is no part of the id.
+ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?$")
+
 TOKEN_FILES = Path(__file__).resolve().parent.parent / "tokenizer" / "token_files"
 DEFAULT_TOKEN_DICTIONARY_FILE = TOKEN_FILES / "token_ids_60534.json"
 DEFAULT_GENE_TABLE_FILE = TOKEN_FILES / "gene_table.csv.gz"
+
+
+def ensembl_id(name: str) -> str | None:
+    """The Ensembl gene id in a name, upper-case and without version; None where the name is none."""
+    match = ENSEMBL_ID.match(name.upper())
+    return match.group(1) if match else None
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def load_vocabulary(path: Path | None = None) -> Vocabulary:
 
 
 def require_same_vocabulary(expected: str, found: str, expected_owner: str, found_owner: str) -> None:
-    """Refuse to combine data and a model whose token ids mean different genes.
+    """Refuse to combine what was made with two vocabularies: the same token id would mean different genes.
 
     Parameters
     ----------
@@ -104,5 +114,6 @@ def require_same_vocabulary(expected: str, found: str, expected_owner: str, foun
     if expected != found:
         raise ScDMCError(
             f"{found_owner} was made with another vocabulary ({found[:12]}) than {expected_owner} ({expected[:12]}); "
-            "tokenize the counts again with the token_ids.json of the model (--token_dictionary_file)"
+            "name the token_ids.json that belongs to both with --token_dictionary_file, "
+            "or tokenize the counts again with it"
         )

@@ -130,6 +130,12 @@ def test_existing_files_are_kept_unless_overwrite_is_given(build_vocabulary, fak
     assert (tmp_path / "gene_table.csv.gz").read_bytes() != b"mine"
 
 
+def test_an_output_directory_that_is_a_file_is_refused_at_once(build_vocabulary, fake_wheel, tmp_path, capsys):
+    flags = ["--wheel", str(fake_wheel), "--output_directory", str(fake_wheel), "--overwrite"]
+    assert build_vocabulary.main(flags) == 2
+    assert "fake.whl is no folder" in capsys.readouterr().err
+
+
 def test_another_wheel_is_refused_with_both_checksums(build_vocabulary, tmp_path, capsys):
     path = tmp_path / "other.whl"
     path.write_bytes(b"not the wheel")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
+from scdmc import counts as counts_module
 from scdmc.counts import counts_of_adata, open_counts
 from scdmc.errors import ScDMCError
 
@@ -254,3 +255,53 @@ def test_a_file_without_cells_has_no_blocks(tmp_path):
     anndata.AnnData(X=scipy.sparse.csr_matrix((0, 3), dtype=np.float32)).write_h5ad(tmp_path / "none.h5ad")
     with open_counts(tmp_path / "none.h5ad") as counts:
         assert list(counts.blocks()) == []
+
+
+def test_a_place_of_nothing_but_zeros_is_passed_over_where_another_holds_counts(write_h5ad, raw):
+    for zeros in (np.zeros_like(raw), scipy.sparse.csr_matrix(raw.shape, dtype=np.float32)):
+        for places, expected in (({"layers": {"counts": raw}}, "layers/counts"), ({"raw": raw}, "raw/X")):
+            with open_counts(write_h5ad(zeros, **places)) as counts:
+                assert counts.layer == expected
+    assert counts_of_adata(adata_of(zeros, {"counts": raw})).layer == "layers/counts"
+    with open_counts(write_h5ad(zeros, {"counts": normalised(raw)}), allow_normalized=True) as counts:
+        assert (counts.layer, counts.is_normalized) == ("layers/counts", True)
+    message = message_of(write_h5ad(zeros, {"counts": normalised(raw)}))
+    assert "layers/counts holds" in message
+
+
+def test_where_all_places_hold_zeros_the_first_is_taken(write_h5ad, raw):
+    zeros = np.zeros_like(raw)
+    with open_counts(write_h5ad(zeros, {"counts": zeros})) as counts:
+        assert (counts.layer, counts.is_normalized) == ("X", False)
+    with open_counts(write_h5ad(zeros, {"counts": raw}), layer="X") as counts:
+        assert counts.layer == "X"
+
+
+def test_a_bad_value_found_late_says_where_raw_counts_may_lie(write_h5ad, raw, monkeypatch):
+    monkeypatch.setattr(counts_module, "CELLS_IN_SAMPLE", 1)
+    raw[-1, 2] = 1.5
+    assert "--layer (there are ['spliced'])" in message_of(write_h5ad(raw, {"spliced": raw}))
+    assert "layers or raw of the original file" in message_of(write_h5ad(raw))
+
+
+@pytest.fixture
+def read_columns(monkeypatch):
+    """Names of the matrices by columns that are read whole from here on."""
+    read, read_elem = [], anndata.io.read_elem
+
+    def recorded(element):
+        read.append(element.name)
+        return read_elem(element)
+
+    monkeypatch.setattr(anndata.io, "read_elem", recorded)
+    return read
+
+
+def test_only_the_matrix_of_the_counts_is_read_and_only_once(write_h5ad, raw, read_columns):
+    csc = scipy.sparse.csc_matrix
+    path = write_h5ad(csc(normalised(raw)), {"counts": csc(raw), "spliced": csc(raw)}, csc(raw))
+    with open_counts(path) as counts:
+        assert read_columns == ["/obs", "/var"]
+        for _ in range(2):
+            np.testing.assert_array_equal(np.concatenate([b.toarray() for _, b in counts.blocks(block_size=5)]), raw)
+    assert read_columns == ["/obs", "/var", "/layers/counts"]

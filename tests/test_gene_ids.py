@@ -8,7 +8,7 @@ import pytest
 
 from scdmc.errors import ScDMCError
 from scdmc.gene_ids import UNMATCHED, load_gene_mapping, load_symbols, match_genes
-from scdmc.vocabulary import load_vocabulary
+from scdmc.vocabulary import load_vocabulary, require_same_vocabulary
 
 TP53, INS, GCG, ASMTL_Y, OUTSIDE = (
     "ENSG00000141510",
@@ -198,3 +198,14 @@ def test_no_match_shows_three_names_and_the_columns_tried(vocabulary):
 def test_an_absent_gene_id_column_lists_those_there_are(vocabulary):
     with pytest.raises(ScDMCError, match=r"no column 'mine'; it has \['ensembl_id'\]"):
         match_genes(annotation(["a"], ensembl_id=[INS]), vocabulary, gene_id_column="mine", symbols=SYMBOLS)
+
+
+def test_without_a_file_there_is_no_gene_mapping(make_vocabulary):
+    assert load_gene_mapping(None, make_vocabulary(["ENSG00000254647"])) == {}
+
+
+def test_the_advice_on_two_vocabularies_fits_data_and_models_alike():
+    require_same_vocabulary("a", "a", "one", "two")
+    with pytest.raises(ScDMCError, match=r"two was made with another vocabulary \(b\) than one \(a\)") as error:
+        require_same_vocabulary("a", "b", "one", "two")
+    assert "model" not in str(error.value)

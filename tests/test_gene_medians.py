@@ -14,6 +14,7 @@ from scdmc.errors import ScDMCError
 from scdmc.gene_ids import match_genes
 from scdmc.gene_medians import GeneMedians, MedianAccumulator, add_block, load_gene_medians, medians_by_gene
 from scdmc.splits import write_split
+from scdmc.tokenization import Tokenizer, collect_medians
 from scdmc.vocabulary import load_vocabulary
 
 TP53, INS, GCG = "ENSG00000141510", "ENSG00000254647", "ENSG00000115263"
@@ -254,3 +255,50 @@ def test_the_script_without_a_training_cell_is_an_error(script, islets_folder, t
     assert run(script, islets_folder, tmp_path / "medians.json") == 2
     assert "error: " in capsys.readouterr().err
     assert not (tmp_path / "medians.json").exists()
+
+
+def test_the_script_replaces_neither_a_folder_nor_the_provenance_unasked(script, islets_folder, tmp_path, capsys):
+    (tmp_path / "medians.provenance.json").write_text("mine")
+    assert run(script, islets_folder, tmp_path / "medians.json") == 2
+    assert "medians.provenance.json exists already" in capsys.readouterr().err
+    assert run(script, islets_folder, islets_folder, "--overwrite") == 2
+    assert "cells is a folder; name a file" in capsys.readouterr().err
+    assert len(list(islets_folder.iterdir())) == 2
+
+
+def test_the_script_says_where_counts_come_from_and_how_many_genes_matched(script, islets_folder, tmp_path, capsys):
+    assert run(script, islets_folder, tmp_path / "medians.json") == 0
+    log = capsys.readouterr().err
+    assert "a.h5ad: 120 of 120 cells taken; counts from X; " in log
+    assert " of 3,000 genes matched by var_names, " in log
+
+
+def test_a_notebook_collects_medians_as_the_script_does(islets_folder, islets, vocabulary):
+    files = sorted(islets_folder.iterdir())
+    assert collect_medians(files, vocabulary).medians() == pytest.approx(numpy_medians(*islets))
+    first = collect_medians(files, vocabulary, choose_cells=lambda counts: np.arange(counts.n_cells) < 1)
+    assert first.n_cells == 2
+
+
+def test_versions_and_case_of_ids_do_not_matter(write_json_file, vocabulary):
+    names = {f"{TP53}.18": 2.0, INS.lower(): 3.0, f"{GCG}.2": 9.0, GCG: 4.0, f"{GCG}.2_PAR_Y": 8.0}
+    medians = load_gene_medians(write_json_file("medians.json", names))
+    assert medians.medians == {TP53: 2.0, INS: 3.0, GCG: 4.0}
+    assert medians.sha256 == GeneMedians({TP53: 2.0, INS: 3.0, GCG: 4.0}, "a test").sha256
+    assert medians.n_known_genes(vocabulary) == 3
+
+
+def test_medians_of_no_gene_of_the_vocabulary_are_refused(write_json_file, vocabulary):
+    symbols = load_gene_medians(write_json_file("symbols.json", {"INS": 2.0, "GCG": 3.0}))
+    with pytest.raises(ScDMCError, match=r"symbols.json: none of its 2 genes is in the vocabulary.*'GCG', 'INS'"):
+        Tokenizer(vocabulary, symbols)
+    empty = load_gene_medians(write_json_file("empty.json", {}))
+    assert set(Tokenizer(vocabulary, empty).median_of_token) == {1.0}
+
+
+def test_the_log_says_how_many_medians_are_of_use(write_json_file, vocabulary, caplog):
+    caplog.set_level(logging.INFO)
+    load_gene_medians(write_json_file("some.json", {"INS": 2.0, TP53: 3.0})).log_known_genes(vocabulary)
+    load_gene_medians(None).log_known_genes(vocabulary)
+    assert "gene medians: 1 of the 2 in " in caplog.messages[0]
+    assert caplog.messages[1] == "gene medians: none (every median is 1)"

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from scdmc.errors import ScDMCError
-from scdmc.streams import LARGEST_VOCABULARY, cell_streams, sum_duplicate_genes, total_counts
+from scdmc.streams import LARGEST_VOCABULARY, cell_streams, has_counts, sum_duplicate_genes, total_counts
 
 VOCAB_SIZE = 104
 NO_MEDIANS = np.ones(VOCAB_SIZE)
@@ -230,3 +230,8 @@ def test_the_largest_vocabulary_still_sorts_by_value_and_a_larger_one_is_refused
     assert rank == [2, 4, LARGEST_VOCABULARY - 2, LARGEST_VOCABULARY - 1, 3]
     with pytest.raises(ScDMCError, match="at most 131,072 tokens, not 131,073"):
         cell_streams(counts, tokens, np.array([4.0]), np.ones(LARGEST_VOCABULARY + 1))
+
+
+def test_a_cell_has_counts_if_its_total_is_positive_and_finite():
+    totals = np.array([1.0, 0.0, -1.0, np.nan, np.inf, 1e-9])
+    assert has_counts(totals).tolist() == [True, False, False, False, False, True]

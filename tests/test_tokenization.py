@@ -672,8 +672,8 @@ def test_files_without_any_cell_left_are_an_error(run, folder, tmp_path, capsys)
     for name in ("a.h5ad", "b.h5ad"):
         spoil(folder / name, change=lambda adata: adata.obs.__setitem__("filter_pass", 0))
     assert run(folder) == 2
-    assert "no cell is left to write: a.h5ad: 25 cells in, 0 out" in one_error_line(capsys)
-    assert visible(tmp_path / "out") == []
+    assert "no cell is left to write: a.h5ad: 25 cells in, 0 out (25 dropped by filter_pass, " in one_error_line(capsys)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_shard_without_cells_does_not_disturb_the_others(run, folder, tmp_path):
@@ -686,3 +686,54 @@ def test_a_context_without_room_for_a_gene_is_an_error(run, folder, capsys):
     assert run(folder, "--model_input_size", 2) == 2
     assert "--model_input_size 2" in one_error_line(capsys)
     assert run(folder, "--model_input_size", 3) == 0
+
+
+def test_an_error_in_a_later_file_says_which_shards_are_kept(run, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scdmc.counts.CELLS_IN_SAMPLE", 5)
+    spoil(folder / "b.h5ad", 2.5)
+    assert run(folder, "--cells_per_shard", 20) == 2
+    log = capsys.readouterr().err
+    assert "3 finished shards are kept in " in log
+    assert ".islets.shards; --resume takes them up" in log
+    assert len(list((tmp_path / "out" / ".islets.shards").glob("*.parquet"))) == 3
+    spoil(folder / "a.h5ad", 2.5)
+    assert run(folder) == 2
+    assert "kept" not in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_is_opened_once_for_all_of_its_shards(run, folder, tmp_path, monkeypatch):
+    adata = anndata.read_h5ad(folder / "b.h5ad")
+    assert run(folder, "--cells_per_shard", 10, output="rows") == 0
+    adata.X = adata.X.tocsc()
+    adata.write_h5ad(folder / "b.h5ad")
+    read, read_elem = [], anndata.io.read_elem
+    monkeypatch.setattr(anndata.io, "read_elem", lambda element: read.append(element.name) or read_elem(element))
+    assert run(folder, "--cells_per_shard", 10) == 0
+    assert read.count("/X") == 1
+    assert read.count("/obs") == 4  # two files, looked at before and read once
+    assert cells_by_id(tmp_path / "out") == cells_by_id(tmp_path / "rows")
+
+
+def test_old_output_stays_until_the_new_one_stands_in_its_place(run, folder, tmp_path, monkeypatch):
+    assert run(folder, "--cells_per_shard", 10) == 0
+    before = visible(tmp_path / "out")
+
+    def fail(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(tokenization.GeneMedians, "save", fail)
+    with pytest.raises(MemoryError):
+        run(folder, "--overwrite")
+    assert visible(tmp_path / "out") == before
+
+
+def test_an_output_directory_that_is_a_file_is_refused_at_once(run, folder, tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert run(folder, "--overwrite") == 2
+    assert "out is no folder" in one_error_line(capsys)
+
+
+def test_medians_by_symbol_are_one_error_line(run, folder, write_json_file, capsys):
+    assert run(folder, "--gene_median_file", write_json_file("symbols.json", {"INS": 2.0})) == 2
+    assert "symbols.json: none of its 1 genes is in the vocabulary" in one_error_line(capsys)

@@ -363,3 +363,21 @@ def test_ids_outside_of_the_vocabulary_are_refused(tmp_path, streams):
     cells.rank_ids = np.where(np.arange(len(cells.rank_ids)) == cells.rank_offsets[2], 7, cells.rank_ids)
     with pytest.raises(ScDMCError, match="do not start with <cls>"):
         require_valid_ids(cells, 4 + N_GENES, "x")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("expression_values", r"in row 3, input_ids_epe has length \d+, but expression_values has length 2"),
+        ("length", r"in row 3, input_ids_epe has length \d+, but length is 2"),
+    ],
+)
+def test_a_row_whose_lengths_disagree_is_refused(published, column, message):
+    table = pq.read_table(published)
+    content = table[column].to_pylist()
+    content[3] = 2 if column == "length" else content[3][:2]
+    index = table.schema.get_field_index(column)
+    table = table.set_column(index, table.schema.field(column), pa.array(content, table.schema.field(column).type))
+    pq.write_table(table, published, row_group_size=2)
+    with pytest.raises(ScDMCError, match=f"published.parquet: damaged data: {message}"):
+        read_tokenized(published)

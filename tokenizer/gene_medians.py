@@ -5,17 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.counts import Counts, open_counts
-from scdmc.errors import ScDMCError
-from scdmc.files import require_new, write_json
-from scdmc.gene_ids import load_gene_mapping, match_genes
-from scdmc.gene_medians import MedianAccumulator, add_block, medians_by_gene
+from scdmc.counts import Counts, input_files, passes_filter
+from scdmc.files import require_new_file, write_json
+from scdmc.gene_ids import load_gene_mapping
+from scdmc.gene_medians import EXACT_LIMIT, medians_by_gene
 from scdmc.splits import read_split
-from scdmc.streams import total_counts
-from scdmc.tokenization import cell_totals, input_files, passes_filter
+from scdmc.tokenization import collect_medians
 from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
 
 
@@ -35,10 +32,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--exact_limit",
         type=positive_int,
-        default=50_000_000,
+        default=EXACT_LIMIT,
         help="up to this many non-zero values the medians are exact, beyond that within 0.5%%",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output_file and its provenance file")
     return parser.parse_args(argv)
 
 
@@ -54,26 +51,21 @@ def training_rows(counts: Counts, split_file: Path | None) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Compute the medians and write them with their provenance beside them."""
     arguments = parse_arguments(argv)
-    require_new(arguments.output_file, arguments.overwrite)
+    provenance_file = arguments.output_file.with_suffix(".provenance.json")
+    for path in (arguments.output_file, provenance_file):
+        require_new_file(path, arguments.overwrite)
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
-    mapping = load_gene_mapping(arguments.gene_mapping_file, vocabulary) if arguments.gene_mapping_file else {}
     files = input_files(arguments.input_directory)
-    accumulator = MedianAccumulator(len(vocabulary), arguments.exact_limit)
-    for path in files:
-        with open_counts(path, arguments.layer, arguments.allow_normalized) as counts:
-            match = match_genes(counts.var, vocabulary, arguments.gene_id_column, mapping, source=counts.name)
-            is_taken = training_rows(counts, arguments.split_file)
-            with tqdm(total=counts.n_cells, unit=" cells", desc=counts.name) as progress:
-                for first, block in counts.blocks():
-                    rows = np.arange(first, first + block.shape[0])
-                    n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
-                    taken = is_taken[rows]
-                    add_block(accumulator, block[taken], match.token_ids, n_counts[taken])
-                    progress.update(len(rows))
-    if not accumulator.n_entries:
-        raise ScDMCError(
-            f"{arguments.input_directory}: there is no count in any of the {accumulator.n_cells:,} cells taken"
-        )
+    accumulator = collect_medians(
+        files,
+        vocabulary,
+        arguments.gene_id_column,
+        load_gene_mapping(arguments.gene_mapping_file, vocabulary),
+        arguments.layer,
+        arguments.allow_normalized,
+        choose_cells=lambda counts: training_rows(counts, arguments.split_file),
+        exact_limit=arguments.exact_limit,
+    )
     medians = medians_by_gene(accumulator, vocabulary, str(arguments.output_file))
     medians.save(arguments.output_file)
     provenance = {
@@ -86,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         "vocabulary_sha256": vocabulary.sha256,
         "sha256": medians.sha256,
     }
-    write_json(arguments.output_file.with_suffix(".provenance.json"), provenance)
+    write_json(provenance_file, provenance)
     exactness = "exact" if accumulator.is_exact else "within 0.5%"
     print(
         f"medians of {len(medians.medians):,} genes over {accumulator.n_cells:,} cells ({exactness}); "

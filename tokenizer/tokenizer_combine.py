@@ -54,12 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     """Tokenize and print where the files are."""
     arguments = parse_arguments(argv)
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
-    mapping_file = arguments.gene_mapping_file
     tokenizer = Tokenizer(
         vocabulary=vocabulary,
         medians=load_gene_medians(arguments.gene_median_file),
         model_input_size=arguments.model_input_size,
-        gene_mapping=load_gene_mapping(mapping_file, vocabulary) if mapping_file else {},
+        gene_mapping=load_gene_mapping(arguments.gene_mapping_file, vocabulary),
         gene_id_column=arguments.gene_id_column,
         drop_empty_cells=arguments.drop_empty_cells,
     )

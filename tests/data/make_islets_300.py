@@ -9,7 +9,7 @@ import numpy as np
 
 from scdmc.command_line import argument_parser, script
 from scdmc.demo_data import ISLETS_WHEEL, read_islets, write_h5ad
-from scdmc.files import require_new
+from scdmc.files import require_new_file
 from scdmc.wheels import open_wheel
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ OUTPUT = Path(__file__).with_name("islets_300.h5ad")
 def main(argv: list[str] | None = None) -> int:
     """Write the fixture."""
     arguments = parse_arguments(argv)
-    require_new(arguments.output_file, arguments.overwrite)
+    require_new_file(arguments.output_file, arguments.overwrite)
     with open_wheel(ISLETS_WHEEL, arguments.wheel) as archive:
         islets = read_islets(archive)
     small = subset(islets, np.random.default_rng(SEED))
