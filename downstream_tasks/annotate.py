@@ -3,19 +3,23 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from scdmc.annotation import likeliest_class, predict_probabilities
-from scdmc.command_line import argument_parser, non_negative_int, script
-from scdmc.devices import choose_device
-from scdmc.embeddings import EMBEDDING_KEY, cell_embeddings
-from scdmc.files import require_new
+from scdmc.annotation import EMPTY_LENGTH, UNKNOWN, annotate_cells, annotation_columns, names_of_classes
+from scdmc.command_line import argument_parser, probability, script
+from scdmc.embeddings import EMBEDDING_KEY
+from scdmc.files import require_new_file
+from scdmc.h5ad import write_h5ad
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import ScDMCForCellClassification
-from scdmc.task_data import add_count_arguments, annotated_data, count_options, read_cells, write_annotated_data
-
-UNKNOWN = "Unknown"
+from scdmc.task_data import (
+    add_count_arguments,
+    add_model_arguments,
+    annotated_data,
+    count_options,
+    place_model,
+    read_cells,
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -26,9 +30,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output_file", type=Path, required=True, help=".h5ad to write: the same cells with their labels"
     )
-    parser.add_argument("--min_probability", type=float, default=0.0, help=f"less certain cells become {UNKNOWN}")
-    parser.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
+    parser.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
+    add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
@@ -37,19 +41,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Label all cells and print how many there are of each type."""
     arguments = parse_arguments(argv)
-    device = choose_device(arguments.num_gpus)
-    require_new(arguments.output_file, arguments.overwrite)
-    model_directory = open_model_directory(arguments.model_path)
-    model = load_model(arguments.model_path, ScDMCForCellClassification).to(device)
+    require_new_file(arguments.output_file, arguments.overwrite)
+    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    model = place_model(load_model(arguments.model_path, ScDMCForCellClassification), arguments)
     cells = read_cells(arguments.data_path, model_directory, options=count_options(arguments))
-    names = np.array([model.config.id2label[index] for index in range(model.config.num_labels)], dtype=object)
-    likeliest, probability, margin = likeliest_class(predict_probabilities(model, cells))
-    cell_type = np.where(probability >= arguments.min_probability, names[likeliest], UNKNOWN).astype(object)
-    results = {"scDMC_cell_type": cell_type, "scDMC_probability": probability, "scDMC_margin": margin}
-    embeddings = cell_embeddings(model.bert, cells, model.config.classifier_stream)
+    probabilities, embeddings = annotate_cells(model, cells)
+    is_empty = cells.rank_lengths <= EMPTY_LENGTH
+    results = annotation_columns(names_of_classes(model), probabilities, is_empty, arguments.min_probability)
     adata = annotated_data(arguments.data_path, cells, obs=results, obsm={EMBEDDING_KEY: embeddings})
-    write_annotated_data(adata, arguments.output_file)
-    print(pd.Series(cell_type).value_counts().to_string())
+    write_h5ad(adata, arguments.output_file)
+    print(pd.Series(results["scDMC_cell_type"]).value_counts().to_string())
+    if is_empty.any():
+        print(f"{is_empty.sum():,} cells have no count in any gene of the vocabulary and are {UNKNOWN}")
     print(f"wrote {arguments.output_file}")
     return 0
 

@@ -4,32 +4,39 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from scdmc.baselines import pca_of_variable_genes
 from scdmc.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
-from scdmc.command_line import argument_parser, non_negative_int, positive_int, script
-from scdmc.devices import choose_device
+from scdmc.command_line import argument_parser, positive_float, positive_int, script, seed
 from scdmc.embeddings import EMBEDDING_KEY, POOLINGS, cell_embeddings
 from scdmc.figures import save_figure, umap_figure
-from scdmc.files import atomic_path, require_new
+from scdmc.files import atomic_path, remove, require_new_folder
+from scdmc.h5ad import write_h5ad
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
-from scdmc.scores import clustering_scores, metric_rows, write_metrics
+from scdmc.scores import clustering_scores, metric_rows, require_types, write_metrics
 from scdmc.task_data import (
     add_count_arguments,
+    add_model_arguments,
     annotated_data,
     count_options,
     labels_of,
+    place_model,
     read_cells,
     read_expression,
-    write_annotated_data,
 )
 
 TASK = "clustering"
 METHOD = "scDMC zero-shot"
 BASELINE = "PCA of 2,000 variable genes"
+OPTIONAL_OUTPUTS = ("metrics.csv", "umap_pca.png", "umap_pca.pdf")  # need labels, or the baseline
+AUTO = "auto"
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
+
+
+def resolution(text: str) -> float | str:
+    """Argparse type: a number above 0, or ``auto``."""
+    return text if text == AUTO else positive_float(text)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -40,72 +47,78 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for clusters, scores and figures")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
     parser.add_argument("--label_key", help="column of obs with labels, to score the clusters against")
-    parser.add_argument("--resolution", default="1.0", help="of Leiden, or 'auto': by the silhouette, without labels")
+    parser.add_argument(
+        "--resolution", type=resolution, default=1.0, help="of Leiden, or 'auto': by the silhouette, without labels"
+    )
     parser.add_argument("--n_neighbors", type=positive_int, default=15, help="of the neighbour graph")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
     parser.add_argument("--baselines", choices=("none", "fast"), default="fast", help="cluster PCA beside it")
-    parser.add_argument("--seed", type=non_negative_int, default=42, help="of neighbours, Leiden and UMAP")
-    parser.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
+    parser.add_argument("--seed", type=seed, default=42, help="of neighbours, Leiden and UMAP")
+    add_model_arguments(parser)
     add_count_arguments(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.resolution != "auto":
-        try:
-            arguments.resolution = float(arguments.resolution)
-        except ValueError:
-            parser.error(f"--resolution {arguments.resolution}: a number or 'auto'")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def cluster(arguments: argparse.Namespace, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Clusters and UMAP coordinates of an embedding."""
     graph = neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
-    resolution = arguments.resolution
-    if resolution == "auto":
-        resolution = resolution_by_silhouette(embedding, graph, RESOLUTIONS, arguments.seed)
-    return leiden_clusters(graph, resolution, arguments.seed), umap_coordinates(embedding, graph, arguments.seed)
+    chosen = arguments.resolution
+    if chosen == AUTO:
+        chosen = resolution_by_silhouette(embedding, graph, RESOLUTIONS, arguments.seed)
+    return leiden_clusters(graph, chosen, arguments.seed), umap_coordinates(embedding, graph, arguments.seed)
+
+
+def score_rows(
+    results: dict[str, tuple[np.ndarray, np.ndarray]],
+    embeddings: dict[str, np.ndarray],
+    labels: np.ndarray,
+    is_labelled: np.ndarray,
+) -> list[dict[str, object]]:
+    """Scores of each method on the labelled cells, as rows of metrics.csv."""
+    rows = []
+    for method, (clusters, _) in results.items():
+        scores = clustering_scores(labels[is_labelled], clusters[is_labelled], embeddings[method][is_labelled])
+        rows += metric_rows(TASK, method, scores)
+    return rows
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
     arguments = parse_arguments(argv)
-    device = choose_device(arguments.num_gpus)
-    output_dir = arguments.output_dir
-    require_new(output_dir, arguments.overwrite)
-    model_directory = open_model_directory(arguments.model_path)
-    columns = [arguments.label_key] if arguments.label_key else []
-    cells = read_cells(arguments.data_path, model_directory, columns, count_options(arguments))
-    encoder = load_model(arguments.model_path, ScDMCModel).to(device)
+    output_dir, label_key = arguments.output_dir, arguments.label_key
+    require_new_folder(output_dir, arguments.overwrite)
+    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
+    cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], count_options(arguments))
+    labels = labels_of(cells.obs[label_key]) if label_key else None
+    is_labelled = require_types(labels, label_key) if label_key else None
+
     embeddings = {METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
     if arguments.baselines != "none":
         expression, _ = read_expression(arguments.data_path, cells, model_directory, count_options(arguments))
         embeddings[BASELINE] = pca_of_variable_genes(expression, seed=arguments.seed)
     results = {method: cluster(arguments, embedding) for method, embedding in embeddings.items()}
-
-    labels = labels_of(cells.obs[arguments.label_key]) if arguments.label_key else None
-    for method, (clusters, coordinates) in results.items():
-        colourings = {f"{len(set(clusters))} Leiden clusters": clusters}
-        if labels is not None:
-            colourings[arguments.label_key] = labels
-        figure = umap_figure(coordinates, colourings, f"UMAP of {len(cells):,} cells: {method}", arguments.seed)
-        save_figure(figure, output_dir / ("umap" if method == METHOD else "umap_pca"))
+    rows = score_rows(results, embeddings, labels, is_labelled) if label_key else []
     clusters, coordinates = results[METHOD]
-    with atomic_path(output_dir / "clusters.csv") as temporary:
-        cells.obs[["source_file", "cell_id"]].assign(cluster=clusters).to_csv(temporary, index=False)
     adata = annotated_data(arguments.data_path, cells, {"scDMC_cluster": clusters.astype(object)},
                            {EMBEDDING_KEY: embeddings[METHOD], "X_umap": coordinates})  # fmt: skip
-    write_annotated_data(adata, output_dir / "clustered.h5ad")
-    if labels is not None:
-        is_labelled = ~pd.isna(labels)
-        rows = [
-            row
-            for method, (clusters, _) in results.items()
-            for row in metric_rows(TASK, method, clustering_scores(
-                labels[is_labelled], clusters[is_labelled], embeddings[method][is_labelled]))
-        ]  # fmt: skip
+
+    for name in OPTIONAL_OUTPUTS:  # those of an earlier run would belong to other clusters
+        remove(output_dir / name)
+    for method, (its_clusters, its_coordinates) in results.items():
+        colourings = {f"{len(set(its_clusters))} Leiden clusters": its_clusters}
+        if label_key:
+            colourings[label_key] = labels
+        figure = umap_figure(its_coordinates, colourings, f"UMAP of {len(cells):,} cells: {method}", arguments.seed)
+        save_figure(figure, output_dir / ("umap" if method == METHOD else "umap_pca"))
+    with atomic_path(output_dir / "clusters.csv") as temporary:
+        cells.obs[["source_file", "cell_id"]].assign(cluster=clusters).to_csv(temporary, index=False)
+    write_h5ad(adata, output_dir / "clustered.h5ad")
+    if rows:
         print(write_metrics(output_dir / "metrics.csv", rows).round(3).to_string())
-    print(f"{len(set(results[METHOD][0]))} clusters; wrote {output_dir}")
+    print(f"{len(set(clusters))} clusters; wrote {output_dir}")
     return 0
 
 

@@ -8,14 +8,15 @@ import pandas as pd
 
 from scdmc.command_line import argument_parser, script
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, require_new
+from scdmc.files import atomic_path, require_new_file
 from scdmc.report import Section, write_report
 from scdmc.scores import metric_rows, wide_metrics
 from scdmc.splits import PARTS
 
 FINE_TUNED, ZERO_SHOT, LOGISTIC_REGRESSION = "scDMC fine-tuned", "scDMC zero-shot", "logistic regression"
-NEEDED = ("split.csv", "tokenized/islets.report.json", "pretrained/history.csv", "annotation/metrics.csv",
-          "clustering/metrics.csv", "integration/metrics.csv")  # fmt: skip
+NEEDED = ("split.csv", "tokenized/islets.report.json", "pretrained/history.csv", "pretrained/arguments.json",
+          "annotation/metrics.csv", "annotation/per_class.csv", "clustering/metrics.csv",
+          "integration/metrics.csv")  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -130,17 +131,15 @@ def as_table(table: pd.DataFrame) -> pd.DataFrame:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Write the page and the table, and print what was found."""
-    demo = parse_arguments(argv).demo_directory
-    overwrite = parse_arguments(argv).overwrite
+    arguments = parse_arguments(argv)
+    demo = arguments.demo_directory
     missing = [name for name in NEEDED if not (demo / name).exists()]
     if missing:
         raise ScDMCError(f"{demo} lacks {', '.join(missing)}; run `make demo`")
     for name in ("metrics.csv", "report.html"):
-        require_new(demo / name, overwrite)
+        require_new_file(demo / name, arguments.overwrite)
     tables = {task: pd.read_csv(demo / task / "metrics.csv") for task in ("annotation", "clustering", "integration")}
     pretraining = pd.DataFrame(metric_rows("pre-training", "scDMC", pretraining_metrics(demo)))
-    with atomic_path(demo / "metrics.csv") as temporary:
-        pd.concat([pretraining, *tables.values()]).to_csv(temporary, index=False)
     wide = {task: wide_metrics(table) for task, table in tables.items()}
     sections = [
         data_section(demo),
@@ -150,6 +149,8 @@ def main(argv: list[str] | None = None) -> int:
         integration_section(demo, wide["integration"]),
     ]
     write_report(demo / "report.html", "scDMC on 1,937 human islet cells", sections)
+    with atomic_path(demo / "metrics.csv") as temporary:
+        pd.concat([pretraining, *tables.values()]).to_csv(temporary, index=False)
     for task, table in wide.items():
         print(f"\n{task}\n{table.round(3).to_string()}")
     print(f"\nopen {demo / 'report.html'}; the same numbers are in {demo / 'metrics.csv'}")

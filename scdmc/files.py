@@ -11,27 +11,6 @@ from pathlib import Path
 from scdmc.errors import ScDMCError
 
 
-def require_new(path: Path, overwrite: bool) -> None:
-    """Refuse to replace an existing output unless asked to.
-
-    Parameters
-    ----------
-    path
-        The file or folder that is about to be written. An empty folder counts as absent.
-    overwrite
-        True if the user passed ``--overwrite``.
-
-    Raises
-    ------
-    ScDMCError
-        If the output is there and ``overwrite`` is False.
-    """
-    path = Path(path)
-    is_there = any(path.iterdir()) if path.is_dir() else path.exists()
-    if is_there and not overwrite:
-        raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
-
-
 def require_new_file(path: Path, overwrite: bool) -> None:
     """Refuse an output file that is a folder, cannot be written, or is there already.
 

@@ -193,6 +193,32 @@ def _known(**columns: np.ndarray) -> list[np.ndarray]:
     return [np.asarray(values, dtype=object).astype(str) for values in columns.values()]
 
 
+def require_types(labels: np.ndarray, column: str) -> np.ndarray:
+    """True for the cells that have a type, shape (n_cells,), after a check that they can be scored.
+
+    Parameters
+    ----------
+    labels
+        Types, shape (n_cells,); NaN, None and '' are none.
+    column
+        Name of the column, for the message.
+
+    Raises
+    ------
+    ScDMCError
+        If no cell has a type, there is one type only, or each cell has a type of its own.
+    """
+    is_labelled = ~is_missing(labels)
+    types = np.unique(np.asarray(labels, dtype=object)[is_labelled].astype(str))
+    if len(types) == 0:
+        raise ScDMCError(f"obs[{column!r}] is empty for all {len(labels)} cells; scores need at least two types")
+    if len(types) == 1:
+        raise ScDMCError(f"obs[{column!r}] holds one type only, {str(types[0])!r}; scores need at least two types")
+    if len(types) == is_labelled.sum():
+        raise ScDMCError(f"obs[{column!r}] gives each cell a type of its own; choose a column with cell types")
+    return is_labelled
+
+
 def _require_two_types(labels: np.ndarray) -> None:
     """Refuse labels of one type: their silhouette is not defined."""
     if len(np.unique(labels)) < 2:

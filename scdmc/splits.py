@@ -1,5 +1,6 @@
 """Train, validation and test parts: drawn once, written down, read back by every method that is compared."""
 
+import argparse
 import logging
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
+from scdmc.command_line import fraction, positive_int
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 
@@ -16,6 +18,33 @@ SPLIT_COLUMNS = ("source_file", "cell_id", "label", "split")
 GROUP_DRAWS = 100
 
 logger = logging.getLogger(__name__)
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of how cells are split; the seed is the script's own ``--seed``."""
+    group = parser.add_argument_group("split")
+    group.add_argument("--label_key", default="cell_type", help="column of obs with the labels")
+    group.add_argument("--split_by", help="column of obs (donor_id, batch) whose groups stay in one part")
+    group.add_argument("--validation_fraction", type=fraction, default=0.1, help="share of validation cells")
+    group.add_argument("--test_fraction", type=fraction, default=0.2, help="share of test cells")
+    group.add_argument("--minimum_cells", type=positive_int, default=10, help="rarer types are left out and named")
+
+
+def split_columns(arguments: argparse.Namespace) -> list[str]:
+    """Columns of obs that the flags of :func:`add_split_arguments` name."""
+    return [arguments.label_key] + ([arguments.split_by] if arguments.split_by else [])
+
+
+def draw_split(arguments: argparse.Namespace, labels: np.ndarray, obs: pd.DataFrame) -> np.ndarray:
+    """The split that the flags of :func:`add_split_arguments` ask for, shape (n_cells,)."""
+    return make_split(
+        labels,
+        obs[arguments.split_by].to_numpy(dtype=object) if arguments.split_by else None,
+        arguments.validation_fraction,
+        arguments.test_fraction,
+        arguments.minimum_cells,
+        arguments.seed,
+    )
 
 
 def make_split(
@@ -185,17 +214,13 @@ def write_split(path: Path, obs: pd.DataFrame, labels: np.ndarray, split: np.nda
     ScDMCError
         If ``obs`` lacks a column or names two cells alike: such a file could not be read back.
     """
-    keys = _cell_keys(obs)
-    repeated = keys[keys.duplicated()]
-    if len(repeated):
-        raise ScDMCError(f"{_first_cells(repeated)} repeated in the data; give every cell of a file its own name")
-    labels = np.where(is_missing(labels), "", np.asarray(labels, dtype=object))
-    table = keys.to_frame(index=False).assign(label=labels, split=np.asarray(split))
+    keys = _unique_cell_keys(obs)
+    table = keys.to_frame(index=False).assign(label=_label_texts(labels), split=np.asarray(split))
     with atomic_path(Path(path)) as temporary:
         table.to_csv(temporary, index=False, columns=list(SPLIT_COLUMNS), lineterminator="\n")
 
 
-def read_split(path: Path, obs: pd.DataFrame) -> np.ndarray:
+def read_split(path: Path, obs: pd.DataFrame, labels: np.ndarray | None = None) -> np.ndarray:
     """Look up the part of each cell of ``obs`` in a file written by :func:`write_split`.
 
     Parameters
@@ -204,6 +229,8 @@ def read_split(path: Path, obs: pd.DataFrame) -> np.ndarray:
         The CSV file. It may hold more cells than ``obs``, in any order.
     obs
         Columns source_file and cell_id, n_cells rows.
+    labels
+        Shape (n_cells,): the labels that are about to be used, if they should be those that the split was made from.
 
     Returns
     -------
@@ -213,7 +240,8 @@ def read_split(path: Path, obs: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     ScDMCError
-        If the file is absent, lacks a column, repeats a cell, has another word as part, or lacks a cell of ``obs``.
+        If the file is absent, lacks a column, repeats a cell, has another word as part, lacks a cell of ``obs``, or was
+        made from other labels.
     """
     table = _read_split_table(Path(path))
     keys_in_file = _cell_keys(table)
@@ -225,7 +253,51 @@ def read_split(path: Path, obs: pd.DataFrame) -> np.ndarray:
     absent = keys[rows < 0]
     if len(absent):
         raise ScDMCError(f"{path}: {_first_cells(absent)} not in the file; make the split again from this data")
+    if labels is not None:
+        _require_same_labels(path, keys, table["label"].to_numpy(dtype=object)[rows], _label_texts(labels))
     return table["split"].to_numpy(dtype=str)[rows]
+
+
+def _require_same_labels(path: Path, keys: pd.MultiIndex, in_file: np.ndarray, labels: np.ndarray) -> None:
+    """Refuse a split whose column label is not the labels at hand; all of shape (n_cells,)."""
+    differing = np.flatnonzero(in_file != labels)
+    if len(differing):
+        first = differing[0]
+        raise ScDMCError(
+            f"{path}: {_first_cells(keys[differing])} have other labels in the file, the first {in_file[first]!r} "
+            f"instead of {labels[first]!r}; the split was made from another column, make it again"
+        )
+
+
+def require_usable_split(labels: np.ndarray, split: np.ndarray, obs: pd.DataFrame) -> None:
+    """Refuse, before any training, a split that could not be trained on, scored or written.
+
+    Parameters
+    ----------
+    labels, split
+        Shape (n_cells,).
+    obs
+        Columns source_file and cell_id, n_cells rows.
+
+    Raises
+    ------
+    ScDMCError
+        If two cells have one name, a cell of the three parts has no label, a part is empty, or the training part holds
+        fewer than two types.
+    """
+    keys = _unique_cell_keys(obs)
+    unlabelled = keys[is_missing(labels) & (split != "left_out")]
+    if len(unlabelled):
+        raise ScDMCError(
+            f"{_first_cells(unlabelled)} have a part of the split but no label; "
+            "the split was made from another column, make it again"
+        )
+    empty = [part for part in PARTS[:3] if not (split == part).any()]
+    if empty:
+        raise ScDMCError(f"the split has no {' and no '.join(empty)} cells among these; make another split")
+    types = sorted(set(np.asarray(labels, dtype=object)[split == "train"]))
+    if len(types) < 2:
+        raise ScDMCError(f"the training cells have one type only, {types[0]!r}; a classifier needs two")
 
 
 def _read_split_table(path: Path) -> pd.DataFrame:
@@ -245,6 +317,22 @@ def _read_split_table(path: Path) -> pd.DataFrame:
         values = ", ".join(repr(str(word)) for word in unknown[:3])
         raise ScDMCError(f"{path}: unknown value in column split: {values}; use {', '.join(PARTS)}")
     return table
+
+
+def _label_texts(labels: np.ndarray) -> np.ndarray:
+    """Labels as a split file holds them, shape (n_cells,): text, '' where missing."""
+    labels = np.asarray(labels, dtype=object)
+    return np.array(["" if absent else str(label) for label, absent in zip(labels, is_missing(labels), strict=True)],
+                    dtype=object)  # fmt: skip
+
+
+def _unique_cell_keys(obs: pd.DataFrame) -> pd.MultiIndex:
+    """(source_file, cell_id) of each row, after a check that no two are alike: a split knows cells by name."""
+    keys = _cell_keys(obs)
+    repeated = keys[keys.duplicated()]
+    if len(repeated):
+        raise ScDMCError(f"{_first_cells(repeated)} repeated in the data; give every cell of a file its own name")
+    return keys
 
 
 def _cell_keys(obs: pd.DataFrame) -> pd.MultiIndex:

@@ -11,13 +11,17 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from scdmc.counts import open_counts
+from scdmc.attention import BACK_ENDS
+from scdmc.command_line import non_negative_int
+from scdmc.counts import cell_totals, open_counts
+from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path
 from scdmc.gene_ids import load_gene_mapping
 from scdmc.model_directory import ModelDirectory
-from scdmc.streams import COUNTS_PER_CELL, total_counts
-from scdmc.tokenization import ROW_COLUMN, Tokenizer, cell_totals, new_report, tokenize_counts
+from scdmc.modeling import ScDMCPreTrainedModel
+from scdmc.splits import is_missing
+from scdmc.streams import COUNTS_PER_CELL, has_counts, total_counts
+from scdmc.tokenization import ROW_COLUMN, Tokenizer, new_report, tokenize_counts
 from scdmc.tokenized_data import TokenizedCells, read_tokenized, require_valid_ids
 from scdmc.vocabulary import EOS_TOKEN_ID, require_same_vocabulary
 
@@ -85,12 +89,11 @@ def read_cells(
 def _tokenize_h5ad(
     data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
 ) -> TokenizedCells:
-    mapping_file, vocabulary = options.gene_mapping_file, model_directory.vocabulary
     tokenizer = Tokenizer(
-        vocabulary=vocabulary,
+        vocabulary=model_directory.vocabulary,
         medians=model_directory.medians,
         model_input_size=model_directory.context,
-        gene_mapping=load_gene_mapping(mapping_file, vocabulary) if mapping_file else {},
+        gene_mapping=load_gene_mapping(options.gene_mapping_file, model_directory.vocabulary),
         gene_id_column=options.gene_id_column,
     )
     with open_counts(data_path, options.layer, options.allow_normalized) as counts:
@@ -126,11 +129,10 @@ def _require_same_tokenization(cells: TokenizedCells, model_directory: ModelDire
 
 
 def labels_of(column: pd.Series) -> np.ndarray:
-    """A column of obs as text, shape (n_cells,), None where missing."""
-    return np.array(
-        [None if is_missing else str(label) for label, is_missing in zip(column, column.isna(), strict=True)],
-        dtype=object,
-    )
+    """A column of obs as text, shape (n_cells,); None where it holds NaN, None or ''."""
+    values = column.to_numpy(dtype=object)
+    missing = is_missing(values)
+    return np.array([None if absent else str(value) for value, absent in zip(values, missing, strict=True)], object)
 
 
 def read_expression(
@@ -157,7 +159,7 @@ def _expression_of_h5ad(
         for first, block in counts.blocks():
             rows = np.arange(first, first + block.shape[0])
             n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
-            has_total = np.isfinite(n_counts) & (n_counts > 0)
+            has_total = has_counts(n_counts)
             scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
             blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
         genes = counts.var.index.to_numpy(dtype=object)
@@ -177,6 +179,21 @@ def _expression_of_streams(
     expression = scipy.sparse.csr_matrix((values, (row[is_gene], tokens)), shape=(len(cells), len(vocabulary)))
     seen = np.unique(tokens)
     return expression[:, seen], vocabulary.tokens[seen]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of how a model folder is opened and where the model runs."""
+    group = parser.add_argument_group("running the model")
+    group.add_argument("--token_dictionary_file", type=Path, help="vocabulary of a model folder that has none")
+    group.add_argument("--attention", choices=BACK_ENDS, default="auto", help="attention back end")
+    group.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
+
+
+def place_model(model: ScDMCPreTrainedModel, arguments: argparse.Namespace) -> ScDMCPreTrainedModel:
+    """Move a model to the device, with the attention, that the flags of :func:`add_model_arguments` ask for."""
+    model.to(choose_device(arguments.num_gpus))
+    model.set_attention(arguments.attention)
+    return model
 
 
 def add_count_arguments(parser: argparse.ArgumentParser) -> None:
@@ -231,9 +248,3 @@ def annotated_data(
         matrix[rows] = values
         adata.obsm[name] = matrix
     return adata
-
-
-def write_annotated_data(adata: "anndata.AnnData", path: Path) -> None:
-    """Write an ``.h5ad``, atomically."""
-    with atomic_path(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")

@@ -112,9 +112,9 @@ def test_one_type_to_train_on_is_refused():
         majority_class(np.array(["a", "a", "b"]), np.array(["train", "train", "test"]))
 
 
-def test_more_neighbours_than_training_cells_are_refused():
-    with pytest.raises(ScDMCError, match="15 neighbours need as many training cells, and there are 2"):
-        nearest_neighbours(np.zeros((3, 2)), np.array(["a", "b", "a"]), np.array(["train", "train", "test"]))
+def test_all_training_cells_vote_where_there_are_fewer_than_neighbours():
+    labels, split = np.array(["a", "b", "b", "a"]), np.array(["train", "train", "train", "test"])
+    assert nearest_neighbours(np.zeros((4, 2)), labels, split, n_neighbors=15).tolist() == ["b"]
 
 
 def test_raw_counts_are_refused(cells):

@@ -1,16 +1,29 @@
 """The downstream scripts: what they refuse, and what must not change a cell's result."""
 
+import json
+import re
+import shutil
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from scdmc.annotation import FineTuningSettings, fine_tune, likeliest_class, predict_probabilities
+from scdmc.annotation import (
+    FineTuningSettings,
+    annotate_cells,
+    annotation_columns,
+    fine_tune,
+    likeliest_class,
+    predict_probabilities,
+    share_of_peak,
+)
 from scdmc.configuration import ScDMCConfig
 from scdmc.embeddings import cell_embeddings, pool
 from scdmc.errors import ScDMCError
 from scdmc.gene_medians import GeneMedians
+from scdmc.integration import compare_integrations, require_types_in_batches
 from scdmc.model_directory import (
     load_classifier_for_training,
     load_model,
@@ -54,6 +67,13 @@ def model_directory(model_path):
 
 
 @pytest.fixture(scope="module")
+def classifier_path(tmp_path_factory, model_directory):
+    path, d = tmp_path_factory.mktemp("model") / "classifier", model_directory
+    save_model_directory(path, new_classifier(d), d.vocabulary, d.medians, d.settings, "a test")
+    return path
+
+
+@pytest.fixture(scope="module")
 def encoder(model_path):
     return load_model(model_path, ScDMCModel)
 
@@ -91,6 +111,7 @@ def run(scripts, capsys, script, model, data, output, *more):
     return status, error
 
 
+WRITES_A_FOLDER = ("downstream_tasks", "cluster", "integration")
 ALL_WITH_MODEL = ("downstream_tasks", "annotate", "embed", "cluster", "integration")
 
 
@@ -104,20 +125,25 @@ def test_a_model_folder_without_weights_is_refused(script, scripts, capsys, tmp_
 
 
 @pytest.mark.parametrize("script", ALL_WITH_MODEL)
-def test_more_gpus_than_there_are_is_refused(script, scripts, capsys, tmp_path, islets_path, model_path):
-    status, error = run(scripts, capsys, script, model_path, islets_path, tmp_path / "out.h5ad", "--num_gpus", "99")
+def test_more_gpus_than_there_are_is_refused(
+    script, scripts, capsys, tmp_path, islets_path, model_path, classifier_path
+):
+    model = classifier_path if script == "annotate" else model_path
+    status, error = run(scripts, capsys, script, model, islets_path, tmp_path / "out.h5ad", "--num_gpus", "99")
     assert (status, len(error)) == (2, 1)
     assert "--num_gpus 99" in error[0]
 
 
 @pytest.mark.parametrize("script", [*ALL_WITH_MODEL, "split_cells"])
 def test_an_existing_output_is_kept_without_overwrite(script, scripts, capsys, tmp_path, islets_path, model_path):
-    output = tmp_path / "out.h5ad"
-    output.write_text("precious")
+    output = tmp_path / "out"
+    precious = output / "kept.csv" if script in WRITES_A_FOLDER else output
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("precious")
     status, error = run(scripts, capsys, script, model_path, islets_path, output)
     assert (status, len(error)) == (2, 1)
     assert "--overwrite" in error[0]
-    assert output.read_text() == "precious"
+    assert precious.read_text() == "precious"
 
 
 @pytest.mark.parametrize("script", ["downstream_tasks", "cluster", "integration", "split_cells"])
@@ -133,15 +159,26 @@ def test_a_missing_label_column_is_refused_with_the_columns_there_are(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("script", ["downstream_tasks", "integration", "split_cells"])
-def test_labels_of_one_class_are_refused(script, scripts, capsys, tmp_path, adata, model_path):
+@pytest.mark.parametrize("script", ["downstream_tasks", "cluster", "integration", "split_cells"])
+@pytest.mark.parametrize(("label", "said"), [("beta", "beta"), ("", "no label at all|is empty for all 300 cells")])
+def test_labels_of_fewer_than_two_classes_are_refused_before_anything_is_computed(
+    script, label, said, scripts, capsys, tmp_path, adata, model_path
+):
     one = adata.copy()
-    one.obs["cell_type"] = "beta"
+    one.obs["cell_type"] = label
     one.write_h5ad(tmp_path / "one.h5ad")
-    status, error = run(scripts, capsys, script, model_path, tmp_path / "one.h5ad", tmp_path / "out")
+    output = tmp_path / "out"
+    status, error = run(scripts, capsys, script, model_path, tmp_path / "one.h5ad", output, "--label_key", "cell_type")
     assert (status, len(error)) == (2, 1)
-    assert "beta" in error[0] or "one" in error[0]
-    assert not (tmp_path / "out").exists()
+    assert re.search(said, error[0])
+    assert "[]" not in error[0]
+    assert not output.exists()
+
+
+def test_an_empty_label_is_no_label():
+    column = pd.Series(["beta", "", None, np.nan, 3], dtype=object)
+    assert labels_of(column).tolist() == ["beta", None, None, None, "3"]
+    assert labels_of(column.astype("category")).tolist() == ["beta", None, None, None, "3"]
 
 
 def test_one_batch_is_refused_by_integration(scripts, capsys, tmp_path, adata, model_path):
@@ -351,3 +388,220 @@ def test_an_h5ad_is_tokenized_as_the_model_was_trained(adata, islets_path, model
     assert expected > 0
     assert value == pytest.approx(expected, rel=1e-5)
     assert cells.rank_lengths.max() == CONTEXT
+
+
+@pytest.mark.parametrize("script", ALL_WITH_MODEL)
+def test_the_vocabulary_of_a_folder_that_has_none_can_be_named(
+    script, scripts, capsys, tmp_path, islets_path, model_path
+):
+    bare = tmp_path / "bare"
+    shutil.copytree(model_path, bare)
+    (bare / "token_ids.json").rename(tmp_path / "vocabulary.json")
+    status, error = run(scripts, capsys, script, bare, islets_path, tmp_path / "out.h5ad")
+    assert status == 2
+    assert "--token_dictionary_file" in error[0]
+    absent = tmp_path / "absent.json"
+    status, error = run(
+        scripts, capsys, script, bare, islets_path, tmp_path / "out.h5ad", "--token_dictionary_file", absent
+    )
+    assert status == 2
+    assert str(absent) in error[0]
+
+
+@pytest.mark.parametrize("script", ["embed", "cluster", "integration"])
+def test_an_attention_back_end_that_cannot_run_is_refused(script, scripts, capsys, tmp_path, islets_path, model_path):
+    status, error = run(
+        scripts, capsys, script, model_path, islets_path, tmp_path / "out.h5ad", "--attention", "flash", "--num_gpus", 0
+    )
+    assert (status, len(error)) == (2, 1)
+    assert "--attention flash" in error[0]
+
+
+def test_embedding_with_a_named_vocabulary_and_back_end_gives_the_same(
+    scripts, capsys, tmp_path, islets_path, model_path, encoder, cells
+):
+    bare = tmp_path / "bare"
+    shutil.copytree(model_path, bare)
+    (bare / "token_ids.json").rename(tmp_path / "vocabulary.json")
+    status, _ = run(scripts, capsys, "embed", bare, islets_path, tmp_path / "out.h5ad",
+                    "--token_dictionary_file", tmp_path / "vocabulary.json", "--attention", "eager")  # fmt: skip
+    assert status == 0
+    embedded = anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_scDMC"]
+    np.testing.assert_allclose(embedded, cell_embeddings(encoder, cells), atol=1e-5)
+
+
+@pytest.fixture
+def two_files(tmp_path, adata):
+    """A folder of two files; cells of the second have the names of the first's, and no batch."""
+    folder = tmp_path / "counts"
+    folder.mkdir()
+    adata[:180].write_h5ad(folder / "a.h5ad")
+    second = adata[180:].copy()
+    second.obs_names = adata.obs_names[: second.n_obs]
+    del second.obs["batch"]
+    second.write_h5ad(folder / "b.h5ad")
+    return folder
+
+
+def test_one_split_covers_all_files_of_a_folder(scripts, capsys, tmp_path, two_files, adata):
+    status, _ = run(scripts, capsys, "split_cells", None, two_files, tmp_path / "split.csv")
+    assert status == 0
+    table = pd.read_csv(tmp_path / "split.csv")
+    assert table["source_file"].tolist() == ["a.h5ad"] * 180 + ["b.h5ad"] * 120
+    assert table["label"].tolist() == adata.obs["cell_type"].tolist()
+    expected = make_split(labels_of(adata.obs["cell_type"]))
+    assert table["split"].tolist() == expected.tolist()
+
+
+def test_a_split_needs_no_matrix(scripts, capsys, tmp_path, two_files):
+    import h5py
+
+    with h5py.File(two_files / "a.h5ad", "a") as file:
+        del file["X"]
+    assert run(scripts, capsys, "split_cells", None, two_files, tmp_path / "split.csv")[0] == 0
+
+
+def test_a_file_without_the_group_column_is_no_group_of_its_own(scripts, capsys, tmp_path, two_files):
+    status, error = run(scripts, capsys, "split_cells", None, two_files, tmp_path / "split.csv", "--split_by", "batch")
+    assert status == 2
+    assert "have no group" in error[0]
+
+
+def test_a_path_that_is_no_h5ad_is_refused_by_split_cells(scripts, capsys, tmp_path):
+    status, error = run(scripts, capsys, "split_cells", None, tmp_path / "absent", tmp_path / "split.csv")
+    assert (status, "no such file or folder" in error[0]) == (2, True)
+    (tmp_path / "text.h5ad").write_text("no HDF5")
+    status, error = run(scripts, capsys, "split_cells", None, tmp_path / "text.h5ad", tmp_path / "split.csv")
+    assert (status, "not a readable .h5ad" in error[0]) == (2, True)
+
+
+def test_a_split_of_another_column_is_refused_before_training(scripts, capsys, tmp_path, adata, model_path):
+    other = adata.copy()
+    other.obs["other"] = np.where(adata.obs["cell_type"] == "beta", "islet", None)
+    other.write_h5ad(tmp_path / "cells.h5ad")
+    run(scripts, capsys, "split_cells", None, tmp_path / "cells.h5ad", tmp_path / "split.csv")
+    status, error = run(scripts, capsys, "downstream_tasks", model_path, tmp_path / "cells.h5ad", tmp_path / "out",
+                        "--split_file", tmp_path / "split.csv", "--label_key", "other")  # fmt: skip
+    assert status == 2
+    assert "other labels" in error[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_cells_named_alike_are_refused_before_training(scripts, capsys, tmp_path, adata, model_path):
+    alike = adata.copy()
+    alike.obs_names = ["same", "same", *adata.obs_names[2:]]
+    alike.write_h5ad(tmp_path / "alike.h5ad")
+    status, error = run(scripts, capsys, "downstream_tasks", model_path, tmp_path / "alike.h5ad", tmp_path / "out")
+    assert status == 2
+    assert "repeated" in error[0]
+
+
+def test_fine_tuning_keeps_its_arguments_and_says_which_baseline_is_not_there(
+    scripts, capsys, tmp_path, adata, model_path
+):
+    few = adata[adata.obs["cell_type"].isin(["beta", "ductal"])].copy()[::4]
+    few.write_h5ad(tmp_path / "few.h5ad")
+    status = scripts["downstream_tasks"](
+        ["--pretrained_model_path", str(model_path), "--finetune_data_path", str(tmp_path / "few.h5ad"),
+         "--output_dir", str(tmp_path / "out"), "--epochs", "1", "--minimum_cells", "3"])  # fmt: skip
+    assert status == 0
+    assert "without pre-training, fine-tuned; --baselines all" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "arguments.json").read_text())["epochs"] == "1"
+
+
+def test_cells_without_a_type_are_integrated_but_not_scored(scripts, capsys, tmp_path, adata, model_path):
+    partly = adata.copy()
+    partly.obs["cell_type"] = partly.obs["cell_type"].astype(object)
+    partly.obs["batch"] = partly.obs["batch"].astype(object)
+    partly.obs.iloc[:20, partly.obs.columns.get_loc("cell_type")] = ""
+    partly.obs.iloc[20:25, partly.obs.columns.get_loc("batch")] = ""
+    partly.write_h5ad(tmp_path / "partly.h5ad")
+    status, _ = run(scripts, capsys, "integration", model_path, tmp_path / "partly.h5ad", tmp_path / "out")
+    assert status == 0
+    integrated = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad")
+    for key in ("X_scDMC", "X_pca", "X_harmony"):
+        has_embedding = np.isfinite(integrated.obsm[key]).all(axis=1)
+        assert np.flatnonzero(~has_embedding).tolist() == list(range(20, 25))
+
+
+def test_cells_without_a_type_change_no_score():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.array(["a", "b"], dtype=object), 40)
+    batch = np.tile(np.array(["x", "y"], dtype=object), 40)
+    embedding = rng.normal(size=(80, 3)) + 5 * (labels == "a")[:, None]
+    full = compare_integrations({"ours": embedding}, labels, batch)["ours"]
+    assert full.scores["ARI"] == pytest.approx(1)
+    more = np.vstack([embedding, rng.normal(size=(10, 3))])
+    with_unknown = compare_integrations({"ours": more}, [*labels, *["", None] * 5], [*batch, *["x"] * 10])["ours"]
+    assert with_unknown.scores == full.scores
+    assert with_unknown.graph.shape == (80, 80)
+
+
+def test_types_that_live_in_one_batch_each_are_refused():
+    labels = np.repeat(np.array(["a", "b"], dtype=object), 10)
+    with pytest.raises(ScDMCError, match="no type of obs\\['type'\\] has cells in two batches of obs\\['lab'\\]"):
+        require_types_in_batches(labels, labels, "type", "lab")
+
+
+def test_an_empty_cell_has_no_type_and_no_probability():
+    names = np.array(["a", "b"], dtype=object)
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
+    columns = annotation_columns(names, probabilities, np.array([False, True, False]), min_probability=0.7)
+    assert columns["scDMC_cell_type"].tolist() == ["a", "Unknown", "Unknown"]
+    np.testing.assert_allclose(columns["scDMC_probability"], [0.9, np.nan, 0.6])
+    np.testing.assert_allclose(columns["scDMC_margin"], [0.8, np.nan, 0.2])
+
+
+def test_annotating_says_how_many_cells_are_empty(scripts, capsys, tmp_path, adata, classifier_path):
+    with_empty = adata[:4].copy()
+    with_empty.X[1] = 0
+    with_empty.obs["n_counts"] = np.asarray(with_empty.X.sum(axis=1)).ravel()
+    with_empty.write_h5ad(tmp_path / "cells.h5ad")
+    arguments = arguments_of("annotate", classifier_path, tmp_path / "cells.h5ad", tmp_path / "out.h5ad")
+    assert scripts["annotate"]([str(argument) for argument in arguments]) == 0
+    assert "1 cells have no count in any gene of the vocabulary and are Unknown" in capsys.readouterr().out
+    called = anndata.read_h5ad(tmp_path / "out.h5ad").obs["scDMC_cell_type"].astype(str)
+    assert (called == "Unknown").tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("stream", ["rank", "both"])
+def test_one_pass_gives_probabilities_and_the_embeddings_that_embedding_gives(model_directory, separable, stream):
+    cells = separable[0].select(np.arange(20))
+    model = new_classifier(model_directory, stream).eval()
+    probabilities, embeddings = annotate_cells(model, cells, show_progress=False)
+    np.testing.assert_allclose(embeddings, cell_embeddings(model.bert, cells, stream), atol=1e-6)
+    logits = model.classifier(torch.from_numpy(embeddings))
+    np.testing.assert_allclose(probabilities, logits.softmax(dim=-1).detach().numpy(), atol=1e-6)
+
+
+def test_the_learning_rate_rises_to_its_peak_over_the_first_epoch_and_falls_to_0():
+    shares = [share_of_peak(step, 4, 12) for step in range(13)]
+    np.testing.assert_allclose(shares[:4], [0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(np.diff(shares[4:]), -1 / 8)
+    assert (max(shares), shares[-1]) == (1.0, 0.0)
+    assert [share_of_peak(step, 2, 2) for step in range(3)] == [0.5, 1.0, 0.0]
+
+
+def test_fine_tuning_leaves_the_random_state_of_the_caller_alone(model_directory, separable):
+    model = new_classifier(model_directory)
+    before = torch.get_rng_state()
+    fine_tune(model, *separable, FineTuningSettings(epochs=1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_scores_of_an_earlier_run_do_not_survive_a_run_without_labels(scripts, capsys, tmp_path, adata, model_path):
+    adata[:60].write_h5ad(tmp_path / "few.h5ad")
+    few, output = tmp_path / "few.h5ad", tmp_path / "out"
+    run(scripts, capsys, "cluster", model_path, few, output, "--label_key", "cell_type")
+    assert (output / "metrics.csv").exists()
+    assert (output / "umap_pca.pdf").exists()
+    status, _ = run(scripts, capsys, "cluster", model_path, few, output, "--overwrite", "--baselines", "none")
+    assert status == 0
+    assert sorted(path.name for path in output.iterdir()) == ["clustered.h5ad", "clusters.csv", "umap.pdf", "umap.png"]
+
+
+def test_the_report_names_what_is_missing_and_writes_nothing(load_script, capsys, tmp_path):
+    report = load_script("downstream_tasks/demo_report.py").main
+    assert report(["--demo_directory", str(tmp_path)]) == 2
+    assert "pretrained/arguments.json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -95,6 +95,7 @@ def test_the_outputs_that_the_readme_lists_are_there(tree):
         "pretrained/loss_curves.png",
         "pretrained/loss_curves.pdf",
         "annotation/model.safetensors",
+        "annotation/arguments.json",
         "annotation/metrics.csv",
         "annotation/per_class.csv",
         "annotation/per_class.png",

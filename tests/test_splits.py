@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.splits import is_missing, make_split, read_split, write_split
+from scdmc.splits import is_missing, make_split, read_split, require_usable_split, write_split
 
 LABELS = np.repeat(np.array(["alpha", "beta", "mast", "rare"], dtype=object), [100, 40, 10, 9])
 
@@ -180,3 +180,56 @@ def test_a_table_of_cells_without_names_is_refused(written):
     path, _ = written
     with pytest.raises(ScDMCError, match="no column source_file"):
         read_split(path, cells(1).drop(columns="source_file"))
+
+
+def test_a_split_of_the_same_labels_is_read_whatever_stands_for_a_missing_one(tmp_path):
+    labels = np.array(["a", None, "b", ""], dtype=object)
+    split = np.array(["train", "left_out", "test", "left_out"])
+    write_split(tmp_path / "split.csv", cells(4), labels, split)
+    same = np.array(["a", "", "b", None], dtype=object)
+    assert read_split(tmp_path / "split.csv", cells(4), same).tolist() == split.tolist()
+
+
+def test_a_split_that_was_made_from_another_column_is_refused(written):
+    path, _ = written
+    others = LABELS.copy()
+    others[:100] = "islet"
+    with pytest.raises(ScDMCError, match=r"100 cells \(a.h5ad:cell_0, .*'alpha' instead of 'islet'.*another column"):
+        read_split(path, cells(len(LABELS)), others)
+
+
+SIX_LABELS = np.array(["a", "b", "a", "b", "a", None], dtype=object)
+SIX_PARTS = np.array(["train", "train", "validation", "test", "test", "left_out"])
+
+
+def test_a_split_with_all_parts_labels_and_names_is_usable():
+    require_usable_split(SIX_LABELS, SIX_PARTS, cells(6))
+
+
+@pytest.mark.parametrize("missing", [None, "", np.nan])
+def test_a_cell_of_a_part_without_a_label_is_counted_and_named(missing):
+    labels = SIX_LABELS.copy()
+    labels[2:4] = missing
+    with pytest.raises(ScDMCError, match=r"2 cells \(a.h5ad:cell_2, a.h5ad:cell_3\) .* no label.*another column"):
+        require_usable_split(labels, SIX_PARTS, cells(6))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_part_without_cells_is_refused_by_name(part):
+    split = np.where(part == SIX_PARTS, "left_out", SIX_PARTS)
+    with pytest.raises(ScDMCError, match=f"no {part} cells"):
+        require_usable_split(SIX_LABELS, split, cells(6))
+
+
+def test_a_split_with_one_type_to_train_on_is_refused():
+    labels = SIX_LABELS.copy()
+    labels[1] = "a"
+    with pytest.raises(ScDMCError, match="one type only, 'a'"):
+        require_usable_split(labels, SIX_PARTS, cells(6))
+
+
+def test_a_split_of_cells_named_alike_is_refused_before_it_is_used():
+    obs = cells(6)
+    obs.loc[1, "cell_id"] = "cell_0"
+    with pytest.raises(ScDMCError, match=r"1 cells \(a.h5ad:cell_0\) repeated"):
+        require_usable_split(SIX_LABELS, SIX_PARTS, obs)

@@ -1,0 +1,124 @@
+"""Comparing ways to merge batches: each method's embedding is clustered and scored alike (design.md, section 8)."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+
+from scdmc.clustering import leiden_clusters, neighbour_graph
+from scdmc.errors import ScDMCError
+from scdmc.scores import integration_scores, require_types
+from scdmc.splits import is_missing
+
+logger = logging.getLogger(__name__)
+
+USELESS_ARI = 0.05
+
+
+@dataclass(frozen=True)
+class IntegrationResult:
+    """How one method did on the cells that have a type.
+
+    Attributes
+    ----------
+    scores
+        See :func:`scdmc.scores.integration_scores`.
+    clusters
+        Leiden clusters, shape (n_scored,).
+    graph
+        Neighbour graph that they come from, shape (n_scored, n_scored).
+    """
+
+    scores: dict[str, float]
+    clusters: np.ndarray
+    graph: scipy.sparse.csr_matrix
+
+
+def require_types_in_batches(
+    labels: np.ndarray, batch: np.ndarray, label_key: str = "label", batch_key: str = "batch"
+) -> np.ndarray:
+    """True for the cells that can be scored, those with a type; shape (n_cells,).
+
+    Parameters
+    ----------
+    labels
+        Types, shape (n_cells,); NaN, None and '' are none.
+    batch
+        Shape (n_cells,), none missing.
+    label_key, batch_key
+        Names of the columns, for messages.
+
+    Raises
+    ------
+    ScDMCError
+        If there are fewer than two types or batches, or no type has cells in two batches.
+    """
+    labels, batch = np.asarray(labels, dtype=object), np.asarray(batch, dtype=object)
+    n_missing = int(is_missing(batch).sum())
+    if n_missing:
+        raise ScDMCError(f"obs[{batch_key!r}]: {n_missing} cells have no batch; leave them out")
+    is_scored = require_types(labels, label_key)
+    batches = sorted({str(name) for name in batch[is_scored]})
+    if len(batches) < 2:
+        raise ScDMCError(f"obs[{batch_key!r}] holds one batch only, {batches[0]!r}; integration needs at least two")
+    sizes = pd.crosstab(labels[is_scored].astype(str), batch[is_scored].astype(str))
+    n_batches = (sizes > 0).sum(axis=1)
+    # scib passes over a type in one batch, and over one whose cells are all of different batches.
+    if not ((n_batches > 1) & (n_batches < sizes.sum(axis=1))).any():
+        raise ScDMCError(
+            f"no type of obs[{label_key!r}] has cells in two batches of obs[{batch_key!r}], so mixing cannot be "
+            "scored; choose another batch column"
+        )
+    return is_scored
+
+
+def compare_integrations(
+    embeddings: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    batch: np.ndarray,
+    resolution: float = 0.2,
+    n_neighbors: int = 15,
+    seed: int = 42,
+) -> dict[str, IntegrationResult]:
+    """Score embeddings of the same cells, all in the same way.
+
+    Labels are for the scores only: cells without one count nowhere here, graphs and clusters included.
+
+    Parameters
+    ----------
+    embeddings
+        Method -> embedding of shape (n_cells, n_dimensions).
+    labels
+        Types, shape (n_cells,); NaN, None and '' are none.
+    batch
+        Shape (n_cells,), none missing.
+    resolution
+        Of Leiden, the same for every method.
+    n_neighbors
+        Of the neighbour graphs.
+    seed
+        Of neighbours and Leiden.
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`require_types_in_batches`.
+    """
+    labels, batch = np.asarray(labels, dtype=object), np.asarray(batch, dtype=object)
+    is_scored = require_types_in_batches(labels, batch)
+    results = {}
+    for method, embedding in embeddings.items():
+        scored = np.asarray(embedding)[is_scored]
+        graph = neighbour_graph(scored, n_neighbors, seed)
+        clusters = leiden_clusters(graph, resolution, seed)
+        scores = integration_scores(scored, labels[is_scored], batch[is_scored], clusters, graph)
+        if scores["ARI"] < USELESS_ARI:
+            logger.warning(
+                "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then",
+                method, scores["ARI"],
+            )  # fmt: skip
+        results[method] = IntegrationResult(scores, clusters, graph)
+    return results
