@@ -26,10 +26,11 @@ from scdmc.command_line import (
 )
 from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
-from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder
+from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
+from scdmc.guessing import guessing_lines
 from scdmc.model_directory import describe_arguments, model_card, save_model_directory
 from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
-from scdmc.pretraining import Pretraining, PretrainingSettings, write_history
+from scdmc.pretraining import EVALUATION_EPOCH, Pretraining, PretrainingSettings, write_history
 from scdmc.pretraining_data import PretrainingData, read_pretraining_data
 from scdmc.vocabulary import Vocabulary
 
@@ -49,6 +50,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resume_from_checkpoint", metavar="last|PATH", help="go on with an interrupted run")
 
     data = parser.add_argument_group("data")
+    data.add_argument(
+        "--cache_dir",
+        type=Path,
+        help="decode the cells to memory-mapped files here; they are held in memory without it",
+    )
     data.add_argument("--token_dictionary_file", type=Path, help="vocabulary of the data; looked for beside it")
     data.add_argument("--gene_median_file", type=Path, help="gene medians of the data; looked for beside it")
     data.add_argument(
@@ -173,8 +179,8 @@ def save(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData,
     config = run.module.model.config
     facts = {
         "data": Path(arguments.dataset_path).name,
-        "training cells": f"{len(run.training_cells):,}",
-        "held-out cells": f"{len(run.held_out_cells):,}",
+        "training cells": f"{len(run.training):,}",
+        "held-out cells": f"{len(run.held_out):,}",
         "optimizer steps": f"{run.step:,} of {arguments.batch_size} cells",
         "parameters": f"{run.module.model.num_parameters():,}",
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
@@ -183,15 +189,23 @@ def save(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData,
         "objective": "as published" if arguments.published_objective else "as in the paper",
         "seed": arguments.seed,
     }
-    card = model_card("scDMC, pre-trained", facts, run.final_metrics, command)
+    guesses = guessing_metrics(run)
+    card = model_card("scDMC, pre-trained", facts, run.final_metrics | guesses, command)
     with atomic_path(output_dir / "arguments.json") as temporary:
         temporary.write_text(describe_arguments(arguments), encoding="utf8")
     write_history(run.history, output_dir / "history.csv")
-    draw_loss_curves(run.history, output_dir)
+    write_json(output_dir / "guessing.json", guesses)
+    draw_loss_curves(run.history, guesses, output_dir)
     save_model_directory(output_dir, run.module.model, data.vocabulary, data.medians, data.settings, card)
 
 
-def draw_loss_curves(history: list[dict[str, float]], output_dir: Path) -> None:
+def guessing_metrics(run: Pretraining) -> dict[str, float]:
+    """What guessing from position alone reaches on the masked genes of the held-out cells."""
+    lines = guessing_lines(run.cells, run.training, run.held_out, run.settings.masking, EVALUATION_EPOCH)
+    return {f"guessing_{name}": value for name, value in lines.items()}
+
+
+def draw_loss_curves(history: list[dict[str, float]], guesses: dict[str, float], output_dir: Path) -> None:
     """Loss curves as PNG and PDF; a training node may lack the plotting packages, and is told so."""
     missing = [package for package in ("matplotlib", "pandas", "sklearn") if find_spec(package) is None]
     if missing:
@@ -203,7 +217,15 @@ def draw_loss_curves(history: list[dict[str, float]], output_dir: Path) -> None:
 
     from scdmc.figures import loss_curve_figure, save_figure
 
-    save_figure(loss_curve_figure(pd.DataFrame(history), "Pre-training losses"), output_dir / "loss_curves")
+    levels = {
+        f"mlm_{stream}_loss": {
+            name.removeprefix(f"guessing_{stream}_").replace("_", " "): value
+            for name, value in guesses.items()
+            if name.startswith(f"guessing_{stream}_")
+        }
+        for stream in ("rank", "expression")
+    }
+    save_figure(loss_curve_figure(pd.DataFrame(history), "Pre-training losses", levels), output_dir / "loss_curves")
 
 
 def print_dry_run(run: Pretraining) -> None:
@@ -224,6 +246,7 @@ def main(argv: list[str] | None = None) -> int:
         require_new_folder(arguments.output_dir, arguments.overwrite)
     data = read_pretraining_data(
         arguments.dataset_path,
+        arguments.cache_dir,
         arguments.max_length,
         arguments.split_file,
         arguments.held_out_fraction,
@@ -234,8 +257,9 @@ def main(argv: list[str] | None = None) -> int:
     model = new_model(arguments, data.vocabulary, data.settings.model_input_size)
     run = Pretraining(
         model,
-        data.training_cells,
-        data.held_out_cells,
+        data.cells,
+        data.training,
+        data.held_out,
         training_settings(arguments),
         arguments.output_dir,
         device,
@@ -243,8 +267,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     logger.info(
         "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %d cells",
-        f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training_cells):,}",
-        f"{len(data.held_out_cells):,}", f"{run.total_steps:,}", arguments.batch_size,
+        f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",
+        f"{len(data.held_out):,}", f"{run.total_steps:,}", arguments.batch_size,
     )  # fmt: skip
     if arguments.dry_run:
         print_dry_run(run)

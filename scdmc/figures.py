@@ -269,7 +269,9 @@ def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def loss_curve_figure(history: pd.DataFrame, title: str) -> Figure:
+def loss_curve_figure(
+    history: pd.DataFrame, title: str, levels: Mapping[str, Mapping[str, float]] | None = None
+) -> Figure:
     """Draw each loss in its own panel: training as a thin line, held-out cells as a thick one.
 
     Parameters
@@ -279,6 +281,8 @@ def loss_curve_figure(history: pd.DataFrame, title: str) -> Figure:
         ``eval_`` for held-out cells; NaN where a step did not log a loss.
     title
         Of the figure: what it shows.
+    levels
+        Loss -> name -> value: horizontal lines to read the curve against, such as what mere guessing reaches.
 
     Raises
     ------
@@ -294,10 +298,11 @@ def loss_curve_figure(history: pd.DataFrame, title: str) -> Figure:
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes, (name, text) in zip(panels, shown.items(), strict=False):
         _draw_loss(axes, history, name)
+        _draw_levels(axes, (levels or {}).get(name, {}))
         axes.set_title(text, fontsize=8)
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
-    lines = {line.get_label(): line for axes in panels for line in axes.lines}
+    lines = {line.get_label(): line for axes in panels for line in axes.lines if line.get_label()[0] != "_"}
     figure.legend(handles=list(lines.values()), loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=9)
     return figure
@@ -317,6 +322,16 @@ def _draw_loss(axes: Axes, history: pd.DataFrame, name: str) -> None:
     axes.set_ylabel("loss (nats)", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    """Dashed lines, named at their right end."""
+    for name, value in levels.items():
+        axes.axhline(value, color="#555555", linewidth=0.8, linestyle="--")
+        axes.annotate(
+            f"{name}: {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
+            textcoords="offset points", ha="right", fontsize=6, color="#555555",
+        )  # fmt: skip
 
 
 def score_table_figure(scores: pd.DataFrame, title: str) -> Figure:

@@ -1,6 +1,7 @@
 """One folder with everything needed to use a model (design.md, section 7)."""
 
 import json
+import logging
 import pickle
 import platform
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from scdmc.modeling import (
 )
 from scdmc.tokenized_data import TokenizationSettings
 from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -92,7 +95,10 @@ def open_model_directory(path: Path, token_dictionary_file: Path | None = None) 
         raise ScDMCError(
             f"{path}: the model has {config.vocab_size:,} tokens, but {vocabulary.source} has {len(vocabulary):,}"
         )
-    medians = load_gene_medians(path / GENE_MEDIANS_FILE if (path / GENE_MEDIANS_FILE).exists() else None)
+    has_medians = (path / GENE_MEDIANS_FILE).exists()
+    if not has_medians:
+        logger.warning("warning: %s has no %s; every median counts as 1", path, GENE_MEDIANS_FILE)
+    medians = load_gene_medians(path / GENE_MEDIANS_FILE if has_medians else None)
     if not (path / TOKENIZATION_FILE).exists():
         settings = TokenizationSettings(vocabulary.sha256, medians.sha256, config.max_position_embeddings)
         return ModelDirectory(path, config, vocabulary, medians, settings)

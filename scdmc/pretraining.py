@@ -140,9 +140,16 @@ class _Batches(Dataset):
     """Masked batches by (epoch, number in the epoch): a resumed run asks for the next one."""
 
     def __init__(
-        self, cells: TokenizedCells, order: BatchOrder, masking: MaskingOptions, process: int, n_processes: int
+        self,
+        cells: TokenizedCells,
+        training: np.ndarray,
+        order: BatchOrder,
+        masking: MaskingOptions,
+        process: int,
+        n_processes: int,
     ) -> None:
         self.cells = cells
+        self.training = training
         self.order = order
         self.masking = masking
         self.process = (process, n_processes)
@@ -153,7 +160,7 @@ class _Batches(Dataset):
         epoch, index = number
         if epoch != self.epoch:
             self.epoch, self.batches = epoch, self.order.batches(epoch)
-        return masked_batch(self.cells, self.batches[index], epoch, self.masking, *self.process)
+        return masked_batch(self.cells, self.training[self.batches[index]], epoch, self.masking, *self.process)
 
 
 class Pretraining:
@@ -163,8 +170,10 @@ class Pretraining:
     ----------
     model
         The model to be trained.
-    training_cells, held_out_cells
+    cells
         The data.
+    training, held_out
+        Which cells are trained on and which are held out, shapes (n_training,) and (n_held_out,).
     settings
         See :class:`PretrainingSettings`.
     output_dir
@@ -178,8 +187,9 @@ class Pretraining:
     def __init__(
         self,
         model: ScDMCForMaskedLM,
-        training_cells: TokenizedCells,
-        held_out_cells: TokenizedCells,
+        cells: TokenizedCells,
+        training: np.ndarray,
+        held_out: np.ndarray,
         settings: PretrainingSettings,
         output_dir: Path,
         device: torch.device,
@@ -192,8 +202,9 @@ class Pretraining:
             )
         self.settings = settings
         self.output_dir = Path(output_dir)
-        self.training_cells = training_cells
-        self.held_out_cells = held_out_cells
+        self.cells = cells
+        self.training = training
+        self.held_out = held_out
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             mixed_precision="bf16" if settings.bf16 else "no",
@@ -201,7 +212,7 @@ class Pretraining:
         )
         self.device = self.accelerator.device
         self.order = BatchOrder(
-            training_cells.rank_lengths, settings.batch_size // parts, settings.seed, self.accelerator.num_processes
+            cells.rank_lengths[training], settings.batch_size // parts, settings.seed, self.accelerator.num_processes
         )
         steps_per_epoch = max(1, len(self.order) // parts)
         self.total_steps = settings.max_steps or settings.epochs * steps_per_epoch
@@ -268,8 +279,7 @@ class Pretraining:
     def dry_run(self) -> dict[str, str]:
         """One evaluation, three steps and one checkpoint, and what they say of a whole run; nothing stays on disk."""
         batch_size = self.settings.batch_size // self.settings.gradient_accumulation_steps
-        evaluate(self.module, self.held_out_cells.select(np.arange(min(batch_size, len(self.held_out_cells)))),
-                 batch_size, self.settings)  # fmt: skip
+        evaluate(self.module, self.cells, self.held_out[:batch_size], batch_size, self.settings)
         self.module.train()
         loader, seconds = self._loader(), []
         for _ in range(3):
@@ -328,7 +338,7 @@ class Pretraining:
     def _loader(self) -> Iterator[PretrainingBatch]:
         """Batches from where the run stands, without end."""
         processes = (self.accelerator.process_index, self.accelerator.num_processes)
-        data = _Batches(self.training_cells, self.order, self.settings.masking, *processes)
+        data = _Batches(self.cells, self.training, self.order, self.settings.masking, *processes)
         # A generator of its own: the loader would draw from the global one, which decides the dropout of a resumed run.
         return iter(
             DataLoader(
@@ -408,7 +418,7 @@ class Pretraining:
     def _evaluate(self) -> dict[str, float]:
         """Losses and accuracies on the held-out cells; appended to the history."""
         batch_size = self.settings.batch_size // self.settings.gradient_accumulation_steps
-        metrics = evaluate(self.module, self.held_out_cells, batch_size, self.settings)
+        metrics = evaluate(self.module, self.cells, self.held_out, batch_size, self.settings)
         row = {"step": self.step, **{f"eval_{name}": value for name, value in metrics.items()}}
         self.history.append(row)
         return row
@@ -468,10 +478,11 @@ class Pretraining:
         """What makes a run what it is: settings, sizes of the model, the training cells."""
         config = self.module.model.config
         sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__}
-        cells = self.training_cells
-        content = (cells.rows, cells.rank_lengths, cells.rank_ids[:100_000], cells.expression_values[:100_000])
+        cells = self.cells
+        parts = (cells.rows[self.training], cells.rank_lengths, cells.rank_ids[:100_000])
+        content = (*parts, cells.expression_values[:100_000], self.held_out)
         digest = hashlib.sha256(b"".join(part.tobytes() for part in content)).hexdigest()
-        return {**asdict(self.settings), **sizes, "n_training_cells": len(cells), "training_cells": digest}
+        return {**asdict(self.settings), **sizes, "n_training_cells": len(self.training), "training_cells": digest}
 
     def _require_same_run(self, state: Mapping, checkpoint: Path) -> None:
         """A resumed run is the interrupted one only if all of this is unchanged."""
@@ -613,7 +624,11 @@ def training_flops(
 
 @torch.no_grad()
 def evaluate(
-    module: ScDMCForPretraining, cells: TokenizedCells, batch_size: int, settings: PretrainingSettings
+    module: ScDMCForPretraining,
+    cells: TokenizedCells,
+    held_out: np.ndarray,
+    batch_size: int,
+    settings: PretrainingSettings,
 ) -> dict[str, float]:
     """Losses and accuracies on held-out cells, whose masks are the same at every call.
 
@@ -625,8 +640,8 @@ def evaluate(
     module.eval()
     sums: dict[str, float] = {}
     device = module.model.device
-    for chosen in BatchOrder(cells.rank_lengths, batch_size, settings.seed).batches(EVALUATION_EPOCH):
-        batch = masked_batch(cells, chosen, EVALUATION_EPOCH, settings.masking).to(device)
+    for chosen in BatchOrder(cells.rank_lengths[held_out], batch_size, settings.seed).batches(EVALUATION_EPOCH):
+        batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.masking).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             states = module.model.bert.encode(batch.streams)
             genes = module.masked_genes(states, batch)
@@ -635,7 +650,7 @@ def evaluate(
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     module.train(was_training)
-    return _means(sums, len(cells), settings.alpha)
+    return _means(sums, len(held_out), settings.alpha)
 
 
 def _means(sums: dict[str, float], n_cells: int, alpha: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.gene_medians import GeneMedians, load_gene_medians
+from scdmc.token_cache import open_cells
 from scdmc.tokenized_data import (
     TokenizationSettings,
     TokenizedCells,
@@ -27,16 +28,19 @@ class PretrainingData:
 
     Attributes
     ----------
-    training_cells, held_out_cells
-        The cells, as long as the model reads them.
+    cells
+        All cells, as long as the model reads them.
+    training, held_out
+        Which of them are trained on and which are held out.
     vocabulary, medians
         Those that the cells were tokenized with.
     settings
         What the model folder says of tokenization; its ``model_input_size`` is the model's context.
     """
 
-    training_cells: TokenizedCells
-    held_out_cells: TokenizedCells
+    cells: TokenizedCells
+    training: np.ndarray
+    held_out: np.ndarray
     vocabulary: Vocabulary
     medians: GeneMedians
     settings: TokenizationSettings
@@ -44,6 +48,7 @@ class PretrainingData:
 
 def read_pretraining_data(
     dataset_path: Path,
+    cache_dir: Path | None = None,
     max_length: int | None = None,
     split_file: Path | None = None,
     held_out_fraction: float = 0.05,
@@ -57,6 +62,9 @@ def read_pretraining_data(
     ----------
     dataset_path
         File, folder or glob.
+    cache_dir
+        Where decoded cells are memory-mapped from (see :func:`scdmc.token_cache.open_cells`), which takes data of any
+        size; without it the cells are held in memory.
     max_length
         Context of the model; that of the data without it.
     split_file
@@ -77,11 +85,14 @@ def read_pretraining_data(
     vocabulary = _vocabulary_of(first, found, token_dictionary_file)
     medians = _medians_of(first, found, gene_median_file)
     context = _context(max_length, found)
-    cells = read_tokenized(dataset_path, obs_columns=(), model_input_size=context)
+    if cache_dir is None:
+        cells = read_tokenized(dataset_path, obs_columns=(), model_input_size=context)
+    else:
+        cells = open_cells(dataset_path, cache_dir, context)
     require_valid_ids(cells, len(vocabulary), str(dataset_path))
     training, held_out = _split(cells, split_file, held_out_fraction, seed)
     settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
-    return PretrainingData(cells.select(training), cells.select(held_out), vocabulary, medians, settings)
+    return PretrainingData(cells, training, held_out, vocabulary, medians, settings)
 
 
 def _vocabulary_of(first: Path, settings: TokenizationSettings | None, given: Path | None) -> Vocabulary:

@@ -361,15 +361,16 @@ def read_tokenized(
     """
     files = parquet_files(dataset_path)
     settings = read_settings(files)
-    parts = [part for path in files for part in _read_row_groups(path, obs_columns, settings, model_input_size)]
+    parts = [part for path in files for part in read_row_groups(path, obs_columns, settings, model_input_size)]
     if not any(len(part) for part in parts):
         raise ScDMCError(f"{dataset_path} holds no cells")
     return concatenate_cells(parts)
 
 
-def _read_row_groups(
+def read_row_groups(
     path: Path, obs_columns: Sequence[str] | None, settings: TokenizationSettings | None, model_input_size: int | None
 ) -> Iterator[TokenizedCells]:
+    """Yield the cells of a shard, one row group after the other (see :func:`read_tokenized`)."""
     file = pq.ParquetFile(path)
     available = [name for name in file.schema_arrow.names if name not in (*STREAM_COLUMNS, *CELL_COLUMNS)]
     wanted = available if obs_columns is None else list(obs_columns)

@@ -25,7 +25,7 @@ from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import ScDMCForMaskedLM
 from scdmc.optimization import parameter_groups
 from scdmc.pretraining import Pretraining, PretrainingSettings, evaluate, write_history
-from scdmc.tokenized_data import TokenizedCells
+from scdmc.tokenized_data import TokenizedCells, concatenate_cells
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 40
@@ -84,7 +84,9 @@ def make_model(dropout=0.1, seed=0, **changes):
 
 
 def make_run(output_dir, settings=SETTINGS, cells=CELLS, **model):
-    return Pretraining(make_model(**model), cells, HELD_OUT, settings, output_dir, CPU)
+    everything = concatenate_cells([cells, HELD_OUT])
+    training, held_out = np.arange(len(cells)), np.arange(len(cells), len(everything))
+    return Pretraining(make_model(**model), everything, training, held_out, settings, output_dir, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +341,8 @@ def test_the_gradient_of_a_batch_in_parts_is_the_mean_of_theirs(tmp_path):
 
 def test_evaluating_twice_gives_the_same_numbers():
     module = ScDMCForPretraining(make_model(dropout=0.5)).train()
-    first = evaluate(module, HELD_OUT, 8, SETTINGS)
-    assert first == evaluate(module, HELD_OUT, 8, SETTINGS)
+    first = evaluate(module, HELD_OUT, np.arange(12), 8, SETTINGS)
+    assert first == evaluate(module, HELD_OUT, np.arange(12), 8, SETTINGS)
     assert set(first) == set(METRICS)
     assert module.training
     assert not module.momentum_encoder.training
@@ -568,6 +570,20 @@ def test_the_script_resumes_an_interrupted_run(model_folder, script, dataset, tm
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "again"), *SHORT]
     assert script([*arguments, "--resume_from_checkpoint", str(first)]) == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model_folder / "model.safetensors").read_bytes()
+
+
+def test_cells_that_are_memory_mapped_train_the_same_model(model_folder, script, dataset, tmp_path):
+    arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "mapped"), *SHORT]
+    assert script([*arguments, "--cache_dir", str(tmp_path / "cache"), "--num_workers", "1"]) == 0
+    again = tmp_path / "mapped" / "model.safetensors"
+    assert again.read_bytes() == (model_folder / "model.safetensors").read_bytes()
+    assert list((tmp_path / "cache").iterdir())
+
+
+def test_a_dry_run_of_the_script_says_what_a_run_would_take_and_writes_nothing(script, dataset, tmp_path, capsys):
+    assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "dry"), *SHORT, "--dry_run"]) == 0
+    assert "estimated time" in capsys.readouterr().out
+    assert not (tmp_path / "dry").exists()
 
 
 def test_overwrite_leaves_nothing_of_the_run_before_that_could_be_resumed(script, dataset, tmp_path, capsys):

@@ -169,8 +169,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
 
 def test_bfloat16_is_close_to_float32(tmp_path):
     module = ScDMCForPretraining(make_model(dropout=0.0))
-    plain = evaluate(module, HELD_OUT, 8, SETTINGS)
-    half = evaluate(module, HELD_OUT, 8, replace(SETTINGS, bf16=True))
+    plain = evaluate(module, HELD_OUT, np.arange(12), 8, SETTINGS)
+    half = evaluate(module, HELD_OUT, np.arange(12), 8, replace(SETTINGS, bf16=True))
     for name in ("mlm_rank_loss", "mlm_expression_loss"):
         assert half[name] == pytest.approx(plain[name], rel=0.02)
         assert half[name] != plain[name]

@@ -92,6 +92,7 @@ def test_the_outputs_that_the_readme_lists_are_there(tree):
         "pretrained/tokenization.json",
         "pretrained/README.md",
         "pretrained/history.csv",
+        "pretrained/guessing.json",
         "pretrained/loss_curves.png",
         "pretrained/loss_curves.pdf",
         "annotation/model.safetensors",
