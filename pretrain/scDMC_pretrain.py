@@ -38,8 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Command line of pre-training; each default is the paper's."""
-    defaults, config = PretrainingSettings(), ScDMCConfig()
+    """Command line of pre-training; the defaults are the paper's, but for attention dropout."""
     parser = argument_parser(__doc__)
     parser.add_argument("--dataset_path", required=True, help="tokenized parquet: a file, a folder or a quoted glob")
     parser.add_argument(
@@ -48,7 +47,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
     parser.add_argument("--dry_run", action="store_true", help="one step of everything, and what a run would take")
     parser.add_argument("--resume_from_checkpoint", metavar="last|PATH", help="go on with an interrupted run")
+    add_data_arguments(parser)
+    add_model_arguments(parser)
+    add_training_arguments(parser)
+    add_objective_arguments(parser)
+    add_logs_arguments(parser)
+    return parser.parse_args(argv)
 
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which data, and what is held out."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--cache_dir",
@@ -64,6 +72,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--held_out_fraction", type=fraction, default=0.05, help="share of held-out cells without --split_file"
     )
 
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sizes of the model."""
+    config = ScDMCConfig()
     model = parser.add_argument_group("model")
     model.add_argument("--hidden_size", type=positive_int, default=config.hidden_size, help="width of the encoder")
     model.add_argument("--num_hidden_layers", type=positive_int, default=config.num_hidden_layers, help="layers")
@@ -86,6 +98,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--attention", choices=BACK_ENDS, default="auto", help="attention back end")
 
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """How it is trained, and where."""
+    defaults = PretrainingSettings()
     training = parser.add_argument_group("training")
     training.add_argument(
         "--batch_size", type=positive_int, default=defaults.batch_size, help="cells of an optimizer step"
@@ -109,7 +125,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     training.add_argument("--max_minutes", type=positive_float, help="save and stop after this long, to be resumed")
     training.add_argument("--bf16", action="store_true", help="compute in bfloat16")
-    training.add_argument("--gradient_checkpointing", action="store_true", help="less memory, a third more time")
+    training.add_argument("--gradient_checkpointing", action="store_true", help="less memory for more time")
     training.add_argument("--torch_compile", action="store_true", help="compile the layers")
     training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
     training.add_argument("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
@@ -118,6 +134,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--num_gpus", type=non_negative_int, help="0 forces the CPU; the GPU is taken where there is one without it"
     )
 
+
+def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the loss is made of."""
+    defaults = PretrainingSettings()
     objective = parser.add_argument_group("objective")
     objective.add_argument(
         "--mask_probability", type=fraction, default=defaults.mask_probability, help="share of masked genes"
@@ -138,6 +158,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="as the released code: expression stream not masked, MLM divided by all tokens, frozen momentum encoder",
     )
 
+
+def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
+    """How often to log, evaluate and save."""
+    defaults = PretrainingSettings()
     logs = parser.add_argument_group("logs")
     logs.add_argument("--log_every", type=positive_int, default=defaults.log_every, help="steps between log lines")
     logs.add_argument(
@@ -147,7 +171,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     logs.add_argument(
         "--keep_checkpoints", type=positive_int, default=defaults.keep_checkpoints, help="older ones are deleted"
     )
-    return parser.parse_args(argv)
 
 
 def new_model(arguments: argparse.Namespace, vocabulary: Vocabulary, context: int) -> ScDMCForMaskedLM:

@@ -262,7 +262,8 @@ class BatchOrder:
 
     Cells of similar lengths go together, so that attention of one length is computed at once and processes wait little
     for each other; the batches themselves come in random order. The last cells of an epoch make a smaller batch, or
-    join the one before if they are fewer than ``smallest_batch``.
+    join the one before if they are fewer than half a batch: then no process is left without cells, and the order does
+    not depend on the number of processes.
 
     Parameters
     ----------
@@ -272,19 +273,16 @@ class BatchOrder:
         Cells in a batch.
     seed
         Of the shuffle.
-    smallest_batch
-        Number of processes: each must get a cell.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, smallest_batch: int = 1) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.smallest_batch = smallest_batch
 
     def __len__(self) -> int:
         n_full, rest = divmod(len(self.lengths), self.batch_size)
-        return max(1, n_full + (rest >= self.smallest_batch and rest > 0))
+        return max(1, n_full + (rest > 0 and 2 * rest >= self.batch_size))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Rows of the cells of every batch of an epoch."""

@@ -211,9 +211,13 @@ class Pretraining:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self.accelerator.device
-        self.order = BatchOrder(
-            cells.rank_lengths[training], settings.batch_size // parts, settings.seed, self.accelerator.num_processes
-        )
+        self.order = BatchOrder(cells.rank_lengths[training], settings.batch_size // parts, settings.seed)
+        fewest = min(len(chosen) for chosen in self.order.batches(0))
+        if fewest < self.accelerator.num_processes:
+            raise ScDMCError(
+                f"--batch_size {settings.batch_size}: a part of a batch has {fewest} cells only, "
+                f"fewer than the {self.accelerator.num_processes} processes"
+            )
         steps_per_epoch = max(1, len(self.order) // parts)
         self.total_steps = settings.max_steps or settings.epochs * steps_per_epoch
         self.module = ScDMCForPretraining(model, settings.objective).to(self.device)

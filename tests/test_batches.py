@@ -327,8 +327,10 @@ def test_identical_cells_and_only_those_share_a_fingerprint(cells):
     assert masked_batch(changed, np.arange(20)).fingerprints[5] != fingerprints[5]
 
 
-def test_the_last_cells_join_the_batch_before_if_a_process_would_get_none():
-    order = BatchOrder(np.arange(1, 18), batch_size=8, seed=0, smallest_batch=2)
-    sizes = sorted(len(batch) for batch in order.batches(0))
-    assert sizes == [8, 9]
-    assert len(order) == 2
+@pytest.mark.parametrize(
+    ("n_cells", "sizes"), [(16, [8, 8]), (17, [8, 9]), (19, [8, 11]), (20, [4, 8, 8]), (23, [7, 8, 8]), (3, [3])]
+)
+def test_the_last_cells_join_the_batch_before_if_they_are_fewer_than_half_a_batch(n_cells, sizes):
+    order = BatchOrder(np.arange(1, n_cells + 1), batch_size=8, seed=0)
+    assert sorted(len(batch) for batch in order.batches(0)) == sizes
+    assert len(order) == len(sizes)

@@ -1,7 +1,10 @@
 """Pre-training: its loss, its momentum encoder, its checkpoints, and the script from end to end."""
 
+import csv
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -657,3 +660,19 @@ def test_data_without_their_vocabulary_beside_them_ask_for_it(script, dataset, t
     lonely.write_bytes(dataset.read_bytes())
     assert script(["--dataset_path", str(lonely), "--output_dir", str(tmp_path / "model"), *SHORT]) == 2
     assert "--token_dictionary_file" in capsys.readouterr().err
+
+
+def test_torchrun_runs_the_script_and_one_process_writes(script, dataset, tmp_path):
+    root = Path(__file__).parent.parent
+    arguments = ["--dataset_path", str(dataset), *SHORT, "--hidden_dropout_prob", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(root / "pretrain" / "scDMC_pretrain.py"), *arguments, "--output_dir", str(tmp_path / "two")]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.count("wrote the model folder") == 1
+    assert script([*arguments, "--output_dir", str(tmp_path / "one")]) == 0
+    # Weights may differ where a gradient is rounding noise, which Adam scales up; losses and gradients may not.
+    one, two = (list(csv.DictReader((tmp_path / name / "history.csv").open())) for name in ("one", "two"))
+    for row, other in zip(one, two, strict=True):
+        for name in ("loss", "mlm_rank_loss", "contrastive_loss", "gradient_norm", "eval_mlm_expression_loss"):
+            assert row[name] == other[name] == "" or float(other[name]) == pytest.approx(float(row[name]), rel=1e-4)
