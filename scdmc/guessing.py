@@ -8,8 +8,6 @@ from scdmc.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
 
 # Ranks are binned by factors of the square root of 2, so that the first ranks have bins of their own.
 BINS_PER_DOUBLING = 2
-# A gene's frequency at a rank is mixed with as many cells' worth of its frequency anywhere.
-PRIOR_CELLS = 50.0
 CELLS_PER_BLOCK = 256
 
 
@@ -41,7 +39,9 @@ def guessing_lines(
     vocab_size = 1 + max(int(cells.rank_ids.max()), int(cells.expression_ids.max()))
     counts = _counts_by_rank(cells, training, vocab_size)
     unigram = _frequencies(counts.sum(axis=0) + 0.5)
-    at_rank = (counts + PRIOR_CELLS * unigram) / (counts.sum(axis=1, keepdims=True) + PRIOR_CELLS)
+    # Few cells say little of a gene at a rank: its frequency anywhere counts as one more sighting per known gene.
+    prior = np.count_nonzero(counts.any(axis=0))
+    at_rank = (counts + prior * unigram) / (counts.sum(axis=1, keepdims=True) + prior)
     cumulative = np.concatenate([[0.0], np.cumsum(unigram)])
     sums = np.zeros(4)
     weights = np.zeros(2)
