@@ -5,8 +5,9 @@ import logging
 from pathlib import Path
 
 from scdmc.command_line import argument_parser, script
-from scdmc.demo_data import ISLETS_WHEEL, read_islets, write_h5ad
+from scdmc.demo_data import ISLETS_WHEEL, read_islets
 from scdmc.files import require_new_file
+from scdmc.h5ad import write_h5ad
 from scdmc.wheels import open_wheel
 
 ISLETS_FILE = "islets.h5ad"

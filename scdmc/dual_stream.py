@@ -109,11 +109,12 @@ class ScDMCForPretraining(nn.Module):
         contrast, metrics = self.contrast(states, batch)
         loss = genes.judged.loss + self.options.alpha * contrast
         with torch.no_grad():
+            sums = genes.sums()
             for stream in genes.stream_values:
                 total = genes.stream_totals[stream]
                 total = torch.where(total > 0, total, torch.ones_like(total))
                 for name in (f"mlm_{stream}_loss", f"mlm_{stream}_accuracy"):
-                    metrics[name] = global_sum(genes.sums()[name]) / total
+                    metrics[name] = global_sum(sums[name]) / total
             metrics["total_loss"] = global_sum(genes.judged.loss) + self.options.alpha * contrast
         return {"loss": loss * n_processes(), **metrics}
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdmc.command_line import argument_parser, script
-from scdmc.demo_data import ISLETS_WHEEL, read_islets, write_h5ad
+from scdmc.demo_data import ISLETS_WHEEL, read_islets
 from scdmc.files import require_new_file
+from scdmc.h5ad import write_h5ad
 from scdmc.wheels import open_wheel
 
 if TYPE_CHECKING:
