@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from scdmc.attention import PackedLayout
+from scdmc.errors import ScDMCError
 from scdmc.modeling import NO_VALUE, UNKNOWN_VALUE, PackedCells
 from scdmc.tokenized_data import TokenizedCells, gather_index
 from scdmc.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
@@ -265,36 +266,91 @@ class BatchOrder:
     join the one before if they are fewer than half a batch: then no process is left without cells, and the order does
     not depend on the number of processes.
 
+    With ``tokens_per_batch`` batches hold about as many tokens instead of as many cells, so that memory does not depend
+    on how long the cells are that meet in a batch. The number of batches may then differ from epoch to epoch.
+
     Parameters
     ----------
     lengths
-        Shape (n_cells,): tokens of each cell.
+        Shape (n_cells,): tokens of each cell, over all streams.
     batch_size
         Cells in a batch.
     seed
         Of the shuffle.
+    tokens_per_batch
+        Most tokens in a batch, instead of ``batch_size``.
+
+    Raises
+    ------
+    ScDMCError
+        If fewer than two of the longest cells fit into ``tokens_per_batch``.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, tokens_per_batch: int | None = None) -> None:
         self.lengths = np.asarray(lengths)
-        self.batch_size = batch_size
         self.seed = seed
+        self.tokens_per_batch = tokens_per_batch
+        self.batch_size = batch_size
+        if tokens_per_batch is not None:
+            if tokens_per_batch < 2 * self.lengths.max():
+                raise ScDMCError(
+                    f"{tokens_per_batch} tokens in a batch are too few: two cells of {self.lengths.max()} tokens "
+                    "should fit; raise --tokens_per_batch"
+                )
+            self.batch_size = max(2, int(tokens_per_batch / self.lengths.mean()))
 
     def __len__(self) -> int:
+        """Batches of an epoch; with ``tokens_per_batch``, of the first."""
+        return self.n_batches(0)
+
+    def n_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        if self.tokens_per_batch is not None:
+            return sum(len(cuts) + 1 for _, cuts in self._groups_of_equal_tokens(self._generator(epoch)))
         n_full, rest = divmod(len(self.lengths), self.batch_size)
         return max(1, n_full + (rest > 0 and 2 * rest >= self.batch_size))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Rows of the cells of every batch of an epoch."""
-        generator = np.random.default_rng([self.seed, epoch])
+        generator = self._generator(epoch)
+        if self.tokens_per_batch is not None:
+            groups = self._groups_of_equal_tokens(generator)
+            batches = [batch for group, cuts in groups for batch in np.split(group, cuts)]
+        else:
+            batches = self._batches_of_equal_cells(generator)
+        generator.shuffle(batches)
+        return batches
+
+    def _generator(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch])
+
+    def _batches_of_equal_cells(self, generator: np.random.Generator) -> list[np.ndarray]:
         order = generator.permutation(len(self.lengths))
         group_size = self.batch_size * BATCHES_PER_GROUP
         groups = [order[start : start + group_size] for start in range(0, len(order), group_size)]
-        by_length = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
-        starts = np.arange(1, len(self)) * self.batch_size
-        batches = np.split(by_length, starts)
-        generator.shuffle(batches)
-        return batches
+        by_length = np.concatenate([self._by_length(group) for group in groups])
+        return np.split(by_length, np.arange(1, self.n_batches(0)) * self.batch_size)
+
+    def _groups_of_equal_tokens(self, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Shuffled cells in groups, each sorted by length, and where a group is cut into batches.
+
+        A group is cut into equal shares, so that no batch of a few left-over cells remains.
+        """
+        order = generator.permutation(len(self.lengths))
+        n_groups = max(1, round(len(order) / (self.batch_size * BATCHES_PER_GROUP)))
+        groups = []
+        for group in np.array_split(order, n_groups):
+            group = self._by_length(group)
+            lengths = self.lengths[group]
+            # The cell that crosses a cut goes after it, so a batch is its share and at most one cell more.
+            n_batches = -(-int(lengths.sum()) // (self.tokens_per_batch - int(lengths.max())))
+            shares = np.cumsum(lengths) / lengths.sum() * n_batches
+            cuts = np.unique(np.searchsorted(shares, np.arange(1, n_batches)))
+            groups.append((group, cuts[cuts > 0]))
+        return groups
+
+    def _by_length(self, group: np.ndarray) -> np.ndarray:
+        return group[np.argsort(self.lengths[group], kind="stable")]
 
 
 def batches_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from scdmc.distributed import spread_like, whole
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove
 
@@ -93,8 +94,8 @@ def _remove_leftovers(folder: Path) -> None:
         remove(leftover)
 
 
-def read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, torch.Tensor], dict]:
-    """Tensors and state of a checkpoint.
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors (in main memory, wherever they were made) and state of a checkpoint.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def read_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, torch.T
     if not (path / STATE_FILE).is_file():
         raise ScDMCError(f"{path} is no checkpoint")
     state = json.loads((path / STATE_FILE).read_text())
-    return load_file(path / TENSORS_FILE, device=str(device)), state
+    return load_file(path / TENSORS_FILE), state
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -121,13 +122,16 @@ def without_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """State of an optimizer, ``index.name`` -> tensor."""
     states = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, state in states.items() for name, tensor in state.items()}
+    return {f"{index}.{name}": whole(tensor) for index, state in states.items() for name, tensor in state.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` took."""
     content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         index, key = name.split(".")
-        content["state"].setdefault(int(index), {})[key] = tensor
+        parameter = parameters[int(index)]
+        same_shape = tensor.shape == parameter.shape  # the number of steps is no tensor to be spread
+        content["state"].setdefault(int(index), {})[key] = spread_like(tensor, parameter) if same_shape else tensor
     optimizer.load_state_dict(content)

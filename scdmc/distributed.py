@@ -1,7 +1,16 @@
-"""What several processes of one run tell each other; with one process, nothing happens."""
+"""What several processes of one run tell each other; with one process, nothing happens.
+
+A model may be sharded: of each tensor every process then holds a part (a DTensor), and the functions at the end of this
+module turn whole tensors into parts and back. They leave other tensors as they are.
+"""
+
+from collections.abc import Iterable
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def n_processes() -> int:
@@ -21,6 +30,15 @@ def global_sum(values: torch.Tensor) -> torch.Tensor:
     total = values.detach().clone()
     distributed.all_reduce(total)
     return total
+
+
+def gather_equal(values: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors of all processes, equal in shape and type, by number of the process."""
+    if n_processes() == 1:
+        return [values]
+    gathered = [torch.empty_like(values) for _ in range(n_processes())]
+    distributed.all_gather(gathered, values)
+    return gathered
 
 
 def gather_rows(rows: torch.Tensor, rows_by_process: tuple[int, ...]) -> torch.Tensor:
@@ -44,9 +62,42 @@ def gather_rows(rows: torch.Tensor, rows_by_process: tuple[int, ...]) -> torch.T
     longest = max(rows_by_process)
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
-    gathered = [torch.empty_like(padded) for _ in rows_by_process]
-    distributed.all_gather(gathered, padded)
-    parts = [part[:n_rows] for part, n_rows in zip(gathered, rows_by_process, strict=True)]
+    parts = [part[:n_rows] for part, n_rows in zip(gather_equal(padded), rows_by_process, strict=True)]
     parts[process_number()] = rows
     places = [torch.arange(number, sum(rows_by_process), n_processes()) for number in range(n_processes())]
     return torch.cat(parts)[torch.cat(places).argsort().to(rows.device)]
+
+
+def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device) -> None:
+    """Spread weights, gradients and optimizer state over the processes (fully sharded data parallel).
+
+    Parameters
+    ----------
+    module
+        The whole model, changed in place.
+    parts
+        Its layers: the weights of one of them at a time are gathered for computing.
+    device
+        Where the processes compute.
+    """
+    mesh = init_device_mesh(device.type, (n_processes(),))
+    for part in parts:
+        fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor of which each process holds a part; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process holds; what is done to it is done to the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A tensor that every process has, in parts like those of ``other``."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scdmc.batches import PretrainingBatch
-from scdmc.distributed import gather_rows, global_sum, n_processes
+from scdmc.distributed import gather_rows, global_sum, n_processes, own_part
 from scdmc.modeling import ScDMCForMaskedLM
 from scdmc.objectives import (
     TEMPERATURE,
@@ -118,6 +118,13 @@ class ScDMCForPretraining(nn.Module):
             metrics["total_loss"] = global_sum(genes.judged.loss) + self.options.alpha * contrast
         return {"loss": loss * n_processes(), **metrics}
 
+    def sums(self, batch: PretrainingBatch) -> dict[str, torch.Tensor]:
+        """What an evaluation adds up over batches: sums over masked genes, and over cells for the contrast."""
+        states = self.model.bert.encode(batch.streams)
+        _, contrast = self.contrast(states, batch)
+        over_cells = {name: value * batch.n_cells for name, value in contrast.items()}
+        return self.masked_genes(states, batch).sums() | over_cells
+
     def masked_genes(self, states: torch.Tensor, batch: PretrainingBatch) -> MaskedGenes:
         """Judge the masked genes: the rank stream by their mean, the expression stream weighted by expression."""
         is_rank = torch.arange(len(batch.labels), device=states.device) < batch.n_masked_rank
@@ -185,8 +192,11 @@ class ScDMCForPretraining(nn.Module):
     @torch.no_grad()
     def update_momentum_encoder(self, momentum: float) -> None:
         """Move the momentum encoder towards the encoder: key = m key + (1 - m) query, once per optimizer step."""
-        keys = list(self.momentum_encoder.parameters())
-        torch._foreach_lerp_(keys, [parameter.detach() for parameter in self.model.bert.parameters()], 1.0 - momentum)
+        keys, queries = (
+            [own_part(parameter.detach()) for parameter in encoder.parameters()]
+            for encoder in (self.momentum_encoder, self.model.bert)
+        )
+        torch._foreach_lerp_(keys, queries, 1.0 - momentum)
 
 
 def _tokens_of_a_stream(batch: PretrainingBatch) -> torch.Tensor:

@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -34,7 +35,7 @@ from scdmc.checkpoints import (
     write_checkpoint,
 )
 from scdmc.configuration import ScDMCConfig
-from scdmc.distributed import global_sum, n_processes
+from scdmc.distributed import gather_equal, global_sum, n_processes, shard, spread_like, whole
 from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
@@ -53,7 +54,7 @@ EVALUATION_EPOCH = 2**31
 # A GPU's peak in bf16 without sparsity, for the share of it that training reaches (H100 and H200).
 PEAK_TFLOPS = 989.0
 # These may differ between an interrupted run and the one that resumes it.
-FREE_SETTINGS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "num_workers", "max_minutes"}
+FREE_SETTINGS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "num_workers", "max_minutes", "fsdp"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class PretrainingSettings:
     ----------
     batch_size
         Cells of an optimizer step, over all processes and accumulation steps.
+    tokens_per_batch
+        Most tokens of an optimizer step, both streams together, instead of ``batch_size``: memory then does not depend
+        on how long the cells are that meet in a batch.
     learning_rate, weight_decay, warmup_fraction, epochs
         AdamW with a cosine schedule after a linear warm-up; no decay on biases and LayerNorm.
     max_steps
@@ -88,6 +92,8 @@ class PretrainingSettings:
         Parts in which a batch is computed; the loss is the mean over the parts.
     bf16, gradient_checkpointing, torch_compile
         Compute in bfloat16; compute states again instead of keeping them; compile the layers.
+    fsdp
+        Spread weights, gradients and optimizer state over the processes, for models that fit no single GPU.
     num_workers
         Processes that prepare batches; 0 prepares them in between steps.
     log_every, evaluate_every, save_every
@@ -97,6 +103,7 @@ class PretrainingSettings:
     """
 
     batch_size: int = 24
+    tokens_per_batch: int | None = None
     learning_rate: float = 5e-5
     weight_decay: float = 1e-3
     warmup_fraction: float = 0.05
@@ -118,6 +125,7 @@ class PretrainingSettings:
     bf16: bool = False
     gradient_checkpointing: bool = False
     torch_compile: bool = False
+    fsdp: bool = False
     num_workers: int = 0
     log_every: int = 10
     evaluate_every: int = 200
@@ -207,19 +215,18 @@ class Pretraining:
         self.held_out = held_out
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision="bf16" if settings.bf16 else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self.accelerator.device
-        self.order = BatchOrder(cells.rank_lengths[training], settings.batch_size // parts, settings.seed)
+        self.order = _batch_order(cells, training, settings)
         fewest = min(len(chosen) for chosen in self.order.batches(0))
         if fewest < self.accelerator.num_processes:
             raise ScDMCError(
-                f"--batch_size {settings.batch_size}: a part of a batch has {fewest} cells only, "
+                f"--batch_size or --tokens_per_batch: a part of a batch has {fewest} cells only, "
                 f"fewer than the {self.accelerator.num_processes} processes"
             )
-        steps_per_epoch = max(1, len(self.order) // parts)
-        self.total_steps = settings.max_steps or settings.epochs * steps_per_epoch
+        n_batches = sum(self.order.n_batches(epoch) for epoch in range(settings.epochs))
+        self.total_steps = settings.max_steps or max(1, n_batches // parts)
         self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
         self.attention = self.module.model.set_attention(attention, dtype)
@@ -227,14 +234,25 @@ class Pretraining:
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
         if settings.torch_compile:
             compile_layers(self.module)
+        self.wrapped = self._spread_over_processes()
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True
+            parameter_groups(self.module.model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
-        self.wrapped = self.accelerator.prepare_model(self.module)
         self.step = 0
         self.trained_seconds = 0.0
         self.history: list[dict[str, float]] = []
         self.stop_requested = False
+
+    def _spread_over_processes(self) -> nn.Module:
+        """The module as the steps call it: it averages the gradients of the processes."""
+        if not self.settings.fsdp:
+            return self.accelerator.prepare_model(self.module)
+        if self.accelerator.num_processes == 1:
+            raise ScDMCError("--fsdp spreads a model over several processes, and there is one: start it with torchrun")
+        encoders = (self.module.model.bert, self.module.momentum_encoder)
+        shard(self.module, [layer for encoder in encoders for layer in encoder.encoder.layer], self.device)
+        register_fsdp_forward_method(self.module, "sums")
+        return self.module
 
     @property
     def share_done(self) -> float:
@@ -254,6 +272,11 @@ class Pretraining:
                 return self.settings.learning_rate * (self.step + 1) / warmup_steps
             warmup = warmup_steps / self.total_steps
         return self.settings.learning_rate * warmup_then_cosine(done, warmup)
+
+    @property
+    def cells_per_step(self) -> float:
+        """Cells of an optimizer step, on average."""
+        return len(self.training) / len(self.order) * self.settings.gradient_accumulation_steps
 
     def run(self) -> None:
         """Train to the end of the schedule, or until a signal or ``max_minutes`` asks to stop."""
@@ -282,7 +305,7 @@ class Pretraining:
 
     def dry_run(self) -> dict[str, str]:
         """One evaluation, three steps and one checkpoint, and what they say of a whole run; nothing stays on disk."""
-        batch_size = self.settings.batch_size // self.settings.gradient_accumulation_steps
+        batch_size = self.order.batch_size
         evaluate(self.module, self.cells, self.held_out[:batch_size], batch_size, self.settings)
         self.module.train()
         loader, seconds = self._loader(), []
@@ -298,7 +321,7 @@ class Pretraining:
         return {
             "parameters": f"{self.module.model.num_parameters():,}",
             "seconds a step": f"{step:.2f}",
-            "cells a second": f"{self.settings.batch_size / step:,.1f}",
+            "cells a second": f"{self.cells_per_step / step:,.1f}",
             "peak memory": f"{peak_memory(self.device) / 2**30:.2f} GiB",
             "steps": f"{self.total_steps:,}",
             "estimated time": f"{self.total_steps * step / 3600:.2f} hours",
@@ -316,13 +339,13 @@ class Pretraining:
         totals: dict[str, torch.Tensor] = {}
         for number, batch in enumerate(batches, 1):
             with self._synchronised(number == len(batches)):
-                metrics = self.wrapped(batch.to(self.device))
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+                    metrics = self.wrapped(batch.to(self.device))
                 self.accelerator.backward(metrics.pop("loss") / len(batches))
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(batches)
-        totals["gradient_norm"] = nn.utils.clip_grad_norm_(
-            self.module.model.parameters(), self.settings.max_gradient_norm
-        )
+        norm = nn.utils.clip_grad_norm_(self.module.model.parameters(), self.settings.max_gradient_norm)
+        totals["gradient_norm"] = whole(norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if not self.settings.published_objective:
@@ -333,7 +356,10 @@ class Pretraining:
     @contextmanager
     def _synchronised(self, is_last_part: bool) -> Iterator[None]:
         """Gradients of several processes are averaged once per optimizer step, with its last part."""
-        if is_last_part:
+        if self.settings.fsdp:
+            self.module.set_requires_gradient_sync(is_last_part)
+            yield
+        elif is_last_part:
             yield
         else:
             with self.accelerator.no_sync(self.wrapped):
@@ -356,12 +382,19 @@ class Pretraining:
 
     def _numbers(self) -> Iterator[tuple[int, int]]:
         """(epoch, number in the epoch) of every batch from here on."""
-        first = self.step * self.settings.gradient_accumulation_steps
-        epoch, index = divmod(first, len(self.order))
+        epoch, index = self._position()
         while True:
-            for number in range(index, len(self.order)):
+            for number in range(index, self.order.n_batches(epoch)):
                 yield epoch, number
             epoch, index = epoch + 1, 0
+
+    def _position(self) -> tuple[int, int]:
+        """Epoch and number in it of the next batch."""
+        epoch, index = 0, self.step * self.settings.gradient_accumulation_steps
+        while index >= self.order.n_batches(epoch):
+            index -= self.order.n_batches(epoch)
+            epoch += 1
+        return epoch, index
 
     def _advance_clock(self, clock: "_Clock") -> None:
         """Training time, and whether it is up. Over several processes all follow the same clock: that of the sum."""
@@ -388,10 +421,10 @@ class Pretraining:
             yield writer
 
     def _progress(self) -> tqdm:
-        total = None if self.settings.schedule_minutes else self.total_steps * self.settings.batch_size
+        total = None if self.settings.schedule_minutes else round(self.total_steps * self.cells_per_step)
         return tqdm(
             total=total,
-            initial=self.step * self.settings.batch_size,
+            initial=round(self.step * self.cells_per_step),
             unit=" cells",
             desc="pre-train",
             smoothing=0.05,
@@ -408,7 +441,8 @@ class Pretraining:
             )
         row = {"step": self.step, **window.close(self.module.model.config)}
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        row["epoch"] = self.step * self.settings.gradient_accumulation_steps / len(self.order)
+        epoch, index = self._position()
+        row["epoch"] = epoch + index / self.order.n_batches(epoch)
         self.history.append(row)
         shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
         progress.set_postfix({text: f"{row[name]:.2f}" for name, text in shown.items() if name in row})
@@ -421,8 +455,7 @@ class Pretraining:
 
     def _evaluate(self) -> dict[str, float]:
         """Losses and accuracies on the held-out cells; appended to the history."""
-        batch_size = self.settings.batch_size // self.settings.gradient_accumulation_steps
-        metrics = evaluate(self.module, self.cells, self.held_out, batch_size, self.settings)
+        metrics = evaluate(self.module, self.cells, self.held_out, self.order.batch_size, self.settings)
         row = {"step": self.step, **{f"eval_{name}": value for name, value in metrics.items()}}
         self.history.append(row)
         return row
@@ -441,19 +474,41 @@ class Pretraining:
         ScDMCError
             If training has diverged (its weights are not worth keeping), or the disk is full.
         """
-        if not all(torch.isfinite(parameter).all() for parameter in self.module.model.parameters()):
+        weights = self._whole_state(self.module)
+        if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
             raise ScDMCError(f"some weights are no longer finite at step {self.step}: training diverged")
-        random_states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random_states["cuda"] = torch.cuda.get_rng_state()
-        random_states = {f"{self.accelerator.process_index}.{name}": state for name, state in random_states.items()}
-        tensors = with_prefix("module", _without_tied(self.module.state_dict()))
+        random_states = self._random_states()
+        tensors = with_prefix("module", weights)
         tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer)) | with_prefix("random", random_states)
         state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": self._identity(),
                  "history": self.history}  # fmt: skip
         if self.accelerator.is_main_process:
             write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
+
+    def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """State of a module, also where each process holds a part of it; all processes must ask."""
+        return {name: whole(tensor) for name, tensor in _without_tied(module.state_dict()).items()}
+
+    def whole_model(self) -> ScDMCForMaskedLM:
+        """The model, also where each process holds a part of it; all processes must ask."""
+        if not self.settings.fsdp:
+            return self.module.model
+        model = ScDMCForMaskedLM(self.module.model.config)
+        model.load_state_dict(self._whole_state(self.module.model), strict=False)
+        model.tie_weights()
+        return model
+
+    def _random_states(self) -> dict[str, torch.Tensor]:
+        """State of every process's generators, ``process.device`` -> bytes: each process drops other states."""
+        states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state()
+        return {
+            f"{process}.{name}": state.cpu()
+            for name, own in states.items()
+            for process, state in enumerate(gather_equal(own.to(self.device)))
+        }
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: weights, momentum encoder, optimizer, schedule, order of the cells, random state.
@@ -463,16 +518,18 @@ class Pretraining:
         ScDMCError
             If the checkpoint belongs to other data, settings or another model.
         """
-        tensors, state = read_checkpoint(checkpoint, self.device)
+        tensors, state = read_checkpoint(checkpoint)
         self._require_same_run(state, checkpoint)
-        missing, unknown = self.module.load_state_dict(without_prefix("module", tensors), strict=False)
+        weights, own = without_prefix("module", tensors), self.module.state_dict()
+        weights = {name: spread_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
+        missing, unknown = self.module.load_state_dict(weights, strict=False)
         if unknown or any(not name.endswith(TIED_WEIGHT) for name in missing):
             raise ScDMCError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}")
         load_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         random_states = without_prefix(f"random.{self.accelerator.process_index}", tensors)
         if "cpu" in random_states:
             torch.set_rng_state(random_states["cpu"].cpu())
-        else:  # only the main process's state is kept; the others draw on from a seed of their own
+        else:  # the run goes on with more processes than it had: the new ones draw from a seed of their own
             torch.manual_seed(self.settings.seed + 1_000_003 * state["step"] + self.accelerator.process_index)
         if self.device.type == "cuda" and "cuda" in random_states:
             torch.cuda.set_rng_state(random_states["cuda"].cpu())
@@ -497,6 +554,15 @@ class Pretraining:
             raise ScDMCError(
                 f"{checkpoint} was made with {name} {found.get(name)}, not {expected[name]}; a resumed run keeps it"
             )
+
+
+def _batch_order(cells: TokenizedCells, training: np.ndarray, settings: PretrainingSettings) -> BatchOrder:
+    """The order of the parts of batches."""
+    parts = settings.gradient_accumulation_steps
+    n_streams = 2 if settings.streams == "both" else 1
+    tokens = None if settings.tokens_per_batch is None else settings.tokens_per_batch // parts
+    lengths = n_streams * cells.rank_lengths[training]
+    return BatchOrder(lengths, settings.batch_size // parts, settings.seed, tokens)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -647,10 +713,7 @@ def evaluate(
     for chosen in BatchOrder(cells.rank_lengths[held_out], batch_size, settings.seed).batches(EVALUATION_EPOCH):
         batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.masking).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            states = module.model.bert.encode(batch.streams)
-            genes = module.masked_genes(states, batch)
-            _, contrast = module.contrast(states, batch)
-        parts = genes.sums() | {name: value * batch.n_cells for name, value in contrast.items()}
+            parts = module.sums(batch)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     module.train(was_training)

@@ -15,6 +15,7 @@ from scdmc.batches import (
     hashed_uniform,
     packed_streams,
 )
+from scdmc.errors import ScDMCError
 from scdmc.modeling import NO_VALUE, UNKNOWN_VALUE
 from scdmc.tokenized_data import TokenizedCells
 from scdmc.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID
@@ -239,6 +240,31 @@ def test_cells_meet_other_cells_in_another_epoch():
     together = [{frozenset((a, b)) for batch in order.batches(epoch) for a in batch[:3] for b in batch if a != b}
                 for epoch in (0, 1)]  # fmt: skip
     assert len(together[0] & together[1]) < 0.3 * len(together[0])
+
+
+@pytest.mark.parametrize("tokens_per_batch", [4000, 10_000, 50_000, 10**9])
+def test_a_batch_of_tokens_stays_within_its_budget_and_is_well_filled(tokens_per_batch):
+    order = BatchOrder(LENGTHS, 24, seed=0, tokens_per_batch=tokens_per_batch)
+    for epoch in (0, 1):
+        batches = order.batches(epoch)
+        assert len(batches) == order.n_batches(epoch)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+        sums = [LENGTHS[batch].sum() for batch in batches]
+        assert max(sums) <= tokens_per_batch
+        assert min(len(batch) for batch in batches) >= 1
+        assert np.mean(sums) > 0.4 * min(tokens_per_batch, LENGTHS.sum())
+
+
+@pytest.mark.parametrize("lengths", [[5], [100, 3, 3], [100, 100, 100, 3], [7] * 50])
+def test_few_cells_make_full_batches_of_tokens(lengths):
+    batches = BatchOrder(np.array(lengths), 24, seed=0, tokens_per_batch=200).batches(0)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[cell] for cell in batch) <= 200 for batch in batches)
+
+
+def test_too_few_tokens_for_two_cells_are_refused():
+    with pytest.raises(ScDMCError, match="two cells of 1999 tokens"):
+        BatchOrder(np.array([10, 1999]), 24, seed=0, tokens_per_batch=3000)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 2500, 16_384, 10**9])

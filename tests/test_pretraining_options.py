@@ -1,5 +1,6 @@
 """Options of pre-training: objectives, streams, precision, budgets of time, interruptions, several processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from scdmc.batches import MaskingOptions, masked_batch
-from scdmc.checkpoints import checkpoints, find_checkpoint
+from scdmc.checkpoints import checkpoints, find_checkpoint, without_prefix
 from scdmc.configuration import ScDMCConfig
 from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
 from scdmc.errors import ScDMCError
@@ -176,6 +178,31 @@ def test_bfloat16_is_close_to_float32(tmp_path):
         assert half[name] != plain[name]
 
 
+def test_compiled_layers_train_the_same_model(tmp_path):
+    plain, compiled = (
+        make_run(tmp_path / str(flag), replace(SETTINGS, max_steps=2, torch_compile=flag), dropout=0.0)
+        for flag in (False, True)
+    )
+    plain.run()
+    compiled.run()
+    for name, tensor in plain.module.state_dict().items():
+        torch.testing.assert_close(compiled.module.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_batches_of_tokens_train_every_cell_once_an_epoch_and_resume_bit_for_bit(tmp_path, monkeypatch):
+    settings = replace(SETTINGS, max_steps=None, epochs=2, tokens_per_batch=150, save_every=4)
+    straight = make_run(tmp_path / "straight", settings)
+    batches = [straight.order.batches(epoch) for epoch in (0, 1)]
+    straight.run()
+    assert straight.step == sum(map(len, batches)) > 12
+    assert sum(len(batch) for batch in batches[0]) == len(CELLS)
+    resumed = make_run(tmp_path / "resumed", settings)
+    resumed.resume(tmp_path / "straight" / "checkpoints" / f"step-{straight.step // 4 * 4 - 4:08d}")
+    resumed.run()
+    require_equal_states(state_of(straight), state_of(resumed))
+    assert straight.history[-1]["step"] == straight.step
+
+
 def test_workers_prepare_the_same_batches(tmp_path):
     alone, helped = (make_run(tmp_path / str(n), replace(SETTINGS, num_workers=n)) for n in (0, 2))
     alone.run()
@@ -269,29 +296,37 @@ def test_a_run_killed_at_any_moment_resumes_from_a_complete_checkpoint(tmp_path,
 # ---- several processes
 
 TWO_PROCESSES = """
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.test_pretraining import SETTINGS, make_run
-settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3, queue_size=int(sys.argv[2]))
-run = make_run(Path(sys.argv[1]), settings, dropout=0.0)
+settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3)
+settings = replace(settings, **json.loads(sys.argv[2]))
+run = make_run(Path(sys.argv[1]) / "two", settings, dropout=0.0)
 run.run()
 """
 
 
-@pytest.mark.parametrize("queue_size", [0, 16])
-def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, queue_size):
-    settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3, queue_size=queue_size)
-    one = make_run(tmp_path / "one", settings, dropout=0.0)
-    one.run()
-    (tmp_path / "two.py").write_text(TWO_PROCESSES)
+def run_two_processes(folder, code, *arguments):
+    """Run code on two CPU processes; it gets the folder and the arguments."""
+    (folder / "two.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(tmp_path / "two.py"), str(tmp_path / "two"), str(queue_size)]
+    command += [str(folder / "two.py"), str(folder), *arguments]
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-2000:]
+
+
+@pytest.mark.parametrize("changes", [{}, {"queue_size": 16}, {"fsdp": True}], ids=str)
+def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, changes):
+    settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3)
+    settings = replace(settings, queue_size=changes.get("queue_size", 0))
+    one = make_run(tmp_path / "one", settings, dropout=0.0)
+    one.run()
+    run_two_processes(tmp_path, TWO_PROCESSES, json.dumps(changes))
     two = make_run(tmp_path / "two", settings, dropout=0.0, seed=9)
     two.resume(find_checkpoint(tmp_path / "two", "last"))
     logged = [row for row in one.history if "gradient_norm" in row]
@@ -304,6 +339,47 @@ def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, queue_size):
         torch.testing.assert_close(
             second[name], first[name], atol=2e-5, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+RESUMED_TWO_PROCESSES = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from scdmc.checkpoints import find_checkpoint
+from tests.test_pretraining import SETTINGS, make_run
+folder = Path(sys.argv[1])
+settings = replace(SETTINGS, fsdp=sys.argv[2] == "fsdp")
+straight = make_run(folder / "straight", settings)
+straight.run()
+torch.manual_seed(123)
+resumed = make_run(folder / "resumed", settings)
+resumed.resume(folder / "straight" / "checkpoints" / "step-00000003")
+resumed.run()
+model = resumed.whole_model()
+if resumed.accelerator.is_main_process:
+    model.save_pretrained(folder / "model")
+"""
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_resume_bit_for_bit_with_the_dropout_of_each(tmp_path, kind):
+    run_two_processes(tmp_path, RESUMED_TWO_PROCESSES, kind)
+    straight, resumed = (
+        load_file(tmp_path / name / "checkpoints" / "step-00000006" / "state.safetensors")
+        for name in ("straight", "resumed")
+    )
+    require_equal_states(straight, resumed)
+    assert not torch.equal(straight["random.0.cpu"], straight["random.1.cpu"])
+    model = ScDMCForMaskedLM.from_pretrained(tmp_path / "model").state_dict()
+    for name, tensor in without_prefix("module.model", resumed).items():
+        assert torch.equal(model[name], tensor), name
+
+
+def test_a_single_process_cannot_be_sharded(tmp_path):
+    with pytest.raises(ScDMCError, match="start it with torchrun"):
+        make_run(tmp_path, replace(SETTINGS, fsdp=True))
 
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused(tmp_path):
