@@ -30,8 +30,9 @@ from scdmc.files import atomic_path, remove, require_new_folder, require_writabl
 from scdmc.guessing import guessing_lines
 from scdmc.model_directory import describe_arguments, model_card, save_model_directory
 from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
+from scdmc.obs_filter import add_leave_out_argument
 from scdmc.pretraining import EVALUATION_EPOCH, Pretraining, PretrainingSettings, write_history
-from scdmc.pretraining_data import PretrainingData, read_pretraining_data
+from scdmc.pretraining_data import CellChoice, PretrainingData, read_pretraining_data
 from scdmc.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Which data, and what is held out."""
+    choice = CellChoice()
     data = parser.add_argument_group("data")
     data.add_argument(
         "--cache_dir",
@@ -68,8 +70,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--split_file", type=Path, help="split.csv: train on its 'train' cells, hold out its 'validation' cells"
     )
+    add_leave_out_argument(data)
     data.add_argument(
-        "--held_out_fraction", type=fraction, default=0.05, help="share of held-out cells without --split_file"
+        "--hold_out", nargs="+", default=[], metavar="COLUMN=VALUE[,VALUE...]", help="cells to hold out, likewise"
+    )
+    data.add_argument(
+        "--held_out_fraction",
+        type=fraction,
+        default=choice.held_out_fraction,
+        help="share of held-out cells without --split_file and --hold_out",
+    )
+    data.add_argument(
+        "--max_held_out_cells",
+        type=positive_int,
+        default=choice.max_held_out_cells,
+        help="of more held-out cells, so many are drawn; the rest is not trained on either",
     )
 
 
@@ -106,6 +121,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--batch_size", type=positive_int, default=defaults.batch_size, help="cells of an optimizer step"
     )
+    training.add_argument(
+        "--tokens_per_batch", type=positive_int, help="most tokens of a step, both streams, instead of --batch_size"
+    )
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="parts of a batch")
     training.add_argument(
         "--learning_rate", type=positive_float, default=defaults.learning_rate, help="peak of the cosine schedule"
@@ -127,6 +145,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     training.add_argument("--gradient_checkpointing", action="store_true", help="less memory for more time")
     training.add_argument("--torch_compile", action="store_true", help="compile the layers")
+    training.add_argument(
+        "--fsdp", action="store_true", help="with torchrun: each process holds a part of the weights and their state"
+    )
     training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
     training.add_argument("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
     training.add_argument("--seed", type=seed, default=defaults.seed, help="of weights, masks, order and dropout")
@@ -196,16 +217,22 @@ def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
     return PretrainingSettings(**{name: getattr(arguments, name) for name in PretrainingSettings.__dataclass_fields__})
 
 
-def save(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData, command: list[str]) -> None:
+def save(
+    arguments: argparse.Namespace,
+    run: Pretraining,
+    model: ScDMCForMaskedLM,
+    data: PretrainingData,
+    command: list[str],
+) -> None:
     """Write the model folder, the history and the loss curves."""
     output_dir = arguments.output_dir
-    config = run.module.model.config
+    config = model.config
     facts = {
         "data": Path(arguments.dataset_path).name,
         "training cells": f"{len(run.training):,}",
         "held-out cells": f"{len(run.held_out):,}",
-        "optimizer steps": f"{run.step:,} of {arguments.batch_size} cells",
-        "parameters": f"{run.module.model.num_parameters():,}",
+        "optimizer steps": f"{run.step:,} of {run.cells_per_step:.0f} cells",
+        "parameters": f"{model.num_parameters():,}",
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
         "context": f"{config.max_position_embeddings} tokens",
         "gene medians": f"{len(data.medians.medians):,} genes",
@@ -219,7 +246,7 @@ def save(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData,
     write_history(run.history, output_dir / "history.csv")
     write_json(output_dir / "guessing.json", guesses)
     draw_loss_curves(run.history, guesses, output_dir)
-    save_model_directory(output_dir, run.module.model, data.vocabulary, data.medians, data.settings, card)
+    save_model_directory(output_dir, model, data.vocabulary, data.medians, data.settings, card)
 
 
 def guessing_metrics(run: Pretraining) -> dict[str, float]:
@@ -271,9 +298,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.dataset_path,
         arguments.cache_dir,
         arguments.max_length,
-        arguments.split_file,
-        arguments.held_out_fraction,
-        arguments.seed,
+        CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__}),
         arguments.token_dictionary_file,
         arguments.gene_median_file,
     )
@@ -289,9 +314,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.attention,
     )
     logger.info(
-        "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %d cells",
+        "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %.0f cells",
         f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",
-        f"{len(data.held_out):,}", f"{run.total_steps:,}", arguments.batch_size,
+        f"{len(data.held_out):,}", f"{run.total_steps:,}", run.cells_per_step,
     )  # fmt: skip
     if arguments.dry_run:
         print_dry_run(run)
@@ -305,9 +330,10 @@ def main(argv: list[str] | None = None) -> int:
     if not run.is_finished:
         print(f"stopped at step {run.step}; go on with --resume_from_checkpoint last")
         return 0
+    model = run.whole_model()
     if is_main_process:
         command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
-        save(arguments, run, data, command)
+        save(arguments, run, model, data, command)
         for name, value in run.final_metrics.items():
             print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
         print(f"wrote the model folder {arguments.output_dir}")

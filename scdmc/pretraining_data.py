@@ -1,5 +1,6 @@
 """What a pre-training run reads: tokenized cells, their vocabulary and medians, a training and a held-out part."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,18 +9,52 @@ import numpy as np
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.gene_medians import GeneMedians, load_gene_medians
+from scdmc.obs_filter import keep_cells, parse_leave_out, require_known_values
 from scdmc.token_cache import open_cells
 from scdmc.tokenized_data import (
     TokenizationSettings,
     TokenizedCells,
     gene_medians_path,
     parquet_files,
+    read_obs_columns,
     read_settings,
     read_tokenized,
     require_valid_ids,
     token_ids_path,
 )
 from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+
+MAX_HELD_OUT_CELLS = 1000
+
+
+@dataclass(frozen=True)
+class CellChoice:
+    """Which cells are trained on and which are held out.
+
+    Attributes
+    ----------
+    split_file
+        ``split.csv``: its 'train' cells are trained on, its 'validation' cells held out.
+    leave_out
+        Rules ``COLUMN=VALUE[,VALUE...]``: cells that are neither trained on nor held out.
+    hold_out
+        Rules of the same kind: the cells that are held out, such as those of a whole data set.
+    held_out_fraction, seed
+        Without ``split_file`` and ``hold_out``, this share of the cells is drawn.
+    max_held_out_cells
+        Of more held-out cells, so many are drawn: every evaluation reads them all. The rest is not trained on either.
+    """
+
+    split_file: Path | None = None
+    leave_out: Sequence[str] = ()
+    hold_out: Sequence[str] = ()
+    held_out_fraction: float = 0.05
+    max_held_out_cells: int = MAX_HELD_OUT_CELLS
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.split_file is not None and self.hold_out:
+            raise ScDMCError("--split_file and --hold_out both say which cells are held out: give one of them")
 
 
 @dataclass(frozen=True)
@@ -50,9 +85,7 @@ def read_pretraining_data(
     dataset_path: Path,
     cache_dir: Path | None = None,
     max_length: int | None = None,
-    split_file: Path | None = None,
-    held_out_fraction: float = 0.05,
-    seed: int = 42,
+    choice: CellChoice | None = None,
     token_dictionary_file: Path | None = None,
     gene_median_file: Path | None = None,
 ) -> PretrainingData:
@@ -67,10 +100,8 @@ def read_pretraining_data(
         size; without it the cells are held in memory.
     max_length
         Context of the model; that of the data without it.
-    split_file
-        ``split.csv``: its 'train' cells are trained on, its 'validation' cells held out.
-    held_out_fraction, seed
-        Without a split, this share of the cells is drawn.
+    choice
+        Which cells are trained on and which are held out.
     token_dictionary_file, gene_median_file
         Vocabulary and medians of the data; looked for beside it. Data of the published tool, which does not say how it
         was made, must be given its vocabulary.
@@ -90,7 +121,7 @@ def read_pretraining_data(
     else:
         cells = open_cells(dataset_path, cache_dir, context)
     require_valid_ids(cells, len(vocabulary), str(dataset_path))
-    training, held_out = _split(cells, split_file, held_out_fraction, seed)
+    training, held_out = _split(cells, dataset_path, choice or CellChoice())
     settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
     return PretrainingData(cells, training, held_out, vocabulary, medians, settings)
 
@@ -128,19 +159,36 @@ def _context(max_length: int | None, settings: TokenizationSettings | None) -> i
     return max_length
 
 
-def _split(
-    cells: TokenizedCells, split_file: Path | None, held_out_fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _split(cells: TokenizedCells, dataset_path: Path, choice: CellChoice) -> tuple[np.ndarray, np.ndarray]:
     """Training and held-out cells, as indices."""
-    if split_file is not None:
+    generator = np.random.default_rng(choice.seed)
+    kept = ~_named_cells(dataset_path, len(cells), choice.leave_out, "--leave_out")
+    if choice.split_file is not None:
         from scdmc.splits import read_split  # needs pandas, which a training node may lack
 
-        split = read_split(split_file, cells.obs)
-        training, held_out = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
+        split = read_split(choice.split_file, cells.obs)
+        is_training, is_held_out = split == "train", split == "validation"
+    elif choice.hold_out:
+        is_held_out = _named_cells(dataset_path, len(cells), choice.hold_out, "--hold_out")
+        is_training = ~is_held_out
     else:
-        order = np.random.default_rng(seed).permutation(len(cells))
-        n_held_out = max(1, round(len(cells) * held_out_fraction))
-        held_out, training = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        order = generator.permutation(len(cells))
+        n_held_out = max(1, round(len(cells) * choice.held_out_fraction))
+        is_held_out = np.isin(np.arange(len(cells)), order[:n_held_out])
+        is_training = ~is_held_out
+    training, held_out = np.flatnonzero(kept & is_training), np.flatnonzero(kept & is_held_out)
+    if len(held_out) > choice.max_held_out_cells:
+        held_out = np.sort(generator.choice(held_out, choice.max_held_out_cells, replace=False))
     if not len(training) or not len(held_out):
         raise ScDMCError(f"{len(training)} training cells and {len(held_out)} held-out cells: both must be there")
     return training, held_out
+
+
+def _named_cells(dataset_path: Path, n_cells: int, rules: Sequence[str], flag: str) -> np.ndarray:
+    """True for the cells that a rule names, shape (n_cells,)."""
+    values = parse_leave_out(rules, flag)
+    if not values:
+        return np.zeros(n_cells, dtype=bool)
+    obs = read_obs_columns(dataset_path, list(values)).to_pandas()
+    require_known_values(values, {str(dataset_path): obs}, flag)
+    return ~keep_cells(obs, values)

@@ -264,15 +264,25 @@ def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
 
 
 def obs_data_type(columns: "Sequence[pd.Series]") -> pa.DataType:
-    """The type of an obs column over several files: boolean, integer, float, or text as a dictionary."""
+    """The type of an obs column over several files: boolean, integer, float, or text as a dictionary.
+
+    Everything else is text, as ``str`` writes it: a mixture of numbers and text, of boolean and integer, and integers
+    that the type of the column would have to round.
+    """
     kinds = {column.dtype.kind for column in columns}
+    text = pa.dictionary(pa.int32(), pa.string())
     if kinds == {"b"}:
         return pa.bool_()
     if kinds <= {"i", "u"}:
-        return pa.int64()
+        return pa.int64() if _integers_are_within(columns, 2**63 - 1) else text
     if kinds <= {"i", "u", "f"}:
-        return pa.float64()
-    return pa.dictionary(pa.int32(), pa.string())
+        return pa.float64() if _integers_are_within(columns, 2**53) else text
+    return text
+
+
+def _integers_are_within(columns: "Sequence[pd.Series]", limit: int) -> bool:
+    integers = [column.dropna() for column in columns if column.dtype.kind in "iu"]
+    return all(-limit <= int(column.min()) and int(column.max()) <= limit for column in integers if len(column))
 
 
 def parquet_files(dataset_path: Path) -> list[Path]:
@@ -367,19 +377,44 @@ def read_tokenized(
     return concatenate_cells(parts)
 
 
-def read_row_groups(
-    path: Path, obs_columns: Sequence[str] | None, settings: TokenizationSettings | None, model_input_size: int | None
-) -> Iterator[TokenizedCells]:
-    """Yield the cells of a shard, one row group after the other (see :func:`read_tokenized`)."""
-    file = pq.ParquetFile(path)
-    available = [name for name in file.schema_arrow.names if name not in (*STREAM_COLUMNS, *CELL_COLUMNS)]
-    wanted = available if obs_columns is None else list(obs_columns)
-    missing = [name for name in wanted if name not in available]
+def read_obs_columns(dataset_path: Path, obs_columns: Sequence[str]) -> pa.Table:
+    """Kept obs columns of tokenized parquet, one row per cell; no token is read.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no data, or a column is missing.
+    """
+    tables = []
+    for path in parquet_files(dataset_path):
+        file = pq.ParquetFile(path)
+        _require_obs_columns(file, path, obs_columns)
+        tables.append(file.read(columns=list(obs_columns)))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _require_obs_columns(file: pq.ParquetFile, path: Path, obs_columns: Sequence[str]) -> None:
+    available = _obs_columns(file)
+    missing = [name for name in obs_columns if name not in available]
     if missing:
         raise ScDMCError(
             f"{path}: no column {', '.join(map(repr, missing))}; it keeps {available} "
             "(name others with --obs_columns when tokenizing)"
         )
+
+
+def _obs_columns(file: pq.ParquetFile) -> list[str]:
+    """The obs columns that the user kept."""
+    return [name for name in file.schema_arrow.names if name not in (*STREAM_COLUMNS, *CELL_COLUMNS)]
+
+
+def read_row_groups(
+    path: Path, obs_columns: Sequence[str] | None, settings: TokenizationSettings | None, model_input_size: int | None
+) -> Iterator[TokenizedCells]:
+    """Yield the cells of a shard, one row group after the other (see :func:`read_tokenized`)."""
+    file = pq.ParquetFile(path)
+    wanted = _obs_columns(file) if obs_columns is None else list(obs_columns)
+    _require_obs_columns(file, path, wanted)
     cell_columns = [name for name in CELL_COLUMNS if name in file.schema_arrow.names]
     n_read = 0
     for group in range(file.num_row_groups):

@@ -28,7 +28,7 @@ from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import ScDMCForMaskedLM
 from scdmc.optimization import parameter_groups
 from scdmc.pretraining import Pretraining, PretrainingSettings, evaluate, write_history
-from scdmc.tokenized_data import TokenizedCells, concatenate_cells
+from scdmc.tokenized_data import TokenizedCells, concatenate_cells, read_tokenized
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 40
@@ -581,6 +581,30 @@ def test_cells_that_are_memory_mapped_train_the_same_model(model_folder, script,
     again = tmp_path / "mapped" / "model.safetensors"
     assert again.read_bytes() == (model_folder / "model.safetensors").read_bytes()
     assert list((tmp_path / "cache").iterdir())
+
+
+def test_cells_are_held_out_and_left_out_by_a_column_of_obs(script, load_script, islets_path, tmp_path, capsys):
+    folder = tmp_path / "tokenized"
+    arguments = ["--input_directory", islets_path.parent, "--output_directory", folder, "--output_prefix", "islets"]
+    arguments += ["--model_input_size", "64", "--obs_columns", "batch", "cell_type"]
+    assert load_script("tokenizer/tokenizer_combine.py").main([*map(str, arguments)]) == 0
+    data = ["--dataset_path", str(folder / "islets.parquet"), "--output_dir", str(tmp_path / "model"), *SHORT]
+    obs = read_tokenized(folder / "islets.parquet").obs
+    library, others = obs["batch"].unique()[0], (obs["batch"] != obs["batch"].unique()[0])
+    rules = ["--hold_out", f"batch={library}", "--leave_out", "cell_type=beta,alpha"]
+    assert script([*data, *rules, "--max_held_out_cells", "20"]) == 0
+    card = (tmp_path / "model" / "README.md").read_text()
+    n_training = int((others & ~obs["cell_type"].isin(["beta", "alpha"])).sum())
+    assert f"| training cells | {n_training} |" in card
+    assert "| held-out cells | 20 |" in card
+    for rules, message in [
+        (["--hold_out", "batch=nobody"], "--hold_out: no cell has batch 'nobody'"),
+        (["--hold_out", "donor=1"], "no column 'donor'"),
+        (["--leave_out", "batch"], "--leave_out batch: write COLUMN=VALUE"),
+        (["--hold_out", f"batch={library}", "--split_file", "split.csv"], "--split_file and --hold_out"),
+    ]:
+        assert script([*data, "--overwrite", *rules]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_dry_run_of_the_script_says_what_a_run_would_take_and_writes_nothing(script, dataset, tmp_path, capsys):

@@ -153,11 +153,33 @@ def test_columns_of_obs_keep_their_kind_and_their_gaps(tmp_path, streams, column
         ([[True], [1]], "dictionary"),
         ([["a"], [1]], "dictionary"),
         ([[0.5], ["a"]], "dictionary"),
+        # What the wider type would round is kept as text.
+        ([[2**63], [1]], "dictionary"),
+        ([[2**53], [0.5]], "double"),
+        ([[2**53 + 1], [0.5]], "dictionary"),
+        ([[-(2**53) - 1], [0.5]], "dictionary"),
     ],
 )
 def test_a_column_that_differs_between_files_has_the_type_that_holds_both(columns, expected):
     data_type = obs_data_type([pd.Series(column) for column in columns])
     assert str(data_type).split("<")[0] == expected
+
+
+def test_a_column_of_numbers_and_text_is_kept_as_text_of_the_same_bytes_every_time(tmp_path, streams):
+    mixed = pd.Series([1, "1", 2.5, None, True], dtype=object)
+    data_type = obs_data_type([mixed])
+    paths = [
+        write(tmp_path / name, streams, obs_of(5, kept=mixed.to_numpy()), {"kept": data_type}) for name in ("a", "b")
+    ]
+    assert pq.read_table(paths[0])["kept"].to_pylist() == ["1", "1", "2.5", None, "True"]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_integers_that_no_number_type_holds_are_written_as_they_are(tmp_path, streams):
+    column = np.array([2**64 - 1, 1, 2, 3, 4], dtype=np.uint64)
+    data_type = obs_data_type([pd.Series(column)])
+    path = write(tmp_path / "x.parquet", streams, obs_of(5, kept=column), {"kept": data_type})
+    assert pq.read_table(path)["kept"].to_pylist() == ["18446744073709551615", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("data_type", [pa.bool_(), pa.int64(), pa.float64(), pa.dictionary(pa.int32(), pa.string())])
