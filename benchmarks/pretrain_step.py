@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch.nn import functional as F
 
@@ -25,9 +24,9 @@ from scdmc.modeling import ScDMCForMaskedLM
 from scdmc.objectives import contrastive_loss
 from scdmc.optimization import parameter_groups
 from scdmc.pretraining import PEAK_TFLOPS, peak_memory, training_flops
+from scdmc.synthetic_cells import VOCAB_SIZE, synthetic_cells
 from scdmc.tokenized_data import TokenizedCells
 
-VOCAB_SIZE = 60_534
 SIDES = ("scdmc", "usual")
 
 
@@ -57,26 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def random_cells(arguments: argparse.Namespace) -> TokenizedCells:
     """Cells of random genes, lengths spread evenly from the shortest to the longest."""
-    generator = np.random.default_rng(0)
-    lengths = np.linspace(arguments.shortest, arguments.longest, arguments.batch_size).astype(int)
-    rank, expression, values = [], [], []
-    for length in lengths:
-        genes = generator.choice(np.arange(4, VOCAB_SIZE), length - 2, replace=False)
-        rank.append([2, *genes, 3])
-        expression.append([2, *np.sort(genes), 3])
-        values.append([1.0, *generator.exponential(1.0, length - 2), 1.0])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    obs = pa.table({"cell_id": [str(cell) for cell in range(len(lengths))]})
-    joined = [np.concatenate(parts) for parts in (rank, expression, values)]
-    return TokenizedCells(
-        joined[0].astype(np.int32),
-        joined[1].astype(np.int32),
-        joined[2].astype(np.float32),
-        offsets,
-        offsets,
-        obs,
-        None,
-    )
+    return synthetic_cells(np.linspace(arguments.shortest, arguments.longest, arguments.batch_size).astype(int))
 
 
 def scdmc_step(arguments: argparse.Namespace, device: torch.device) -> tuple[object, ScDMCConfig]:

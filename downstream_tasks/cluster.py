@@ -17,6 +17,7 @@ from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.scores import clustering_scores, metric_rows, require_types, write_metrics
 from scdmc.task_data import (
     add_count_arguments,
+    add_dtype_argument,
     add_model_arguments,
     annotated_data,
     count_options,
@@ -56,6 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--baselines", choices=("none", "fast"), default="fast", help="cluster PCA beside it")
     parser.add_argument("--seed", type=seed, default=42, help="of neighbours, Leiden and UMAP")
     add_model_arguments(parser)
+    add_dtype_argument(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir, label_key = arguments.output_dir, arguments.label_key
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], count_options(arguments))
     labels = labels_of(cells.obs[label_key]) if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None

@@ -11,6 +11,7 @@ from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.task_data import (
     add_count_arguments,
+    add_dtype_argument,
     add_model_arguments,
     annotated_data,
     count_options,
@@ -29,6 +30,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
     add_model_arguments(parser)
+    add_dtype_argument(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
     cells = read_cells(arguments.data_path, model_directory, options=count_options(arguments))
     embeddings = cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)
     adata = annotated_data(arguments.data_path, cells, obsm={EMBEDDING_KEY: embeddings})

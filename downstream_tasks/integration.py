@@ -20,6 +20,7 @@ from scdmc.scores import metric_rows, write_metrics
 from scdmc.splits import is_missing
 from scdmc.task_data import (
     add_count_arguments,
+    add_dtype_argument,
     add_model_arguments,
     annotated_data,
     count_options,
@@ -53,6 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
     parser.add_argument("--seed", type=seed, default=42, help="of PCA, Harmony, neighbours, Leiden and UMAP")
     add_model_arguments(parser)
+    add_dtype_argument(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     label_key, batch_key = arguments.label_key, arguments.batch_key
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
     cells = read_cells(data_path, model_directory, [batch_key, label_key], count_options(arguments))
     has_batch = cells_with_a_batch(cells, batch_key)
     labels, batch = (labels_of(cells.obs[key])[has_batch] for key in (label_key, batch_key))

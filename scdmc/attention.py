@@ -16,6 +16,11 @@ import torch.nn.functional as F
 
 from scdmc.errors import ScDMCError
 
+# Share of a similar run that may be padding.
+LARGEST_PADDING = 0.1
+# Added to the score of a padded key, in units of sqrt(head_dim); its weight is exactly 0 then.
+PADDED_SCORE = -1e4
+
 BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
 
 
@@ -45,6 +50,18 @@ class PackedLayout:
     def max_length(self) -> int:
         """Tokens of the longest cell."""
         return max(self.lengths)
+
+    def similar_runs(self) -> list[tuple[int, list[int]]]:
+        """Neighbouring cells of similar lengths as (first token, lengths); padding them all costs little."""
+        runs, start = [], 0
+        for length in self.lengths:
+            shortest, longest = (min([length, *runs[-1][1]]), max([length, *runs[-1][1]])) if runs else (length, length)
+            if runs and longest - shortest <= LARGEST_PADDING * longest:
+                runs[-1][1].append(length)
+            else:
+                runs.append((start, [length]))
+            start += length
+        return runs
 
     def equal_runs(self) -> list[tuple[int, int, int]]:
         """Neighbouring cells of one length as (first token, number of cells, length)."""
@@ -123,7 +140,9 @@ class PackedAttention:
         self.dropout = dropout
         self.weights: list[torch.Tensor] | None = None
         if back_end in ("sdpa", "eager"):
-            self.bias = _alibi_bias(layout.max_length, slopes, dtype)
+            # On a CPU queries in bfloat16 may meet a bias in float32, which holds every distance exactly.
+            on_gpu = layout.cu_seqlens.is_cuda
+            self.bias = _alibi_bias(layout.max_length, slopes, dtype if on_gpu else torch.float32)
         elif back_end == "flex":
             self.score_mod, self.block_mask = _flex_inputs(layout, slopes)
 
@@ -147,11 +166,43 @@ class PackedAttention:
         return states.squeeze(0).transpose(0, 1)
 
     def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled() and not self.dropout:
+            return self._sdpa_of_similar_runs(qkv)
         states = []
         for query, key, value, bias in self._equal_runs(qkv):
             run = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=self.dropout)
             states.append(run.transpose(1, 2).flatten(0, 1))  # (n_cells * length, n_heads, head_dim)
         return torch.cat(states)
+
+    def _sdpa_of_similar_runs(self, qkv: torch.Tensor) -> torch.Tensor:
+        """As above in fewer and larger calls; not for training, where gathering costs more in the backward pass.
+
+        Cells are padded to the longest of their run. A further component of queries (1) and keys (0, or very low where
+        there is padding) hides the padding, so that one bias still serves the whole batch.
+        """
+        states = torch.empty_like(qkv[:, 0])
+        for tokens, is_token in self.padded_runs:
+            run = qkv[tokens].to(self.bias.dtype)  # (n_cells, length, 3, n_heads, head_dim)
+            query, key, value = F.pad(run, (0, 1)).permute(2, 0, 3, 1, 4).unbind(0)
+            query[..., -1] = 1.0
+            key[..., -1].masked_fill_(~is_token[:, None], PADDED_SCORE * math.sqrt(run.shape[-1]))
+            bias = self.bias[:, :, : tokens.shape[1], : tokens.shape[1]]
+            scale = 1 / math.sqrt(run.shape[-1])
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
+            states[tokens[is_token]] = attended[..., :-1].transpose(1, 2)[is_token].to(states.dtype)
+        return states
+
+    @functools.cached_property
+    def padded_runs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Which tokens make up each similar run, and which of them are no padding, (n_cells, length) each."""
+        runs = []
+        for start, lengths in self.layout.similar_runs():
+            starts = start + torch.tensor([0, *lengths[:-1]]).cumsum(0)
+            place = torch.arange(max(lengths)).expand(len(lengths), -1)
+            is_token = place < torch.tensor(lengths)[:, None]
+            tokens = starts[:, None] + torch.where(is_token, place, 0)
+            runs.append((tokens.to(self.slopes.device), is_token.to(self.slopes.device)))
+        return runs
 
     def _eager(self, qkv: torch.Tensor) -> torch.Tensor:
         states, self.weights = [], []
@@ -159,7 +210,7 @@ class PackedAttention:
             scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
             weights = torch.softmax(scores, dim=-1)  # (n_cells, n_heads, length, length)
             self.weights.extend(weights.unbind(0))
-            run = F.dropout(weights, self.dropout) @ value
+            run = F.dropout(weights, self.dropout).to(value.dtype) @ value
             states.append(run.transpose(1, 2).flatten(0, 1))
         return torch.cat(states)
 

@@ -70,8 +70,8 @@ def cell_embeddings(
     encoder.eval()
     for chosen, batch in inference_batches(cells, stream, "embed"):
         batch = batch.to(encoder.device)
-        pooled = pool(encoder.encode(batch), batch, pooling)
-        embeddings[chosen] = torch.cat(pooled.chunk(n_streams), dim=-1).float().cpu().numpy()
+        pooled = pool(encoder.encode(batch).float(), batch, pooling)
+        embeddings[chosen] = torch.cat(pooled.chunk(n_streams), dim=-1).cpu().numpy()
     encoder.train(was_training)
     return embeddings
 

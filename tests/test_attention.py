@@ -69,6 +69,13 @@ def test_values_and_gradients_are_those_of_the_formula(back_end, lengths):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]], ids=[*LAYOUTS, "similar"])
+def test_without_gradient_sdpa_pads_similar_cells_and_changes_nothing(lengths):
+    qkv = 2 * random_qkv(lengths)
+    torch.testing.assert_close(attend("sdpa", qkv, lengths).double(), by_the_book(qkv, lengths), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
 def test_flex_gives_the_values_of_the_formula(lengths):
     qkv = random_qkv(lengths)
@@ -117,6 +124,8 @@ def test_layout_of_lengths():
     assert layout.cu_seqlens.tolist() == [0, 3, 6, 7, 10]
     assert layout.max_length == 3
     assert layout.equal_runs() == [(0, 2, 3), (6, 1, 1), (7, 1, 3)]
+    similar = PackedLayout.from_lengths([100, 95, 105, 90, 5, 5, 6])
+    assert similar.similar_runs() == [(0, [100, 95, 105]), (300, [90]), (390, [5, 5]), (400, [6])]
 
 
 # ---- the choice
