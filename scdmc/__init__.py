@@ -1,6 +1,26 @@
 """scDMC: a dual-stream single-cell language model.
 
-Submodules are loaded on first use: torch costs seconds and hundreds of megabytes, and the tokenizer needs none of it.
+``scdmc.tokenize(adata)`` gives both streams of every cell; ``scdmc.embed``, ``scdmc.annotate`` and ``scdmc.fine_tune``
+run a model on an AnnData. They and the submodules are loaded on first use: torch costs seconds and hundreds of
+megabytes, and the tokenizer needs none of it.
 """
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "annotate", "embed", "fine_tune", "tokenize"]
+
+
+def __getattr__(name: str) -> object:
+    """Load what ``__all__`` names when it is asked for."""
+    if name == "tokenize":
+        from scdmc.api import tokenize
+
+        return tokenize
+    if name in ("annotate", "embed", "fine_tune"):
+        from scdmc import annotation_api
+
+        return getattr(annotation_api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

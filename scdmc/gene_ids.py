@@ -3,6 +3,7 @@
 import csv
 import functools
 import gzip
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
 from scdmc.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary, ensembl_id
 
+logger = logging.getLogger(__name__)
+
 ID_COLUMNS = ("ensembl_id", "feature_id", "gene_ids", "gene_id")
 SYMBOL_COLUMNS = ("gene_symbol", "gene_symbols", "feature_name", "symbol", "gene_name", "gene_names")
 # Where one symbol belongs to several ids, counts most probably belong to the first of these biotypes.
@@ -21,6 +24,8 @@ BIOTYPES_BY_PRIORITY = ("protein_coding", "lncRNA")
 # What a missing id becomes when a table is written as text; none of them is a gene symbol.
 MISSING_NAMES = ("nan", "none", "<na>", "na")
 UNMATCHED = -1
+SPECIES = ("human", "mouse")
+HUMAN_PREFIX, MOUSE_PREFIX = "ENSG", "ENSMUSG"
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,92 @@ def load_symbols(path: Path = DEFAULT_GENE_TABLE_FILE) -> dict[str, str]:
     return {symbol: gene_id for symbol, (_, gene_id) in best.items()}
 
 
+def load_orthologs(path: Path, vocabulary: Vocabulary) -> dict[str, str]:
+    """Read ``--ortholog_file``: upper-case mouse id and mouse symbol -> human Ensembl id, one to one.
+
+    A mouse gene with several human genes, and a human gene with several mouse genes, are left out and counted in the
+    log; so are pairs whose human gene the vocabulary does not have. Give it to :func:`match_genes`.
+
+    Parameters
+    ----------
+    path
+        TSV or CSV with a header, perhaps gzipped. The column of human ids is the one that holds ENSG..., that of mouse
+        ids the one that holds ENSMUSG..., that of mouse symbols one whose name has "mouse" and "symbol" or "name" in
+        it (or, where no name has "mouse" in it, ``symbol`` or ``Gene name``, as in exports of Ensembl BioMart). Mouse
+        ids or mouse symbols may lack.
+    vocabulary
+        The vocabulary.
+
+    Raises
+    ------
+    ScDMCError
+        If the file is absent, no such table, or no pair is left.
+    """
+    table = _ortholog_table(Path(path))
+    pairs = table[(table["mouse"] != "") & (table["human"] != "")].drop_duplicates()
+    genes = pairs[["mouse", "human"]].drop_duplicates()
+    is_single = ~genes["mouse"].duplicated(keep=False) & ~genes["human"].duplicated(keep=False)
+    is_known = genes["human"].isin(list(vocabulary.token_ids))
+    kept = genes[is_single & is_known]
+    logger.info(
+        "%s: %d pairs of one mouse and one human gene; left out: %d not one to one, %d outside of the vocabulary",
+        path, len(kept), (~is_single).sum(), (is_single & ~is_known).sum(),
+    )  # fmt: skip
+    if kept.empty:
+        raise ScDMCError(f"{path} (orthologs): no pair of one mouse and one human gene of the vocabulary is in it")
+    orthologs = dict(zip(kept["mouse"], kept["human"], strict=True))
+    by_symbol = pairs[pairs["mouse"].isin(orthologs) & (pairs["symbol"] != "")].drop_duplicates(["mouse", "symbol"])
+    by_symbol = by_symbol[~by_symbol["symbol"].duplicated(keep=False)]
+    return dict(zip(by_symbol["symbol"], by_symbol["human"], strict=True)) | orthologs
+
+
+def _ortholog_table(path: Path) -> pd.DataFrame:
+    """Columns ``mouse`` (id, or symbol where there are no ids), ``symbol`` and ``human``; upper-case text."""
+    if not path.is_file():
+        raise ScDMCError(f"{path}: no such file (orthologs)")
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        if table.shape[1] == 1:
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ScDMCError(f"{path} (orthologs) is no table: {str(error).splitlines()[0]}") from error
+    table = table.apply(lambda column: pd.Series(_clean(column), index=table.index, dtype=str).str.upper())
+    human, mouse = _column_of_ids(table, HUMAN_PREFIX), _column_of_ids(table, MOUSE_PREFIX)
+    symbol = _column_of_mouse_symbols([column for column in table if column not in (human, mouse)], list(table))
+    if human is None or (mouse is None and symbol is None):
+        raise ScDMCError(
+            f"{path} (orthologs) has the columns {list(table)}; it should have one of human ids (ENSG...) and one of "
+            "mouse ids (ENSMUSG...) or of mouse symbols (mouse_symbol)"
+        )
+    ids = [ensembl_id(name) or "" for name in table[human]]
+    mouse_ids = table[symbol] if mouse is None else [ensembl_id(name) or "" for name in table[mouse]]
+    symbols = "" if symbol is None else table[symbol]
+    return pd.DataFrame({"mouse": mouse_ids, "symbol": symbols, "human": ids}, index=table.index)
+
+
+def _column_of_ids(table: pd.DataFrame, prefix: str) -> str | None:
+    """The first column that holds an id of this species."""
+    return next((column for column in table if any(_has_prefix(name, prefix) for name in table[column])), None)
+
+
+def _column_of_mouse_symbols(candidates: list[str], header: list[str]) -> str | None:
+    """The column of mouse symbols by its name; a plain "Gene name" is a mouse's only where no other column says so."""
+    names = {column: column.lower().replace("_", " ") for column in header}
+    says_mouse = any("mouse" in name for name in names.values())
+    for column in candidates:
+        name = names[column]
+        if says_mouse and "mouse" in name and (name == "mouse" or "symbol" in name or "name" in name):
+            return column
+        if not says_mouse and name in ("symbol", "gene symbol", "gene name"):
+            return column
+    return None
+
+
+def _has_prefix(name: str, prefix: str) -> bool:
+    gene_id = ensembl_id(name)
+    return gene_id is not None and gene_id.startswith(prefix)
+
+
 def match_genes(
     var: pd.DataFrame,
     vocabulary: Vocabulary,
@@ -99,6 +190,8 @@ def match_genes(
     gene_mapping: Mapping[str, str] | None = None,
     symbols: Mapping[str, str] | None = None,
     source: str = "the data",
+    species: str = "human",
+    orthologs: Mapping[str, str] | None = None,
 ) -> GeneMatch:
     """Find the token of each column of a count matrix.
 
@@ -110,42 +203,82 @@ def match_genes(
         The vocabulary.
     gene_id_column
         Column of ``var`` with the gene ids; without it ``ensembl_id``, ``feature_id``, ``gene_ids`` / ``gene_id``,
-        var_names that look like Ensembl ids, else symbols. An empty id falls back, per gene, to the symbol.
+        var_names that look like Ensembl ids, else symbols. An empty id falls back, per gene, to the symbol; an obsolete
+        one does not (``gene_mapping`` is for these).
     gene_mapping
         Upper-case symbol or id -> current id (see :func:`load_gene_mapping`), applied first.
     symbols
         Upper-case symbol -> id; without it, :func:`load_symbols`.
     source
         What ``var`` belongs to, for error messages.
+    species
+        ``human`` or ``mouse``. Genes of a mouse are found through ``orthologs`` and ``gene_mapping`` alone: a symbol
+        that both species have need not be the same gene.
+    orthologs
+        Upper-case mouse id or symbol -> human id (see :func:`load_orthologs`).
 
     Raises
     ------
     ScDMCError
-        If ``gene_id_column`` is absent, or no gene of the file is in the vocabulary.
+        If ``gene_id_column`` is absent, no gene of the file is in the vocabulary, or the species lacks orthologs.
     """
     ids, id_source = _gene_ids(var, gene_id_column, source)
     names, symbol_source = _gene_symbols(var)
-    symbols = load_symbols() if symbols is None else symbols
     gene_mapping = gene_mapping or {}
-    special = set(SPECIAL_TOKENS)
-
-    token_ids = np.full(len(var), UNMATCHED, dtype=np.int64)
+    if species == "human":
+        symbols = load_symbols() if symbols is None else symbols
+    else:
+        symbols, gene_mapping = {}, {**_require_orthologs(species, orthologs), **gene_mapping}
     used_names = np.array([gene_id or name for gene_id, name in zip(ids, names, strict=True)], dtype=object)
-    for column, (gene_id, name) in enumerate(zip(ids, names, strict=True)):
-        gene = _current_id(gene_id or name, gene_mapping, symbols)
-        if gene not in special:
-            token_ids[column] = vocabulary.token_ids.get(gene, UNMATCHED)
-
-    match = GeneMatch(token_ids, used_names, [column for column in (id_source, symbol_source) if column])
+    tokens = [_token(name, vocabulary, gene_mapping, symbols) for name in used_names]
+    token_ids = np.array(tokens, dtype=np.int64)
+    columns_used = [column for column in (id_source, symbol_source) if column]
+    match = GeneMatch(token_ids, used_names, columns_used)
+    is_mouse = species == "human" and _warn_of_mouse_genes(used_names, source, match)
     if not match.is_matched.any():
-        shown = ", ".join(repr(str(name)) for name in used_names[:3])
-        raise ScDMCError(
-            f"{source}: none of its {len(var):,} genes is in the vocabulary ({vocabulary.source}); "
-            f"the first are {shown}, read from {' and '.join(match.columns_used)}; "
-            f"var has the columns {list(var.columns)}: "
-            "name the one with Ensembl ids with --gene_id_column, or give a --gene_mapping_file"
-        )
+        raise _no_match(match, var, vocabulary, source, is_mouse)
     return match
+
+
+def _require_orthologs(species: str, orthologs: Mapping[str, str] | None) -> Mapping[str, str]:
+    if species not in SPECIES:
+        raise ScDMCError(f"--species {species}: choose one of {', '.join(SPECIES)}")
+    if not orthologs:
+        raise ScDMCError(
+            f"--species {species} needs a table of orthologs: name one with --ortholog_file "
+            "(columns of mouse ids or symbols and of human Ensembl ids, such as Ensembl BioMart exports)"
+        )
+    return orthologs
+
+
+def _token(name: str, vocabulary: Vocabulary, gene_mapping: Mapping[str, str], symbols: Mapping[str, str]) -> int:
+    gene = _current_id(name, gene_mapping, symbols)
+    return UNMATCHED if gene in SPECIAL_TOKENS else vocabulary.token_ids.get(gene, UNMATCHED)
+
+
+def _warn_of_mouse_genes(names: np.ndarray, source: str, match: GeneMatch) -> bool:
+    """Warn of mouse genes among those of a human; True if these are most of all genes."""
+    n_mouse = sum(_has_prefix(name, MOUSE_PREFIX) for name in names)
+    if n_mouse and match.is_matched.any():
+        logger.warning(
+            "warning: %s: %d of %d genes are mouse genes (%s...), which are left out; for cells of a mouse pass "
+            "--species mouse with --ortholog_file", source, n_mouse, len(names), MOUSE_PREFIX,
+        )  # fmt: skip
+    return n_mouse > len(names) / 2
+
+
+def _no_match(match: GeneMatch, var: pd.DataFrame, vocabulary: Vocabulary, source: str, is_mouse: bool) -> ScDMCError:
+    shown = ", ".join(repr(str(name)) for name in match.names[:3])
+    advice = (
+        "these are mouse genes: pass --species mouse with a table of orthologs (--ortholog_file)"
+        if is_mouse
+        else "name the one with Ensembl ids with --gene_id_column, or give a --gene_mapping_file"
+    )
+    return ScDMCError(
+        f"{source}: none of its {len(var):,} genes is in the vocabulary ({vocabulary.source}); "
+        f"the first are {shown}, read from {' and '.join(match.columns_used)}; "
+        f"var has the columns {list(var.columns)}: {advice}"
+    )
 
 
 def _current_id(name: str, gene_mapping: Mapping[str, str], symbols: Mapping[str, str]) -> str:

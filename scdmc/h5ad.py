@@ -1,11 +1,11 @@
-"""Small things about ``.h5ad`` files: which ones a path names, reading their cells' annotation, writing one whole."""
+"""Small things about inputs: which ones a path names, reading their cells' annotation, writing a whole ``.h5ad``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import h5py
 import pandas as pd
 
+from scdmc.count_files import open_count_file
 from scdmc.counts import input_files
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def h5ad_files(data_path: Path) -> list[Path]:
-    """The file that a path names, or the ``.h5ad`` files of a folder in the order of their names.
+    """The file that a path names, or the inputs of a folder in the order of their names.
 
     Raises
     ------
     ScDMCError
-        If there is neither, or the folder holds no ``.h5ad``.
+        If there is neither, or the folder holds none.
     """
     data_path = Path(data_path)
     if data_path.is_file():
@@ -31,22 +31,15 @@ def h5ad_files(data_path: Path) -> list[Path]:
 
 
 def read_obs(path: Path) -> pd.DataFrame:
-    """Annotation of the cells of an ``.h5ad``, n_cells rows; its matrix is not touched.
+    """Annotation of the cells of an ``.h5ad`` or another input, n_cells rows; its matrix is not touched.
 
     Raises
     ------
     ScDMCError
-        If the file is no ``.h5ad``.
+        If the file is no such input.
     """
-    import anndata
-
-    try:
-        with h5py.File(path, "r") as file:
-            if "obs" not in file:
-                raise ScDMCError(f"{path} is an HDF5 file but no .h5ad: it lacks obs")
-            return anndata.io.read_elem(file["obs"])
-    except OSError as error:
-        raise ScDMCError(f"{path} is not a readable .h5ad file ({str(error).partition(chr(10))[0]})") from error
+    with open_count_file(path) as file:
+        return file.read_obs()
 
 
 def write_h5ad(adata: "AnnData", path: Path) -> None:

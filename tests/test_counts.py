@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from scdmc import counts as counts_module
+from scdmc import matrix_readers
 from scdmc.counts import counts_of_adata, open_counts
 from scdmc.errors import ScDMCError
 
@@ -278,30 +278,27 @@ def test_where_all_places_hold_zeros_the_first_is_taken(write_h5ad, raw):
 
 
 def test_a_bad_value_found_late_says_where_raw_counts_may_lie(write_h5ad, raw, monkeypatch):
-    monkeypatch.setattr(counts_module, "CELLS_IN_SAMPLE", 1)
+    monkeypatch.setattr(matrix_readers, "CELLS_IN_SAMPLE", 1)
     raw[-1, 2] = 1.5
     assert "--layer (there are ['spliced'])" in message_of(write_h5ad(raw, {"spliced": raw}))
     assert "layers or raw of the original file" in message_of(write_h5ad(raw))
 
 
-@pytest.fixture
-def read_columns(monkeypatch):
-    """Names of the matrices by columns that are read whole from here on."""
-    read, read_elem = [], anndata.io.read_elem
-
-    def recorded(element):
-        read.append(element.name)
-        return read_elem(element)
-
-    monkeypatch.setattr(anndata.io, "read_elem", recorded)
-    return read
-
-
-def test_only_the_matrix_of_the_counts_is_read_and_only_once(write_h5ad, raw, read_columns):
+def test_only_the_matrix_of_the_counts_is_read_and_turned_only_once(write_h5ad, raw, caplog):
+    caplog.set_level("INFO")
     csc = scipy.sparse.csc_matrix
     path = write_h5ad(csc(normalised(raw)), {"counts": csc(raw), "spliced": csc(raw)}, csc(raw))
     with open_counts(path) as counts:
-        assert read_columns == ["/obs", "/var"]
+        assert caplog.text == ""
         for _ in range(2):
             np.testing.assert_array_equal(np.concatenate([b.toarray() for _, b in counts.blocks(block_size=5)]), raw)
-    assert read_columns == ["/obs", "/var", "/layers/counts"]
+    assert caplog.text.count("temporary file") == caplog.text.count("cells.h5ad: layers/counts lies gene by gene") == 1
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix])
+@pytest.mark.parametrize("wrong", [-1, 50])
+def test_a_matrix_in_memory_with_impossible_indices_is_an_error(raw, kind, wrong):
+    adata = adata_of(kind(raw))
+    adata.X.indices[3] = wrong
+    with pytest.raises(ScDMCError, match=rf"adata: X cannot be read \(it holds a value for (gene|cell) {wrong} of"):
+        counts_of_adata(adata)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.gene_ids import UNMATCHED, load_gene_mapping, load_symbols, match_genes
+from scdmc.gene_ids import UNMATCHED, load_gene_mapping, load_orthologs, load_symbols, match_genes
 from scdmc.vocabulary import load_vocabulary, require_same_vocabulary
 
 TP53, INS, GCG, ASMTL_Y, OUTSIDE = (
@@ -209,3 +209,92 @@ def test_the_advice_on_two_vocabularies_fits_data_and_models_alike():
     with pytest.raises(ScDMCError, match=r"two was made with another vocabulary \(b\) than one \(a\)") as error:
         require_same_vocabulary("a", "b", "one", "two")
     assert "model" not in str(error.value)
+
+
+MOUSE = [f"ENSMUSG0000000000{number}" for number in range(9)]
+
+
+@pytest.fixture
+def write_orthologs(tmp_path):
+    """A function that writes a table of orthologs."""
+
+    def write(rows, header, name="orthologs.tsv"):
+        separator = "," if ".csv" in name else "\t"
+        content = "".join(separator.join(row) + "\n" for row in [header, *rows])
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+        return path
+
+    return write
+
+
+PAIRS = [
+    (MOUSE[1], "Trp53", TP53),
+    (MOUSE[1], "Trp53", TP53),
+    # Two mouse genes for one human gene, and the other way round.
+    (MOUSE[2], "Ins1", INS),
+    (MOUSE[3], "Ins2", INS),
+    (MOUSE[4], "Asmtl", ASMTL_Y),
+    (MOUSE[4], "Asmtl", OUTSIDE),
+    (f"{MOUSE[5]}.7", "Gcg", f"{GCG.lower()}.3"),
+    (MOUSE[6], "Else", "ENSG00000999998"),
+    (MOUSE[7], "Alone", ""),
+]
+
+
+@pytest.mark.parametrize("name", ["o.tsv", "o.csv", "o.csv.gz"])
+@pytest.mark.parametrize(
+    "header", [("mouse_id", "mouse_symbol", "human_id"), ("Gene stable ID", "Gene name", "Human gene stable ID")]
+)
+def test_only_pairs_of_one_mouse_and_one_human_gene_are_taken(write_orthologs, vocabulary, caplog, name, header):
+    caplog.set_level("INFO")
+    orthologs = load_orthologs(write_orthologs(PAIRS, header, name), vocabulary)
+    assert orthologs == {MOUSE[1]: TP53, "TRP53": TP53, MOUSE[5]: GCG, "GCG": GCG}
+    assert "2 pairs of one mouse and one human gene; left out: 4 not one to one, 1 outside" in caplog.text
+
+
+def test_orthologs_may_lack_ids_or_symbols_of_the_mouse(write_orthologs, vocabulary):
+    pairs = [(symbol, human) for _, symbol, human in PAIRS]
+    assert load_orthologs(write_orthologs(pairs, ("Mouse gene name", "human")), vocabulary) == {
+        "TRP53": TP53,
+        "GCG": GCG,
+    }
+    pairs = [(human, mouse) for mouse, _, human in PAIRS]
+    assert load_orthologs(write_orthologs(pairs, ("human", "mouse")), vocabulary) == {MOUSE[1]: TP53, MOUSE[5]: GCG}
+
+    # Exported from the human side: the plain name is a human's.
+    table = [(human, "HUMAN", mouse, symbol) for mouse, symbol, human in PAIRS]
+    path = write_orthologs(table, ("Gene stable ID", "Gene name", "Mouse gene stable ID", "Mouse gene name"))
+    assert set(load_orthologs(path, vocabulary)) == {MOUSE[1], MOUSE[5], "TRP53", "GCG"}
+
+
+def test_genes_of_a_mouse_are_found_through_orthologs_alone(write_orthologs, vocabulary, genes_of):
+    orthologs = load_orthologs(write_orthologs(PAIRS, ("mouse_id", "mouse_symbol", "human_id")), vocabulary)
+    options = {"species": "mouse", "orthologs": orthologs}
+    # "Ins" is a symbol of a human, and no gene of a mouse.
+    assert genes_of(annotation(["Trp53", "Ins", "gcg", "Ins2"]), **options) == [TP53, None, GCG, None]
+    assert genes_of(annotation([f"{MOUSE[1]}.2", MOUSE[2], MOUSE[5]]), **options) == [TP53, None, GCG]
+    assert genes_of(annotation(["Trp53", "Ins2"]), **options, gene_mapping={"INS2": INS}) == [TP53, INS]
+
+
+def test_mouse_genes_without_orthologs_are_an_error_or_a_warning_that_says_what_to_do(vocabulary, caplog):
+    with pytest.raises(ScDMCError, match=r"mouse.h5ad: none .*mouse genes: pass --species mouse .*--ortholog_file"):
+        match_genes(annotation(MOUSE), vocabulary, symbols=SYMBOLS, source="mouse.h5ad")
+    match_genes(annotation([*MOUSE[:2], INS, GCG, TP53]), vocabulary, symbols=SYMBOLS, source="both.h5ad")
+    assert "both.h5ad: 2 of 5 genes are mouse genes" in caplog.text
+    with pytest.raises(ScDMCError, match="--species mouse needs a table of orthologs"):
+        match_genes(annotation(MOUSE), vocabulary, symbols=SYMBOLS, species="mouse")
+    with pytest.raises(ScDMCError, match="--species rat: choose one of human, mouse"):
+        match_genes(annotation(MOUSE), vocabulary, symbols=SYMBOLS, species="rat")
+
+
+def test_a_file_that_is_no_table_of_orthologs_is_an_error(write_orthologs, vocabulary, tmp_path):
+    with pytest.raises(ScDMCError, match="no such file"):
+        load_orthologs(tmp_path / "absent.tsv", vocabulary)
+    with pytest.raises(ScDMCError, match=r"has the columns \['a', 'b'\]; it should have"):
+        load_orthologs(write_orthologs([("x", "y")], ("a", "b")), vocabulary)
+    with pytest.raises(ScDMCError, match="no pair of one mouse and one human gene"):
+        load_orthologs(write_orthologs([(MOUSE[1], OUTSIDE)], ("a", "b")), vocabulary)
+    (tmp_path / "empty.tsv").write_text("")
+    with pytest.raises(ScDMCError, match="is no table"):
+        load_orthologs(tmp_path / "empty.tsv", vocabulary)

@@ -44,5 +44,5 @@ def test_a_file_without_the_column_keeps_its_cells_if_another_file_has_it(obs):
 def test_a_column_or_a_value_that_no_file_has_is_an_error(obs):
     with pytest.raises(ScDMCError, match=r"no column 'study' in one.h5ad; it has \['dataset', 'donor'\]"):
         require_known_values({"study": ["a"]}, {"one.h5ad": obs})
-    with pytest.raises(ScDMCError, match="no cell has dataset 'A'; there are a, b, c$"):
+    with pytest.raises(ScDMCError, match=r"no cell has dataset 'A'; there are a, b, c$"):
         require_known_values({"dataset": ["a", "A"]}, {"one.h5ad": obs})

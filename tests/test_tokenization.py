@@ -14,6 +14,7 @@ import scipy.sparse
 from scdmc import tokenization
 from scdmc.counts import counts_of_adata, open_counts
 from scdmc.errors import ScDMCError
+from scdmc.file_report import add_histograms
 from scdmc.files import sha256_of_file
 from scdmc.gene_ids import UNMATCHED, load_gene_mapping
 from scdmc.gene_medians import load_gene_medians
@@ -245,7 +246,13 @@ def report_of(folder, prefix="islets"):
     return json.loads((folder / f"{prefix}.report.json").read_text())
 
 
-BESIDE = ["islets.gene_medians.json", "islets.report.json", "islets.token_ids.json"]
+BESIDE = [
+    "islets.gene_medians.json",
+    "islets.report.html",
+    "islets.report.json",
+    "islets.token_ids.json",
+    "islets.unmatched_genes.csv",
+]
 
 
 def test_the_command_of_the_readme_needs_three_options(load_script, tmp_path, islets_path, capsys):
@@ -294,6 +301,18 @@ def test_a_shard_never_holds_cells_of_two_files(run, folder, tmp_path):
     assert sources == [["a.h5ad"] * 25, ["b.h5ad"] * 30, ["b.h5ad"] * 5]
     metadata = [json.loads(pq.read_schema(tmp_path / "out" / name).metadata[b"scdmc"]) for name in shards]
     assert [content["source_file"] for content in metadata] == ["a.h5ad", "b.h5ad", "b.h5ad"]
+
+
+def test_blocks_do_not_change_a_byte(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("scdmc.folder_tokenization.CELLS_PER_ROW_GROUP", 8)
+    spoil(folder / "a.h5ad", change=lambda adata: adata.obs.__setitem__("filter_pass", [1, 1, 0, 1, 1] * 5))
+    spoil(folder / "b.h5ad", change=normalise)
+    options = ["--obs_columns", "cell_type", "--allow_normalized"]
+    assert run(folder, *options) == 0
+    assert pq.read_metadata(tmp_path / "out" / "islets-00000.parquet").num_row_groups == 3
+    for block_size in (1, 3, 8, 13):
+        assert run(folder, *options, "--block_size", block_size, output=f"other_{block_size}") == 0
+        assert fingerprints(tmp_path / f"other_{block_size}") == fingerprints(tmp_path / "out")
 
 
 def test_shards_blocks_and_the_names_of_files_do_not_change_a_cell(run, folder, tmp_path):
@@ -452,6 +471,87 @@ def test_repeated_cell_ids_are_a_warning(run, folder, tmp_path, capsys):
     assert pq.read_table(tmp_path / "out" / "islets-00000.parquet")["cell_id"].to_pylist()[:2] == ["twin", "twin"]
 
 
+def test_cells_of_two_files_with_one_id_are_a_warning_that_names_both(run, folder, tmp_path, capsys):
+    adata = anndata.read_h5ad(folder / "b.h5ad")
+    adata[:7].write_h5ad(folder / "c.h5ad")
+    first = anndata.read_h5ad(folder / "a.h5ad").obs_names[0]
+    adata.obs_names = [first, *adata.obs_names[1:]]
+    adata.write_h5ad(folder / "b.h5ad")
+    assert run(folder) == 0
+    log = capsys.readouterr().err
+    warnings = [f"{pair} cell ids; source_file" for pair in ("a.h5ad and b.h5ad share 1", "b.h5ad and c.h5ad share 6")]
+    assert all(f"warning: {warning}" in log for warning in warnings)
+    assert len(report_of(tmp_path / "out")["warnings"]) == 2
+    table = read_tokenized(tmp_path / "out").obs
+    assert table.loc[table["cell_id"] == first, "source_file"].tolist() == ["a.h5ad", "b.h5ad"]
+
+
+def test_files_with_different_genes_give_the_cells_that_each_gives_alone(run, folder, tmp_path):
+    assert run(folder) == 0
+    expected = cells_by_id(tmp_path / "out" / "islets-00001.parquet")
+    adata = anndata.read_h5ad(folder / "a.h5ad")
+    adata[:, ::-2].copy().write_h5ad(folder / "a.h5ad")
+    assert run(folder, output="fewer") == 0
+    assert [file["genes"] for file in report_of(tmp_path / "fewer")["files"]] == [1500, 3000]
+    assert cells_by_id(tmp_path / "fewer" / "islets-00001.parquet") == expected
+
+
+def test_the_unmatched_genes_are_listed_with_what_they_lost(run, folder, tmp_path, small_dictionary):
+    assert run(folder, "--cells_per_shard", 10, "--block_size", 4) == 0
+    table = pd.read_csv(tmp_path / "out" / "islets.unmatched_genes.csv")
+    for name, report in zip(("a.h5ad", "b.h5ad"), report_of(tmp_path / "out")["files"], strict=True):
+        of_file = table[table["source_file"] == name].set_index("gene")["counts"]
+        adata = anndata.read_h5ad(folder / name)
+        counts = pd.Series(np.asarray(adata.X.sum(axis=0)).ravel(), adata.var_names)
+        assert len(of_file) == report["genes"] - report["genes_matched"] > 100
+        assert (counts[of_file.index] == of_file).all()
+        assert of_file.sum() == report["counts_of_unmatched_genes"] > 0
+        assert of_file.is_monotonic_decreasing
+
+
+def test_cells_without_a_known_gene_are_counted(run, folder, tmp_path, capsys):
+    assert run(folder, output="whole") == 0
+    unknown = pd.read_csv(tmp_path / "whole" / "islets.unmatched_genes.csv", nrows=1)["gene"].item()
+    adata = anndata.read_h5ad(folder / "a.h5ad")
+    counts = adata.X.tolil()
+    counts[3] = 0
+    counts[3, adata.var_names.get_loc(unknown)] = 9
+    adata.X = counts.tocsr()
+    adata.write_h5ad(folder / "a.h5ad")
+    assert run(folder) == 0
+    assert "warning: a.h5ad: 1 cells have counts, but not one in a gene" in capsys.readouterr().err
+    report = report_of(tmp_path / "out")["files"][0]
+    assert (report["cells_without_known_genes"], report["cells_empty"]) == (1, 0)
+    assert report["genes_per_cell"]["0"] == 1
+
+
+def test_the_histograms_count_every_cell_by_its_genes_and_counts(run, folder, tmp_path):
+    assert run(folder, "--model_input_size", 100, "--cells_per_shard", 9) == 0
+    assert run(folder, output="whole") == 0
+    n_genes = [len(rank) - 2 for rank, _, _ in cells_by_id(tmp_path / "whole").values()]
+    files = report_of(tmp_path / "out")["files"]
+    for name, values in (
+        ("genes_per_cell", n_genes),
+        ("counts_per_cell", [n for file in "ab" for n in anndata.read_h5ad(folder / f"{file}.h5ad").obs["n_counts"]]),
+    ):
+        histogram = add_histograms(files[0][name], files[1][name])
+        assert sum(histogram.values()) == 60
+        edges = [int(edge) for edge in histogram]
+        assert edges == sorted(edges)
+        assert sum(n for edge, n in histogram.items() if int(edge) >= 1000) == sum(value >= 1000 for value in values)
+
+
+def test_the_page_shows_figures_files_and_warnings(run, folder, tmp_path):
+    spoil(folder / "b.h5ad", change=normalise)
+    assert run(folder, "--allow_normalized") == 0
+    page = (tmp_path / "out" / "islets.report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "<td>b.h5ad</td>" in page
+    assert "holds normalised values, taken because of --allow_normalized" in page
+    assert "60 of 60 cells of 2 files were written" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
 def test_the_same_input_gives_the_same_bytes(run, folder, tmp_path):
     assert run(folder, "--cells_per_shard", 20, "--obs_columns", "cell_type", "donor_age") == 0
     assert run(folder, "--cells_per_shard", 20, "--obs_columns", "cell_type", "donor_age", output="again") == 0
@@ -509,8 +609,8 @@ def tokenized_rows(monkeypatch):
 def test_an_interrupted_run_leaves_nothing_visible_and_only_whole_shards(interrupted, capsys):
     assert visible(interrupted) == []
     hidden = interrupted / ".islets.shards"
-    shards = sorted(path.name for path in hidden.glob("*.parquet"))
-    assert shards == ["00000.parquet", "00001.parquet", "00002.parquet"]
+    shards = sorted(path.name.rpartition("-")[0] for path in hidden.glob("*.parquet"))
+    assert shards == ["a.h5ad-0", "a.h5ad-15", "b.h5ad-0"]
     assert not list(hidden.glob(".*"))
     assert "error: interrupted" in capsys.readouterr().err
 
@@ -518,18 +618,17 @@ def test_an_interrupted_run_leaves_nothing_visible_and_only_whole_shards(interru
 def test_resuming_keeps_the_finished_shards_and_gives_the_bytes_of_an_uninterrupted_run(
     interrupted, run, folder, tmp_path, tokenized_rows
 ):
-    finished = {path.name: path.stat().st_mtime_ns for path in (interrupted / ".islets.shards").glob("*.parquet")}
+    finished = [path.stat().st_mtime_ns for path in sorted((interrupted / ".islets.shards").glob("*.parquet"))]
     assert run(folder, "--cells_per_shard", 15, "--block_size", 8, "--resume") == 0
     assert sum(tokenized_rows) == 60 - 25 - 15
     assert not (interrupted / ".islets.shards").exists()
-    for name, written in finished.items():
-        assert (interrupted / f"islets-{name}").stat().st_mtime_ns == written
+    assert [(interrupted / f"islets-{i:05d}.parquet").stat().st_mtime_ns for i in range(3)] == finished
     assert run(folder, "--cells_per_shard", 15, "--block_size", 8, output="whole") == 0
     assert fingerprints(interrupted) == fingerprints(tmp_path / "whole")
 
 
 def test_a_shard_that_was_damaged_by_the_interruption_is_not_kept(interrupted, run, folder, tokenized_rows):
-    (interrupted / ".islets.shards" / "00001.json").unlink()
+    next((interrupted / ".islets.shards").glob("a.h5ad-15-*.json")).unlink()
     assert run(folder, "--cells_per_shard", 15, "--block_size", 8, "--resume") == 0
     assert sum(tokenized_rows) == 60 - 15 - 15
 
@@ -551,22 +650,41 @@ def test_without_resume_a_run_starts_over(interrupted, run, folder, tokenized_ro
         ["--gene_id_column", "names"],
         "medians",
         "mapping",
-        "file",
     ],
 )
-def test_resuming_with_other_settings_or_files_starts_over(
+def test_resuming_with_other_settings_starts_over(
     interrupted, run, folder, write_json_file, capsys, tokenized_rows, changes
 ):
     if changes == "medians":
         changes = ["--gene_median_file", write_json_file("medians.json", {INS: 2.0})]
     elif changes == "mapping":
         changes = ["--gene_mapping_file", write_json_file("mapping.json", {"INS": GCG})]
-    elif changes == "file":
-        anndata.read_h5ad(folder / "b.h5ad").write_h5ad(folder / "b.h5ad")
-        changes = []
     assert run(folder, "--cells_per_shard", 15, "--resume", *changes) == 0
     assert sum(tokenized_rows) == 60
-    assert "changed since the interrupted run; starting from the first cell" in capsys.readouterr().err
+    warning = "warning: 3 of 3 finished shards are of no use, since their files or the settings have changed"
+    assert warning in capsys.readouterr().err
+
+
+def test_resuming_with_one_changed_file_keeps_the_shards_of_the_others(
+    interrupted, run, folder, tmp_path, capsys, tokenized_rows
+):
+    adata = anndata.read_h5ad(folder / "b.h5ad")[:20]
+    adata.write_h5ad(folder / "b.h5ad")
+    adata[:12].write_h5ad(folder / "aa.h5ad")
+    assert run(folder, "--cells_per_shard", 15, "--resume") == 0
+    assert sum(tokenized_rows) == 20 + 12
+    assert "warning: 1 of 3 finished shards are of no use" in capsys.readouterr().err
+    assert run(folder, "--cells_per_shard", 15, output="whole") == 0
+    assert fingerprints(interrupted) == fingerprints(tmp_path / "whole")
+
+
+def test_a_column_whose_type_another_file_decides_is_written_again(run, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("scdmc.matrix_readers.CELLS_IN_SAMPLE", 5)
+    spoil(folder / "b.h5ad", 2.5)
+    assert run(folder, "--obs_columns", "donor_age") == 2
+    spoil(folder / "b.h5ad", 2, change=lambda adata: adata.obs.__setitem__("donor_age", "old"))
+    assert run(folder, "--obs_columns", "donor_age", "--resume") == 0
+    assert read_tokenized(tmp_path / "out").obs["donor_age"].tolist()[24:26] == ["24.5", "old"]
 
 
 def test_resuming_where_nothing_was_interrupted_is_a_plain_run(run, folder, tmp_path):
@@ -625,7 +743,7 @@ def test_a_bad_file_is_one_error_line_and_leaves_nothing_visible(run, folder, tm
 
 
 def test_a_bad_value_deep_in_the_file_is_an_error_that_names_cell_and_gene(run, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scdmc.counts.CELLS_IN_SAMPLE", 5)
+    monkeypatch.setattr("scdmc.matrix_readers.CELLS_IN_SAMPLE", 5)
     spoil(folder / "b.h5ad", 2.5)
     assert run(folder, "--block_size", 10) == 2
     line = one_error_line(capsys)
@@ -647,7 +765,7 @@ def test_bad_folders_are_one_error_line(run, tmp_path, capsys):
     assert "there is no .h5ad file" in one_error_line(capsys)
     (tmp_path / "empty" / "notes.txt").touch()
     assert run(tmp_path / "empty") == 2
-    assert "there is no .h5ad file, only notes.txt" in one_error_line(capsys)
+    assert "only notes.txt" in one_error_line(capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -689,7 +807,7 @@ def test_a_context_without_room_for_a_gene_is_an_error(run, folder, capsys):
 
 
 def test_an_error_in_a_later_file_says_which_shards_are_kept(run, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scdmc.counts.CELLS_IN_SAMPLE", 5)
+    monkeypatch.setattr("scdmc.matrix_readers.CELLS_IN_SAMPLE", 5)
     spoil(folder / "b.h5ad", 2.5)
     assert run(folder, "--cells_per_shard", 20) == 2
     log = capsys.readouterr().err
@@ -710,7 +828,6 @@ def test_a_file_is_opened_once_for_all_of_its_shards(run, folder, tmp_path, monk
     read, read_elem = [], anndata.io.read_elem
     monkeypatch.setattr(anndata.io, "read_elem", lambda element: read.append(element.name) or read_elem(element))
     assert run(folder, "--cells_per_shard", 10) == 0
-    assert read.count("/X") == 1
     assert read.count("/obs") == 4  # two files, looked at before and read once
     assert cells_by_id(tmp_path / "out") == cells_by_id(tmp_path / "rows")
 
@@ -737,3 +854,26 @@ def test_an_output_directory_that_is_a_file_is_refused_at_once(run, folder, tmp_
 def test_medians_by_symbol_are_one_error_line(run, folder, write_json_file, capsys):
     assert run(folder, "--gene_median_file", write_json_file("symbols.json", {"INS": 2.0})) == 2
     assert "symbols.json: none of its 1 genes is in the vocabulary" in one_error_line(capsys)
+
+
+def test_mouse_genes_are_mapped_to_their_one_human_ortholog(run, folder, tmp_path, capsys):
+    assert run(folder, output="human") == 0
+    expected = cells_by_id(tmp_path / "human")
+    vocabulary = load_vocabulary(tmp_path / "human" / "islets.token_ids.json")
+    rows = []
+    for name in ("a.h5ad", "b.h5ad"):
+        adata = anndata.read_h5ad(folder / name)
+        with open_counts(folder / name) as counts:
+            tokens = Tokenizer(vocabulary, load_gene_medians(None)).match(counts).token_ids
+        rows = [(f"ENSMUSG{i:011d}", str(vocabulary.tokens[t])) for i, t in enumerate(tokens) if t != UNMATCHED]
+        adata.var_names = [f"ENSMUSG{i:011d}" for i in range(adata.n_vars)]
+        adata.write_h5ad(folder / name)
+    human = pd.Series([gene for _, gene in rows])
+    single = [row for row, is_repeated in zip(rows, human.duplicated(keep=False), strict=True) if not is_repeated]
+    pd.DataFrame(single, columns=["mouse", "human"]).to_csv(tmp_path / "orthologs.csv", index=False)
+    assert run(folder, "--species", "mouse") == 2
+    assert "--ortholog_file" in one_error_line(capsys)
+    assert run(folder, "--species", "mouse", "--ortholog_file", tmp_path / "orthologs.csv") == 0
+    lost = {vocabulary.token_ids[gene] for gene in human[human.duplicated()]}
+    for cell, (rank, _, _) in cells_by_id(tmp_path / "out").items():
+        assert set(rank) == set(expected[cell][0]) - lost

@@ -1,16 +1,19 @@
 """Median non-zero expression (CP10k) of every gene over a folder of raw-count .h5ad files, in one streaming pass."""
 
 import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.counts import Counts, input_files, passes_filter
+from scdmc.counts import Counts, input_files, open_counts, passes_filter
 from scdmc.files import require_new_file, write_json
 from scdmc.gene_ids import load_gene_mapping
 from scdmc.gene_medians import EXACT_LIMIT, medians_by_gene
+from scdmc.obs_filter import add_leave_out_argument, keep_cells, parse_leave_out, require_known_values
 from scdmc.splits import read_split
 from scdmc.tokenization import collect_medians
 from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
@@ -22,6 +25,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--input_directory", type=Path, required=True, help="folder of .h5ad files with raw counts")
     parser.add_argument("--output_file", type=Path, required=True, help="JSON, Ensembl id -> median")
     parser.add_argument("--split_file", type=Path, help="split.csv: take its 'train' cells only")
+    add_leave_out_argument(parser)
     parser.add_argument("--token_dictionary_file", type=Path, default=DEFAULT_TOKEN_DICTIONARY_FILE, help="vocabulary")
     parser.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
     parser.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
@@ -35,16 +39,50 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=EXACT_LIMIT,
         help="up to this many non-zero values the medians are exact, beyond that within 0.5%%",
     )
+    parser.add_argument("--significant_digits", type=positive_int, help="round the medians; all digits without it")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file and its provenance file")
     return parser.parse_args(argv)
 
 
-def training_rows(counts: Counts, split_file: Path | None) -> np.ndarray:
-    """True for the cells that count, shape (n_cells,): those that are tokenized and, given a split, train the model."""
+def training_rows(counts: Counts, split_file: Path | None, rules: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """True for the cells that count: those that are tokenized, not left out and, given a split, train the model.
+
+    Returns
+    -------
+    Shape (n_cells,).
+    """
+    is_taken = passes_filter(counts) & keep_cells(counts.obs, rules)
     if split_file is None:
-        return passes_filter(counts)
+        return is_taken
     cells = pd.DataFrame({"source_file": counts.name, "cell_id": counts.obs.index.astype(str)})
-    return passes_filter(counts) & (read_split(split_file, cells) == "train")
+    return is_taken & (read_split(split_file, cells) == "train")
+
+
+def require_rules_that_apply(
+    files: Sequence[Path], rules: Mapping[str, Sequence[str]], layer: str | None, allow_normalized: bool
+) -> None:
+    """Look at the obs of every file before the long pass."""
+    obs = {}
+    for path in files if rules else ():
+        with open_counts(path, layer, allow_normalized) as counts:
+            obs[path.name] = counts.obs
+    require_known_values(rules, obs)
+
+
+class TakenCells:
+    """Chooses the cells and counts those taken by each column of the rules, for the provenance."""
+
+    def __init__(self, split_file: Path | None, rules: Mapping[str, Sequence[str]]) -> None:
+        self.split_file = split_file
+        self.rules = rules
+        self.numbers = {column: Counter() for column in rules}
+
+    def __call__(self, counts: Counts) -> np.ndarray:
+        """True for the cells taken, shape (n_cells,)."""
+        is_taken = training_rows(counts, self.split_file, self.rules)
+        for column in set(self.rules) & set(counts.obs):
+            self.numbers[column].update(counts.obs[column][is_taken].astype(str))
+        return is_taken
 
 
 @script
@@ -56,6 +94,9 @@ def main(argv: list[str] | None = None) -> int:
         require_new_file(path, arguments.overwrite)
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
     files = input_files(arguments.input_directory)
+    rules = parse_leave_out(arguments.leave_out)
+    require_rules_that_apply(files, rules, arguments.layer, arguments.allow_normalized)
+    taken = TakenCells(arguments.split_file, rules)
     accumulator = collect_medians(
         files,
         vocabulary,
@@ -63,17 +104,22 @@ def main(argv: list[str] | None = None) -> int:
         load_gene_mapping(arguments.gene_mapping_file, vocabulary),
         arguments.layer,
         arguments.allow_normalized,
-        choose_cells=lambda counts: training_rows(counts, arguments.split_file),
+        choose_cells=taken,
         exact_limit=arguments.exact_limit,
     )
     medians = medians_by_gene(accumulator, vocabulary, str(arguments.output_file))
+    if arguments.significant_digits:
+        medians = medians.rounded(arguments.significant_digits)
     medians.save(arguments.output_file)
     provenance = {
         "files": [path.name for path in files],
         "cells": accumulator.n_cells,
         "training_cells_only": arguments.split_file is not None,
+        "left_out": rules,
+        "cells_taken": {column: dict(sorted(numbers.items())) for column, numbers in taken.numbers.items()},
         "genes": len(medians.medians),
         "exact": accumulator.is_exact,
+        "significant_digits": arguments.significant_digits,
         "unit": "CP10k (counts / n * 10000), median over the cells in which the gene is not zero",
         "vocabulary_sha256": vocabulary.sha256,
         "sha256": medians.sha256,

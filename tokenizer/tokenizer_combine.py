@@ -1,21 +1,24 @@
-"""Tokenize a folder of raw-count .h5ad files into parquet with two streams per cell."""
+"""Tokenize a folder of files of raw counts into parquet with two streams per cell."""
 
 import argparse
 from pathlib import Path
 
 from scdmc.command_line import argument_parser, positive_int, script
 from scdmc.counts import BLOCK_SIZE
-from scdmc.gene_ids import load_gene_mapping
+from scdmc.folder_tokenization import FolderJob, tokenize_folder
+from scdmc.gene_ids import load_gene_mapping, load_orthologs
 from scdmc.gene_medians import load_gene_medians
 from scdmc.streams import MODEL_INPUT_SIZE
-from scdmc.tokenization import CELLS_PER_SHARD, FolderJob, Tokenizer, tokenize_folder
+from scdmc.tokenization import CELLS_PER_SHARD, Tokenizer
 from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the tokenizer."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--input_directory", type=Path, required=True, help="folder of .h5ad files with raw counts")
+    parser.add_argument(
+        "--input_directory", type=Path, required=True, help="folder of files with raw counts (.h5ad and others)"
+    )
     parser.add_argument("--output_directory", type=Path, required=True, help="folder for the parquet files")
     parser.add_argument(
         "--output_prefix", required=True, help="one shard becomes PREFIX.parquet, several PREFIX-00000.parquet, ..."
@@ -29,6 +32,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     genes.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
     genes.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
+    genes.add_argument("--species", choices=("human", "mouse"), default="human", help="whose genes the files hold")
+    genes.add_argument(
+        "--ortholog_file",
+        type=Path,
+        help="table of human and mouse genes, needed for mouse; one-to-one pairs are mapped",
+    )
     cells = parser.add_argument_group("cells")
     cells.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it")
     cells.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
@@ -44,8 +53,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--cells_per_shard", type=positive_int, default=CELLS_PER_SHARD, help="most cells of a parquet file"
     )
     output.add_argument("--block_size", type=positive_int, default=BLOCK_SIZE, help="cells in memory at a time")
-    output.add_argument("--resume", action="store_true", help="keep the finished shards of an interrupted run")
+    output.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the finished shards of an interrupted run whose files and settings have not changed",
+    )
     output.add_argument("--overwrite", action="store_true", help="replace existing output")
+    workers = parser.add_argument_group("workers; the output is the same for any number of them")
+    workers.add_argument(
+        "--num_workers",
+        type=positive_int,
+        default=1,
+        help="processes on this machine, one thread each; they share out the shards (see --cells_per_shard)",
+    )
+    workers.add_argument(
+        "--scheduler_address",
+        help="tcp://HOST:PORT of a running Dask cluster whose workers do it instead; "
+        "they must see the input and the output folder under the same paths",
+    )
     return parser.parse_args(argv)
 
 
@@ -61,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         gene_mapping=load_gene_mapping(arguments.gene_mapping_file, vocabulary),
         gene_id_column=arguments.gene_id_column,
         drop_empty_cells=arguments.drop_empty_cells,
+        species=arguments.species,
+        orthologs=load_orthologs(arguments.ortholog_file, vocabulary) if arguments.ortholog_file else None,
     )
     job = FolderJob(
         input_directory=arguments.input_directory,
@@ -73,8 +100,14 @@ def main(argv: list[str] | None = None) -> int:
         cells_per_shard=arguments.cells_per_shard,
         block_size=arguments.block_size,
     )
-    paths = tokenize_folder(job, overwrite=arguments.overwrite, resume=arguments.resume)
-    print(f"wrote {len(paths)} parquet file(s), from {paths[0]} on; report: {job.report_path}")
+    paths = tokenize_folder(
+        job,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        num_workers=arguments.num_workers,
+        scheduler_address=arguments.scheduler_address,
+    )
+    print(f"wrote {len(paths)} parquet file(s), from {paths[0]} on; report: {job.html_report_path}")
     return 0
 
 
