@@ -47,6 +47,11 @@ class PackedLayout:
         return cls(cu_seqlens.to(device, non_blocking=True), tuple(lengths))
 
     @property
+    def first_tokens(self) -> torch.Tensor:
+        """Where each cell starts, shape (n_cells,), int64."""
+        return self.cu_seqlens[:-1].long()
+
+    @property
     def max_length(self) -> int:
         """Tokens of the longest cell."""
         return max(self.lengths)
@@ -114,6 +119,53 @@ def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torc
     return name
 
 
+@dataclass(frozen=True)
+class _PaddedRun:
+    """Neighbouring cells, packed and padded.
+
+    Attributes
+    ----------
+    start, stop
+        Their tokens in the batch.
+    is_token
+        Shape (n_cells, length): False where there is padding.
+    tokens
+        Shape (n_cells * length,): the token of the batch that stands at each place; some token where there is padding.
+    places
+        Shape (stop - start,): where each token stands.
+    """
+
+    start: int
+    stop: int
+    is_token: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of_cells(cls, start: int, lengths: list[int], device: torch.device) -> "_PaddedRun":
+        """The run of cells of these lengths."""
+        starts = start + torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        place = torch.arange(max(lengths))
+        is_token = place < torch.tensor(lengths)[:, None]
+        tokens = (starts[:, None] + place.where(is_token, 0)).flatten()
+        places = is_token.flatten().nonzero().squeeze(1)
+        return cls(start, start + sum(lengths), is_token.to(device), tokens.to(device), places.to(device))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest cell."""
+        return self.is_token.shape[1]
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """(total_tokens, ...) -> (n_cells, length, ...)."""
+        rows = packed.flatten(1).index_select(0, self.tokens)
+        return rows.view(*self.is_token.shape, *packed.shape[1:])
+
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """(n_cells, length, ...) -> (stop - start, ...)."""
+        return padded.flatten(0, 1).index_select(0, self.places)
+
+
 class PackedAttention:
     """Attention of one batch: what all layers share is made once.
 
@@ -139,10 +191,10 @@ class PackedAttention:
         self.slopes = slopes
         self.dropout = dropout
         self.weights: list[torch.Tensor] | None = None
+        # On a CPU queries in bfloat16 may meet a bias in float32, which holds every distance exactly.
+        self.bias_dtype = torch.float32 if dtype == torch.bfloat16 and not slopes.is_cuda else dtype
         if back_end in ("sdpa", "eager"):
-            # On a CPU queries in bfloat16 may meet a bias in float32, which holds every distance exactly.
-            on_gpu = layout.cu_seqlens.is_cuda
-            self.bias = _alibi_bias(layout.max_length, slopes, dtype if on_gpu else torch.float32)
+            self.bias = _alibi_bias(layout.max_length, slopes, self.bias_dtype)
         elif back_end == "flex":
             self.score_mod, self.block_mask = _flex_inputs(layout, slopes)
 
@@ -181,28 +233,49 @@ class PackedAttention:
         there is padding) hides the padding, so that one bias still serves the whole batch.
         """
         states = torch.empty_like(qkv[:, 0])
-        for tokens, is_token in self.padded_runs:
-            run = qkv[tokens].to(self.bias.dtype)  # (n_cells, length, 3, n_heads, head_dim)
-            query, key, value = F.pad(run, (0, 1)).permute(2, 0, 3, 1, 4).unbind(0)
-            query[..., -1] = 1.0
-            key[..., -1].masked_fill_(~is_token[:, None], PADDED_SCORE * math.sqrt(run.shape[-1]))
-            bias = self.bias[:, :, : tokens.shape[1], : tokens.shape[1]]
-            scale = 1 / math.sqrt(run.shape[-1])
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-            states[tokens[is_token]] = attended[..., :-1].transpose(1, 2)[is_token].to(states.dtype)
+        head_dim = qkv.shape[-1]
+        for run in self.padded_runs:
+            padded = torch.zeros(*run.is_token.shape, *qkv.shape[1:-1], head_dim + 1,
+                                 dtype=self.bias.dtype, device=qkv.device)  # fmt: skip
+            padded[..., :-1] = run.pad(qkv)
+            padded[:, :, 0, :, -1] = 1.0
+            padded[:, :, 1, :, -1].masked_fill_(~run.is_token[..., None], PADDED_SCORE * math.sqrt(head_dim))
+            query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
+            bias = self.bias[:, :, : run.length, : run.length]
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=head_dim**-0.5)
+            states[run.start : run.stop] = run.unpad(attended.transpose(1, 2))[..., :-1]
+        return states
+
+    def of_first_tokens(self, query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
+        """What the first token of each cell attends to, by any back end: there is little to be computed.
+
+        Parameters
+        ----------
+        query
+            Shape (n_cells, n_heads, head_dim).
+        key_value
+            Shape (total_tokens, 2, n_heads, head_dim).
+
+        Returns
+        -------
+        Shape (n_cells, n_heads, head_dim).
+        """
+        states, n_done = torch.empty_like(query), 0
+        for run in self.padded_runs:
+            cells = slice(n_done, n_done + len(run.is_token))
+            key, value = run.pad(key_value).permute(2, 0, 3, 1, 4).unbind(0)  # (n_cells, n_heads, length, head_dim)
+            bias = -self.slopes[:, None] * torch.arange(run.length, device=query.device)
+            bias = bias.where(run.is_token[:, None], -math.inf).to(self.bias_dtype)[:, :, None]
+            attended = F.scaled_dot_product_attention(query[cells, :, None], key, value, attn_mask=bias)
+            states[cells] = attended[:, :, 0]
+            n_done = cells.stop
         return states
 
     @functools.cached_property
-    def padded_runs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Which tokens make up each similar run, and which of them are no padding, (n_cells, length) each."""
-        runs = []
-        for start, lengths in self.layout.similar_runs():
-            starts = start + torch.tensor([0, *lengths[:-1]]).cumsum(0)
-            place = torch.arange(max(lengths)).expand(len(lengths), -1)
-            is_token = place < torch.tensor(lengths)[:, None]
-            tokens = starts[:, None] + torch.where(is_token, place, 0)
-            runs.append((tokens.to(self.slopes.device), is_token.to(self.slopes.device)))
-        return runs
+    def padded_runs(self) -> list["_PaddedRun"]:
+        """Neighbouring cells of similar lengths, padded to the longest of them."""
+        device = self.slopes.device
+        return [_PaddedRun.of_cells(start, lengths, device) for start, lengths in self.layout.similar_runs()]
 
     def _eager(self, qkv: torch.Tensor) -> torch.Tensor:
         states, self.weights = [], []

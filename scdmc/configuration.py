@@ -7,8 +7,8 @@ class ScDMCConfig(PreTrainedConfig):
     """Sizes and dropouts of the encoder; the defaults are the published ones, but for the attention dropout.
 
     ``attention_probs_dropout_prob`` is 0.1 in the published model; 0.0 here lets all attention back ends agree.
-    ``max_position_embeddings`` is the longest stream (L, ``<cls>`` and ``<eos>`` included). ``classifier_stream`` and
-    ``classifier_dropout`` matter to cell classification only. ``expression_input`` is ``none`` (published) or
+    ``max_position_embeddings`` is the longest stream (L, ``<cls>`` and ``<eos>`` included). ``classifier_stream``,
+    ``classifier_pooling`` (``cls`` or ``mean``) and ``classifier_dropout`` matter to cell classification only. ``expression_input`` is ``none`` (published) or
     ``value``: the value of each gene of the expression stream enters through a small network added to its embedding.
     """
 
@@ -30,4 +30,5 @@ class ScDMCConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
     classifier_dropout: float | int = 0.1
     classifier_stream: str = "both"
+    classifier_pooling: str = "cls"
     expression_input: str = "none"

@@ -149,7 +149,7 @@ class ScDMCForPretraining(nn.Module):
         if len(positions) != 2 * batch.n_cells:
             return states.new_zeros(()), {}
         with torch.no_grad():
-            keys = self.momentum_encoder.encode(batch.streams)[positions].chunk(2)
+            keys = self.momentum_encoder.encode_cls(batch.streams).chunk(2)
         queries = states[positions].float().chunk(2)  # rank and expression, (n_cells, hidden_size) each
         keys = tuple(key.float() for key in keys)
         fingerprints = batch.fingerprints

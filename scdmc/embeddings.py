@@ -8,10 +8,9 @@ from tqdm import tqdm
 
 from scdmc.batches import batches_by_length, packed_streams
 from scdmc.errors import ScDMCError
-from scdmc.modeling import STREAMS, PackedCells, ScDMCModel
+from scdmc.modeling import POOLINGS, STREAMS, PackedCells, ScDMCModel
 from scdmc.tokenized_data import TokenizedCells
 
-POOLINGS = ("cls", "mean")
 TOKENS_PER_BATCH = 16_384
 EMBEDDING_KEY = "X_scDMC"
 
@@ -36,7 +35,11 @@ def inference_batches(cells: TokenizedCells, stream: str, what: str | None) -> I
 
 @torch.inference_mode()
 def cell_embeddings(
-    encoder: ScDMCModel, cells: TokenizedCells, stream: str = "both", pooling: str = "cls"
+    encoder: ScDMCModel,
+    cells: TokenizedCells,
+    stream: str = "both",
+    pooling: str = "cls",
+    show_progress: bool = True,
 ) -> np.ndarray:
     """Embed cells.
 
@@ -50,6 +53,8 @@ def cell_embeddings(
         ``rank``, ``expression``, or ``both`` joined.
     pooling
         ``cls``: the state of ``<cls>``; ``mean``: the mean state of the genes.
+    show_progress
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -68,9 +73,12 @@ def cell_embeddings(
     embeddings = np.empty((len(cells), n_streams * encoder.config.hidden_size), dtype=np.float32)
     was_training = encoder.training
     encoder.eval()
-    for chosen, batch in inference_batches(cells, stream, "embed"):
+    for chosen, batch in inference_batches(cells, stream, "embed" if show_progress else None):
         batch = batch.to(encoder.device)
-        pooled = pool(encoder.encode(batch).float(), batch, pooling)
+        if pooling == "cls":
+            pooled = encoder.encode_cls(batch).float()
+        else:
+            pooled = pool(encoder.encode(batch).float(), batch, pooling)
         embeddings[chosen] = torch.cat(pooled.chunk(n_streams), dim=-1).cpu().numpy()
     encoder.train(was_training)
     return embeddings

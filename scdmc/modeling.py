@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
@@ -22,8 +23,10 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, Seque
 from scdmc.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
+from scdmc.vocabulary import EOS_TOKEN_ID
 
 STREAMS = ("rank", "expression", "both")
+POOLINGS = ("cls", "mean")
 EXPRESSION_INPUTS = ("none", "value")
 # The decoder's matrix is the word embedding; it is stored once, under the latter's name.
 TIED_WEIGHT = "cls.predictions.decoder.weight"
@@ -60,7 +63,7 @@ class PackedCells:
     @property
     def cls_positions(self) -> torch.Tensor:
         """Where the ``<cls>`` of each cell is, shape (n_cells,)."""
-        return self.layout.cu_seqlens[:-1].long()
+        return self.layout.first_tokens
 
 
 def pack(
@@ -89,7 +92,7 @@ class ValueEmbedding(nn.Module):
     def forward(self, expression_values: torch.Tensor) -> torch.Tensor:
         """(total_tokens,) -> (total_tokens, hidden_size)."""
         values = expression_values[:, None]
-        known = self.output(nn.functional.gelu(self.dense(values.clamp(min=0))))
+        known = self.output(F.gelu(self.dense(values.clamp(min=0))))
         vectors = torch.where(values == UNKNOWN_VALUE, self.unknown.weight.to(known.dtype), known)
         return vectors.masked_fill(values == NO_VALUE, 0.0)
 
@@ -128,6 +131,15 @@ class SelfAttention(nn.Module):
         qkv = self.Wqkv(states).unflatten(-1, (3, self.n_heads, -1))  # (total_tokens, 3, n_heads, head_dim)
         return attend(qkv).flatten(1)
 
+    def of_first_tokens(self, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
+        """What the first token of each cell attends to: (total_tokens, hidden_size) -> (n_cells, hidden_size)."""
+        hidden_size = states.shape[-1]
+        weight, bias = self.Wqkv.weight, self.Wqkv.bias
+        query = F.linear(states[attend.layout.first_tokens], weight[:hidden_size], bias[:hidden_size])
+        key_value = F.linear(states, weight[hidden_size:], bias[hidden_size:])
+        query, key_value = query.unflatten(-1, (self.n_heads, -1)), key_value.unflatten(-1, (2, self.n_heads, -1))
+        return attend.of_first_tokens(query, key_value).flatten(1)
+
 
 class ResidualOutput(nn.Module):
     """Dense, dropout, then LayerNorm(output + input of the block)."""
@@ -151,8 +163,10 @@ class AttentionBlock(nn.Module):
         self.self = SelfAttention(config)
         self.output = ResidualOutput(config)
 
-    def forward(self, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
-        """(total_tokens, hidden_size) -> the same."""
+    def forward(self, states: torch.Tensor, attend: PackedAttention, only_first: bool = False) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same, or (n_cells, hidden_size) for the first tokens only."""
+        if only_first:
+            return self.output(self.self.of_first_tokens(states, attend), states[attend.layout.first_tokens])
         return self.output(self.self(states, attend), states)
 
 
@@ -169,7 +183,7 @@ class GatedLinearUnit(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(total_tokens, hidden_size) -> the same."""
         gate, value = self.gated_layers(states).chunk(2, dim=-1)
-        return self.layernorm(self.wo(self.dropout(nn.functional.gelu(gate) * value)) + states)
+        return self.layernorm(self.wo(self.dropout(F.gelu(gate) * value)) + states)
 
 
 class EncoderLayer(nn.Module):
@@ -180,9 +194,9 @@ class EncoderLayer(nn.Module):
         self.attention = AttentionBlock(config)
         self.mlp = GatedLinearUnit(config)
 
-    def forward(self, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
-        """(total_tokens, hidden_size) -> the same."""
-        return self.mlp(self.attention(states, attend))
+    def forward(self, states: torch.Tensor, attend: PackedAttention, only_first: bool = False) -> torch.Tensor:
+        """(total_tokens, hidden_size) -> the same, or (n_cells, hidden_size) for the first tokens only."""
+        return self.mlp(self.attention(states, attend, only_first))
 
 
 class Encoder(nn.Module):
@@ -275,6 +289,18 @@ class ScDMCModel(ScDMCPreTrainedModel):
             states = self._run_layer(layer, states, attend)
         return states
 
+    @torch.no_grad()
+    def encode_cls(self, cells: PackedCells) -> torch.Tensor:
+        """Last hidden states of ``<cls>``, shape (n_cells, hidden_size), without gradient.
+
+        The last layer is computed for ``<cls>`` alone: nobody reads its other tokens.
+        """
+        states = self.embeddings(cells)
+        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        for layer in self.encoder.layer[:-1]:
+            states = layer(states, attend)
+        return self.encoder.layer[-1](states, attend, only_first=True)
+
     def _run_layer(self, layer: EncoderLayer, states: torch.Tensor, attend: PackedAttention) -> torch.Tensor:
         if self.recompute_layers and self.training:
             return checkpoint(layer, states, attend, use_reentrant=False)
@@ -359,7 +385,7 @@ class PredictionTransform(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., hidden_size) -> the same."""
-        return self.LayerNorm(nn.functional.gelu(self.dense(states)))
+        return self.LayerNorm(F.gelu(self.dense(states)))
 
 
 class Predictions(nn.Module):
@@ -421,35 +447,48 @@ class ScDMCForMaskedLM(ScDMCPreTrainedModel):
         logits = self.cls(encoded.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
 
 
 class ScDMCForCellClassification(ScDMCPreTrainedModel):
-    """The encoder with a linear classifier on the ``<cls>`` state of one stream, or on both joined."""
+    """The encoder with a linear classifier on one stream, or on both joined: on ``<cls>`` or the mean of the genes."""
 
     def __init__(self, config: ScDMCConfig) -> None:
         super().__init__(config)
         if config.classifier_stream not in STREAMS:
             raise ScDMCError(f"stream {config.classifier_stream!r}: there are {', '.join(STREAMS)}")
+        if config.classifier_pooling not in POOLINGS:
+            raise ScDMCError(f"pooling {config.classifier_pooling!r}: there are {', '.join(POOLINGS)}")
         self.bert = ScDMCModel(config)
         n_streams = 2 if config.classifier_stream == "both" else 1
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(n_streams * config.hidden_size, config.num_labels)
+        self.has_adapters = False  # True while low-rank additions are trained
         self.post_init()
 
-    def classify(self, streams: PackedCells) -> torch.Tensor:
-        """Logits of packed cells, shape (n_cells, num_labels).
+    def represent(self, streams: PackedCells) -> torch.Tensor:
+        """What the classifier reads of packed cells: (n_cells, hidden_size), or (n_cells, 2 hidden_size) for both.
 
         Parameters
         ----------
         streams
             The cells of ``config.classifier_stream``; for ``both`` all rank streams, then all expression streams.
         """
-        states = self.bert.encode(streams)[streams.cls_positions]
-        return self.classifier(self.dropout(_join_streams(states, self.config.classifier_stream)))
+        from scdmc.embeddings import pool  # which needs this module
+
+        # The short cut reads the matrices themselves, past what fine-tuning may have put beside them.
+        if self.config.classifier_pooling == "cls" and not (torch.is_grad_enabled() or self.has_adapters):
+            states = self.bert.encode_cls(streams)
+        else:
+            states = pool(self.bert.encode(streams), streams, self.config.classifier_pooling)
+        return _join_streams(states, self.config.classifier_stream)
+
+    def classify(self, streams: PackedCells) -> torch.Tensor:
+        """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
+        return self.classifier(self.dropout(self.represent(streams)))
 
     def forward(
         self,
@@ -461,8 +500,11 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
         """Logits of padded cells (for ``both``: the rank streams above the expression streams)."""
         encoded = self.bert(input_ids, attention_mask, **options)
         states = encoded.last_hidden_state[:, 0]
+        if self.config.classifier_pooling == "mean":
+            is_gene = (input_ids > EOS_TOKEN_ID)[:, :, None]
+            states = (encoded.last_hidden_state * is_gene).sum(dim=1) / is_gene.sum(dim=1).clamp(min=1)
         logits = self.classifier(self.dropout(_join_streams(states, self.config.classifier_stream)))
-        loss = nn.functional.cross_entropy(logits, labels) if labels is not None else None
+        loss = F.cross_entropy(logits, labels) if labels is not None else None
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )

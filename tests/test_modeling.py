@@ -404,3 +404,17 @@ def test_the_classifier_reads_the_cls_states_of_its_streams(stream, n_streams):
 def test_an_unknown_stream_is_refused():
     with pytest.raises(ScDMCError, match="there are rank, expression, both"):
         ScDMCForCellClassification(tiny_config(classifier_stream="epe"))
+
+
+@pytest.mark.parametrize("back_end", ["sdpa", "eager"])
+@pytest.mark.parametrize("lengths", [[5], [3, 40, 41, 7, 7, 90, 3]], ids=str)
+def test_the_states_of_cls_alone_are_those_among_all_tokens(back_end, lengths):
+    torch.manual_seed(0)
+    model = ScDMCModel(ScDMCConfig(vocab_size=50, hidden_size=24, num_hidden_layers=3, num_attention_heads=6,
+                                   intermediate_size=16, initializer_range=0.3)).eval()  # fmt: skip
+    model.set_attention(back_end)
+    ids = torch.randint(4, 50, (sum(lengths),))
+    cells = PackedCells(ids, PackedLayout.from_lengths(lengths))
+    with torch.no_grad():
+        expected = model.encode(cells)[cells.cls_positions]
+    torch.testing.assert_close(model.encode_cls(cells), expected, atol=2e-6, rtol=0)
