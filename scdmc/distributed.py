@@ -1,16 +1,14 @@
 """What several processes of one run tell each other; with one process, nothing happens.
 
 A model may be sharded: of each tensor every process then holds a part (a DTensor), and the functions at the end of this
-module turn whole tensors into parts and back. They leave other tensors as they are.
+module turn whole tensors into parts and back. They leave other tensors as they are. Torch's sharding is imported where
+it is used: it costs 45 MB.
 """
 
 from collections.abc import Iterable
 
 import torch
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def n_processes() -> int:
@@ -68,7 +66,7 @@ def gather_rows(rows: torch.Tensor, rows_by_process: tuple[int, ...]) -> torch.T
     return torch.cat(parts)[torch.cat(places).argsort().to(rows.device)]
 
 
-def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device) -> None:
+def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device, other_forward: str) -> None:
     """Spread weights, gradients and optimizer state over the processes (fully sharded data parallel).
 
     Parameters
@@ -79,25 +77,37 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device) -
         Its layers: the weights of one of them at a time are gathered for computing.
     device
         Where the processes compute.
+    other_forward
+        Name of a method of ``module`` that computes with its weights, beside ``forward``.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
     mesh = init_device_mesh(device.type, (n_processes(),))
     for part in parts:
         fully_shard(part, mesh=mesh)
     fully_shard(module, mesh=mesh)
+    register_fsdp_forward_method(module, other_forward)
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor of which each process holds a part; all processes must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a tensor that this process holds; what is done to it is done to the tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_sharded(tensor) else tensor
 
 
 def spread_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """A tensor that every process has, in parts like those of ``other``."""
-    if not isinstance(other, DTensor):
+    if not _is_sharded(other):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)

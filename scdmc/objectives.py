@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 TEMPERATURE = 0.07
-CHUNK_SIZE = 512
+# Rows of logits held at a time: on a CPU few enough for its cache (256 took 0.40 s where 512 took 0.48 s), on a GPU
+# enough to keep it busy.
+CHUNK_SIZE = {"cpu": 256, "cuda": 2048}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def masked_gene_loss(
     decoder_bias: torch.Tensor,
     labels: torch.Tensor,
     weights: torch.Tensor,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
 ) -> MaskedGeneLoss:
     """Weighted sum of the cross entropies of masked genes, without ever holding all their logits.
 
@@ -117,9 +119,10 @@ def masked_gene_loss(
     weights
         Shape (n_masked,), float32 (see :func:`mean_weights`).
     chunk_size
-        Rows whose logits are held at a time; changes speed and memory only.
+        Rows whose logits are held at a time, as fits the device without it; changes speed and memory only.
     """
     device = states.device.type
+    chunk_size = chunk_size or CHUNK_SIZE.get(device, CHUNK_SIZE["cuda"])
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else decoder_weight.dtype
     with torch.autocast(device, enabled=False):
         loss, cross_entropy, is_correct = _ChunkedCrossEntropy.apply(

@@ -21,7 +21,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from torch.distributed.fsdp import register_fsdp_forward_method
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -250,8 +249,8 @@ class Pretraining:
         if self.accelerator.num_processes == 1:
             raise ScDMCError("--fsdp spreads a model over several processes, and there is one: start it with torchrun")
         encoders = (self.module.model.bert, self.module.momentum_encoder)
-        shard(self.module, [layer for encoder in encoders for layer in encoder.encoder.layer], self.device)
-        register_fsdp_forward_method(self.module, "sums")
+        layers = [layer for encoder in encoders for layer in encoder.encoder.layer]
+        shard(self.module, layers, self.device, other_forward="sums")
         return self.module
 
     @property
