@@ -1,13 +1,10 @@
 """A folder of files of raw counts to tokenized parquet, shard by shard, here or on workers (design.md section 4)."""
 
-import errno
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
@@ -21,32 +18,25 @@ from scdmc.count_files import files_of_input
 from scdmc.counts import BLOCK_SIZE, Counts, input_files, open_counts
 from scdmc.errors import ScDMCError
 from scdmc.file_report import FileReport, new_report
-from scdmc.files import atomic_path, remove, require_new_file, require_writable_folder, write_json
+from scdmc.files import atomic_path, remove, write_json
 from scdmc.gene_ids import GeneMatch
 from scdmc.streams import regroup
 from scdmc.tokenization import (
     CELLS_PER_SHARD,
-    Tokenizer,
     kept_obs,
     obs_types,
     require_obs_columns,
     tokenize_blocks,
 )
 from scdmc.tokenized_data import (
-    gene_medians_path,
     parquet_schema,
     parquet_table,
     parquet_writer,
-    token_ids_path,
 )
+from scdmc.tokenized_output import CELLS_PER_ROW_GROUP, TokenizedOutput
 from scdmc.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
-
-# Cells of a row group of the parquet file, whatever the blocks in which the counts were read.
-CELLS_PER_ROW_GROUP = 1024
-# A full disk, a quota and a limit on the size of a file.
-NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -70,16 +60,14 @@ class Shard:
         return f"{self.path.name}, cells {self.start:,} to {self.stop:,}"
 
 
-@dataclass(frozen=True)
-class FolderJob:
+@dataclass(frozen=True, kw_only=True)
+class FolderJob(TokenizedOutput):
     """A folder of files of raw counts to be tokenized to parquet.
 
     Attributes
     ----------
-    input_directory, output_directory, output_prefix
-        Where from and where to.
-    tokenizer
-        How to tokenize.
+    input_directory
+        Where from.
     obs_columns
         Columns of ``obs`` to keep.
     layer, allow_normalized
@@ -89,54 +77,11 @@ class FolderJob:
     """
 
     input_directory: Path
-    output_directory: Path
-    output_prefix: str
-    tokenizer: Tokenizer
     obs_columns: Sequence[str] = ()
     layer: str | None = None
     allow_normalized: bool = False
     cells_per_shard: int = CELLS_PER_SHARD
     block_size: int = BLOCK_SIZE
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.+-]*", self.output_prefix) or re.search(r"-\d{5}$", self.output_prefix):
-            raise ScDMCError(
-                f"--output_prefix {self.output_prefix!r}: letters, digits and . _ + - only, no shard number at the end"
-            )
-
-    @property
-    def report_path(self) -> Path:
-        """``<prefix>.report.json``."""
-        return self.output_directory / f"{self.output_prefix}.report.json"
-
-    @property
-    def html_report_path(self) -> Path:
-        """``<prefix>.report.html``."""
-        return self.output_directory / f"{self.output_prefix}.report.html"
-
-    @property
-    def unmatched_genes_path(self) -> Path:
-        """``<prefix>.unmatched_genes.csv``."""
-        return self.output_directory / f"{self.output_prefix}.unmatched_genes.csv"
-
-    @property
-    def finished_shards(self) -> Path:
-        """Hidden folder where shards wait until all are there; ``--resume`` finds them."""
-        # Absolute: a worker on another machine starts in another folder.
-        return (self.output_directory / f".{self.output_prefix}.shards").absolute()
-
-    def beside(self) -> list[Path]:
-        """What is written beside the parquet files."""
-        single = self.output_directory / f"{self.output_prefix}.parquet"
-        reports = [self.report_path, self.html_report_path, self.unmatched_genes_path]
-        return [*reports, token_ids_path(single), gene_medians_path(single)]
-
-    def outputs(self) -> list[Path]:
-        """Files of this prefix that are there already."""
-        # [0-9] five times: another prefix that starts like this one is not ours.
-        numbered = self.output_directory.glob(f"{self.output_prefix}-[0-9][0-9][0-9][0-9][0-9].parquet")
-        single = self.output_directory / f"{self.output_prefix}.parquet"
-        return [path for path in [*sorted(numbered), single, *self.beside()] if path.exists()]
 
     def settings_of_shards(self) -> dict:
         """What decides, beside its cells, what a shard holds."""
@@ -214,9 +159,7 @@ def tokenize_folder(
         of the same shard again and again.
     """
     files = input_files(job.input_directory)
-    require_writable_folder(job.output_directory)
-    for path in job.outputs():
-        require_new_file(path, overwrite)
+    job.require_new(overwrite)
     job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
     found = _inspect(job, files)
     shards = [shard for path in files for shard in _shards_of_file(job, path, found)]
@@ -224,12 +167,14 @@ def tokenize_folder(
     try:
         _finish_shards(job, shards, found, num_workers, scheduler_address)
     except (ScDMCError, OSError, KeyboardInterrupt):
-        _clean_or_say_what_is_kept(job)
+        job.clean_or_say_what_is_kept()
         raise
     for shard in shards:
         found.reports[shard.path.name].add(FileReport(**json.loads(_report_path(job, shard).read_text())))
-    _require_cells(job, found.reports)
-    return _publish(job, shards, found)
+    reports = list(found.reports.values())
+    job.require_cells(reports)
+    finished = [_shard_path(job, shard) for shard in shards]
+    return job.publish(finished, reports, found.unmatched_genes, found.warnings)
 
 
 def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
@@ -366,7 +311,7 @@ def _write_shards(
         for shard in shards:
             # A worker that takes the place of one that died finds what that one has finished.
             if not _is_finished(job, shard):
-                with _no_space_is_an_error_for_people(job):
+                with job.no_space_is_an_error_for_people():
                     _write_shard(job, shard, counts, match, types_of_obs, partial(progress, str(shard)))
             progress(str(shard), shard.stop - shard.start)
 
@@ -387,79 +332,3 @@ def _write_shard(
             writer.write_table(parquet_table(streams, kept_obs(counts, rows, job.obs_columns), schema))
             progress(report.cells_in)
     write_json(_report_path(job, shard), asdict(report))
-
-
-@contextmanager
-def _no_space_is_an_error_for_people(job: FolderJob) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise ScDMCError(
-            f"{job.output_directory}: no space left ({str(error).splitlines()[0]}); "
-            "make room and repeat the command with --resume, which keeps the finished shards"
-        ) from error
-
-
-def _clean_or_say_what_is_kept(job: FolderJob) -> None:
-    # A worker that was ended could not remove what it was writing.
-    for path in job.finished_shards.glob(".*.partial.*"):
-        remove(path)
-    n_finished = len(list(job.finished_shards.glob("*.parquet")))
-    if n_finished:
-        logger.warning(
-            "%d finished shards are kept in %s; --resume takes them up if neither files nor settings have changed",
-            n_finished, job.finished_shards,
-        )  # fmt: skip
-    else:
-        remove(job.finished_shards)
-
-
-def _require_cells(job: FolderJob, reports: Mapping[str, FileReport]) -> None:
-    if not any(report.cells_out for report in reports.values()):
-        remove(job.finished_shards)
-        raise ScDMCError("no cell is left to write: " + "; ".join(report.summary() for report in reports.values()))
-
-
-def _publish(job: FolderJob, shards: Sequence[Shard], found: Inspection) -> list[Path]:
-    """Give the finished shards their final names, with reports, vocabulary and medians beside them."""
-    # Only now: the plotting library takes seconds to load, which workers and --help need not wait for.
-    from scdmc.tokenization_report import unmatched_genes, warnings_of, write_html_report
-
-    old = job.outputs()
-    if len(shards) == 1:
-        names = [f"{job.output_prefix}.parquet"]
-    else:
-        names = [f"{job.output_prefix}-{index:05d}.parquet" for index in range(len(shards))]
-    paths = [job.output_directory / name for name in names]
-    reports = list(found.reports.values())
-    warnings = [*found.warnings, *_log_reports(reports, warnings_of(reports))]
-    settings = job.tokenizer.settings
-    with _no_space_is_an_error_for_people(job):
-        job.tokenizer.vocabulary.save(token_ids_path(paths[0]))
-        job.tokenizer.medians.save(gene_medians_path(paths[0]))
-        with atomic_path(job.unmatched_genes_path) as temporary:
-            unmatched_genes(reports, found.unmatched_genes).to_csv(temporary, index=False)
-        write_html_report(job.html_report_path, job.output_prefix, settings, reports, warnings)
-        content = {"settings": settings.to_dict(), "files": [report.to_dict() for report in reports]}
-        write_json(job.report_path, {**content, "warnings": warnings})
-    for shard, path in zip(shards, paths, strict=True):
-        _shard_path(job, shard).replace(path)
-    # Only now: until the new shards stand in their places, nothing of the old output is lost that they do not replace.
-    _remove_all(set(old) - {*paths, *job.beside()})
-    remove(job.finished_shards)
-    return paths
-
-
-def _log_reports(reports: Sequence[FileReport], warnings: list[str]) -> list[str]:
-    for report in reports:
-        logger.info(report.summary())
-    for warning in warnings:
-        logger.warning("warning: %s", warning)
-    return warnings
-
-
-def _remove_all(paths: Collection[Path]) -> None:
-    for path in paths:
-        path.unlink()

@@ -54,7 +54,8 @@ def tree(tmp_path_factory):
 def test_the_readme_shows_every_script_of_the_three_stages():
     shown = {re.search(r"(\w+\.py)", command).group(1) for command in readme_commands()}
     scripts = {path.name for folder in SCRIPT_FOLDERS for path in (ROOT / folder).glob("*.py")}
-    assert shown == scripts - {"build_vocabulary.py", "fetch_demo_data.py", "demo_report.py"}
+    # census.py needs the network; the others are run by the demo or by nobody but us.
+    assert shown == scripts - {"build_vocabulary.py", "census.py", "fetch_demo_data.py", "demo_report.py"}
 
 
 def test_the_readme_keeps_the_command_names_and_flags_of_the_paper():

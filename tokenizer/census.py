@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from scdmc.census import CENSUS_OBS_COLUMNS, CensusSlice, census_counts, choose_cells, open_census, open_experiment
-from scdmc.census_tokens import BLOCK_SIZE, CensusJob, require_new_output, tokenize_census
+from scdmc.census_tokens import BLOCK_SIZE, CensusJob, tokenize_census
 from scdmc.command_line import argument_parser, positive_int, script, seed
 from scdmc.gene_ids import load_gene_mapping
 from scdmc.gene_medians import load_gene_medians
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         cells_per_shard=arguments.cells_per_shard,
         block_size=arguments.block_size,
     )
-    require_new_output(job, arguments.overwrite)
+    job.require_new(arguments.overwrite)
     name, source = open_source(arguments)
     with source as experiment:
         joinids, n_matching = choose_cells(experiment, job.wanted)

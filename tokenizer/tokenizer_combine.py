@@ -17,7 +17,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the tokenizer."""
     parser = argument_parser(__doc__)
     parser.add_argument(
-        "--input_directory", type=Path, required=True, help="folder of files with raw counts (.h5ad and others)"
+        "--input_directory",
+        type=Path,
+        required=True,
+        help="folder of .h5ad, .zarr, .loom, 10x .h5 files or 10x mtx folders with raw counts",
     )
     parser.add_argument("--output_directory", type=Path, required=True, help="folder for the parquet files")
     parser.add_argument(
@@ -28,7 +31,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--token_dictionary_file", type=Path, default=DEFAULT_TOKEN_DICTIONARY_FILE, help="vocabulary, JSON token -> id"
     )
     genes.add_argument(
-        "--gene_median_file", type=Path, help="gene medians, JSON id -> number; without it every median is 1"
+        "--gene_median_file",
+        type=Path,
+        help="gene medians, JSON id -> number, or 'default': those that ship with scDMC; without it every median is 1",
     )
     genes.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
     genes.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
