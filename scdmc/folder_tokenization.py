@@ -183,8 +183,7 @@ def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
     for path in files:
         with open_counts(path, job.layer, job.allow_normalized) as counts:
             match = job.tokenizer.match(counts)
-            # Without rows: only the types matter, and many files together may be large.
-            obs[path.name] = counts.obs[[name for name in job.obs_columns if name in counts.obs]].iloc[:0]
+            obs[path.name] = _rows_of_extremes(counts.obs[[name for name in job.obs_columns if name in counts.obs]])
             available[path.name] = list(counts.obs)
             found.reports[path.name] = new_report(counts, match)
             found.n_cells[path.name] = counts.n_cells
@@ -197,6 +196,14 @@ def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
     for warning in found.warnings:
         logger.warning("warning: %s", warning)
     return found
+
+
+def _rows_of_extremes(obs: pd.DataFrame) -> pd.DataFrame:
+    """The rows that decide the types of the columns (an integer may be too large for one); all would take memory."""
+    obs = obs.reset_index(drop=True)
+    integers = [obs[name].dropna() for name in obs if obs[name].dtype.kind in "iu"]
+    rows = {row for column in integers if len(column) for row in (column.idxmin(), column.idxmax())}
+    return obs.loc[sorted(rows)]
 
 
 def _repeated_cell_ids(counts: Counts) -> list[str]:

@@ -356,6 +356,18 @@ def test_columns_of_obs_are_kept_and_null_where_a_file_lacks_them(run, folder, t
     assert str(schema.field("cell_type").type).startswith("dictionary")
 
 
+@pytest.mark.parametrize(("largest", "kind"), [(2**63 + 5, "dictionary"), (7, "int64")])
+def test_an_integer_column_that_no_type_can_hold_becomes_text_as_a_whole(run, folder, tmp_path, largest, kind):
+    adata = anndata.read_h5ad(folder / "a.h5ad")
+    adata.obs["barcode"] = np.arange(25, dtype=np.uint64)
+    adata.obs.iloc[7, adata.obs.columns.get_loc("barcode")] = largest
+    adata.write_h5ad(folder / "a.h5ad")
+    assert run(folder, "--obs_columns", "barcode", "--block_size", "5") == 0
+    column = pq.read_table(tmp_path / "out" / "islets-00000.parquet")["barcode"]
+    assert str(column.type).startswith(kind)
+    assert [str(value) for value in column.to_pylist()] == [str(largest if row == 7 else row) for row in range(25)]
+
+
 def test_the_report_says_what_happened_to_cells_and_genes(run, folder, tmp_path):
     adata = anndata.read_h5ad(folder / "a.h5ad")
     extra = anndata.AnnData(
