@@ -1,58 +1,105 @@
-"""Label the cells of a new file with a fine-tuned classifier."""
+"""Label the cells of a new file with a fine-tuned classifier, or, without any training, by a labelled reference."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import pandas as pd
 
-from scdmc.annotation import EMPTY_LENGTH, UNKNOWN, annotate_cells, annotation_columns, names_of_classes
-from scdmc.command_line import argument_parser, probability, script
-from scdmc.embeddings import EMBEDDING_KEY
+from scdmc.annotated_file import (
+    OUTPUT_SUFFIXES,
+    VOTE_RESOLUTION,
+    AnnotationOptions,
+    Annotator,
+    annotate_file,
+)
+from scdmc.annotation import UNKNOWN
+from scdmc.annotators import classifier_annotator, reference_annotator
+from scdmc.command_line import argument_parser, positive_float, positive_int, probability, script
+from scdmc.embeddings import POOLINGS
+from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file
-from scdmc.h5ad import write_h5ad
-from scdmc.model_directory import load_model, open_model_directory
-from scdmc.modeling import ScDMCForCellClassification
+from scdmc.label_transfer import N_NEIGHBORS
+from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
+from scdmc.modeling import STREAMS, ScDMCForCellClassification, ScDMCModel
 from scdmc.task_data import (
     add_count_arguments,
+    add_dtype_argument,
     add_model_arguments,
-    annotated_data,
     count_options,
+    labels_of,
     place_model,
     read_cells,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, required=True, help="folder of a classifier (downstream_tasks.py)")
+    parser.add_argument("--model_path", type=Path, required=True, help="folder of a classifier (downstream_tasks.py); "
+                        "with --reference, of any model")  # fmt: skip
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
-    parser.add_argument(
-        "--output_file", type=Path, required=True, help=".h5ad to write: the same cells with their labels"
-    )
+    parser.add_argument("--output_file", type=Path, required=True, help="to write: .h5ad, the same cells with their "
+                        "labels, or .csv, their table of obs with the labels")  # fmt: skip
     parser.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
+    parser.add_argument("--majority_vote", action="store_true", help="add the most frequent label of each cluster")
+    parser.add_argument("--vote_resolution", type=positive_float, default=VOTE_RESOLUTION, help="of these clusters")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
+    transfer = parser.add_argument_group("label transfer, instead of a classifier")
+    transfer.add_argument("--reference", type=Path, help="labelled .h5ad or tokenized parquet; its nearest cells vote")
+    transfer.add_argument("--label_key", default="cell_type", help="column of obs with the labels of the reference")
+    transfer.add_argument("--n_neighbors", type=positive_int, default=N_NEIGHBORS, help="reference cells that vote")
+    transfer.add_argument("--stream", choices=STREAMS, default="both", help="which stream is compared")
+    transfer.add_argument("--pooling", choices=POOLINGS, default="cls", help="what of it is compared")
     add_model_arguments(parser)
+    add_dtype_argument(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
 
+def make_annotator(arguments: argparse.Namespace, model_directory: ModelDirectory) -> Annotator:
+    """What labels the cells: the classifier, or the reference cells as the encoder sees them."""
+    if not arguments.reference:
+        model = load_model(arguments.model_path, ScDMCForCellClassification)
+        return classifier_annotator(place_model(model, arguments, arguments.dtype), arguments.model_path)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
+    reference = read_cells(arguments.reference, model_directory, [arguments.label_key], count_options(arguments))
+    labels = labels_of(reference.obs[arguments.label_key])
+    return reference_annotator(
+        encoder,
+        reference,
+        labels,
+        model_directory.vocabulary,
+        arguments.stream,
+        arguments.pooling,
+        arguments.n_neighbors,
+    )
+
+
+def print_summary(results: pd.DataFrame) -> None:
+    """How many cells there are of each type."""
+    print(results["scDMC_cell_type"].value_counts().to_string())
+    if results["is_empty"].any():
+        n_empty = results["is_empty"].sum()
+        print(f"{n_empty:,} cells have no count in any gene of the vocabulary and are {UNKNOWN}")
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
-    """Label all cells and print how many there are of each type."""
+    """Label all cells, block by block, and print how many there are of each type."""
     arguments = parse_arguments(argv)
     require_new_file(arguments.output_file, arguments.overwrite)
+    if arguments.output_file.suffix not in OUTPUT_SUFFIXES:
+        raise ScDMCError(f"--output_file {arguments.output_file}: name a file that ends in .h5ad or .csv")
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    model = place_model(load_model(arguments.model_path, ScDMCForCellClassification), arguments)
-    cells = read_cells(arguments.data_path, model_directory, options=count_options(arguments))
-    probabilities, embeddings = annotate_cells(model, cells)
-    is_empty = cells.rank_lengths <= EMPTY_LENGTH
-    results = annotation_columns(names_of_classes(model), probabilities, is_empty, arguments.min_probability)
-    adata = annotated_data(arguments.data_path, cells, obs=results, obsm={EMBEDDING_KEY: embeddings})
-    write_h5ad(adata, arguments.output_file)
-    print(pd.Series(results["scDMC_cell_type"]).value_counts().to_string())
-    if is_empty.any():
-        print(f"{is_empty.sum():,} cells have no count in any gene of the vocabulary and are {UNKNOWN}")
+    annotator = make_annotator(arguments, model_directory)
+    options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
+    results = annotate_file(
+        arguments.data_path, arguments.output_file, model_directory, annotator, options, count_options(arguments)
+    )
+    print_summary(results)
     print(f"wrote {arguments.output_file}")
     return 0
 

@@ -1,16 +1,37 @@
 """Fine-tune a pre-trained model to annotate cell types, and score it on test cells beside simple baselines."""
 
 import argparse
+import functools
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import torch
 
-from scdmc.annotation import FineTuningSettings, class_names, fine_tune, predict_probabilities, predictions_table
-from scdmc.baselines import logistic_regression, majority_class, nearest_neighbours, nearest_neighbours_on_pca
+from scdmc.annotation_results import write_results
+from scdmc.annotation_runs import (
+    ClassifierOptions,
+    FineTunedRun,
+    best_run,
+    describe_settings,
+    fine_tuned_run,
+    predict_without_pretraining,
+    save_classifier,
+    with_best_model_only,
+)
+from scdmc.baselines import (
+    Predicted,
+    celltypist_classifier,
+    has_celltypist,
+    logistic_regression,
+    majority_class,
+    nearest_neighbours,
+    nearest_neighbours_on_pca,
+)
 from scdmc.command_line import (
     argument_parser,
     non_negative_float,
@@ -20,31 +41,20 @@ from scdmc.command_line import (
     script,
     seed,
 )
+from scdmc.cross_validation import RunPlan, plan_runs
 from scdmc.devices import choose_device
 from scdmc.embeddings import cell_embeddings
-from scdmc.figures import confusion_matrix_figure, loss_curve_figure, per_class_figure, save_figure
 from scdmc.files import atomic_path, require_new_folder
+from scdmc.fine_tuning import CLASS_WEIGHTS, SAMPLERS, TRAINED_PARTS, FineTuningSettings
 from scdmc.model_directory import (
     ModelDirectory,
     describe_arguments,
-    load_classifier_for_training,
     load_model,
     model_card,
     open_model_directory,
-    save_model_directory,
 )
-from scdmc.modeling import STREAMS, ScDMCForCellClassification, ScDMCModel
-from scdmc.pretraining import write_history
-from scdmc.scores import classification_scores, metric_rows, per_class_scores, write_metrics
-from scdmc.splits import (
-    PARTS,
-    add_split_arguments,
-    draw_split,
-    read_split,
-    require_usable_split,
-    split_columns,
-    write_split,
-)
+from scdmc.modeling import POOLINGS, STREAMS, ScDMCModel
+from scdmc.splits import PARTS, add_split_arguments, split_columns
 from scdmc.task_data import (
     add_count_arguments,
     add_model_arguments,
@@ -56,13 +66,11 @@ from scdmc.task_data import (
 )
 from scdmc.tokenized_data import TokenizedCells
 
-TASK = "annotation"
-METHOD = "scDMC fine-tuned"
+METHOD, FROM_SCRATCH = "scDMC fine-tuned", "scDMC without pre-training"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of fine-tuning."""
-    defaults = FineTuningSettings()
     parser = argument_parser(__doc__)
     parser.add_argument("--pretrained_model_path", type=Path, required=True, help="folder of a pre-trained model")
     parser.add_argument("--finetune_data_path", type=Path, required=True, help="labelled .h5ad or tokenized parquet")
@@ -73,101 +81,150 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--baselines", choices=("none", "fast", "all"), default="fast",
                         help="all adds the same model without pre-training, fine-tuned")  # fmt: skip
     add_split_arguments(parser)
-
-    training = parser.add_argument_group("training")
-    training.add_argument("--stream", choices=STREAMS, default="both", help="<cls> of which stream is classified")
-    training.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the training cells")
-    training.add_argument("--patience", type=positive_int, default=defaults.patience, help="epochs without improvement")
-    training.add_argument("--batch_size", type=positive_int, default=defaults.batch_size, help="cells of a step")
-    training.add_argument("--learning_rate", type=positive_float, default=defaults.learning_rate, help="peak")
-    training.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
-    training.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
-    training.add_argument("--seed", type=seed, default=defaults.seed, help="of the split, the head and the order")
+    add_run_arguments(parser)
+    add_training_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
 
-def choose_split(arguments: argparse.Namespace, cells: TokenizedCells, labels: np.ndarray) -> np.ndarray:
-    """The split that was given, or a new one; checked before anything is trained on it."""
-    if arguments.split_file:
-        split = read_split(arguments.split_file, cells.obs, labels)
-    else:
-        split = draw_split(arguments, labels, cells.obs)
-    require_usable_split(labels, split, cells.obs)
-    return split
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of how many trainings there are and on which cells."""
+    group = parser.add_argument_group("runs")
+    group.add_argument("--seed", type=seed, default=FineTuningSettings.seed, help="of the split, the head, the order")
+    group.add_argument("--seeds", type=positive_int, default=1, help="runs with the seeds from --seed on; each draws "
+                       "its own split unless there is a --split_file; scores are averaged")  # fmt: skip
+    group.add_argument("--cross_validate", type=fold_count, help="folds, each of which is the test part once; whole "
+                       "groups with --split_by")  # fmt: skip
+    group.add_argument("--label_fraction", type=share, default=1.0, help="share of the training and validation cells "
+                       "that are used, at least one of each type; test cells stay")  # fmt: skip
+    group.add_argument("--hold_out_type", help="type that is not trained on: how well does confidence tell its cells?")
 
 
-def train_classifier(
-    arguments: argparse.Namespace,
-    model_directory: ModelDirectory,
-    cells: TokenizedCells,
-    labels: np.ndarray,
-    split: np.ndarray,
-    is_pretrained: bool,
-) -> tuple[ScDMCForCellClassification, list[dict[str, float]]]:
-    """A fine-tuned classifier and its history, from the pre-trained encoder or from random weights."""
-    torch.manual_seed(arguments.seed)  # the new head's weights
-    model = load_classifier_for_training(
-        model_directory, class_names(labels, split), arguments.stream, arguments.classifier_dropout, is_pretrained
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the classifier and its training; those without a default are chosen for the number of cells."""
+    group, defaults = parser.add_argument_group("training"), FineTuningSettings()
+    adapted = "chosen for the number of cells without it"
+    group.add_argument("--stream", choices=STREAMS, default="both", help="which stream is classified; both are joined")
+    group.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
+    group.add_argument("--from_scratch", action="store_true", help="start from random weights, not the pre-trained")
+    group.add_argument("--train", choices=TRAINED_PARTS, default=defaults.train, help="which weights; lora needs peft")
+    group.add_argument("--train_layers", type=positive_int, default=defaults.train_layers, help="for top_layers")
+    group.add_argument("--lora_rank", type=positive_int, default=defaults.lora_rank, help="for lora")
+    group.add_argument("--class_weights", choices=CLASS_WEIGHTS, default=defaults.class_weights,
+                       help="balanced: errors in rare types cost more")  # fmt: skip
+    group.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler,
+                       help="balanced: each type is drawn equally often")  # fmt: skip
+    group.add_argument("--gene_dropout", type=probability, default=defaults.gene_dropout,
+                       help="share of its genes that a training cell loses, other ones in each epoch")  # fmt: skip
+    group.add_argument("--epochs", type=positive_int, help=f"most passes over the training cells; {adapted}")
+    group.add_argument("--patience", type=positive_int, help=f"epochs without better validation macro-F1; {adapted}")
+    group.add_argument("--batch_size", type=positive_int, help=f"cells of a step; {adapted}")
+    group.add_argument("--learning_rate", type=positive_float, help=f"peak; {adapted}, the model and --train")
+    group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
+    group.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
+
+
+def fold_count(text: str) -> int:
+    """Argparse type: an integer of at least 2."""
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"{text}: a cross-validation needs at least 2 folds")
+    return value
+
+
+def share(text: str) -> float:
+    """Argparse type: a number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def classifier_options(arguments: argparse.Namespace) -> ClassifierOptions:
+    """The options that the flags of :func:`add_training_arguments` stand for."""
+    names = [name for name in FineTuningSettings.__dataclass_fields__ if name not in ("seed", "max_gradient_norm")]
+    return ClassifierOptions(
+        arguments.stream,
+        arguments.pooling,
+        arguments.classifier_dropout,
+        not arguments.from_scratch,
+        {name: getattr(arguments, name) for name in names},
     )
-    place_model(model, arguments)
-    settings = FineTuningSettings(**{name: getattr(arguments, name) for name in ("epochs", "patience", "batch_size",
-                                  "learning_rate", "weight_decay", "seed")})  # fmt: skip
-    return model, fine_tune(model, cells, labels, split, settings)
 
 
-def baseline_predictions(
-    arguments: argparse.Namespace,
-    model_directory: ModelDirectory,
-    cells: TokenizedCells,
-    labels: np.ndarray,
-    split: np.ndarray,
-) -> dict[str, np.ndarray]:
-    """Labels that each baseline predicts for the test cells, same cells and split."""
-    if arguments.baselines == "none":
-        return {}
-    expression, _ = read_expression(arguments.finetune_data_path, cells, model_directory, count_options(arguments))
+@dataclass(frozen=True)
+class BaselineData:
+    """What the baselines read of all cells: log1p CP10k, names of its genes, and embeddings by name of the encoder."""
+
+    expression: scipy.sparse.csr_matrix
+    genes: np.ndarray
+    embeddings: dict[str, np.ndarray]
+
+
+def read_baseline_data(
+    arguments: argparse.Namespace, model_directory: ModelDirectory, cells: TokenizedCells
+) -> BaselineData:
+    """The same cells for the baselines; no label is used."""
+    expression, genes = read_expression(arguments.finetune_data_path, cells, model_directory, count_options(arguments))
     torch.manual_seed(arguments.seed)
     encoders = {
         "pre-trained": load_model(model_directory.path, ScDMCModel),
         "untrained": ScDMCModel(model_directory.config),
     }
-    predictions = {
-        "logistic regression": logistic_regression(expression, labels, split, arguments.seed)[0],
-        "15-NN on PCA": nearest_neighbours_on_pca(expression, labels, split, seed=arguments.seed),
+    embeddings = {
+        name: cell_embeddings(place_model(encoder, arguments), cells, arguments.stream, arguments.pooling)
+        for name, encoder in encoders.items()
     }
-    for name, encoder in encoders.items():
-        embeddings = cell_embeddings(place_model(encoder, arguments), cells, arguments.stream)
-        predictions[f"15-NN on the {name} encoder"] = nearest_neighbours(embeddings, labels, split)
-    predictions["majority class"] = majority_class(labels, split)
-    if arguments.baselines == "all":
-        model, _ = train_classifier(arguments, model_directory, cells, labels, split, is_pretrained=False)
-        names = np.array(class_names(labels, split), dtype=object)
-        test_cells = cells.select(split == "test")
-        predictions["scDMC without pre-training"] = names[predict_probabilities(model, test_cells).argmax(axis=1)]
-    return predictions
+    return BaselineData(expression, genes, embeddings)
 
 
-def save_scores(
-    output_dir: Path, predictions: dict[str, np.ndarray], true: np.ndarray, history: list[dict[str, float]]
+def baseline_predictions(data: BaselineData, labels: np.ndarray, plan: RunPlan) -> dict[str, Predicted]:
+    """What each baseline says of the test cells, same cells and split."""
+    predictions = {
+        "logistic regression": logistic_regression(data.expression, labels, plan.split, plan.seed)[0],
+        "15-NN on PCA": nearest_neighbours_on_pca(data.expression, labels, plan.split, seed=plan.seed),
+    }
+    if has_celltypist():
+        predictions["CellTypist"] = celltypist_classifier(data.expression, data.genes, labels, plan.split, plan.seed)
+    for name, embeddings in data.embeddings.items():
+        predictions[f"15-NN on the {name} encoder"] = nearest_neighbours(embeddings, labels, plan.split)
+    return predictions | {"majority class": majority_class(labels, plan.split)}
+
+
+def describe_run(arguments: argparse.Namespace, run: FineTunedRun) -> dict[str, object]:
+    """What a model card and the report say of a run."""
+    split = run.plan.split
+    return {
+        "data": arguments.finetune_data_path.name,
+        "pre-trained model": arguments.pretrained_model_path.name + " (sizes only)" * arguments.from_scratch,
+        "training / validation / test cells": " / ".join(f"{(split == part).sum():,}" for part in PARTS[:3]),
+        "classes": ", ".join(run.model.config.id2label.values()),
+        "stream": arguments.stream,
+        "pooling": arguments.pooling,
+        "seed": run.plan.seed,
+        "temperature": f"{run.calibration.temperature:.3f}",
+        "settings": describe_settings(run.settings),
+    }
+
+
+def save_results(
+    folder: Path,
+    arguments: argparse.Namespace,
+    model_directory: ModelDirectory,
+    runs: list[FineTunedRun],
+    methods: list[dict[str, Predicted]],
+    command: list[str],
 ) -> pd.DataFrame:
-    """Write metrics, scores per class and figures; returns methods x metrics."""
-    rows = [
-        row
-        for method, labels in predictions.items()
-        for row in metric_rows(TASK, method, classification_scores(true, labels))
-    ]
-    table = write_metrics(output_dir / "metrics.csv", rows)
-    per_class = per_class_scores(true, predictions[METHOD])
-    with atomic_path(output_dir / "per_class.csv") as temporary:
-        per_class.to_csv(temporary, index=False)
-    write_history(history, output_dir / "history.csv")
-    accuracy = classification_scores(true, predictions[METHOD])["accuracy"]
-    title = f"{accuracy:.1%} of {len(true):,} test cells are labelled rightly"
-    save_figure(confusion_matrix_figure(true, predictions[METHOD], title), output_dir / "confusion_matrix")
-    save_figure(per_class_figure(per_class, "Scores of each type on the test cells"), output_dir / "per_class")
-    save_figure(loss_curve_figure(pd.DataFrame(history), "Fine-tuning"), output_dir / "loss_curves")
+    """Write scores, figures and report of some runs, and the model of the best; returns methods x metrics."""
+    best = best_run(runs)
+    facts = describe_run(arguments, best)
+    if len(runs) > 1:
+        facts["runs"] = f"{len(runs)}; the model is that of {best.plan.name}, the best one on validation cells"
+    table = write_results(folder, runs, methods, arguments.hold_out_type, facts)
+    metrics = table.loc[next(iter(methods[0]))].to_dict()
+    card = model_card("scDMC, fine-tuned for cell types", facts, metrics, command)
+    save_classifier(folder, best, model_directory, card)
     return table
 
 
@@ -182,31 +239,32 @@ def main(argv: list[str] | None = None) -> int:
     options = count_options(arguments)
     cells = read_cells(arguments.finetune_data_path, model_directory, split_columns(arguments), options)
     labels = labels_of(cells.obs[arguments.label_key])
-    split = choose_split(arguments, cells, labels)
+    plans = plan_runs(arguments, cells.obs, labels)
+    command = ["python", "-u", "downstream_tasks.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
 
-    model, history = train_classifier(arguments, model_directory, cells, labels, split, is_pretrained=True)
-    probabilities = predict_probabilities(model, cells)
-    names = np.array(class_names(labels, split), dtype=object)
-    is_test = split == "test"
-    predictions = {METHOD: names[probabilities[is_test].argmax(axis=1)]}
-    predictions |= baseline_predictions(arguments, model_directory, cells, labels, split)
+    baseline_data = None
+    if arguments.baselines != "none":
+        baseline_data = read_baseline_data(arguments, model_directory, cells)
+    task = (model_directory, cells, labels)
+    how = (classifier_options(arguments), functools.partial(place_model, arguments=arguments))
+    runs, methods = [], []
+    for plan in plans:
+        runs.append(fine_tuned_run(*task, plan, *how))
+        methods.append({FROM_SCRATCH if arguments.from_scratch else METHOD: runs[-1].predicted})
+        if baseline_data is not None:
+            methods[-1] |= baseline_predictions(baseline_data, labels, plan)
+        if arguments.baselines == "all" and not arguments.from_scratch:
+            methods[-1][FROM_SCRATCH] = predict_without_pretraining(*task, plan, *how)
+        if len(plans) > 1:
+            folder = output_dir / plan.name
+            save_results(folder, arguments, model_directory, runs[-1:], methods[-1:], command)
+            runs = with_best_model_only(runs)
 
+    table = save_results(output_dir, arguments, model_directory, runs, methods, command)
     with atomic_path(output_dir / "arguments.json") as temporary:
         temporary.write_text(describe_arguments(arguments), encoding="utf8")
-    write_split(output_dir / "split.csv", cells.obs, labels, split)
-    with atomic_path(output_dir / "predictions.csv") as temporary:
-        predictions_table(cells.obs, labels, split, names, probabilities).to_csv(temporary, index=False)
-    table = save_scores(output_dir, predictions, labels[is_test], history)
-    facts = {"data": arguments.finetune_data_path.name, "pre-trained model": arguments.pretrained_model_path.name,
-             "training / validation / test cells": " / ".join(f"{(split == part).sum():,}" for part in PARTS[:3]),
-             "classes": ", ".join(names), "stream": arguments.stream, "seed": arguments.seed}  # fmt: skip
-    command = ["python", "-u", "downstream_tasks.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
-    card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[METHOD].to_dict(), command)
-    save_model_directory(
-        output_dir, model, model_directory.vocabulary, model_directory.medians, model_directory.settings, card
-    )
     print(table.round(3).to_string())
-    if arguments.baselines == "fast":
+    if arguments.baselines == "fast" and not arguments.from_scratch:
         print("not among them: the same model without pre-training, fine-tuned; --baselines all adds it")
     print(f"wrote the classifier and its scores to {output_dir}")
     return 0

@@ -1,154 +1,16 @@
-"""Cell-type annotation: fine-tuning a classifier and labelling cells (design.md, section 8)."""
-
-import copy
-import logging
-from dataclasses import dataclass
+"""Cell-type annotation: probabilities, embeddings and labels of cells from a classifier (design.md, section 8)."""
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
-from tqdm import tqdm
 
-from scdmc.batches import BatchOrder, packed_streams
 from scdmc.embeddings import inference_batches
-from scdmc.modeling import PackedCells, ScDMCForCellClassification
-from scdmc.optimization import parameter_groups
-from scdmc.scores import classification_scores
+from scdmc.modeling import ScDMCForCellClassification
 from scdmc.tokenized_data import TokenizedCells
-
-logger = logging.getLogger(__name__)
 
 UNKNOWN = "Unknown"
 EMPTY_LENGTH = 2  # <cls> and <eos>
-
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """Settings of fine-tuning.
-
-    Attributes
-    ----------
-    epochs
-        Passes over the training cells, at most.
-    patience
-        Stop after this many epochs without a better validation macro-F1.
-    batch_size, learning_rate, weight_decay
-        AdamW; ``learning_rate`` is the peak: the rate rises to it linearly over the first epoch and then falls
-        linearly to 0 at the end of the last one (see :func:`share_of_peak`).
-    max_gradient_norm
-        Gradients are scaled down to this norm.
-    seed
-        Of the order of the cells and dropout.
-    """
-
-    epochs: int = 12
-    patience: int = 4
-    batch_size: int = 16
-    learning_rate: float = 5e-4
-    weight_decay: float = 1e-2
-    max_gradient_norm: float = 1.0
-    seed: int = 42
-
-
-def class_names(labels: np.ndarray, split: np.ndarray) -> list[str]:
-    """Types that training cells have, in alphabetical order."""
-    return sorted(set(labels[split == "train"]))
-
-
-def fine_tune(
-    model: ScDMCForCellClassification,
-    cells: TokenizedCells,
-    labels: np.ndarray,
-    split: np.ndarray,
-    settings: FineTuningSettings,
-) -> list[dict[str, float]]:
-    """Train a classifier on the training cells and keep the epoch that is best on the validation cells.
-
-    Test cells are never looked at. The random state of the caller stays as it was.
-
-    Parameters
-    ----------
-    model
-        The classifier, whose ``config.id2label`` names the classes; trained in place, on its device.
-    cells
-        All cells.
-    labels
-        Shape (n_cells,), text.
-    split
-        Shape (n_cells,): ``train``, ``validation``, ``test`` or ``left_out``
-        (see :func:`scdmc.splits.require_usable_split`).
-    settings
-        See :class:`FineTuningSettings`.
-
-    Returns
-    -------
-    History: one row per epoch with ``step``, ``epoch``, ``loss``, ``eval_macro_f1`` and ``eval_accuracy``.
-    """
-    training, validation = np.flatnonzero(split == "train"), np.flatnonzero(split == "validation")
-    class_of = {name: index for index, name in model.config.id2label.items()}
-    targets = torch.tensor([class_of[labels[cell]] for cell in training])
-    order = BatchOrder(cells.rank_lengths[training], settings.batch_size, settings.seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: share_of_peak(step, len(order), settings.epochs * len(order))
-    )
-    history, best, best_epoch, best_weights = [], -1.0, 0, None
-    with (
-        torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []),
-        tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress,
-    ):
-        torch.manual_seed(settings.seed)  # dropout
-        for epoch in range(settings.epochs):
-            model.train()
-            total_loss = torch.zeros((), device=model.device)
-            for chosen in order.batches(epoch):
-                streams = packed_streams(cells, training[chosen], model.config.classifier_stream)
-                total_loss += _training_step(model, streams, targets[chosen], optimizer, settings) * len(chosen)
-                schedule.step()
-                progress.update(len(chosen))
-            loss = float(total_loss) / len(training)
-            scores = _validation_scores(model, cells.select(validation), labels[validation])
-            history.append({"step": (epoch + 1) * len(order), "epoch": epoch + 1, "loss": loss, **scores})
-            progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
-            if scores["eval_macro_f1"] > best:
-                best, best_epoch, best_weights = scores["eval_macro_f1"], epoch, copy.deepcopy(model.state_dict())
-            elif epoch - best_epoch >= settings.patience:
-                break
-    model.load_state_dict(best_weights)
-    logger.info("best epoch %d of %d: validation macro-F1 %.3f", best_epoch + 1, len(history), best)
-    return history
-
-
-def share_of_peak(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Share of the peak learning rate at a step (from 0): a linear rise to 1, then a linear fall to 0."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return (total_steps - step) / max(1, total_steps - warmup_steps)
-
-
-def _training_step(
-    model: ScDMCForCellClassification,
-    streams: PackedCells,
-    targets: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    settings: FineTuningSettings,
-) -> torch.Tensor:
-    """One step of the optimizer; returns the mean loss of the batch, a scalar."""
-    loss = nn.functional.cross_entropy(model.classify(streams.to(model.device)), targets.to(model.device))
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.detach()
-
-
-def _validation_scores(
-    model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray
-) -> dict[str, float]:
-    predicted = names_of_classes(model)[predict_probabilities(model, cells, show_progress=False).argmax(axis=1)]
-    scores = classification_scores(labels, predicted)
-    return {"eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}
+CLASSES_SHOWN = 3
 
 
 def names_of_classes(model: ScDMCForCellClassification) -> np.ndarray:
@@ -157,15 +19,15 @@ def names_of_classes(model: ScDMCForCellClassification) -> np.ndarray:
 
 
 def predict_probabilities(
-    model: ScDMCForCellClassification, cells: TokenizedCells, show_progress: bool = True
+    model: ScDMCForCellClassification, cells: TokenizedCells, show_progress: bool = True, temperature: float = 1.0
 ) -> np.ndarray:
     """Probability of each class for each cell, shape (n_cells, num_labels), float32."""
-    return annotate_cells(model, cells, show_progress)[0]
+    return annotate_cells(model, cells, show_progress, temperature)[0]
 
 
 @torch.inference_mode()
 def annotate_cells(
-    model: ScDMCForCellClassification, cells: TokenizedCells, show_progress: bool = True
+    model: ScDMCForCellClassification, cells: TokenizedCells, show_progress: bool = True, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and embeddings of cells, from one pass of the encoder.
 
@@ -177,14 +39,16 @@ def annotate_cells(
         The cells, as long as the model reads them.
     show_progress
         Whether to show a progress bar.
+    temperature
+        What the logits are divided by (see :func:`scdmc.calibration.calibrate`).
 
     Returns
     -------
     probabilities
         Of each class for each cell, shape (n_cells, num_labels), float32.
     embeddings
-        What the classifier reads: states of ``<cls>``, both streams joined if it reads both; shape
-        (n_cells, hidden_size) or (n_cells, 2 hidden_size), float32.
+        What the classifier reads: states of ``<cls>`` or the mean of the genes, both streams joined if it reads both;
+        shape (n_cells, hidden_size) or (n_cells, 2 hidden_size), float32.
     """
     stream = model.config.classifier_stream
     n_streams = 2 if stream == "both" else 1
@@ -193,11 +57,10 @@ def annotate_cells(
     was_training = model.training
     model.eval()
     for chosen, streams in inference_batches(cells, stream, "annotate" if show_progress else None):
-        streams = streams.to(model.device)
-        states = model.bert.encode(streams)[streams.cls_positions]  # (n_streams * n_chosen, hidden_size)
-        joined = torch.cat(states.chunk(n_streams), dim=-1)  # (n_chosen, n_streams * hidden_size)
-        probabilities[chosen] = model.classifier(joined).float().softmax(dim=-1).cpu().numpy()
-        embeddings[chosen] = joined.float().cpu().numpy()
+        states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
+        logits = model.classifier(states).float() / temperature
+        probabilities[chosen] = logits.softmax(dim=-1).cpu().numpy()
+        embeddings[chosen] = states.float().cpu().numpy()
     model.train(was_training)
     return probabilities, embeddings
 
@@ -235,7 +98,7 @@ def annotation_columns(
 def predictions_table(
     obs: pd.DataFrame, labels: np.ndarray, split: np.ndarray, names: np.ndarray, probabilities: np.ndarray
 ) -> pd.DataFrame:
-    """One row per cell: who it is, its label, the likeliest class with its probability, and its part of the split.
+    """One row per cell: who it is, its label, the three likeliest classes with their probabilities, part of the split.
 
     Parameters
     ----------
@@ -246,10 +109,15 @@ def predictions_table(
     names
         Shape (n_classes,).
     probabilities
-        Shape (n_cells, n_classes).
+        Shape (n_cells, n_classes), calibrated.
+
+    Returns
+    -------
+    Columns source_file, cell_id, label, predicted, probability, margin, split, second, second_probability and, with
+    three classes or more, third, third_probability.
     """
     likeliest, probability, margin = likeliest_class(probabilities)
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "source_file": obs["source_file"].to_numpy(),
             "cell_id": obs["cell_id"].to_numpy(),
@@ -260,6 +128,11 @@ def predictions_table(
             "split": split,
         }
     )
+    order = np.argsort(probabilities, axis=1)[:, ::-1]
+    for rank, word in list(enumerate(("first", "second", "third")))[1 : min(CLASSES_SHOWN, len(names))]:
+        table[word] = names[order[:, rank]]
+        table[f"{word}_probability"] = np.take_along_axis(probabilities, order[:, [rank]], axis=1)[:, 0]
+    return table
 
 
 def likeliest_class(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

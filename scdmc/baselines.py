@@ -1,8 +1,11 @@
 """The simple methods that stand beside ours in every comparison (design.md section 8).
 
 ``expression`` is always a CSR matrix (n_cells, n_genes) of log1p CP10k. ``labels`` and ``split`` have shape
-(n_cells,); a classifier returns one label for each test cell, in the order of the cells.
+(n_cells,); a classifier returns :class:`Predicted`, one label for each test cell, in the order of the cells.
 """
+
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
@@ -18,12 +21,33 @@ LARGEST_LOG1P_CP10K = np.log1p(10_000)  # all counts of a cell on one gene
 REGULARISATION_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a method says of the test cells.
+
+    Attributes
+    ----------
+    labels
+        Shape (n_test,).
+    confidence
+        Shape (n_test,): probability that the method gives to its label, 0 to 1.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+
+    @classmethod
+    def of_probabilities(cls, names: np.ndarray, probabilities: np.ndarray) -> "Predicted":
+        """The likeliest class of each cell: names (n_classes,), probabilities (n_test, n_classes)."""
+        return cls(np.asarray(names)[probabilities.argmax(axis=1)], probabilities.max(axis=1))
+
+
 def logistic_regression(
     expression: scipy.sparse.csr_matrix,
     labels: np.ndarray,
     split: np.ndarray,
     seed: int = 42,
-) -> tuple[np.ndarray, dict[str, float]]:
+) -> tuple[Predicted, dict[str, float]]:
     """Classify by multinomial logistic regression on all genes, unscaled.
 
     (Scaling each gene to a maximum of 1 gives a gene that is nearly never seen as much say as a marker; on the islets
@@ -44,7 +68,7 @@ def logistic_regression(
     Returns
     -------
     predicted
-        Labels of the test cells, shape (n_test,).
+        Of the test cells.
     chosen
         ``C`` and its ``validation_macro_f1``.
 
@@ -65,7 +89,7 @@ def logistic_regression(
             chosen = {"C": C, "validation_macro_f1": macro_f1}
     fitted = train | validation
     model = _fit_logistic_regression(expression[fitted], labels[fitted], chosen["C"], seed)
-    return model.predict(expression[test]), chosen
+    return Predicted.of_probabilities(model.classes_, model.predict_proba(expression[test])), chosen
 
 
 def _fit_logistic_regression(
@@ -81,15 +105,10 @@ def nearest_neighbours_on_pca(
     n_neighbors: int = 15,
     n_components: int = 50,
     seed: int = 42,
-) -> np.ndarray:
+) -> Predicted:
     """Classify by k nearest neighbours on principal components of all genes, both fitted on the training part only.
 
     Fewer components are taken where the training part has fewer cells or genes than ``n_components`` + 1.
-
-    Returns
-    -------
-    np.ndarray
-        Labels of the test cells, shape (n_test,).
 
     Raises
     ------
@@ -105,8 +124,10 @@ def nearest_neighbours_on_pca(
 
 def nearest_neighbours(
     embedding: np.ndarray, labels: np.ndarray, split: np.ndarray, n_neighbors: int = 15
-) -> np.ndarray:
+) -> Predicted:
     """Classify by k nearest neighbours (euclidean, majority vote) on an embedding, fitted on the training part.
+
+    Confidence is the share of the votes.
 
     Parameters
     ----------
@@ -117,11 +138,6 @@ def nearest_neighbours(
     n_neighbors
         Voters for each test cell; all training cells vote where there are fewer.
 
-    Returns
-    -------
-    np.ndarray
-        Labels of the test cells, shape (n_test,).
-
     Raises
     ------
     ScDMCError
@@ -130,14 +146,59 @@ def nearest_neighbours(
     labels, split = _parts(labels, split, "train", "test")
     embedding, train, test = np.asarray(embedding), split == "train", split == "test"
     classifier = KNeighborsClassifier(min(n_neighbors, int(train.sum())))
-    return classifier.fit(embedding[train], labels[train]).predict(embedding[test])
+    classifier.fit(embedding[train], labels[train])
+    return Predicted.of_probabilities(classifier.classes_, classifier.predict_proba(embedding[test]))
 
 
-def majority_class(labels: np.ndarray, split: np.ndarray) -> np.ndarray:
-    """Give every test cell the most frequent label of the training part (of equals the first by name); (n_test,)."""
+def majority_class(labels: np.ndarray, split: np.ndarray) -> Predicted:
+    """Give every test cell the most frequent label of the training part (of equals the first by name).
+
+    Confidence is its share of the training cells.
+    """
     labels, split = _parts(labels, split, "train", "test")
     names, counts = np.unique(labels[split == "train"], return_counts=True)
-    return np.full((split == "test").sum(), names[counts.argmax()])
+    n_test = int((split == "test").sum())
+    return Predicted(np.full(n_test, names[counts.argmax()]), np.full(n_test, counts.max() / counts.sum()))
+
+
+def has_celltypist() -> bool:
+    """True where the package celltypist is installed, which :func:`celltypist_classifier` needs."""
+    return find_spec("celltypist") is not None
+
+
+def celltypist_classifier(
+    expression: scipy.sparse.csr_matrix, genes: np.ndarray, labels: np.ndarray, split: np.ndarray, seed: int = 42
+) -> Predicted:
+    """Classify by CellTypist (Dominguez Conde et al. 2022), trained as it does by itself, without majority voting.
+
+    As it has nothing to choose on validation cells, it is fitted on train + validation.
+
+    Parameters
+    ----------
+    expression
+        log1p CP10k, shape (n_cells, n_genes).
+    genes
+        Names, shape (n_genes,).
+    labels, split
+        Shape (n_cells,).
+    seed
+        Of its solver.
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`logistic_regression`.
+    """
+    import anndata
+    import celltypist
+
+    labels, split = _parts(labels, split, "train", "test")
+    fitted = np.isin(split, ("train", "validation"))
+    adata = anndata.AnnData(_log1p_csr(expression), var=pd.DataFrame(index=np.asarray(genes, dtype=str)))
+    # Expression is of the genes that the file has: CellTypist's own check wants those of the whole genome.
+    model = celltypist.train(adata[fitted], labels=labels[fitted], check_expression=False, random_state=seed)
+    probabilities = celltypist.annotate(adata[split == "test"].copy(), model=model).probability_matrix
+    return Predicted.of_probabilities(probabilities.columns.to_numpy(dtype=str), probabilities.to_numpy())
 
 
 def pca_of_variable_genes(

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 from sklearn.metrics import confusion_matrix
 
 from scdmc.errors import ScDMCError
@@ -74,7 +75,13 @@ def save_figure(figure: Figure, path_stem: Path) -> Path:
     return path_stem.with_name(path_stem.name + ".png")
 
 
-def umap_figure(coordinates: np.ndarray, colourings: Mapping[str, np.ndarray], title: str, seed: int = 42) -> Figure:
+def umap_figure(
+    coordinates: np.ndarray,
+    colourings: Mapping[str, np.ndarray],
+    title: str,
+    seed: int = 42,
+    same_colours: bool = False,
+) -> Figure:
     """Draw the same points once for each colouring, side by side.
 
     From seven groups on, numbers on the points repeat what the colours say. At most 20 groups are drawn apart: the 19
@@ -90,6 +97,9 @@ def umap_figure(coordinates: np.ndarray, colourings: Mapping[str, np.ndarray], t
         Of the figure: what it shows.
     seed
         Of the order in which the points are drawn; a fixed order would put one group on top.
+    same_colours
+        True if the colourings share their groups (true and predicted types, say): a group then has one colour and
+        number in all panels.
 
     Raises
     ------
@@ -103,8 +113,15 @@ def umap_figure(coordinates: np.ndarray, colourings: Mapping[str, np.ndarray], t
         if len(labels) != len(coordinates):
             raise ScDMCError(f"{name}: {len(labels)} labels for {len(coordinates)} cells")
     order = np.random.default_rng(seed).permutation(len(coordinates))
-    drawn = {name: _few_groups(labels)[order] for name, labels in colourings.items()}
-    legends = {name: _legend(labels) for name, labels in drawn.items()}
+    if same_colours:
+        together = _few_groups(np.concatenate([np.asarray(labels, dtype=object) for labels in colourings.values()]))
+        drawn = {
+            name: labels[order] for name, labels in zip(colourings, np.split(together, len(colourings)), strict=True)
+        }
+        legends = dict.fromkeys(drawn, _legend(together))
+    else:
+        drawn = {name: _few_groups(labels)[order] for name, labels in colourings.items()}
+        legends = {name: _legend(labels) for name, labels in drawn.items()}
     legend_rows = max(-(-len(legend) // _legend_columns(legend)) for legend in legends.values())
     figure = Figure(figsize=(PANEL_INCHES * len(drawn), PANEL_INCHES + 0.6 + 0.15 * legend_rows), layout="constrained")
     figure.suptitle(title, fontsize=9)
@@ -154,7 +171,8 @@ def _draw_groups(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend
     colours = legend["colour"].map(to_rgb)[labels].to_list()
     axes.scatter(*coordinates.T, c=colours, s=area, linewidths=0, alpha=0.85, rasterized=True)
     for name, number in legend.loc[legend["number"] != "", "number"].items():
-        _write_number(axes, coordinates[labels == name], number)
+        if (labels == name).any():
+            _write_number(axes, coordinates[labels == name], number)
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=group.colour, label=group.text) for group in legend.itertuples()
     ]
@@ -265,6 +283,36 @@ def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
     axes.set_ylabel("true type (cells scored)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def reliability_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Draw accuracy against confidence, with the diagonal of perfect calibration, above the number of cells.
+
+    Parameters
+    ----------
+    table
+        Columns confidence, accuracy, cells, from :func:`scdmc.calibration.reliability_table`.
+    title
+        Of the figure: what it shows.
+    """
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES + 1.2), layout="constrained")
+    curve, cells = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    curve.plot([0, 1], [0, 1], color="#555555", linewidth=0.8, linestyle="--", label="perfect calibration")
+    curve.plot(table["confidence"], table["accuracy"], marker="o", ms=4, color=PALETTE[0], label="test cells")
+    curve.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    curve.set_ylabel("accuracy (share of cells)", fontsize=8)
+    curve.legend(fontsize=7, frameon=False, loc="upper left")
+    cells.bar(table["confidence"], table["cells"], width=0.03, color=PALETTE[8])
+    cells.set_yscale("log")
+    cells.yaxis.set_major_formatter("{x:,.0f}")
+    cells.yaxis.set_minor_formatter(NullFormatter())
+    cells.set_ylabel("cells", fontsize=8)
+    cells.set_xlabel("confidence (calibrated probability of the label)", fontsize=8)
+    for axes in (curve, cells):
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=9)
     return figure
 

@@ -273,10 +273,16 @@ def load_classifier_for_training(
     stream: str,
     dropout: float,
     is_pretrained: bool = True,
+    pooling: str = "cls",
 ) -> ScDMCForCellClassification:
     """A classifier with the encoder of a pre-trained folder (or, to compare, a random one) and a new, random head."""
     config = ScDMCConfig(
-        **{**model_directory.config.to_dict(), "classifier_stream": stream, "classifier_dropout": dropout}
+        **{
+            **model_directory.config.to_dict(),
+            "classifier_stream": stream,
+            "classifier_dropout": dropout,
+            "classifier_pooling": pooling,
+        }
     )
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in enumerate(label_names)}

@@ -11,11 +11,15 @@ from sklearn.metrics import (
     accuracy_score,
     adjusted_mutual_info_score,
     adjusted_rand_score,
+    cohen_kappa_score,
     f1_score,
     homogeneity_score,
+    matthews_corrcoef,
     normalized_mutual_info_score,
     precision_recall_fscore_support,
+    precision_score,
     recall_score,
+    roc_auc_score,
     silhouette_score,
 )
 
@@ -27,9 +31,10 @@ BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4  # Luecken et al. 2022, Nature Methods 19, 4
 
 
 def classification_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy, balanced accuracy (mean recall of the true classes), macro-F1 and F1 weighted by cells.
+    """Scores of predicted labels, all of scikit-learn.
 
-    Macro-F1 is scikit-learn's: a class that is predicted but never true counts as 0.
+    Balanced accuracy is the mean recall of the true classes. The macro averages are over all classes that are true or
+    predicted: one that is predicted but never true counts as 0.
 
     Parameters
     ----------
@@ -39,7 +44,8 @@ def classification_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, 
     Returns
     -------
     dict
-        ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1``, each between 0 and 1.
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``weighted_f1`` (by cells), ``macro_precision``,
+        ``macro_recall``, each between 0 and 1; ``cohen_kappa`` and ``matthews_correlation``, at most 1, 0 by chance.
 
     Raises
     ------
@@ -54,7 +60,38 @@ def classification_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, 
         ),
         "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
         "weighted_f1": float(f1_score(true, predicted, average="weighted", zero_division=0)),
+        "macro_precision": float(precision_score(true, predicted, average="macro", zero_division=0)),
+        "macro_recall": float(recall_score(true, predicted, average="macro", zero_division=0)),
+        "cohen_kappa": _kappa(true, predicted),
+        "matthews_correlation": float(matthews_corrcoef(true, predicted)),
     }
+
+
+def _kappa(true: np.ndarray, predicted: np.ndarray) -> float:
+    """Cohen's kappa; 0, as the Matthews correlation, where one class is all that is true and predicted."""
+    if len({*true, *predicted}) == 1:
+        return 0.0
+    return float(cohen_kappa_score(true, predicted))
+
+
+def open_set_auroc(confidence: np.ndarray, is_seen: np.ndarray) -> float:
+    """How well confidence tells cells of trained types from cells of others: area under the ROC curve, 0.5 by chance.
+
+    Parameters
+    ----------
+    confidence
+        Shape (n_cells,).
+    is_seen
+        Shape (n_cells,): True for a cell whose type was there in training.
+
+    Raises
+    ------
+    ScDMCError
+        If there are cells of one kind only.
+    """
+    if np.all(is_seen) or not np.any(is_seen):
+        raise ScDMCError("telling seen from unseen types needs test cells of both kinds")
+    return float(roc_auc_score(is_seen, confidence))
 
 
 def per_class_scores(true: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
@@ -230,6 +267,25 @@ def metric_rows(task: str, method: str, scores: Mapping[str, float]) -> list[dic
     return [{"task": task, "method": method, "metric": name, "value": value} for name, value in scores.items()]
 
 
+def mean_metrics(runs: Sequence[Sequence[dict[str, object]]]) -> list[dict[str, object]]:
+    """Rows of :func:`metric_rows` over several runs: value is the mean, with its standard deviation and the runs.
+
+    Parameters
+    ----------
+    runs
+        The rows of each run; a method or metric may be absent from some.
+
+    Returns
+    -------
+    Rows with two more columns, ``sd`` (of a sample: divided by n - 1) and ``runs``; those of one run as they are.
+    """
+    if len(runs) == 1:
+        return list(runs[0])
+    table = pd.DataFrame([row for rows in runs for row in rows])
+    grouped = table.groupby(["task", "method", "metric"], sort=False)["value"]
+    return grouped.agg(value="mean", sd="std", runs="count").reset_index().to_dict("records")
+
+
 def write_metrics(path: Path, rows: Sequence[dict[str, object]]) -> pd.DataFrame:
     """Write rows of :func:`metric_rows` as CSV; returns them as methods x metrics, in the order of the rows."""
     table = pd.DataFrame(rows)
@@ -238,9 +294,9 @@ def write_metrics(path: Path, rows: Sequence[dict[str, object]]) -> pd.DataFrame
     return wide_metrics(table)
 
 
-def wide_metrics(rows: pd.DataFrame) -> pd.DataFrame:
-    """Long metrics of one task as a table, methods x metrics."""
-    wide = rows.pivot(index="method", columns="metric", values="value")
+def wide_metrics(rows: pd.DataFrame, values: str = "value") -> pd.DataFrame:
+    """Long metrics of one task as a table, methods x metrics, of the column ``values``."""
+    wide = rows.pivot(index="method", columns="metric", values=values)
     wide = wide.loc[rows["method"].unique(), rows["metric"].unique()]
     wide.index.name = wide.columns.name = None
     return wide

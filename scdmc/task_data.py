@@ -85,20 +85,25 @@ def read_cells(
         cells = _tokenize_h5ad(data_path, model_directory, obs_columns or (), options or CountOptions())
     else:
         cells = read_tokenized(data_path, obs_columns)
-        _require_same_tokenization(cells, model_directory, data_path)
+        require_same_tokenization(cells, model_directory, data_path)
     return cells.truncated(model_directory.context)
 
 
-def _tokenize_h5ad(
-    data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
-) -> TokenizedCells:
-    tokenizer = Tokenizer(
+def tokenizer_of_model(model_directory: ModelDirectory, options: CountOptions) -> Tokenizer:
+    """The tokenizer that makes cells of counts as the model was trained."""
+    return Tokenizer(
         vocabulary=model_directory.vocabulary,
         medians=model_directory.medians,
         model_input_size=model_directory.context,
         gene_mapping=load_gene_mapping(options.gene_mapping_file, model_directory.vocabulary),
         gene_id_column=options.gene_id_column,
     )
+
+
+def _tokenize_h5ad(
+    data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
+) -> TokenizedCells:
+    tokenizer = tokenizer_of_model(model_directory, options)
     with open_counts(data_path, options.layer, options.allow_normalized) as counts:
         report = new_report(counts, tokenizer.match(counts))
         cells = tokenize_counts(counts, tokenizer, obs_columns, report)
@@ -106,7 +111,8 @@ def _tokenize_h5ad(
     return cells
 
 
-def _require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirectory, data_path: Path) -> None:
+def require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirectory, data_path: Path) -> None:
+    """Refuse tokenized cells that were made for another model, as far as they say so."""
     require_valid_ids(cells, len(model_directory.vocabulary), str(data_path))
     if cells.settings is None:
         logger.warning(
@@ -250,13 +256,35 @@ def annotated_data(
         table.index = table.index.astype(str)
         adata = anndata.AnnData(obs=table)
         rows = np.arange(len(cells))
-    for name, values in (obs or {}).items():
-        is_text = values.dtype.kind == "O"
-        column = np.full(adata.n_obs, None if is_text else np.nan, dtype=object if is_text else np.float32)
-        column[rows] = values
-        adata.obs[name] = pd.Categorical(column) if is_text else column
-    for name, values in (obsm or {}).items():
+    add_results(adata, rows, obs or {}, obsm or {})
+    return adata
+
+
+def add_results(
+    adata: "anndata.AnnData", rows: np.ndarray, obs: Mapping[str, np.ndarray], obsm: Mapping[str, np.ndarray]
+) -> None:
+    """Add results of some cells to an AnnData, in place; the other cells get missing values.
+
+    Parameters
+    ----------
+    adata
+        n_cells cells.
+    rows
+        Shape (n_results,): the cells that the results are of.
+    obs, obsm
+        Name -> results, n_results rows each.
+    """
+    for name, values in obs.items():
+        adata.obs[name] = obs_column(values, rows, adata.n_obs)
+    for name, values in obsm.items():
         matrix = np.full((adata.n_obs, values.shape[1]), np.nan, dtype=np.float32)
         matrix[rows] = values
         adata.obsm[name] = matrix
-    return adata
+
+
+def obs_column(values: np.ndarray, rows: np.ndarray, n_cells: int) -> np.ndarray | pd.Categorical:
+    """Results of some cells as a column of obs: text as categories, numbers as float32; missing for other cells."""
+    is_text = values.dtype.kind == "O"
+    column = np.full(n_cells, None if is_text else np.nan, dtype=object if is_text else np.float32)
+    column[rows] = values
+    return pd.Categorical(column) if is_text else column

@@ -6,6 +6,7 @@ import scipy.sparse
 from sklearn.neighbors import NearestNeighbors
 
 from scdmc.baselines import (
+    celltypist_classifier,
     harmony,
     logistic_regression,
     majority_class,
@@ -47,7 +48,7 @@ def with_noise_outside_of(part, expression, split):
 def test_logistic_regression_finds_marked_types(cells):
     expression, labels, split = cells
     predicted, chosen = logistic_regression(expression, labels, split)
-    assert (predicted == labels[split == "test"]).mean() > 0.9
+    assert (predicted.labels == labels[split == "test"]).mean() > 0.9
     assert chosen["validation_macro_f1"] > 0.9
 
 
@@ -60,7 +61,7 @@ def test_logistic_regression_is_fitted_on_train_and_validation(cells):
     few = np.where(split == "train", "left_out", split)
     few[np.flatnonzero(split == "train")[:12]] = "train"
     predicted, _ = logistic_regression(expression, labels, few)
-    assert "new" in predicted
+    assert "new" in predicted.labels
     assert chosen["C"] > 0
 
 
@@ -70,14 +71,14 @@ def test_logistic_regression_never_sees_labels_of_test_cells(cells):
     hidden[split == "test"] = "beta"
     predicted, chosen = logistic_regression(expression, labels, split)
     predicted_hidden, chosen_hidden = logistic_regression(expression, hidden, split)
-    assert predicted.tolist() == predicted_hidden.tolist()
+    assert predicted.labels.tolist() == predicted_hidden.labels.tolist()
     assert chosen == chosen_hidden
 
 
 def test_neighbours_on_components_find_marked_types(cells):
     expression, labels, split = cells
     predicted = nearest_neighbours_on_pca(expression, labels, split)
-    assert (predicted == labels[split == "test"]).mean() > 0.9
+    assert (predicted.labels == labels[split == "test"]).mean() > 0.9
 
 
 def test_components_are_fitted_on_training_cells_only(cells):
@@ -85,20 +86,20 @@ def test_components_are_fitted_on_training_cells_only(cells):
     noisy = with_noise_outside_of(["train", "test"], expression, split)
     assert not np.array_equal(noisy.toarray(), expression.toarray())
     predicted = nearest_neighbours_on_pca(expression, labels, split)
-    assert predicted.tolist() == nearest_neighbours_on_pca(noisy, labels, split).tolist()
+    assert predicted.labels.tolist() == nearest_neighbours_on_pca(noisy, labels, split).labels.tolist()
 
 
 def test_neighbours_vote_among_training_cells_only():
     embedding = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [0.05], [0.06], [4.9]])
     labels = np.array(["a", "a", "a", "b", "b", "b", "b", "b", "a"], dtype=object)
     split = np.array(["train"] * 6 + ["left_out", "test", "test"])
-    assert nearest_neighbours(embedding, labels, split, n_neighbors=3).tolist() == ["a", "b"]
+    assert nearest_neighbours(embedding, labels, split, n_neighbors=3).labels.tolist() == ["a", "b"]
 
 
 def test_the_majority_is_that_of_the_training_part():
     labels = np.array(["a", "b", "b", "a", "a", "a"], dtype=object)
     split = np.array(["train", "train", "train", "validation", "test", "test"])
-    assert majority_class(labels, split).tolist() == ["b", "b"]
+    assert majority_class(labels, split).labels.tolist() == ["b", "b"]
 
 
 def test_a_split_without_test_cells_is_refused(cells):
@@ -114,7 +115,7 @@ def test_one_type_to_train_on_is_refused():
 
 def test_all_training_cells_vote_where_there_are_fewer_than_neighbours():
     labels, split = np.array(["a", "b", "b", "a"]), np.array(["train", "train", "train", "test"])
-    assert nearest_neighbours(np.zeros((4, 2)), labels, split, n_neighbors=15).tolist() == ["b"]
+    assert nearest_neighbours(np.zeros((4, 2)), labels, split, n_neighbors=15).labels.tolist() == ["b"]
 
 
 def test_raw_counts_are_refused(cells):
@@ -162,3 +163,19 @@ def test_harmony_brings_two_shifted_batches_together(n_components):
 def test_harmony_of_one_batch_is_refused():
     with pytest.raises(ScDMCError, match="at least two batches"):
         harmony(np.zeros((10, 3)), np.full(10, "x"))
+
+
+def test_celltypist_finds_marked_types_where_it_is_installed(cells):
+    pytest.importorskip("celltypist")
+    expression, labels, split = cells
+    genes = np.array([f"gene {index}" for index in range(N_GENES)])
+    predicted = celltypist_classifier(expression, genes, labels, split)
+    assert (predicted.labels == labels[split == "test"]).mean() > 0.9
+    assert ((predicted.confidence >= 0) & (predicted.confidence <= 1)).all()
+
+
+def test_confidence_is_the_share_of_votes_or_cells():
+    labels = np.array(["a", "b", "b", "a"], dtype=object)
+    split = np.array(["train", "train", "train", "test"])
+    np.testing.assert_allclose(nearest_neighbours(np.zeros((4, 2)), labels, split).confidence, [2 / 3])
+    np.testing.assert_allclose(majority_class(labels, split).confidence, [2 / 3])

@@ -10,18 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
-from scdmc.annotation import (
-    FineTuningSettings,
-    annotate_cells,
-    annotation_columns,
-    fine_tune,
-    likeliest_class,
-    predict_probabilities,
-    share_of_peak,
-)
+from scdmc.annotation import annotate_cells, annotation_columns, likeliest_class, predict_probabilities
 from scdmc.configuration import ScDMCConfig
 from scdmc.embeddings import cell_embeddings, pool
 from scdmc.errors import ScDMCError
+from scdmc.fine_tuning import FineTuningSettings, fine_tune, share_of_peak
 from scdmc.gene_medians import GeneMedians
 from scdmc.integration import compare_integrations, require_types_in_batches
 from scdmc.model_directory import (
@@ -574,7 +567,7 @@ def test_one_pass_gives_probabilities_and_the_embeddings_that_embedding_gives(mo
     np.testing.assert_allclose(probabilities, logits.softmax(dim=-1).detach().numpy(), atol=1e-6)
 
 
-def test_the_learning_rate_rises_to_its_peak_over_the_first_epoch_and_falls_to_0():
+def test_the_learning_rate_rises_to_its_peak_over_the_warmup_and_falls_to_0():
     shares = [share_of_peak(step, 4, 12) for step in range(13)]
     np.testing.assert_allclose(shares[:4], [0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(np.diff(shares[4:]), -1 / 8)

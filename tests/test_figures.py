@@ -13,6 +13,7 @@ from scdmc.figures import (
     confusion_matrix_figure,
     loss_curve_figure,
     per_class_figure,
+    reliability_figure,
     save_figure,
     score_table_figure,
     umap_figure,
@@ -184,3 +185,23 @@ def test_the_best_score_of_each_column_is_bold_and_gaps_stay_blank():
     colours = axes.images[0].get_array()
     assert colours[1, 0] > colours[0, 0]
     assert colours.mask[0, 1]
+
+
+def test_panels_that_share_their_groups_share_colours_and_numbers():
+    true = np.tile([f"type {index}" for index in range(8)], 25)
+    predicted = np.where(true == "type 0", "type 7", true)
+    figure = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t", same_colours=True)
+    first, second = figure.axes
+    assert legend_texts(first) == legend_texts(second)
+    assert "1" in drawn_texts(first)
+    assert "1" not in drawn_texts(second)
+    apart = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t")
+    assert legend_texts(apart.axes[0]) != legend_texts(apart.axes[1])
+
+
+def test_a_reliability_figure_shows_accuracy_against_confidence():
+    table = pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.5, 0.8], "cells": [4, 100]})
+    curve, cells = reliability_figure(table, "t").axes
+    points = next(line for line in curve.lines if line.get_label() == "test cells")
+    np.testing.assert_allclose(points.get_xydata(), [[0.3, 0.5], [0.9, 0.8]])
+    assert [bar.get_height() for bar in cells.patches] == [4, 100]

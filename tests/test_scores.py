@@ -11,6 +11,9 @@ from scdmc.scores import (
     classification_scores,
     clustering_scores,
     integration_scores,
+    mean_metrics,
+    metric_rows,
+    open_set_auroc,
     per_class_scores,
     with_averages,
 )
@@ -119,6 +122,12 @@ def test_classification_scores_are_those_worked_out_by_hand():
             "balanced_accuracy": (0.75 + 1 + 0) / 3,
             "macro_f1": sum(f1.values()) / 3,
             "weighted_f1": (4 * f1["a"] + 2 * f1["b"] + f1["c"]) / 7,
+            "macro_precision": (0.75 + 2 / 3 + 0) / 3,
+            "macro_recall": (0.75 + 1 + 0) / 3,
+            # By chance (4 * 4 + 2 * 3 + 1 * 0) / 49 of the cells agree.
+            "cohen_kappa": (5 / 7 - 22 / 49) / (1 - 22 / 49),
+            # (s c - sum p t) / sqrt((s^2 - sum p^2) (s^2 - sum t^2)) of Gorodkin 2004.
+            "matthews_correlation": (7 * 5 - 22) / ((49 - 25) * (49 - 21)) ** 0.5,
         }
     )
 
@@ -153,3 +162,24 @@ def test_cells_that_cannot_be_scored_are_an_error(true, predicted, message):
 def test_one_type_cannot_be_scored():
     with pytest.raises(ScDMCError, match="at least two types"):
         clustering_scores(["a"] * 4, ["0", "1", "0", "1"], np.zeros((4, 2)))
+
+
+def test_several_runs_are_averaged_with_the_standard_deviation_of_a_sample():
+    runs = [metric_rows("annotation", "ours", {"macro_f1": value}) for value in (0.5, 0.7, 0.9)]
+    (row,) = mean_metrics(runs)
+    assert (row["value"], row["sd"], row["runs"]) == (pytest.approx(0.7), pytest.approx(0.2), 3)
+    assert mean_metrics(runs[:1]) == runs[0]
+
+
+def test_confidence_that_tells_seen_from_unseen_has_an_area_of_1():
+    is_seen = np.array([True, True, False, False])
+    assert open_set_auroc(np.array([0.9, 0.8, 0.3, 0.2]), is_seen) == 1
+    assert open_set_auroc(np.array([0.9, 0.2, 0.8, 0.1]), is_seen) == 0.75
+    with pytest.raises(ScDMCError, match="both kinds"):
+        open_set_auroc(np.array([0.9]), np.array([True]))
+
+
+def test_one_class_everywhere_is_no_agreement_beyond_chance():
+    scores = classification_scores(np.array(["a", "a"]), np.array(["a", "a"]))
+    assert scores["accuracy"] == 1
+    assert scores["cohen_kappa"] == scores["matthews_correlation"] == 0

@@ -1,0 +1,228 @@
+"""downstream_tasks.py from end to end on real cells and a tiny model: runs, folds, an unseen type, every output."""
+
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scdmc.calibration import expected_calibration_error
+from scdmc.configuration import ScDMCConfig
+from scdmc.gene_medians import load_gene_medians
+from scdmc.model_directory import save_model_directory
+from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, load
+from scdmc.tokenized_data import TokenizationSettings
+from scdmc.vocabulary import load_vocabulary
+
+CONTEXT = 64
+TYPES = ["alpha", "beta", "ductal"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    torch.manual_seed(0)
+    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
+    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                         intermediate_size=32, max_position_embeddings=CONTEXT, initializer_range=0.25)  # fmt: skip
+    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
+    return path
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory, islets_path):
+    """Three types, from three libraries."""
+    adata = anndata.read_h5ad(islets_path)
+    path = tmp_path_factory.mktemp("data") / "three.h5ad"
+    adata[adata.obs["cell_type"].isin(TYPES)].copy().write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fine_tune(load_script, model_path, data_path):
+    """A function that runs the script with further flags, and returns its status."""
+    main = load_script("downstream_tasks/downstream_tasks.py").main
+
+    def run(output, *flags):
+        return main([str(word) for word in (
+            "--pretrained_model_path", model_path, "--finetune_data_path", data_path, "--output_dir", output,
+            "--num_gpus", 0, "--epochs", 1, *flags)])  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def single(fine_tune, tmp_path_factory):
+    """The folder of a run with the defaults."""
+    output = tmp_path_factory.mktemp("single") / "out"
+    assert fine_tune(output, "--epochs", 3, "--learning_rate", "5e-3") == 0
+    return output
+
+
+def metric(folder, method, name, column="value"):
+    table = pd.read_csv(folder / "metrics.csv")
+    return table[(table["method"] == method) & (table["metric"] == name)][column].item()
+
+
+def test_the_outputs_of_a_run_are_complete(single):
+    names = {path.name for path in single.iterdir()}
+    figures = ("confusion_matrix", "reliability", "per_class", "umap", "loss_curves")
+    assert {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")} <= names
+    assert {"metrics.csv", "per_class.csv", "predictions.csv", "split.csv", "history.csv", "arguments.json",
+            "report.html", "calibration.json", "training_genes.json", "model.safetensors"} <= names  # fmt: skip
+    assert isinstance(load(single), ScDMCForCellClassification)
+    page = (single / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(figures)
+    assert f"macro-F1 {metric(single, 'scDMC fine-tuned', 'macro_f1'):.3f}" in page
+
+
+def test_the_map_of_cells_does_not_change_the_number_of_threads(single):
+    assert (single / "umap.png").exists()
+    assert torch.get_num_threads() == 1
+
+
+def test_every_method_has_every_metric(single):
+    table = pd.read_csv(single / "metrics.csv").pivot(index="method", columns="metric", values="value")
+    assert set(table.columns) == {
+        "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "cohen_kappa",
+        "matthews_correlation", "expected_calibration_error"}  # fmt: skip
+    assert {"scDMC fine-tuned", "logistic regression", "15-NN on PCA", "majority class"} <= set(table.index)
+    assert table.notna().all().all()
+
+
+def test_predictions_hold_three_classes_with_calibrated_probabilities(single):
+    table = pd.read_csv(single / "predictions.csv")
+    probabilities = table[["probability", "second_probability", "third_probability"]].to_numpy()
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)  # there are three types
+    assert (np.diff(probabilities, axis=1) <= 0).all()
+    assert (table[["predicted", "second", "third"]].apply(set, axis=1) == set(TYPES)).all()
+    test = table[table["split"] == "test"]
+    is_right = test["label"] == test["predicted"]
+    error = expected_calibration_error(test["probability"].to_numpy(), is_right.to_numpy())
+    assert metric(single, "scDMC fine-tuned", "expected_calibration_error") == pytest.approx(error)
+    assert metric(single, "scDMC fine-tuned", "accuracy") == pytest.approx(is_right.mean())
+
+
+def test_probabilities_are_those_of_the_calibrated_temperature(single, load_script, data_path, tmp_path):
+    calibration = json.loads((single / "calibration.json").read_text())
+    assert calibration["temperature"] != 1
+    assert calibration["cells"] == (pd.read_csv(single / "split.csv")["split"] == "validation").sum()
+    annotate = load_script("downstream_tasks/annotate.py").main
+    output = tmp_path / "labelled.csv"
+    assert annotate(["--model_path", str(single), "--data_path", str(data_path), "--output_file", str(output)]) == 0
+    predicted = pd.read_csv(single / "predictions.csv").set_index("cell_id")
+    annotated = pd.read_csv(output, index_col="cell_id")
+    assert (annotated["scDMC_cell_type"] == predicted["predicted"]).all()
+    np.testing.assert_allclose(annotated["scDMC_probability"], predicted["probability"], atol=1e-5)
+
+
+def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp_path):
+    output = tmp_path / "out"
+    assert fine_tune(output, "--seeds", 2, "--seed", 3, "--baselines", "fast") == 0
+    for method in ("scDMC fine-tuned", "logistic regression"):
+        values = [metric(output / run, method, "macro_f1") for run in ("seed_3", "seed_4")]
+        assert metric(output, method, "macro_f1") == pytest.approx(np.mean(values))
+        assert metric(output, method, "macro_f1", "sd") == pytest.approx(np.std(values, ddof=1))
+        assert metric(output, method, "macro_f1", "runs") == 2
+    by_run = pd.read_csv(output / "metrics_by_run.csv")
+    assert by_run["run"].unique().tolist() == ["seed_3", "seed_4"]
+    best = max(("seed_3", "seed_4"), key=lambda run: pd.read_csv(output / run / "history.csv")["eval_macro_f1"].max())
+    for name in ("model.safetensors", "split.csv", "calibration.json"):
+        assert (output / name).read_bytes() == (output / best / name).read_bytes()
+    predictions = pd.read_csv(output / "predictions.csv")
+    assert predictions.groupby("run").size().nunique() == 1
+    assert {"f1_sd", "runs"} <= set(pd.read_csv(output / "per_class.csv"))
+
+
+def test_folds_of_whole_groups_test_every_cell_once(fine_tune, tmp_path, data_path):
+    output = tmp_path / "out"
+    flags = ("--cross_validate", 3, "--split_by", "batch", "--baselines", "none", "--minimum_cells", 3)
+    assert fine_tune(output, *flags) == 0
+    predictions = pd.read_csv(output / "predictions.csv")
+    tested = predictions[predictions["split"] == "test"]
+    obs = anndata.read_h5ad(data_path).obs
+    assert sorted(tested["cell_id"]) == sorted(obs.index)
+    batches = obs.loc[tested["cell_id"], "batch"].to_numpy()
+    assert pd.Series(batches).groupby(tested["run"].to_numpy()).nunique().tolist() == [1, 1, 1]
+
+
+def test_confidence_on_a_type_that_was_held_out_is_scored(fine_tune, tmp_path):
+    output = tmp_path / "out"
+    assert fine_tune(output, "--hold_out_type", "ductal", "--epochs", 8, "--learning_rate", "5e-3") == 0
+    predictions = pd.read_csv(output / "predictions.csv")
+    ductal = predictions[predictions["label"] == "ductal"]
+    assert set(ductal["split"]) == {"left_out", "test"}
+    assert set(predictions["predicted"]) == {"alpha", "beta"}
+    assert load(output).config.label2id.keys() == {"alpha", "beta"}
+    test = predictions[predictions["split"] == "test"]
+    # Worked out from pairs: how often is a seen cell more certain than an unseen one.
+    seen, unseen = (test.loc[(test["label"] != "ductal") == kind, "probability"].to_numpy() for kind in (True, False))
+    pairs = (seen[:, None] > unseen).mean() + 0.5 * (seen[:, None] == unseen).mean()
+    assert metric(output, "scDMC fine-tuned", "open_set_auroc") == pytest.approx(pairs)
+    assert 0 <= metric(output, "logistic regression", "open_set_auroc") <= 1
+    seen_cells = test[test["label"] != "ductal"]
+    accuracy = (seen_cells["label"] == seen_cells["predicted"]).mean()
+    assert metric(output, "scDMC fine-tuned", "accuracy") == pytest.approx(accuracy)
+    assert "A type that was never seen" in (output / "report.html").read_text()
+
+
+def test_the_same_model_without_pretraining_stands_beside_ours(fine_tune, tmp_path):
+    assert fine_tune(tmp_path / "all", "--baselines", "all") == 0
+    untrained = metric(tmp_path / "all", "scDMC without pre-training", "expected_calibration_error")
+    assert fine_tune(tmp_path / "scratch", "--from_scratch", "--baselines", "none") == 0
+    # The same weights, order and cells: the same numbers.
+    alone = metric(tmp_path / "scratch", "scDMC without pre-training", "expected_calibration_error")
+    assert alone == pytest.approx(untrained, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--cross_validate", 99), "use fewer folds"),
+        (("--hold_out_type", "no such type"), "there are alpha, beta, ductal"),
+        (("--train", "top_layers", "--train_layers", 9), "the model has 1 layers"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_one_line_and_no_output(fine_tune, tmp_path, capsys, flags, said):
+    assert fine_tune(tmp_path / "out", "--baselines", "none", *flags) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert said in error[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_flags_reach_the_training(fine_tune, tmp_path):
+    flags = ("--train", "classifier", "--pooling", "mean", "--stream", "rank", "--sampler", "balanced",
+             "--class_weights", "balanced", "--gene_dropout", 0.2, "--patience", 2, "--baselines", "none")  # fmt: skip
+    assert fine_tune(tmp_path / "out", *flags) == 0
+    model = load(tmp_path / "out")
+    assert (model.config.classifier_pooling, model.config.classifier_stream) == ("mean", "rank")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for said in ("train classifier", "sampler balanced", "class_weights balanced", "gene_dropout 0.2", "patience 2"):
+        assert said in card
+
+
+def test_seeds_that_share_a_split_are_also_scored_together(fine_tune, tmp_path, single):
+    output = tmp_path / "out"
+    flags = ("--seeds", 2, "--split_file", single / "split.csv", "--baselines", "none", "--train", "lora")
+    assert fine_tune(output, *flags) == 0
+    together = "scDMC fine-tuned, 2 together"
+    assert metric(output, together, "macro_f1", "runs") == 1
+    predictions = pd.read_csv(output / "predictions.csv")
+    test = predictions[predictions["split"] == "test"]
+    assert test.groupby("cell_id").size().unique().tolist() == [2]
+    # Where both seeds agree, so do they together.
+    agreeing = test.groupby("cell_id").filter(lambda rows: rows["predicted"].nunique() == 1)
+    n_right = (agreeing["label"] == agreeing["predicted"]).sum() / 2
+    assert metric(output, together, "accuracy") >= n_right / (len(test) / 2)

@@ -1,0 +1,257 @@
+"""Fine-tuning: which weights move, which cells and genes an epoch sees, and defaults that fit the number of cells."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from scdmc.annotation import predict_probabilities
+from scdmc.configuration import ScDMCConfig
+from scdmc.errors import ScDMCError
+from scdmc.fine_tuning import (
+    FineTuningSettings,
+    adapted_settings,
+    balanced_weights,
+    epoch_batches,
+    fine_tune,
+    without_random_genes,
+)
+from scdmc.gene_medians import load_gene_medians
+from scdmc.model_directory import load_classifier_for_training, open_model_directory, save_model_directory
+from scdmc.modeling import ScDMCForMaskedLM, load
+from scdmc.splits import make_split
+from scdmc.task_data import labels_of, read_cells
+from scdmc.tokenized_data import TokenizationSettings
+from scdmc.vocabulary import EOS_TOKEN_ID, load_vocabulary
+
+CONTEXT = 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory):
+    torch.manual_seed(0)
+    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
+    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                         intermediate_size=32, max_position_embeddings=CONTEXT)  # fmt: skip
+    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
+    return open_model_directory(path)
+
+
+@pytest.fixture(scope="module")
+def separable(model_directory, islets_path):
+    """Beta and ductal cells, their labels and a split."""
+    cells = read_cells(islets_path, model_directory, ["cell_type"])
+    labels = labels_of(cells.obs["cell_type"])
+    two = cells.select(np.isin(labels, ["beta", "ductal"]))
+    labels = labels_of(two.obs["cell_type"])
+    return two, labels, make_split(labels, test_fraction=0.3, validation_fraction=0.2, seed=0)
+
+
+def new_classifier(model_directory, pooling="cls"):
+    torch.manual_seed(0)
+    return load_classifier_for_training(model_directory, ["beta", "ductal"], "both", 0.0, pooling=pooling)
+
+
+def settings(**chosen):
+    return FineTuningSettings(**{"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "seed": 0, **chosen})
+
+
+def moved_weights(model_directory, separable, **chosen):
+    model = new_classifier(model_directory)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    fine_tune(model, *separable, settings(**chosen))
+    after = model.state_dict()
+    assert set(after) == set(before)
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_the_whole_model_is_trained_by_default(model_directory, separable):
+    moved = moved_weights(model_directory, separable)
+    assert "classifier.weight" in moved
+    assert "bert.embeddings.word_embeddings.weight" in moved
+    assert any(name.startswith("bert.encoder.layer.0.") for name in moved)
+
+
+def test_only_the_classifier_moves_if_asked(model_directory, separable):
+    assert moved_weights(model_directory, separable, train="classifier") == {"classifier.weight", "classifier.bias"}
+
+
+def test_only_the_top_layers_move_if_asked(model_directory, separable):
+    moved = moved_weights(model_directory, separable, train="top_layers", train_layers=1)
+    assert {name.split(".")[0] for name in moved} == {"bert", "classifier"}
+    assert all(name.startswith(("bert.encoder.layer.1.", "classifier.")) for name in moved)
+
+
+def test_more_top_layers_than_there_are_are_refused(model_directory, separable):
+    with pytest.raises(ScDMCError, match="--train_layers 3: the model has 2 layers"):
+        fine_tune(new_classifier(model_directory), *separable, settings(train="top_layers", train_layers=3))
+
+
+def test_low_rank_additions_are_merged_into_a_normal_model_folder(tmp_path, model_directory, separable):
+    model, d = new_classifier(model_directory), model_directory
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    history = fine_tune(model, *separable, settings(train="lora", lora_rank=2))
+    moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+    targets = ("Wqkv.weight", "output.dense.weight", "gated_layers.weight", "wo.weight")
+    assert all(name.endswith(targets) or name.startswith("classifier.") for name in moved)
+    assert len(moved) == 2 * 4 + 2
+    # A change of rank 2, no more.
+    change = model.state_dict()["bert.encoder.layer.1.mlp.wo.weight"] - before["bert.encoder.layer.1.mlp.wo.weight"]
+    assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2
+    save_model_directory(tmp_path / "out", model, d.vocabulary, d.medians, d.settings, "a test")
+    cells, labels, split = separable
+    validation = cells.select(split == "validation")
+    probabilities = predict_probabilities(load(tmp_path / "out"), validation, show_progress=False)
+    # Merged weights give what the adapters gave when the best epoch was chosen.
+    accuracy = (np.array(["beta", "ductal"])[probabilities.argmax(axis=1)] == labels[split == "validation"]).mean()
+    best = max(history, key=lambda row: row["eval_macro_f1"])
+    assert accuracy == pytest.approx(best["eval_accuracy"])
+
+
+def test_low_rank_additions_without_peft_are_refused_clearly(monkeypatch, model_directory, separable):
+    monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails
+    with pytest.raises(ScDMCError, match="pip install peft"):
+        fine_tune(new_classifier(model_directory), *separable, settings(train="lora"))
+
+
+def test_all_weights_can_be_trained_again_afterwards(model_directory, separable):
+    model = new_classifier(model_directory)
+    fine_tune(model, *separable, settings(train="classifier", epochs=1))
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_pooling_over_genes_learns_and_survives_saving(tmp_path, model_directory, separable):
+    cells, d = separable[0].select(np.arange(10)), model_directory
+    model = new_classifier(d, pooling="mean")
+    history = fine_tune(model, *separable, settings())
+    assert history[-1]["loss"] < history[0]["loss"]
+    save_model_directory(tmp_path / "mean", model, d.vocabulary, d.medians, d.settings, "a test")
+    loaded = load(tmp_path / "mean")
+    assert loaded.config.classifier_pooling == "mean"
+    expected = predict_probabilities(model, cells, show_progress=False)
+    np.testing.assert_allclose(predict_probabilities(loaded, cells, show_progress=False), expected, atol=1e-6)
+    model.config.classifier_pooling = "cls"
+    assert not np.allclose(predict_probabilities(model, cells, show_progress=False), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_padded_cells_are_classified_like_packed_ones(model_directory, separable, pooling):
+    cells = separable[0].select(np.arange(4))
+    model = new_classifier(model_directory, pooling).eval()
+    padded = [
+        torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(ids[offsets[i] : offsets[i + 1]].astype(np.int64)) for i in range(4)], batch_first=True
+        )
+        for ids, offsets in (
+            (cells.rank_ids, cells.rank_offsets), (cells.expression_ids, cells.expression_offsets)
+        )
+    ]  # fmt: skip
+    logits = model(torch.cat(padded)).logits
+    expected = predict_probabilities(model, cells, show_progress=False)
+    np.testing.assert_allclose(logits.softmax(dim=-1).detach().numpy(), expected, atol=1e-5)
+
+
+def test_an_epoch_loses_about_the_asked_share_of_genes_and_the_same_in_both_streams(separable):
+    cells = separable[0]
+    lossy = without_random_genes(cells, 0.3, seed=1, epoch=0)
+    n_genes = len(cells.rank_ids) - 2 * len(cells)
+    lost = 1 - (len(lossy.rank_ids) - 2 * len(cells)) / n_genes
+    assert lost == pytest.approx(0.3, abs=4 * (0.3 * 0.7 / n_genes) ** 0.5)
+    for cell in range(len(cells)):
+        rank = lossy.rank_ids[lossy.rank_offsets[cell] : lossy.rank_offsets[cell + 1]]
+        expression = lossy.expression_ids[lossy.expression_offsets[cell] : lossy.expression_offsets[cell + 1]]
+        assert set(rank) == set(expression)
+        assert (rank[0], rank[-1]) == (expression[0], expression[-1]) == (2, EOS_TOKEN_ID)
+    values = dict(zip(cells.expression_ids[: cells.expression_offsets[1]], cells.expression_values, strict=False))
+    kept = lossy.expression_ids[: lossy.expression_offsets[1]]
+    assert [values[gene] for gene in kept] == lossy.expression_values[: len(kept)].tolist()
+
+
+def test_lost_genes_change_from_epoch_to_epoch_and_depend_on_nothing_else(separable):
+    cells = separable[0]
+    first = without_random_genes(cells, 0.3, 1, 0)
+    assert not np.array_equal(first.rank_ids, without_random_genes(cells, 0.3, 1, 1).rank_ids)
+    assert not np.array_equal(first.rank_ids, without_random_genes(cells, 0.3, 2, 0).rank_ids)
+    alone = without_random_genes(cells.select(np.array([7])), 0.3, 1, 0)
+    assert alone.rank_ids.tolist() == first.rank_ids[first.rank_offsets[7] : first.rank_offsets[8]].tolist()
+    assert without_random_genes(cells, 0.0, 1, 0) is cells
+
+
+def test_gene_dropout_reaches_training(model_directory, separable):
+    plain = fine_tune(new_classifier(model_directory), *separable, settings(epochs=1))
+    lossy = fine_tune(new_classifier(model_directory), *separable, settings(epochs=1, gene_dropout=0.5))
+    assert plain[0]["loss"] != lossy[0]["loss"]
+
+
+def test_a_balanced_sampler_draws_each_type_equally_often():
+    targets = np.repeat([0, 1], [950, 50])
+    lengths = np.full(1000, 10)
+    drawn = np.concatenate(epoch_batches(lengths, targets, settings(sampler="balanced"), 0))
+    assert len(drawn) == 1000
+    assert (targets[drawn] == 1).mean() == pytest.approx(0.5, abs=0.07)
+    again = np.concatenate(epoch_batches(lengths, targets, settings(sampler="balanced"), 0))
+    other = np.concatenate(epoch_batches(lengths, targets, settings(sampler="balanced"), 1))
+    assert drawn.tolist() == again.tolist() != other.tolist()
+    shuffled = np.concatenate(epoch_batches(lengths, targets, settings(), 0))
+    assert sorted(shuffled) == list(range(1000))
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    targets = np.repeat([0, 1, 2], [70, 25, 5])
+    expected = compute_class_weight("balanced", classes=np.unique(targets), y=targets)
+    np.testing.assert_allclose(balanced_weights(torch.from_numpy(targets)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"class_weights": "balanced"}, {"sampler": "balanced"}])
+def test_rare_types_count_for_more_if_asked(model_directory, separable, option):
+    cells, labels, split = separable
+    rare = split.copy()
+    rare[np.flatnonzero((labels == "ductal") & (split == "train"))[3:]] = "left_out"
+
+    def mean_probability_of_ductal(**chosen):
+        model = new_classifier(model_directory)
+        fine_tune(model, cells, labels, rare, settings(epochs=1, patience=1, **chosen))
+        return predict_probabilities(model, cells, show_progress=False)[:, 1].mean()
+
+    assert mean_probability_of_ductal(**option) > mean_probability_of_ductal() + 0.03
+
+
+def test_training_stops_when_validation_no_longer_improves(model_directory, separable):
+    history = fine_tune(
+        new_classifier(model_directory), *separable, settings(epochs=30, patience=2, learning_rate=1e-9)
+    )
+    assert len(history) == 3
+
+
+def test_defaults_follow_the_number_of_cells_and_the_width():
+    few, many = adapted_settings(200, 64), adapted_settings(50_000, 64)
+    assert (few.epochs, many.epochs) == (30, 5)
+    assert few.batch_size < many.batch_size
+    assert few.learning_rate == pytest.approx(1e-3)
+    assert adapted_settings(200, 512).learning_rate == pytest.approx(1.25e-4, rel=0.05)
+    assert adapted_settings(200, 64, train="classifier").learning_rate > few.learning_rate
+    chosen = adapted_settings(200, 64, epochs=3, learning_rate=1e-5, batch_size=None, sampler="balanced")
+    assert (chosen.epochs, chosen.learning_rate, chosen.batch_size) == (3, 1e-5, few.batch_size)
+    assert chosen.sampler == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [({"epoch": 3}, "no setting epoch; there are epochs"), ({"train": "all"}, "there are full, classifier")],
+)
+def test_settings_that_do_not_exist_are_refused(chosen, said):
+    with pytest.raises(ScDMCError, match=said):
+        adapted_settings(200, 64, **chosen)
