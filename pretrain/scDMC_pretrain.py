@@ -84,7 +84,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_held_out_cells",
         type=positive_int,
         default=choice.max_held_out_cells,
-        help="of more held-out cells, so many are drawn; the rest is not trained on either",
+        help="most cells of an evaluation; what --hold_out or --split_file hold out beyond is not trained on either",
     )
 
 

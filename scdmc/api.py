@@ -1,23 +1,20 @@
 """What a notebook calls: the functions that ``import scdmc`` offers by name."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scdmc.counts import counts_of_adata
 from scdmc.errors import ScDMCError
-from scdmc.gene_ids import load_gene_mapping
+from scdmc.gene_ids import load_gene_mapping, load_orthologs
 from scdmc.gene_medians import GeneMedians, checked_medians, load_gene_medians
 from scdmc.streams import MODEL_INPUT_SIZE
-from scdmc.tokenization import Tokenizer, new_report, tokenize_counts
+from scdmc.tokenization import Tokenizer, tokenize_counts
 from scdmc.tokenized_data import TokenizedCells
 from scdmc.vocabulary import Vocabulary, load_vocabulary
 
 if TYPE_CHECKING:
     import anndata
-
-logger = logging.getLogger(__name__)
 
 
 def tokenize(
@@ -29,6 +26,8 @@ def tokenize(
     token_dictionary_file: str | Path | None = None,
     gene_mapping_file: str | Path | None = None,
     gene_id_column: str | None = None,
+    species: str = "human",
+    ortholog_file: str | Path | None = None,
     layer: str | None = None,
     allow_normalized: bool = False,
     obs_columns: Sequence[str] = (),
@@ -54,6 +53,8 @@ def tokenize(
         JSON symbol or id -> current id, applied first.
     gene_id_column
         Column of ``var`` with the gene ids; looked for without it.
+    species, ortholog_file
+        ``"mouse"`` with a table of human and mouse genes; one-to-one pairs are mapped.
     layer, allow_normalized
         Where the raw counts are (see :func:`scdmc.counts.open_counts`).
     obs_columns
@@ -76,6 +77,8 @@ def tokenize(
     """
     if not hasattr(adata, "obs"):
         raise ScDMCError(f"scdmc.tokenize takes an AnnData, not a {type(adata).__name__}; anndata.read_h5ad reads one")
+    if isinstance(obs_columns, str):
+        raise ScDMCError(f"obs_columns is a list of names: write [{obs_columns!r}]")
     if gene_median_file is not None and medians is not None:
         raise ScDMCError("give either medians or gene_median_file")
     if model_path is None:
@@ -93,12 +96,10 @@ def tokenize(
         gene_mapping=load_gene_mapping(gene_mapping_file, vocabulary),
         gene_id_column=gene_id_column,
         drop_empty_cells=drop_empty_cells,
+        species=species,
+        orthologs=None if ortholog_file is None else load_orthologs(ortholog_file, vocabulary),
     )
-    counts = counts_of_adata(adata, layer, allow_normalized, name)
-    report = new_report(counts, tokenizer.match(counts))
-    cells = tokenize_counts(counts, tokenizer, obs_columns, report)
-    logger.info(report.summary())
-    return cells
+    return tokenize_counts(counts_of_adata(adata, layer, allow_normalized, name), tokenizer, obs_columns)
 
 
 def _as_trained(model_path: Path, token_dictionary_file: str | Path | None) -> tuple[Vocabulary, GeneMedians, int]:

@@ -18,8 +18,8 @@ from scdmc.errors import ScDMCError
 
 # Share of a similar run that may be padding.
 LARGEST_PADDING = 0.1
-# Added to the score of a padded key, in units of sqrt(head_dim); its weight is exactly 0 then.
-PADDED_SCORE = -1e4
+# Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
+PADDED_SCORE = -1e3
 
 BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
 
@@ -58,13 +58,14 @@ class PackedLayout:
 
     def similar_runs(self) -> list[tuple[int, list[int]]]:
         """Neighbouring cells of similar lengths as (first token, lengths); padding them all costs little."""
-        runs, start = [], 0
+        runs, start, shortest, longest = [], 0, 0, 0
         for length in self.lengths:
-            shortest, longest = (min([length, *runs[-1][1]]), max([length, *runs[-1][1]])) if runs else (length, length)
+            shortest, longest = min(shortest, length), max(longest, length)
             if runs and longest - shortest <= LARGEST_PADDING * longest:
                 runs[-1][1].append(length)
             else:
                 runs.append((start, [length]))
+                shortest = longest = length
             start += length
         return runs
 

@@ -280,10 +280,15 @@ class BatchOrder:
     tokens_per_batch
         Most tokens in a batch, instead of ``batch_size``.
 
+    Attributes
+    ----------
+    fewest_cells
+        No batch of any epoch holds fewer cells, but where there are fewer in all.
+
     Raises
     ------
     ScDMCError
-        If fewer than two of the longest cells fit into ``tokens_per_batch``.
+        If fewer than four of the longest cells fit into ``tokens_per_batch``: a contrast needs other cells.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, tokens_per_batch: int | None = None) -> None:
@@ -291,13 +296,18 @@ class BatchOrder:
         self.seed = seed
         self.tokens_per_batch = tokens_per_batch
         self.batch_size = batch_size
+        self.fewest_cells = max(1, batch_size // 2)
+        self._batches_by_epoch: dict[int, int] = {}
         if tokens_per_batch is not None:
-            if tokens_per_batch < 2 * self.lengths.max():
+            longest = int(self.lengths.max())
+            if tokens_per_batch < 4 * longest:
                 raise ScDMCError(
-                    f"{tokens_per_batch} tokens in a batch are too few: two cells of {self.lengths.max()} tokens "
+                    f"{tokens_per_batch} tokens in a batch are too few: four cells of {longest} tokens (the longest) "
                     "should fit; raise --tokens_per_batch"
                 )
-            self.batch_size = max(2, int(tokens_per_batch / self.lengths.mean()))
+            self.batch_size = int(tokens_per_batch / self.lengths.mean())
+            self.fewest_cells = tokens_per_batch // longest // 2
+        self.fewest_cells = min(self.fewest_cells, len(self.lengths))
 
     def __len__(self) -> int:
         """Batches of an epoch; with ``tokens_per_batch``, of the first."""
@@ -306,7 +316,9 @@ class BatchOrder:
     def n_batches(self, epoch: int) -> int:
         """Batches of an epoch."""
         if self.tokens_per_batch is not None:
-            return sum(len(cuts) + 1 for _, cuts in self._groups_of_equal_tokens(self._generator(epoch)))
+            if epoch not in self._batches_by_epoch:
+                self._batches_by_epoch[epoch] = len(self._batches_within_tokens(self._generator(epoch)))
+            return self._batches_by_epoch[epoch]
         n_full, rest = divmod(len(self.lengths), self.batch_size)
         return max(1, n_full + (rest > 0 and 2 * rest >= self.batch_size))
 
@@ -314,8 +326,7 @@ class BatchOrder:
         """Rows of the cells of every batch of an epoch."""
         generator = self._generator(epoch)
         if self.tokens_per_batch is not None:
-            groups = self._groups_of_equal_tokens(generator)
-            batches = [batch for group, cuts in groups for batch in np.split(group, cuts)]
+            batches = self._batches_within_tokens(generator)
         else:
             batches = self._batches_of_equal_cells(generator)
         generator.shuffle(batches)
@@ -331,23 +342,21 @@ class BatchOrder:
         by_length = np.concatenate([self._by_length(group) for group in groups])
         return np.split(by_length, np.arange(1, self.n_batches(0)) * self.batch_size)
 
-    def _groups_of_equal_tokens(self, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Shuffled cells in groups, each sorted by length, and where a group is cut into batches.
-
-        A group is cut into equal shares, so that no batch of a few left-over cells remains.
-        """
+    def _batches_within_tokens(self, generator: np.random.Generator) -> list[np.ndarray]:
         order = generator.permutation(len(self.lengths))
         n_groups = max(1, round(len(order) / (self.batch_size * BATCHES_PER_GROUP)))
-        groups = []
-        for group in np.array_split(order, n_groups):
-            group = self._by_length(group)
-            lengths = self.lengths[group]
-            # The cell that crosses a cut goes after it, so a batch is its share and at most one cell more.
-            n_batches = -(-int(lengths.sum()) // (self.tokens_per_batch - int(lengths.max())))
-            shares = np.cumsum(lengths) / lengths.sum() * n_batches
-            cuts = np.unique(np.searchsorted(shares, np.arange(1, n_batches)))
-            groups.append((group, cuts[cuts > 0]))
-        return groups
+        return [batch for group in np.array_split(order, n_groups) for batch in self._cut(self._by_length(group))]
+
+    def _cut(self, group: np.ndarray) -> list[np.ndarray]:
+        """Cut sorted cells into full batches; the last one takes cells from the one before if it has too few."""
+        ends = np.cumsum(self.lengths[group])
+        cuts = [0]
+        while cuts[-1] < len(group):
+            before = ends[cuts[-1] - 1] if cuts[-1] else 0
+            cuts.append(int(np.searchsorted(ends, before + self.tokens_per_batch, side="right")))
+        if len(cuts) > 2:
+            cuts[-2] = min(cuts[-2], len(group) - self.fewest_cells)
+        return np.split(group, cuts[1:-1])
 
     def _by_length(self, group: np.ndarray) -> np.ndarray:
         return group[np.argsort(self.lengths[group], kind="stable")]

@@ -37,6 +37,8 @@ class CensusJob(TokenizedOutput):
 
     Attributes
     ----------
+    location
+        Where the experiment lies; recorded with the finished shards.
     wanted
         Which cells were chosen; recorded in the report.
     obs_columns
@@ -45,6 +47,7 @@ class CensusJob(TokenizedOutput):
         Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
     """
 
+    location: str
     wanted: CensusSlice
     obs_columns: tuple[str, ...]
     cells_per_shard: int
@@ -54,7 +57,7 @@ class CensusJob(TokenizedOutput):
         """What must be unchanged for ``--resume`` to keep finished shards."""
         return {
             **self.tokenizer.settings.to_dict(),
-            "source": counts.name,
+            "source": self.location,
             "layer": counts.layer,
             "gene_mapping": sorted(self.tokenizer.gene_mapping.items()),
             "gene_id_column": self.tokenizer.gene_id_column,

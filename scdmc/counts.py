@@ -173,10 +173,24 @@ def cell_totals(obs: pd.DataFrame, rows: np.ndarray, totals: np.ndarray, source:
 
 
 def passes_filter(counts: Counts) -> np.ndarray:
-    """True where ``obs['filter_pass']`` is 1, or where a file has no such column; shape (n_cells,)."""
+    """True where ``obs['filter_pass']`` is 1, or where a file has no such column; shape (n_cells,).
+
+    Raises
+    ------
+    ScDMCError
+        If the column holds words: it is not clear which of them pass.
+    """
     if "filter_pass" not in counts.obs:
         return np.ones(counts.n_cells, dtype=bool)
-    return (counts.obs["filter_pass"] == 1).fillna(False).to_numpy(dtype=bool)
+    column = counts.obs["filter_pass"]
+    numbers = pd.to_numeric(column.astype(object), errors="coerce")
+    words = column[numbers.isna() & column.notna()]
+    if len(words):
+        raise ScDMCError(
+            f"{counts.name}: obs['filter_pass'] should hold 1 for the cells to take and 0 for the others, but holds "
+            f"{', '.join(map(repr, words.unique()[:3]))}"
+        )
+    return (numbers == 1).to_numpy(dtype=bool)
 
 
 def input_files(input_directory: Path) -> list[Path]:

@@ -125,8 +125,11 @@ def checked_medians(medians: Mapping[str, float], source: str) -> GeneMedians:
     Raises
     ------
     ScDMCError
-        If one is no positive number.
+        If one is no positive number, or goes by no text.
     """
+    other_keys = [gene for gene in medians if not isinstance(gene, str)]
+    if other_keys:
+        raise ScDMCError(f"{source}: medians go by Ensembl id, which is text, but there is {other_keys[0]!r}")
     wrong = {gene: value for gene, value in medians.items() if not _is_positive_number(value)}
     if wrong:
         raise ScDMCError(f"{source}: a gene's median is a positive number, but {dict(list(wrong.items())[:3])}")

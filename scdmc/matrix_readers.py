@@ -124,20 +124,30 @@ def sparse_parts(group: Mapping[str, Array], n_major: int, source: str) -> tuple
             source,
             f"indptr ends at {offsets[-1]:,}, but there are {data.shape[0]:,} values, {indices.shape[0]:,} indices",
         )
-    _require_chunks(data, indices, n_major, source)
+    _require_chunks(data, indices, offsets, source)
     return data, indices, offsets
 
 
-def _require_chunks(data: Array, indices: Array, n_major: int, source: str) -> None:
+def _require_chunks(data: Array, indices: Array, offsets: np.ndarray, source: str) -> None:
     """Refuse a zarr store that lacks chunks: zarr would read zeros there, and counts would be lost silently."""
-    arrays = [data]
-    # A chunk of indices that are all 0 need not be there; more entries than rows cannot all have the index 0.
-    if data.shape[0] > n_major:
-        arrays.append(indices)
-    for array in arrays:
+    # A chunk of zeros need not be written; stored counts are above 0, but the indices of a chunk may all be 0.
+    for array, n_unwritten in ((data, 0), (indices, _chunks_of_distinct_rows(indices, offsets))):
+        # Shards count as if each were full, also the last one.
         missing = getattr(array, "nchunks", 0) - getattr(array, "nchunks_initialized", 0)
-        if missing:
+        if missing > n_unwritten:
             raise damaged(source, f"{missing} of the {array.nchunks} chunks of {array.name} are missing")
+
+
+def _chunks_of_distinct_rows(indices: Array, offsets: np.ndarray) -> int:
+    """How many chunks hold no two entries of one row, so that all their indices may be 0."""
+    if not hasattr(indices, "nchunks_initialized"):
+        return 0
+    first_entries = np.arange(0, indices.shape[0], indices.chunks[0])
+    last_entries = np.minimum(first_entries + indices.chunks[0], indices.shape[0]) - 1
+    row_starts = np.unique(offsets)
+    n_starts = np.searchsorted(row_starts, last_entries, side="right")
+    n_starts -= np.searchsorted(row_starts, first_entries, side="right")
+    return int(np.count_nonzero(n_starts == last_entries - first_entries))
 
 
 def require_numbers(dtype: np.dtype, source: str) -> None:
@@ -161,6 +171,8 @@ class MemoryReader(MatrixReader):
     def rows(self, start: int, stop: int) -> scipy.sparse.csr_matrix:
         """See :class:`MatrixReader`."""
         rows = self.matrix[start:stop]
+        # A block of a Dask array is only a plan of it.
+        rows = rows.compute() if hasattr(rows, "compute") else rows
         return scipy.sparse.csr_matrix(rows if scipy.sparse.issparse(rows) else _plain(np.asarray(rows)))
 
 

@@ -15,6 +15,7 @@ from scdmc.errors import ScDMCError
 # Whatever a damaged pickle may raise.
 UNPICKLING_ERRORS = (
     pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError,
+    MemoryError,
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -203,7 +203,7 @@ class Pretraining:
         attention: str = "auto",
     ) -> None:
         parts = settings.gradient_accumulation_steps
-        if settings.batch_size % parts:
+        if settings.tokens_per_batch is None and settings.batch_size % parts:
             raise ScDMCError(
                 f"--batch_size {settings.batch_size} is no multiple of --gradient_accumulation_steps {parts}"
             )
@@ -218,10 +218,9 @@ class Pretraining:
         )
         self.device = self.accelerator.device
         self.order = _batch_order(cells, training, settings)
-        fewest = min(len(chosen) for chosen in self.order.batches(0))
-        if fewest < self.accelerator.num_processes:
+        if self.order.fewest_cells < self.accelerator.num_processes:
             raise ScDMCError(
-                f"--batch_size or --tokens_per_batch: a part of a batch has {fewest} cells only, "
+                f"--batch_size or --tokens_per_batch: a part of a batch may have {self.order.fewest_cells} cells only, "
                 f"fewer than the {self.accelerator.num_processes} processes"
             )
         n_batches = sum(self.order.n_batches(epoch) for epoch in range(settings.epochs))
@@ -537,7 +536,7 @@ class Pretraining:
     def _identity(self) -> dict[str, object]:
         """What makes a run what it is: settings, sizes of the model, the training cells."""
         config = self.module.model.config
-        sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__}
+        sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__ if "classifier" not in name}
         cells = self.cells
         parts = (cells.rows[self.training], cells.rank_lengths, cells.rank_ids[:100_000])
         content = (*parts, cells.expression_values[:100_000], self.held_out)
@@ -709,7 +708,8 @@ def evaluate(
     module.eval()
     sums: dict[str, float] = {}
     device = module.model.device
-    for chosen in BatchOrder(cells.rank_lengths[held_out], batch_size, settings.seed).batches(EVALUATION_EPOCH):
+    order = _batch_order(cells, held_out, replace(settings, batch_size=batch_size, gradient_accumulation_steps=1))
+    for chosen in order.batches(EVALUATION_EPOCH):
         batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.masking).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             parts = module.sums(batch)

@@ -1,7 +1,9 @@
 """What a pre-training run reads: tokenized cells, their vocabulary and medians, a training and a held-out part."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from scdmc.tokenized_data import (
 )
 from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
 
+logger = logging.getLogger(__name__)
+
 MAX_HELD_OUT_CELLS = 1000
 
 
@@ -40,9 +44,11 @@ class CellChoice:
     hold_out
         Rules of the same kind: the cells that are held out, such as those of a whole data set.
     held_out_fraction, seed
-        Without ``split_file`` and ``hold_out``, this share of the cells is drawn.
+        Without ``split_file`` and ``hold_out``, this share of the cells is drawn, but no more than
+        ``max_held_out_cells``.
     max_held_out_cells
-        Of more held-out cells, so many are drawn: every evaluation reads them all. The rest is not trained on either.
+        Of more held-out cells, so many are drawn: every evaluation reads them all. What ``split_file`` or ``hold_out``
+        hold out beyond them is not trained on either.
     """
 
     split_file: Path | None = None
@@ -173,11 +179,15 @@ def _split(cells: TokenizedCells, dataset_path: Path, choice: CellChoice) -> tup
         is_training = ~is_held_out
     else:
         order = generator.permutation(len(cells))
-        n_held_out = max(1, round(len(cells) * choice.held_out_fraction))
+        n_held_out = min(max(1, round(len(cells) * choice.held_out_fraction)), choice.max_held_out_cells)
         is_held_out = np.isin(np.arange(len(cells)), order[:n_held_out])
         is_training = ~is_held_out
     training, held_out = np.flatnonzero(kept & is_training), np.flatnonzero(kept & is_held_out)
     if len(held_out) > choice.max_held_out_cells:
+        logger.info(
+            "%s of %s held-out cells are drawn for the evaluations (--max_held_out_cells); none is trained on",
+            f"{choice.max_held_out_cells:,}", f"{len(held_out):,}",
+        )  # fmt: skip
         held_out = np.sort(generator.choice(held_out, choice.max_held_out_cells, replace=False))
     if not len(training) or not len(held_out):
         raise ScDMCError(f"{len(training)} training cells and {len(held_out)} held-out cells: both must be there")
@@ -189,6 +199,8 @@ def _named_cells(dataset_path: Path, n_cells: int, rules: Sequence[str], flag: s
     values = parse_leave_out(rules, flag)
     if not values:
         return np.zeros(n_cells, dtype=bool)
+    if find_spec("pandas") is None:
+        raise ScDMCError(f"{flag} needs pandas, which is not installed: pip install pandas")
     obs = read_obs_columns(dataset_path, list(values)).to_pandas()
     require_known_values(values, {str(dataset_path): obs}, flag)
     return ~keep_cells(obs, values)

@@ -22,7 +22,7 @@ from scdmc.model_directory import ModelDirectory
 from scdmc.modeling import ScDMCPreTrainedModel
 from scdmc.splits import is_missing
 from scdmc.streams import COUNTS_PER_CELL, has_counts, total_counts
-from scdmc.tokenization import ROW_COLUMN, Tokenizer, new_report, tokenize_counts
+from scdmc.tokenization import ROW_COLUMN, Tokenizer, tokenize_counts
 from scdmc.tokenized_data import TokenizedCells, read_tokenized, require_valid_ids
 from scdmc.vocabulary import EOS_TOKEN_ID, require_same_vocabulary
 
@@ -105,10 +105,7 @@ def _tokenize_h5ad(
 ) -> TokenizedCells:
     tokenizer = tokenizer_of_model(model_directory, options)
     with open_counts(data_path, options.layer, options.allow_normalized) as counts:
-        report = new_report(counts, tokenizer.match(counts))
-        cells = tokenize_counts(counts, tokenizer, obs_columns, report)
-    logger.info(report.summary())
-    return cells
+        return tokenize_counts(counts, tokenizer, obs_columns)
 
 
 def require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirectory, data_path: Path) -> None:

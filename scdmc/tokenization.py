@@ -138,12 +138,10 @@ def kept_obs(counts: Counts, rows: np.ndarray, obs_columns: Sequence[str]) -> pd
     return pd.DataFrame(kept, index=range(len(rows)))
 
 
-def tokenize_counts(
-    counts: Counts, tokenizer: Tokenizer, obs_columns: Sequence[str] = (), report: FileReport | None = None
-) -> TokenizedCells:
+def tokenize_counts(counts: Counts, tokenizer: Tokenizer, obs_columns: Sequence[str] = ()) -> TokenizedCells:
     """Tokenize one data set in memory: the same streams that the tokenizer writes to parquet.
 
-    The obs table of the result has one more column, :data:`ROW_COLUMN`.
+    The obs table of the result has one more column, :data:`ROW_COLUMN`. What was read and dropped is in the log.
 
     Parameters
     ----------
@@ -153,8 +151,6 @@ def tokenize_counts(
         How to tokenize.
     obs_columns
         Columns of ``obs`` to keep.
-    report
-        Filled if given (see :func:`new_report`).
 
     Raises
     ------
@@ -163,13 +159,14 @@ def tokenize_counts(
     """
     require_obs_columns({counts.name: counts.obs}, obs_columns)
     match = tokenizer.match(counts)
-    report = new_report(counts, match) if report is None else report
+    report = new_report(counts, match)
     kept, streams = [], []
     for rows, block in tokenize_blocks(counts, tokenizer, match, report):
         kept.append(rows)
         streams.append(block)
     if not kept:
         raise ScDMCError(f"{counts.name}: no cell is left to tokenize ({report.summary()})")
+    logger.info(report.summary())
     rows, cells = np.concatenate(kept), concatenate_streams(streams)
     schema = parquet_schema(obs_types({counts.name: counts.obs}, obs_columns), tokenizer.settings, counts.name)
     return TokenizedCells(
@@ -209,24 +206,20 @@ def obs_types(obs: Mapping[str, pd.DataFrame], obs_columns: Sequence[str]) -> di
 
 def collect_medians(
     files: Sequence[Path],
-    vocabulary: Vocabulary,
-    gene_id_column: str | None = None,
-    gene_mapping: Mapping[str, str] | None = None,
+    tokenizer: Tokenizer,
     layer: str | None = None,
     allow_normalized: bool = False,
     choose_cells: Callable[[Counts], np.ndarray] = passes_filter,
     exact_limit: int = EXACT_LIMIT,
 ) -> MedianAccumulator:
-    """Collect the non-zero CP10k of every gene over ``.h5ad`` files, in one pass.
+    """Collect the non-zero CP10k of every gene over files of raw counts, in one pass.
 
     Parameters
     ----------
     files
         The files (see :func:`scdmc.counts.input_files`).
-    vocabulary
-        The vocabulary.
-    gene_id_column, gene_mapping
-        How genes are matched (see :func:`scdmc.gene_ids.match_genes`).
+    tokenizer
+        Finds the genes; its own medians play no part.
     layer, allow_normalized
         Where the raw counts are (see :func:`scdmc.counts.open_counts`).
     choose_cells
@@ -243,10 +236,10 @@ def collect_medians(
     ScDMCError
         If the cells taken have no counts, or a file is none of raw counts.
     """
-    accumulator = MedianAccumulator(len(vocabulary), exact_limit)
+    accumulator = MedianAccumulator(len(tokenizer.vocabulary), exact_limit)
     for path in files:
         with open_counts(path, layer, allow_normalized) as counts:
-            match = match_genes(counts.var, vocabulary, gene_id_column, gene_mapping, source=counts.name)
+            match = tokenizer.match(counts)
             report = new_report(counts, match)
             _add_file(accumulator, counts, match, choose_cells(counts), report)
         logger.info(
@@ -254,7 +247,10 @@ def collect_medians(
             path.name, f"{report.cells_out:,}", f"{report.cells_in:,}", report.genes_summary(),
         )  # fmt: skip
     if not accumulator.n_entries:
-        raise ScDMCError(f"{files[0].parent}: there is no count in any of the {accumulator.n_cells:,} cells taken")
+        raise ScDMCError(
+            f"{files[0].parent}: {accumulator.n_cells:,} cells are left to take medians of (--leave_out, --split_file "
+            "and filter_pass leave cells out), and there is no count in any of them"
+        )
     return accumulator
 
 

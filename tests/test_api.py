@@ -93,6 +93,31 @@ def test_a_median_that_is_no_positive_number_is_an_error(adata, value):
         scdmc.tokenize(adata, medians={INS: value})
 
 
+def test_medians_and_columns_are_named_by_text(adata):
+    with pytest.raises(ScDMCError, match="medians go by Ensembl id, which is text, but there is 5"):
+        scdmc.tokenize(adata, medians={5: 1.0})
+    with pytest.raises(ScDMCError, match=r"obs_columns is a list of names: write \['batch'\]"):
+        scdmc.tokenize(adata, obs_columns="batch")
+
+
+def test_genes_of_a_mouse_are_mapped_by_a_table(adata, tmp_path):
+    mouse = anndata.AnnData(adata.X[:5, :2].copy())
+    mouse.var_names = ["ENSMUSG00000000001", "ENSMUSG00000000002"]
+    table = tmp_path / "orthologs.csv"
+    table.write_text(f"human,mouse\n{INS},ENSMUSG00000000001\n{GCG},ENSMUSG00000000002\n")
+    human = mouse.copy()
+    human.var_names = [INS, GCG]
+    require_equal_cells(scdmc.tokenize(mouse, species="mouse", ortholog_file=table), scdmc.tokenize(human))
+
+
+def test_a_dask_array_of_sparse_blocks_is_computed_block_by_block(adata):
+    dask_array = pytest.importorskip("dask.array", reason="Dask is not installed (pip install distributed)")
+    lazy = adata.copy()
+    blocks = [dask_array.from_array(adata.X[start : start + 100], asarray=False) for start in (0, 100, 200)]
+    lazy.X = dask_array.concatenate(blocks)
+    require_equal_cells(scdmc.tokenize(lazy), scdmc.tokenize(adata))
+
+
 def test_the_data_are_left_as_they_were(adata):
     before = adata.copy()
     scdmc.tokenize(adata, obs_columns=["cell_type"])

@@ -242,7 +242,7 @@ def test_cells_meet_other_cells_in_another_epoch():
     assert len(together[0] & together[1]) < 0.3 * len(together[0])
 
 
-@pytest.mark.parametrize("tokens_per_batch", [4000, 10_000, 50_000, 10**9])
+@pytest.mark.parametrize("tokens_per_batch", [8000, 10_000, 50_000, 10**9])
 def test_a_batch_of_tokens_stays_within_its_budget_and_is_well_filled(tokens_per_batch):
     order = BatchOrder(LENGTHS, 24, seed=0, tokens_per_batch=tokens_per_batch)
     for epoch in (0, 1):
@@ -251,20 +251,37 @@ def test_a_batch_of_tokens_stays_within_its_budget_and_is_well_filled(tokens_per
         assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
         sums = [LENGTHS[batch].sum() for batch in batches]
         assert max(sums) <= tokens_per_batch
-        assert min(len(batch) for batch in batches) >= 1
-        assert np.mean(sums) > 0.4 * min(tokens_per_batch, LENGTHS.sum())
+        assert np.mean(sums) > 0.8 * min(tokens_per_batch, LENGTHS.sum())
 
 
-@pytest.mark.parametrize("lengths", [[5], [100, 3, 3], [100, 100, 100, 3], [7] * 50])
+@pytest.mark.parametrize(("n_cells", "longest", "tokens"), [(221, 507, 2790), (379, 1014, 4860), (100, 1024, 4096)])
+def test_every_batch_of_tokens_of_every_epoch_has_the_fewest_cells_it_says(n_cells, longest, tokens):
+    for seed in range(20):
+        lengths = np.random.default_rng(seed).integers(3, longest + 1, n_cells)
+        lengths[0] = longest
+        order = BatchOrder(lengths, 24, seed, tokens)
+        assert order.fewest_cells == tokens // longest // 2 >= 2
+        for epoch in range(4):
+            assert min(len(batch) for batch in order.batches(epoch)) >= order.fewest_cells
+
+
+def test_equal_cells_fill_batches_of_tokens():
+    batches = BatchOrder(np.full(100, 1024), 24, seed=0, tokens_per_batch=4096).batches(0)
+    assert {len(batch) for batch in batches} == {4}
+
+
+@pytest.mark.parametrize("lengths", [[5], [100, 3, 3], [100, 100, 100, 3, 3], [7] * 500])
 def test_few_cells_make_full_batches_of_tokens(lengths):
-    batches = BatchOrder(np.array(lengths), 24, seed=0, tokens_per_batch=200).batches(0)
+    order = BatchOrder(np.array(lengths), 24, seed=0, tokens_per_batch=400)
+    batches = order.batches(0)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert all(0 < sum(lengths[cell] for cell in batch) <= 200 for batch in batches)
+    assert all(0 < sum(lengths[cell] for cell in batch) <= 400 for batch in batches)
+    assert min(len(batch) for batch in batches) >= order.fewest_cells
 
 
-def test_too_few_tokens_for_two_cells_are_refused():
-    with pytest.raises(ScDMCError, match="two cells of 1999 tokens"):
-        BatchOrder(np.array([10, 1999]), 24, seed=0, tokens_per_batch=3000)
+def test_too_few_tokens_for_four_cells_are_refused():
+    with pytest.raises(ScDMCError, match="four cells of 1999 tokens"):
+        BatchOrder(np.array([10, 1999]), 24, seed=0, tokens_per_batch=7000)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 2500, 16_384, 10**9])

@@ -66,6 +66,13 @@ def write_zarr(adata, path, version=3, matrix=scipy.sparse.csr_matrix, **options
     return path
 
 
+def consolidate(path):
+    """Make the metadata at the root of a zarr store those of its arrays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(path)
+
+
 def dense(matrix):
     return matrix.toarray()
 
@@ -370,6 +377,36 @@ def test_a_zarr_store_of_one_gene_needs_no_chunk_of_indices(tmp_path):
     counts = np.array([[1.0], [2.0], [0.0]], dtype=np.float32)
     path = write_zarr(anndata.AnnData(scipy.sparse.csr_matrix(counts)), tmp_path / "one.zarr")
     np.testing.assert_array_equal(read_all(path), counts)
+
+
+def test_a_sharded_zarr_store_is_read_unless_a_shard_is_missing(cells, tmp_path):
+    path = write_zarr(cells, tmp_path / "a.zarr", 3)
+    group = zarr.open_group(path / "X", mode="a")
+    n_values = cells.X.nnz
+    # Neither the last chunk nor the last shard is full.
+    chunk = n_values // 10
+    for name in ("data", "indices"):
+        values = group[name][:]
+        group.create_array(name, data=values, chunks=(chunk,), shards=(4 * chunk,), overwrite=True)
+    consolidate(path)
+    np.testing.assert_array_equal(read_all(path), cells.X.toarray())
+    (path / "X" / "data" / "c" / "2").unlink()
+    assert "chunks of" in message_of(path)
+
+
+def test_chunks_of_indices_may_be_absent_where_all_are_0_but_only_there(tmp_path):
+    counts = np.zeros((12, 3), dtype=np.float32)
+    counts[:, 0], counts[8:, 1] = 1, 2
+    path = write_zarr(anndata.AnnData(scipy.sparse.csr_matrix(counts)), tmp_path / "a.zarr", 3)
+    group = zarr.open_group(path / "X", mode="a")
+    indices = group["indices"][:]
+    group.create_array("indices", shape=indices.shape, dtype=indices.dtype, chunks=(4,), overwrite=True)
+    group["indices"][:] = indices
+    consolidate(path)
+    assert not (path / "X" / "indices" / "c" / "0").exists()
+    np.testing.assert_array_equal(read_all(path), counts)
+    (path / "X" / "indices" / "c" / "2").unlink()
+    assert "3 of the 4 chunks" in message_of(path)
 
 
 def test_a_store_without_a_matrix_or_that_is_no_store_is_an_error(cells, tmp_path):

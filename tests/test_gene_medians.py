@@ -477,8 +477,9 @@ def test_the_script_says_where_counts_come_from_and_how_many_genes_matched(scrip
 
 def test_a_notebook_collects_medians_as_the_script_does(islets_folder, islets, vocabulary):
     files = sorted(islets_folder.iterdir())
-    assert collect_medians(files, vocabulary).medians() == pytest.approx(numpy_medians(*islets))
-    first = collect_medians(files, vocabulary, choose_cells=lambda counts: np.arange(counts.n_cells) < 1)
+    tokenizer = Tokenizer(vocabulary, load_gene_medians(None))
+    assert collect_medians(files, tokenizer).medians() == pytest.approx(numpy_medians(*islets))
+    first = collect_medians(files, tokenizer, choose_cells=lambda counts: np.arange(counts.n_cells) < 1)
     assert first.n_cells == 2
 
 

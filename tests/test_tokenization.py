@@ -18,7 +18,7 @@ from scdmc.file_report import add_histograms
 from scdmc.files import sha256_of_file
 from scdmc.gene_ids import UNMATCHED, load_gene_mapping
 from scdmc.gene_medians import load_gene_medians
-from scdmc.tokenization import Tokenizer, new_report, tokenize_counts
+from scdmc.tokenization import ROW_COLUMN, Tokenizer, tokenize_counts
 from scdmc.tokenized_data import read_tokenized
 from scdmc.vocabulary import load_vocabulary
 
@@ -467,11 +467,20 @@ def test_without_a_cell_that_passes_there_is_nothing_to_tokenize(published_like)
         tokenize_counts(counts_of_adata(adata), published_like)
 
 
-def test_a_report_can_be_filled_in_memory(published_like):
-    counts = counts_of_adata(toy_adata())
-    report = new_report(counts, published_like.match(counts))
-    tokenize_counts(counts, published_like, report=report)
-    assert (report.cells_in, report.cells_out, report.counts_total) == (3, 3, 21)
+def test_what_was_read_in_memory_is_in_the_log(published_like, caplog):
+    caplog.set_level("INFO", logger="scdmc")
+    tokenize_counts(counts_of_adata(toy_adata()), published_like)
+    assert "adata: 3 cells in, 3 out" in caplog.text
+
+
+def test_filter_pass_may_be_numbers_of_any_kind_but_no_words(published_like, caplog):
+    adata = toy_adata()
+    for values in ([1, 0, 1], [True, False, True], ["1", "0", "1"], [1.0, np.nan, 1.0]):
+        adata.obs["filter_pass"] = pd.Series(values, index=adata.obs_names).astype("category")
+        assert tokenize_counts(counts_of_adata(adata), published_like).obs[ROW_COLUMN].tolist() == [0, 2]
+    adata.obs["filter_pass"] = ["yes", "no", "yes"]
+    with pytest.raises(ScDMCError, match=r"obs\['filter_pass'\] should hold 1 .* but holds 'yes', 'no'"):
+        tokenize_counts(counts_of_adata(adata), published_like)
 
 
 def test_repeated_cell_ids_are_a_warning(run, folder, tmp_path, capsys):

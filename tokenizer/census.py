@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         output_directory=arguments.output_directory,
         output_prefix=arguments.output_prefix,
         tokenizer=tokenizer,
+        location=arguments.uri or f"census {arguments.census_version} {arguments.organism}",
         wanted=CensusSlice(
             arguments.obs_value_filter, arguments.max_cells, arguments.seed, primary_only=not arguments.all_cells
         ),

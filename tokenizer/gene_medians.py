@@ -1,4 +1,4 @@
-"""Median non-zero expression (CP10k) of every gene over a folder of raw-count .h5ad files, in one streaming pass."""
+"""Median non-zero expression (CP10k) of every gene over a folder of raw-count files, in one streaming pass."""
 
 import argparse
 from collections import Counter
@@ -11,24 +11,31 @@ import pandas as pd
 from scdmc.command_line import argument_parser, positive_int, script
 from scdmc.counts import Counts, input_files, open_counts, passes_filter
 from scdmc.files import require_new_file, write_json
-from scdmc.gene_ids import load_gene_mapping
-from scdmc.gene_medians import EXACT_LIMIT, medians_by_gene
+from scdmc.gene_ids import SPECIES, load_gene_mapping, load_orthologs
+from scdmc.gene_medians import EXACT_LIMIT, load_gene_medians, medians_by_gene
 from scdmc.obs_filter import add_leave_out_argument, keep_cells, parse_leave_out, require_known_values
 from scdmc.splits import read_split
-from scdmc.tokenization import collect_medians
+from scdmc.tokenization import Tokenizer, collect_medians
 from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the gene medians."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--input_directory", type=Path, required=True, help="folder of .h5ad files with raw counts")
+    parser.add_argument(
+        "--input_directory",
+        type=Path,
+        required=True,
+        help="folder of files with raw counts, of the formats of tokenizer_combine.py",
+    )
     parser.add_argument("--output_file", type=Path, required=True, help="JSON, Ensembl id -> median")
     parser.add_argument("--split_file", type=Path, help="split.csv: take its 'train' cells only")
     add_leave_out_argument(parser)
     parser.add_argument("--token_dictionary_file", type=Path, default=DEFAULT_TOKEN_DICTIONARY_FILE, help="vocabulary")
     parser.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
     parser.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
+    parser.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
+    parser.add_argument("--ortholog_file", type=Path, help="table of human and mouse genes, needed for mouse")
     parser.add_argument(
         "--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it"
     )
@@ -93,15 +100,21 @@ def main(argv: list[str] | None = None) -> int:
     for path in (arguments.output_file, provenance_file):
         require_new_file(path, arguments.overwrite)
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
+    tokenizer = Tokenizer(
+        vocabulary=vocabulary,
+        medians=load_gene_medians(None),
+        gene_mapping=load_gene_mapping(arguments.gene_mapping_file, vocabulary),
+        gene_id_column=arguments.gene_id_column,
+        species=arguments.species,
+        orthologs=load_orthologs(arguments.ortholog_file, vocabulary) if arguments.ortholog_file else None,
+    )
     files = input_files(arguments.input_directory)
     rules = parse_leave_out(arguments.leave_out)
     require_rules_that_apply(files, rules, arguments.layer, arguments.allow_normalized)
     taken = TakenCells(arguments.split_file, rules)
     accumulator = collect_medians(
         files,
-        vocabulary,
-        arguments.gene_id_column,
-        load_gene_mapping(arguments.gene_mapping_file, vocabulary),
+        tokenizer,
         arguments.layer,
         arguments.allow_normalized,
         choose_cells=taken,

@@ -6,7 +6,7 @@ from pathlib import Path
 from scdmc.command_line import argument_parser, positive_int, script
 from scdmc.counts import BLOCK_SIZE
 from scdmc.folder_tokenization import FolderJob, tokenize_folder
-from scdmc.gene_ids import load_gene_mapping, load_orthologs
+from scdmc.gene_ids import SPECIES, load_gene_mapping, load_orthologs
 from scdmc.gene_medians import load_gene_medians
 from scdmc.streams import MODEL_INPUT_SIZE
 from scdmc.tokenization import CELLS_PER_SHARD, Tokenizer
@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     genes.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
     genes.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
-    genes.add_argument("--species", choices=("human", "mouse"), default="human", help="whose genes the files hold")
+    genes.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
     genes.add_argument(
         "--ortholog_file",
         type=Path,
