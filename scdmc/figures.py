@@ -373,12 +373,13 @@ def _draw_loss(axes: Axes, history: pd.DataFrame, name: str) -> None:
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """Dashed lines, named at their right end."""
+    """Dashed lines, named at their right end: the highest above itself, the others below, where they may coincide."""
     for name, value in levels.items():
+        is_highest = value == max(levels.values())
         axes.axhline(value, color="#555555", linewidth=0.8, linestyle="--")
         axes.annotate(
-            f"{name}: {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
-            textcoords="offset points", ha="right", fontsize=6, color="#555555",
+            f"{name}: {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2 if is_highest else -2),
+            textcoords="offset points", ha="right", va="bottom" if is_highest else "top", fontsize=6, color="#555555",
         )  # fmt: skip
 
 
