@@ -16,7 +16,7 @@ from scdmc.annotated_file import (
 from scdmc.annotation import UNKNOWN
 from scdmc.annotators import classifier_annotator, reference_annotator
 from scdmc.command_line import argument_parser, positive_float, positive_int, probability, script
-from scdmc.embeddings import POOLINGS
+from scdmc.embeddings import POOLING_HELP, POOLINGS
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file
 from scdmc.label_transfer import N_NEIGHBORS
@@ -52,7 +52,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     transfer.add_argument("--label_key", default="cell_type", help="column of obs with the labels of the reference")
     transfer.add_argument("--n_neighbors", type=positive_int, default=N_NEIGHBORS, help="reference cells that vote")
     transfer.add_argument("--stream", choices=STREAMS, default="both", help="which stream is compared")
-    transfer.add_argument("--pooling", choices=POOLINGS, default="cls", help="what of it is compared")
+    transfer.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     add_model_arguments(parser)
     add_dtype_argument(parser)
     add_count_arguments(parser)

@@ -8,7 +8,7 @@ import numpy as np
 from scdmc.baselines import pca_of_variable_genes
 from scdmc.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
 from scdmc.command_line import argument_parser, positive_float, positive_int, script, seed
-from scdmc.embeddings import EMBEDDING_KEY, POOLINGS, cell_embeddings
+from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
 from scdmc.figures import save_figure, umap_figure
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.h5ad import write_h5ad
@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--n_neighbors", type=positive_int, default=15, help="of the neighbour graph")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
+    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     parser.add_argument("--baselines", choices=("none", "fast"), default="fast", help="cluster PCA beside it")
     parser.add_argument("--seed", type=seed, default=42, help="of neighbours, Leiden and UMAP")
     add_model_arguments(parser)

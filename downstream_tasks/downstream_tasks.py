@@ -43,7 +43,7 @@ from scdmc.command_line import (
 )
 from scdmc.cross_validation import RunPlan, plan_runs
 from scdmc.devices import choose_device
-from scdmc.embeddings import cell_embeddings
+from scdmc.embeddings import POOLING_HELP, cell_embeddings
 from scdmc.files import atomic_path, require_new_folder
 from scdmc.fine_tuning import CLASS_WEIGHTS, SAMPLERS, TRAINED_PARTS, FineTuningSettings
 from scdmc.model_directory import (
@@ -106,7 +106,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group, defaults = parser.add_argument_group("training"), FineTuningSettings()
     adapted = "chosen for the number of cells without it"
     group.add_argument("--stream", choices=STREAMS, default="both", help="which stream is classified; both are joined")
-    group.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
+    group.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     group.add_argument("--from_scratch", action="store_true", help="start from random weights, not the pre-trained")
     group.add_argument("--train", choices=TRAINED_PARTS, default=defaults.train, help="which weights; lora needs peft")
     group.add_argument("--train_layers", type=positive_int, default=defaults.train_layers, help="for top_layers")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from scdmc.command_line import argument_parser, script
-from scdmc.embeddings import EMBEDDING_KEY, POOLINGS, cell_embeddings
+from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
 from scdmc.files import require_new_file
 from scdmc.h5ad import write_h5ad
 from scdmc.model_directory import load_model, open_model_directory
@@ -27,7 +27,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
     parser.add_argument("--output_file", type=Path, required=True, help=".h5ad to write")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
+    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
     add_model_arguments(parser)
     add_dtype_argument(parser)

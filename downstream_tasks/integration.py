@@ -9,7 +9,7 @@ import numpy as np
 from scdmc.baselines import harmony, pca_of_variable_genes
 from scdmc.clustering import umap_coordinates
 from scdmc.command_line import argument_parser, positive_float, script, seed
-from scdmc.embeddings import EMBEDDING_KEY, POOLINGS, cell_embeddings
+from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
 from scdmc.figures import save_figure, score_table_figure, umap_figure
 from scdmc.files import require_new_folder
 from scdmc.h5ad import write_h5ad
@@ -51,7 +51,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--label_key", default="cell_type", help="column of obs with the types, for the scores only")
     parser.add_argument("--resolution", type=positive_float, default=0.2, help="of Leiden, the same for every method")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help="state of <cls>, or mean state of the genes")
+    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     parser.add_argument("--seed", type=seed, default=42, help="of PCA, Harmony, neighbours, Leiden and UMAP")
     add_model_arguments(parser)
     add_dtype_argument(parser)

@@ -284,6 +284,26 @@ def print_dry_run(run: Pretraining) -> None:
         print(f"{name:<32}{value}")
 
 
+def train(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData, command: list[str]) -> None:
+    """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
+    is_main_process = run.accelerator.is_main_process
+    if arguments.resume_from_checkpoint:
+        run.resume(find_checkpoint(arguments.output_dir, arguments.resume_from_checkpoint))
+    elif is_main_process:
+        for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
+            remove(arguments.output_dir / leftover)
+    run.run()
+    if not run.is_finished:
+        print(f"stopped at step {run.step}; go on with --resume_from_checkpoint last")
+        return
+    model = run.whole_model()
+    if is_main_process:
+        save(arguments, run, model, data, command)
+        for name, value in run.final_metrics.items():
+            print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
+        print(f"wrote the model folder {arguments.output_dir}")
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
@@ -320,23 +340,10 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     if arguments.dry_run:
         print_dry_run(run)
-        return 0
-    if arguments.resume_from_checkpoint:
-        run.resume(find_checkpoint(arguments.output_dir, arguments.resume_from_checkpoint))
-    elif is_main_process:
-        for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
-            remove(arguments.output_dir / leftover)
-    run.run()
-    if not run.is_finished:
-        print(f"stopped at step {run.step}; go on with --resume_from_checkpoint last")
-        return 0
-    model = run.whole_model()
-    if is_main_process:
+    else:
         command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
-        save(arguments, run, model, data, command)
-        for name, value in run.final_metrics.items():
-            print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
-        print(f"wrote the model folder {arguments.output_dir}")
+        train(arguments, run, data, command)
+    run.end()
     return 0
 
 

@@ -56,7 +56,8 @@ def annotate_cells(
     embeddings = np.empty((len(cells), n_streams * model.config.hidden_size), dtype=np.float32)
     was_training = model.training
     model.eval()
-    for chosen, streams in inference_batches(cells, stream, "annotate" if show_progress else None):
+    what = "annotate" if show_progress else None
+    for chosen, streams in inference_batches(cells, stream, model.config.classifier_pooling, what):
         states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
         logits = model.classifier(states).float() / temperature
         probabilities[chosen] = logits.softmax(dim=-1).cpu().numpy()

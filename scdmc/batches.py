@@ -101,12 +101,6 @@ class PretrainingBatch:
         return replace(self, streams=self.streams.to(device), **moved)
 
 
-def packed_streams(cells: TokenizedCells, chosen: np.ndarray, stream: str) -> PackedCells:
-    """Pack one stream of the chosen cells, or (``both``) their rank streams followed by their expression streams."""
-    rank, expression = _stream_positions(cells, chosen, stream)
-    return _pack(cells, rank, expression)
-
-
 @dataclass(frozen=True)
 class _StreamPositions:
     """Where the tokens of one stream of some cells are in the data, and where each cell starts."""
@@ -135,6 +129,40 @@ def _pack(cells: TokenizedCells, rank: _StreamPositions, expression: _StreamPosi
     values[len(rank.positions) :][is_gene] = cells.expression_values[expression.positions][is_gene]
     lengths = np.concatenate([np.diff(rank.offsets), np.diff(expression.offsets)]).tolist()
     return PackedCells(torch.from_numpy(input_ids), PackedLayout.from_lengths(lengths), torch.from_numpy(values))
+
+
+def packed_streams(
+    cells: TokenizedCells, chosen: np.ndarray, stream: str, with_gene_values: bool = False
+) -> PackedCells:
+    """Pack one stream of the chosen cells, or (``both``) their rank streams followed by their expression streams.
+
+    Genes of both streams carry their values ``with_gene_values``, for pooling by value.
+    """
+    rank, expression = _stream_positions(cells, chosen, stream)
+    packed = _pack(cells, rank, expression)
+    if not with_gene_values:
+        return packed
+    values_of_rank = _values_of_rank(cells, chosen) if len(rank.positions) else np.empty(0, dtype=np.float32)
+    values = np.concatenate([values_of_rank, cells.expression_values[expression.positions]])
+    values[packed.input_ids.numpy() <= EOS_TOKEN_ID] = 0
+    return replace(packed, gene_values=torch.from_numpy(values))
+
+
+def _values_of_rank(cells: TokenizedCells, chosen: np.ndarray) -> np.ndarray:
+    """Value of each token of the rank streams, found in the expression streams; 0 where it is not there."""
+    rank, expression = _stream_positions(cells, chosen, "both")
+    keys = _cell_and_token(cells.expression_ids, expression)
+    order = np.argsort(keys)
+    wanted = _cell_and_token(cells.rank_ids, rank)
+    place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    values = cells.expression_values[expression.positions][place]
+    return np.where(keys[place] == wanted, values, np.float32(0))
+
+
+def _cell_and_token(ids: np.ndarray, stream: _StreamPositions) -> np.ndarray:
+    """One integer for the cell and the token of each position of a stream, shape (total_tokens,)."""
+    cell = np.repeat(np.arange(len(stream.offsets) - 1), np.diff(stream.offsets))
+    return cell << 32 | ids[stream.positions]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ class ScDMCConfig(PreTrainedConfig):
 
     ``attention_probs_dropout_prob`` is 0.1 in the published model; 0.0 here lets all attention back ends agree.
     ``max_position_embeddings`` is the longest stream (L, ``<cls>`` and ``<eos>`` included). ``classifier_stream``,
-    ``classifier_pooling`` (``cls`` or ``mean``) and ``classifier_dropout`` matter to cell classification only.
+    ``classifier_pooling`` (``cls``, ``mean`` or ``weighted``) and ``classifier_dropout`` matter to cell
+    classification only.
     ``expression_input`` is ``none`` (published) or ``value``: the value of each gene of the expression stream enters
     through a small network added to its embedding.
     """

@@ -8,14 +8,18 @@ from tqdm import tqdm
 
 from scdmc.batches import batches_by_length, packed_streams
 from scdmc.errors import ScDMCError
-from scdmc.modeling import POOLINGS, STREAMS, PackedCells, ScDMCModel
+from scdmc.modeling import POOLINGS, SMALLEST_WEIGHT, STREAMS, PackedCells, ScDMCModel
 from scdmc.tokenized_data import TokenizedCells
+from scdmc.vocabulary import EOS_TOKEN_ID
 
 TOKENS_PER_BATCH = 16_384
 EMBEDDING_KEY = "X_scDMC"
+POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
 
 
-def inference_batches(cells: TokenizedCells, stream: str, what: str | None) -> Iterator[tuple[np.ndarray, PackedCells]]:
+def inference_batches(
+    cells: TokenizedCells, stream: str, pooling: str, what: str | None
+) -> Iterator[tuple[np.ndarray, PackedCells]]:
     """Yield (rows of the cells, their packed stream) in batches of similar lengths, with a progress bar.
 
     Parameters
@@ -24,12 +28,14 @@ def inference_batches(cells: TokenizedCells, stream: str, what: str | None) -> I
         The cells.
     stream
         ``rank``, ``expression`` or ``both`` (all rank streams of the batch, then its expression streams).
+    pooling
+        How the states become one vector: genes carry their values for ``weighted``.
     what
         Name of the work, for the progress bar; None for none.
     """
     with tqdm(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
         for chosen in batches_by_length(cells.rank_lengths, TOKENS_PER_BATCH):
-            yield chosen, packed_streams(cells, chosen, stream)
+            yield chosen, packed_streams(cells, chosen, stream, with_gene_values=pooling == "weighted")
             progress.update(len(chosen))
 
 
@@ -52,7 +58,8 @@ def cell_embeddings(
     stream
         ``rank``, ``expression``, or ``both`` joined.
     pooling
-        ``cls``: the state of ``<cls>``; ``mean``: the mean state of the genes.
+        ``cls``: the state of ``<cls>``; ``mean``: the mean state of the genes; ``weighted``: the same, each gene
+        weighted by its value ln(1 + CP10k / median).
     show_progress
         Whether to show a progress bar.
 
@@ -73,7 +80,7 @@ def cell_embeddings(
     embeddings = np.empty((len(cells), n_streams * encoder.config.hidden_size), dtype=np.float32)
     was_training = encoder.training
     encoder.eval()
-    for chosen, batch in inference_batches(cells, stream, "embed" if show_progress else None):
+    for chosen, batch in inference_batches(cells, stream, pooling, "embed" if show_progress else None):
         batch = batch.to(encoder.device)
         if pooling == "cls":
             pooled = encoder.encode_cls(batch).float()
@@ -89,9 +96,12 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
     if pooling == "cls":
         return states[cells.cls_positions]
     lengths = cells.layout.cu_seqlens.diff().long()
-    is_gene = torch.ones(len(states), dtype=states.dtype, device=states.device)
-    is_gene[cells.cls_positions] = 0
-    is_gene[cells.layout.cu_seqlens[1:].long() - 1] = 0
+    weights = (cells.input_ids > EOS_TOKEN_ID).to(states.dtype)
+    if pooling == "weighted":
+        if cells.gene_values is None:
+            raise ValueError("pooling 'weighted' needs cells that were packed with their gene values")
+        weights = weights * cells.gene_values.to(states.dtype)
     stream = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
-    sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * is_gene[:, None])
-    return sums / (lengths - 2).clamp(min=1)[:, None]  # a cell without genes gets zeros
+    sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * weights[:, None])
+    totals = weights.new_zeros(len(lengths)).index_add_(0, stream, weights)
+    return sums / totals.clamp(min=SMALLEST_WEIGHT)[:, None]  # a cell without genes gets zeros

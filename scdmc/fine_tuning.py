@@ -191,6 +191,7 @@ def _train(
     optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, warmup_steps, total_steps))
     weights = balanced_weights(targets) if settings.class_weights == "balanced" else None
+    is_weighted = model.config.classifier_pooling == "weighted"
     history, best, best_epoch, best_weights = [], -1.0, 0, None
     with tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress:
         for epoch in range(settings.epochs):
@@ -198,7 +199,7 @@ def _train(
             total_loss = torch.zeros((), device=model.device)
             seen = without_random_genes(training, settings.gene_dropout, settings.seed, epoch)
             for chosen in epoch_batches(training.rank_lengths, targets.numpy(), settings, epoch):
-                streams = packed_streams(seen, chosen, model.config.classifier_stream)
+                streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
                 loss = _training_step(model, streams, targets[chosen], optimizer, weights, settings.max_gradient_norm)
                 total_loss += loss * len(chosen)
                 schedule.step()

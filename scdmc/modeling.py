@@ -26,7 +26,9 @@ from scdmc.errors import ScDMCError
 from scdmc.vocabulary import EOS_TOKEN_ID
 
 STREAMS = ("rank", "expression", "both")
-POOLINGS = ("cls", "mean")
+POOLINGS = ("cls", "mean", "weighted")
+# Weights of genes add up to more, unless a cell has none.
+SMALLEST_WEIGHT = 1e-6
 EXPRESSION_INPUTS = ("none", "value")
 # The decoder's matrix is the word embedding; it is stored once, under the latter's name.
 TIED_WEIGHT = "cls.predictions.decoder.weight"
@@ -47,18 +49,24 @@ class PackedCells:
     expression_values
         Shape (total_tokens,), float32, for models with ``expression_input = "value"``; :data:`UNKNOWN_VALUE` for a
         masked gene, :data:`NO_VALUE` for the rank stream and for special tokens.
+    gene_values
+        Shape (total_tokens,), float32: the value of each gene in either stream, 0 for special tokens; for pooling by
+        value, None where nobody asked for it.
     """
 
     input_ids: torch.Tensor
     layout: PackedLayout
     expression_values: torch.Tensor | None = None
+    gene_values: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "PackedCells":
         """The same on another device."""
         layout = PackedLayout(self.layout.cu_seqlens.to(device, non_blocking=True), self.layout.lengths)
-        values = self.expression_values
-        values = values if values is None else values.to(device, non_blocking=True)
-        return PackedCells(self.input_ids.to(device, non_blocking=True), layout, values)
+        values = (
+            None if values is None else values.to(device, non_blocking=True)
+            for values in (self.expression_values, self.gene_values)
+        )  # fmt: skip
+        return PackedCells(self.input_ids.to(device, non_blocking=True), layout, *values)
 
     @property
     def cls_positions(self) -> torch.Tensor:
@@ -454,7 +462,7 @@ class ScDMCForMaskedLM(ScDMCPreTrainedModel):
 
 
 class ScDMCForCellClassification(ScDMCPreTrainedModel):
-    """The encoder with a linear classifier on one stream, or on both joined: on ``<cls>`` or the mean of the genes."""
+    """The encoder with a linear classifier on one stream, or on both joined: on ``<cls>`` or a mean of the genes."""
 
     def __init__(self, config: ScDMCConfig) -> None:
         super().__init__(config)
@@ -495,14 +503,23 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        gene_values: torch.Tensor | None = None,
         **options: object,
     ) -> SequenceClassifierOutput:
-        """Logits of padded cells (for ``both``: the rank streams above the expression streams)."""
+        """Logits of padded cells (for ``both``: the rank streams above the expression streams).
+
+        ``gene_values`` (n_streams, length) are what genes are weighted by where the pooling is ``weighted``.
+        """
         encoded = self.bert(input_ids, attention_mask, **options)
         states = encoded.last_hidden_state[:, 0]
-        if self.config.classifier_pooling == "mean":
-            is_gene = (input_ids > EOS_TOKEN_ID)[:, :, None]
-            states = (encoded.last_hidden_state * is_gene).sum(dim=1) / is_gene.sum(dim=1).clamp(min=1)
+        if self.config.classifier_pooling != "cls":
+            weights = (input_ids > EOS_TOKEN_ID).float()
+            if self.config.classifier_pooling == "weighted":
+                if gene_values is None:
+                    raise ValueError("this model weights genes by their values (pooling 'weighted'); pass gene_values")
+                weights = weights * gene_values
+            weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=SMALLEST_WEIGHT)
+            states = (encoded.last_hidden_state * weights[:, :, None]).sum(dim=1)
         logits = self.classifier(self.dropout(_join_streams(states, self.config.classifier_stream)))
         loss = F.cross_entropy(logits, labels) if labels is not None else None
         return SequenceClassifierOutput(

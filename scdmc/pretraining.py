@@ -484,6 +484,11 @@ class Pretraining:
             write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
+    def end(self) -> None:
+        """Part from the other processes once all are done: one that just exits may abort, and fail the whole job."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
     def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
         """State of a module, also where each process holds a part of it; all processes must ask."""
         return {name: whole(tensor) for name, tensor in _without_tied(module.state_dict()).items()}

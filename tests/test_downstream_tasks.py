@@ -23,7 +23,7 @@ from scdmc.model_directory import (
     open_model_directory,
     save_model_directory,
 )
-from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel
+from scdmc.modeling import POOLINGS, ScDMCForCellClassification, ScDMCForMaskedLM, ScDMCModel
 from scdmc.splits import make_split
 from scdmc.task_data import CountOptions, annotated_data, labels_of, read_cells, read_expression
 from scdmc.tokenization import Tokenizer
@@ -253,6 +253,28 @@ def test_mean_pooling_is_the_mean_of_the_genes_without_special_tokens(encoder, c
     torch.testing.assert_close(pooled[1], states[first + 1 : -1].mean(dim=0))
 
 
+def test_weighted_pooling_weights_the_same_genes_in_both_streams_by_their_values(cells):
+    from scdmc.batches import packed_streams
+
+    packed = packed_streams(cells, np.array([3, 0]), "both", with_gene_values=True)
+    value_of_gene = torch.zeros(100_000, 1)
+    parts = torch.split(torch.arange(len(packed.input_ids)), list(packed.layout.lengths))
+    for cell, rank, expression in ((3, parts[0], parts[2]), (0, parts[1], parts[3])):
+        span = slice(cells.expression_offsets[cell] + 1, cells.expression_offsets[cell + 1] - 1)
+        ids, values = cells.expression_ids[span].astype(np.int64), torch.from_numpy(cells.expression_values[span])
+        assert (values > 0).all()
+        assert packed.gene_values[expression[1:-1]].tolist() == values.tolist()
+        value_of_gene[ids, 0] = values
+        assert packed.gene_values[rank[1:-1]].tolist() == value_of_gene[packed.input_ids[rank[1:-1]], 0].tolist()
+        assert packed.gene_values[torch.stack([rank[[0, -1]], expression[[0, -1]]])].tolist() == [[0, 0], [0, 0]]
+    states = torch.randn(100_000, 4)[packed.input_ids]
+    pooled = pool(states, packed, "weighted")
+    torch.testing.assert_close(pooled[:2], pooled[2:])
+    genes = parts[1][1:-1]
+    weights = packed.gene_values[genes][:, None]
+    torch.testing.assert_close(pooled[1], (states[genes] * weights).sum(dim=0) / weights.sum())
+
+
 def test_an_empty_cell_is_embedded_and_annotated_like_any_other(tmp_path, adata, model_directory, encoder):
     with_empty = adata[:3].copy()
     with_empty.X[1] = 0
@@ -260,7 +282,7 @@ def test_an_empty_cell_is_embedded_and_annotated_like_any_other(tmp_path, adata,
     with_empty.write_h5ad(tmp_path / "empty.h5ad")
     cells = read_cells(tmp_path / "empty.h5ad", model_directory)
     assert cells.rank_lengths[1] == 2
-    for pooling in ("cls", "mean"):
+    for pooling in POOLINGS:
         assert np.isfinite(cell_embeddings(encoder, cells, pooling=pooling)).all()
 
 

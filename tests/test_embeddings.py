@@ -6,7 +6,7 @@ import torch
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.embeddings import cell_embeddings
-from scdmc.modeling import ScDMCModel
+from scdmc.modeling import POOLINGS, ScDMCModel
 from scdmc.synthetic_cells import VOCAB_SIZE, synthetic_cells
 
 CELLS = synthetic_cells(np.array([3, 40, 44, 45, 90, 200, 201, 256]))
@@ -21,7 +21,7 @@ def new_encoder(dtype):
     return ScDMCModel(config).to(dtype)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("stream", ["rank", "both"])
 def test_bfloat16_agrees_to_a_cosine_of_0_999(stream, pooling):
     exact, half = (

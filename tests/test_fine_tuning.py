@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scdmc.annotation import predict_probabilities
+from scdmc.batches import packed_streams
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.fine_tuning import (
@@ -19,7 +20,7 @@ from scdmc.fine_tuning import (
 )
 from scdmc.gene_medians import load_gene_medians
 from scdmc.model_directory import load_classifier_for_training, open_model_directory, save_model_directory
-from scdmc.modeling import ScDMCForMaskedLM, load
+from scdmc.modeling import POOLINGS, ScDMCForMaskedLM, load
 from scdmc.splits import make_split
 from scdmc.task_data import labels_of, read_cells
 from scdmc.tokenized_data import TokenizationSettings
@@ -131,21 +132,22 @@ def test_all_weights_can_be_trained_again_afterwards(model_directory, separable)
     assert all(weight.requires_grad for weight in model.parameters())
 
 
-def test_pooling_over_genes_learns_and_survives_saving(tmp_path, model_directory, separable):
+@pytest.mark.parametrize("pooling", ["mean", "weighted"])
+def test_pooling_over_genes_learns_and_survives_saving(tmp_path, model_directory, separable, pooling):
     cells, d = separable[0].select(np.arange(10)), model_directory
-    model = new_classifier(d, pooling="mean")
+    model = new_classifier(d, pooling=pooling)
     history = fine_tune(model, *separable, settings())
     assert history[-1]["loss"] < history[0]["loss"]
     save_model_directory(tmp_path / "mean", model, d.vocabulary, d.medians, d.settings, "a test")
     loaded = load(tmp_path / "mean")
-    assert loaded.config.classifier_pooling == "mean"
+    assert loaded.config.classifier_pooling == pooling
     expected = predict_probabilities(model, cells, show_progress=False)
     np.testing.assert_allclose(predict_probabilities(loaded, cells, show_progress=False), expected, atol=1e-6)
     model.config.classifier_pooling = "cls"
     assert not np.allclose(predict_probabilities(model, cells, show_progress=False), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_padded_cells_are_classified_like_packed_ones(model_directory, separable, pooling):
     cells = separable[0].select(np.arange(4))
     model = new_classifier(model_directory, pooling).eval()
@@ -157,7 +159,10 @@ def test_padded_cells_are_classified_like_packed_ones(model_directory, separable
             (cells.rank_ids, cells.rank_offsets), (cells.expression_ids, cells.expression_offsets)
         )
     ]  # fmt: skip
-    logits = model(torch.cat(padded)).logits
+    values = packed_streams(cells, np.arange(4), "both", with_gene_values=True).gene_values
+    values = torch.split(values, 2 * np.diff(cells.rank_offsets).tolist())
+    values = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+    logits = model(torch.cat(padded), gene_values=values).logits
     expected = predict_probabilities(model, cells, show_progress=False)
     np.testing.assert_allclose(logits.softmax(dim=-1).detach().numpy(), expected, atol=1e-5)
 

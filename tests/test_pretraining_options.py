@@ -307,6 +307,7 @@ settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_e
 settings = replace(settings, **json.loads(sys.argv[2]))
 run = make_run(Path(sys.argv[1]) / "two", settings, dropout=0.0)
 run.run()
+run.end()
 """
 
 
@@ -360,6 +361,7 @@ resumed.run()
 model = resumed.whole_model()
 if resumed.accelerator.is_main_process:
     model.save_pretrained(folder / "model")
+resumed.end()
 """
 
 
