@@ -107,6 +107,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     adapted = "chosen for the number of cells without it"
     group.add_argument("--stream", choices=STREAMS, default="both", help="which stream is classified; both are joined")
     group.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    group.add_argument("--max_length", type=positive_int, help="most tokens of a stream; without it those of the "
+                       "pre-trained model, which can read more")  # fmt: skip
     group.add_argument("--from_scratch", action="store_true", help="start from random weights, not the pre-trained")
     group.add_argument("--train", choices=TRAINED_PARTS, default=defaults.train, help="which weights; lora needs peft")
     group.add_argument("--train_layers", type=positive_int, default=defaults.train_layers, help="for top_layers")
@@ -236,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.pretrained_model_path, arguments.token_dictionary_file)
+    model_directory = model_directory.with_context(arguments.max_length)
     options = count_options(arguments)
     cells = read_cells(arguments.finetune_data_path, model_directory, split_columns(arguments), options)
     labels = labels_of(cells.obs[arguments.label_key])

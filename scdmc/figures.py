@@ -383,6 +383,40 @@ def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
         )  # fmt: skip
 
 
+def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:
+    """Draw one score against the share of the labels that training had, a line per method.
+
+    Parameters
+    ----------
+    table
+        Columns method, metric, label_fraction, value and sd (NaN for a single run).
+    metric
+        Which score is drawn.
+    title
+        Of the figure.
+    """
+    figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    shown = table[table["metric"] == metric]
+    for index, (method, rows) in enumerate(shown.groupby("method", sort=False)):
+        rows = rows.sort_values("label_fraction")
+        axes.errorbar(
+            100 * rows["label_fraction"], rows["value"], yerr=rows["sd"].fillna(0), label=method,
+            color=_colour(index), marker="o", ms=3.5, linewidth=1.2, capsize=2,
+        )  # fmt: skip
+    ticks = sorted(100 * shown["label_fraction"].unique())
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}%" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("labels used", fontsize=7)
+    axes.set_ylabel(f"{metric.replace('_', ' ')} (bars: standard deviation)", fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=6, frameon=False)
+    axes.set_title(title, fontsize=9)
+    return figure
+
+
 def score_table_figure(scores: pd.DataFrame, title: str) -> Figure:
     """Draw scores as a heat map with numbers; the best of each column is bold.
 

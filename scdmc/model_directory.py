@@ -5,7 +5,7 @@ import logging
 import pickle
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,6 +66,13 @@ class ModelDirectory:
     def context(self) -> int:
         """Longest stream that the model reads, ``<cls>`` and ``<eos>`` included."""
         return self.config.max_position_embeddings
+
+    def with_context(self, context: int | None) -> "ModelDirectory":
+        """The same with another context, or as it is for None; ALiBi lets a model read more than it was trained on."""
+        if context is None:
+            return self
+        config = ScDMCConfig(**{**self.config.to_dict(), "max_position_embeddings": context})
+        return replace(self, config=config, settings=replace(self.settings, model_input_size=context))
 
 
 def open_model_directory(path: Path, token_dictionary_file: Path | None = None) -> ModelDirectory:

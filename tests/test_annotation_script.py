@@ -11,7 +11,7 @@ import torch
 from scdmc.calibration import expected_calibration_error
 from scdmc.configuration import ScDMCConfig
 from scdmc.gene_medians import load_gene_medians
-from scdmc.model_directory import save_model_directory
+from scdmc.model_directory import open_model_directory, save_model_directory
 from scdmc.modeling import ScDMCForCellClassification, ScDMCForMaskedLM, load
 from scdmc.tokenized_data import TokenizationSettings
 from scdmc.vocabulary import load_vocabulary
@@ -203,11 +203,14 @@ def test_what_cannot_be_done_is_refused_with_one_line_and_no_output(fine_tune, t
 
 
 def test_the_flags_reach_the_training(fine_tune, tmp_path):
-    flags = ("--train", "classifier", "--pooling", "mean", "--stream", "rank", "--sampler", "balanced",
-             "--class_weights", "balanced", "--gene_dropout", 0.2, "--patience", 2, "--baselines", "none")  # fmt: skip
+    flags = ("--train", "classifier", "--pooling", "weighted", "--stream", "rank", "--sampler", "balanced",
+             "--class_weights", "balanced", "--gene_dropout", 0.2, "--patience", 2, "--baselines", "none",
+             "--max_length", 37)  # fmt: skip
     assert fine_tune(tmp_path / "out", *flags) == 0
     model = load(tmp_path / "out")
-    assert (model.config.classifier_pooling, model.config.classifier_stream) == ("mean", "rank")
+    assert (model.config.classifier_pooling, model.config.classifier_stream) == ("weighted", "rank")
+    directory = open_model_directory(tmp_path / "out")
+    assert (directory.context, directory.settings.model_input_size) == (37, 37)
     card = (tmp_path / "out" / "README.md").read_text()
     for said in ("train classifier", "sampler balanced", "class_weights balanced", "gene_dropout 0.2", "patience 2"):
         assert said in card

@@ -1,0 +1,77 @@
+"""Learning curves: scores of fine-tuning runs that used different shares of the labels, as one table and one figure."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from scdmc.command_line import argument_parser, script
+from scdmc.errors import ScDMCError
+from scdmc.figures import learning_curve_figure, save_figure
+from scdmc.files import atomic_path, read_json_object, require_new_folder
+
+METRIC = "macro_f1"
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of the learning curves."""
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--result_dirs",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="output folders of downstream_tasks.py, run with the same seeds and different --label_fraction",
+    )
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for the table and the figure")
+    parser.add_argument("--metric", default=METRIC, help="score that is drawn; the table has all")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
+    return parser.parse_args(argv)
+
+
+def read_scores(result_dir: Path) -> pd.DataFrame:
+    """Scores of one folder: columns method, metric, label_fraction, value, sd and runs."""
+    arguments = read_json_object(result_dir / "arguments.json", "arguments of downstream_tasks.py")
+    if "label_fraction" not in arguments or not (result_dir / "metrics.csv").is_file():
+        raise ScDMCError(f"{result_dir} is no output folder of downstream_tasks.py")
+    scores = pd.read_csv(result_dir / "metrics.csv").assign(label_fraction=float(arguments["label_fraction"]))
+    return scores.reindex(columns=["method", "metric", "label_fraction", "value", "sd", "runs"])
+
+
+def join_scores(result_dirs: list[Path]) -> pd.DataFrame:
+    """Scores of all folders below each other.
+
+    Raises
+    ------
+    ScDMCError
+        If two folders used the same share of the labels: which one counts is not clear.
+    """
+    tables = {str(path): read_scores(path) for path in result_dirs}
+    fractions = {path: table["label_fraction"].iloc[0] for path, table in tables.items()}
+    twice = pd.Series(fractions).loc[lambda shares: shares.duplicated(keep=False)]
+    if len(twice):
+        raise ScDMCError(f"{' and '.join(twice.index)} used the same share of the labels, {twice.iloc[0]:g}")
+    return pd.concat(tables.values(), ignore_index=True)
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Join, draw, save."""
+    arguments = parse_arguments(argv)
+    scores = join_scores(arguments.result_dirs)
+    if arguments.metric not in set(scores["metric"]):
+        raise ScDMCError(f"--metric {arguments.metric}: there are {', '.join(scores['metric'].unique())}")
+    require_new_folder(arguments.output_dir, arguments.overwrite)
+    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    with atomic_path(arguments.output_dir / "learning_curve.csv") as temporary:
+        scores.to_csv(temporary, index=False)
+    figure = learning_curve_figure(scores, arguments.metric, "Scores on the same test cells by labels used in training")
+    save_figure(figure, arguments.output_dir / "learning_curve")
+    shown = scores[scores["metric"] == arguments.metric]
+    print(shown.pivot(index="method", columns="label_fraction", values="value").round(3).to_string())
+    print(f"wrote {arguments.output_dir / 'learning_curve.csv'}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
