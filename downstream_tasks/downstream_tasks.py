@@ -45,7 +45,7 @@ from scdmc.cross_validation import RunPlan, plan_runs
 from scdmc.devices import choose_device
 from scdmc.embeddings import POOLING_HELP, cell_embeddings
 from scdmc.files import atomic_path, require_new_folder
-from scdmc.fine_tuning import CLASS_WEIGHTS, SAMPLERS, TRAINED_PARTS, FineTuningSettings
+from scdmc.fine_tuning import CLASS_WEIGHTS, EMBEDDING_OPTIMIZERS, SAMPLERS, TRAINED_PARTS, FineTuningSettings
 from scdmc.model_directory import (
     ModelDirectory,
     describe_arguments,
@@ -123,6 +123,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patience", type=positive_int, help=f"epochs without better validation macro-F1; {adapted}")
     group.add_argument("--batch_size", type=positive_int, help=f"cells of a step; {adapted}")
     group.add_argument("--learning_rate", type=positive_float, help=f"peak; {adapted}, the model and --train")
+    group.add_argument("--embedding_optimizer", choices=EMBEDDING_OPTIMIZERS, default=defaults.embedding_optimizer,
+                       help="of the word embeddings; sgd learns genes of few cells less by heart")  # fmt: skip
+    group.add_argument("--embedding_rate", type=non_negative_float, default=defaults.embedding_rate,
+                       help="peak rate of sgd, a multiple of the mean square of the word embeddings")  # fmt: skip
     group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
     group.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
 

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 TRAINED_PARTS = ("full", "classifier", "top_layers", "lora")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLERS = ("shuffle", "balanced")
+EMBEDDING_OPTIMIZERS = ("sgd", "adamw")
+EMBEDDING_MOMENTUM = 0.9
 # The matrices of every layer; those of the classifier are trained whole.
 LORA_TARGETS = r".*encoder\.layer\.\d+\.(attention\.self\.Wqkv|attention\.output\.dense|mlp\.gated_layers|mlp\.wo)"
 # Adapted defaults: training cells seen in all, the fewest and the most epochs, and the learning rate times the width
@@ -50,6 +52,10 @@ class FineTuningSettings:
         one epoch, and then falls linearly to 0 at the end of the last epoch (see :func:`share_of_peak`).
     max_gradient_norm
         Gradients are scaled down to this norm.
+    embedding_optimizer, embedding_rate
+        ``sgd``: the word embeddings follow their gradient with momentum 0.9, by ``embedding_rate`` times their mean
+        square at the peak, so that a gene moves as far as the cells give reason to. ``adamw`` moves a gene of three
+        cells as far as one of all cells, and with few cells learns them by heart.
     train
         ``full``: all weights; ``classifier``: the head only; ``top_layers``: the head and the last ``train_layers``
         layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
@@ -71,6 +77,8 @@ class FineTuningSettings:
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     max_gradient_norm: float = 1.0
+    embedding_optimizer: str = "sgd"
+    embedding_rate: float = 1000.0
     train: str = "full"
     train_layers: int = 2
     lora_rank: int = 8
@@ -99,7 +107,8 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     Raises
     ------
     ScDMCError
-        If there is no such field, or no such value of ``train``, ``class_weights`` or ``sampler``.
+        If there is no such field, or no such value of ``train``, ``class_weights``, ``sampler`` or
+        ``embedding_optimizer``.
     """
     _require_known(chosen)
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -118,7 +127,8 @@ def _require_known(chosen: Mapping[str, object]) -> None:
         raise ScDMCError(
             f"no setting {', '.join(unknown)}; there are {', '.join(FineTuningSettings.__dataclass_fields__)}"
         )
-    for name, values in (("train", TRAINED_PARTS), ("class_weights", CLASS_WEIGHTS), ("sampler", SAMPLERS)):
+    choices = {"train": TRAINED_PARTS, "class_weights": CLASS_WEIGHTS, "sampler": SAMPLERS}
+    for name, values in (choices | {"embedding_optimizer": EMBEDDING_OPTIMIZERS}).items():
         if chosen.get(name) is not None and chosen[name] not in values:
             raise ScDMCError(f"{name} {chosen[name]!r}: there are {', '.join(values)}")
 
@@ -188,8 +198,11 @@ def _train(
     n_steps = len(epoch_batches(training.rank_lengths, targets.numpy(), settings, 0))
     total_steps = settings.epochs * n_steps
     warmup_steps = max(1, min(n_steps, round(WARMUP_SHARE * total_steps)))
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, warmup_steps, total_steps))
+    optimizers = make_optimizers(model, settings)
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, warmup_steps, total_steps))
+        for optimizer in optimizers
+    ]
     weights = balanced_weights(targets) if settings.class_weights == "balanced" else None
     is_weighted = model.config.classifier_pooling == "weighted"
     history, best, best_epoch, best_weights = [], -1.0, 0, None
@@ -200,9 +213,10 @@ def _train(
             seen = without_random_genes(training, settings.gene_dropout, settings.seed, epoch)
             for chosen in epoch_batches(training.rank_lengths, targets.numpy(), settings, epoch):
                 streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
-                loss = _training_step(model, streams, targets[chosen], optimizer, weights, settings.max_gradient_norm)
+                loss = _training_step(model, streams, targets[chosen], optimizers, weights, settings.max_gradient_norm)
                 total_loss += loss * len(chosen)
-                schedule.step()
+                for schedule in schedules:
+                    schedule.step()
                 progress.update(len(chosen))
             scores = _validation_scores(model, validation, validation_labels)
             loss = float(total_loss) / len(training)
@@ -215,6 +229,19 @@ def _train(
     model.load_state_dict(best_weights)
     logger.info("best epoch %d of %d: validation macro-F1 %.3f", best_epoch + 1, len(history), best)
     return history
+
+
+def make_optimizers(model: ScDMCForCellClassification, settings: FineTuningSettings) -> list[torch.optim.Optimizer]:
+    """AdamW for what is trained, and SGD for the word embeddings where these are trained and the settings say so."""
+    table, groups = model.bert.embeddings.word_embeddings.weight, parameter_groups(model, settings.weight_decay)
+    if settings.embedding_optimizer == "adamw" or not table.requires_grad:
+        return [torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)]
+    groups = [group | {"params": [each for each in group["params"] if each is not table]} for group in groups]
+    rate = settings.embedding_rate * float(table.detach().square().mean())
+    return [
+        torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True),
+        torch.optim.SGD([table], lr=rate, momentum=EMBEDDING_MOMENTUM),
+    ]
 
 
 def _choose_what_is_trained(model: ScDMCForCellClassification, settings: FineTuningSettings) -> object | None:
@@ -318,19 +345,20 @@ def _training_step(
     model: ScDMCForCellClassification,
     streams: PackedCells,
     targets: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     weights: torch.Tensor | None,
     max_gradient_norm: float,
 ) -> torch.Tensor:
-    """One step of the optimizer; returns the mean loss of the batch, a scalar."""
+    """One step of the optimizers; returns the mean loss of the batch, a scalar."""
     logits, targets = model.classify(streams.to(model.device)), targets.to(model.device)
     loss = nn.functional.cross_entropy(logits, targets, reduction="none")
     # Not divided by the weights of the batch: a batch of rare cells should count for more.
     loss = (loss if weights is None else loss * weights.to(model.device)[targets]).mean()
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return loss.detach()
 
 

@@ -16,6 +16,7 @@ from scdmc.fine_tuning import (
     balanced_weights,
     epoch_batches,
     fine_tune,
+    make_optimizers,
     without_random_genes,
 )
 from scdmc.gene_medians import load_gene_medians
@@ -199,6 +200,41 @@ def test_gene_dropout_reaches_training(model_directory, separable):
     assert plain[0]["loss"] != lossy[0]["loss"]
 
 
+def moves_of_genes(model_directory, separable, **chosen):
+    """How far the word embeddings of genes go, and how many training cells have each gene."""
+    model, (cells, _, split) = new_classifier(model_directory), separable
+    table = model.bert.embeddings.word_embeddings.weight
+    before = table.detach().clone()
+    fine_tune(model, *separable, settings(epochs=1, **chosen))
+    training = cells.select(split == "train")
+    n_cells = np.bincount(training.rank_ids, minlength=len(table))
+    n_cells[: EOS_TOKEN_ID + 1] = 0
+    return (table.detach() - before).norm(dim=1).numpy(), n_cells, len(training)
+
+
+def test_sgd_moves_a_gene_by_what_its_cells_say_and_adamw_does_not(model_directory, separable):
+    ratios = {}
+    for optimizer in ("sgd", "adamw"):
+        moves, n_cells, n_training = moves_of_genes(
+            model_directory, separable, embedding_optimizer=optimizer, weight_decay=0.0
+        )
+        assert not moves[(n_cells == 0)][EOS_TOKEN_ID + 1 :].any()
+        ratios[optimizer] = np.median(moves[n_cells == 1]) / np.median(moves[n_cells > n_training / 2])
+    assert ratios["sgd"] < 0.5 * ratios["adamw"]
+
+
+def test_the_rate_of_sgd_is_a_multiple_of_the_mean_square_of_the_word_embeddings(model_directory):
+    model = new_classifier(model_directory)
+    table = model.bert.embeddings.word_embeddings.weight
+    adamw, sgd = make_optimizers(model, settings(embedding_rate=30.0))
+    assert sgd.param_groups[0]["params"] == [table]
+    assert sgd.param_groups[0]["lr"] == pytest.approx(30 * float(table.detach().square().mean()))
+    others = {id(each) for group in adamw.param_groups for each in group["params"]}
+    assert others == {id(each) for each in model.parameters()} - {id(table)}
+    table.requires_grad_(False)
+    assert len(make_optimizers(model, settings())) == 1
+
+
 def test_a_balanced_sampler_draws_each_type_equally_often():
     targets = np.repeat([0, 1], [950, 50])
     lengths = np.full(1000, 10)
@@ -236,7 +272,9 @@ def test_rare_types_count_for_more_if_asked(model_directory, separable, option):
 
 def test_training_stops_when_validation_no_longer_improves(model_directory, separable):
     history = fine_tune(
-        new_classifier(model_directory), *separable, settings(epochs=30, patience=2, learning_rate=1e-9)
+        new_classifier(model_directory),
+        *separable,
+        settings(epochs=30, patience=2, learning_rate=1e-9, embedding_rate=0.0),
     )
     assert len(history) == 3
 
