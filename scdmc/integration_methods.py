@@ -70,6 +70,7 @@ def scvi(
     """
     require_packages(["scvi"])
     import anndata
+    from scvi import settings
     from scvi.model import SCVI
 
     variable = scipy.sparse.csr_matrix(counts[:, variable_genes(expression)])
@@ -83,7 +84,9 @@ def scvi(
     adata.obs["batch"] = np.asarray(batch, dtype=object).astype(str)
     # A last training batch of one cell would stop the batch normalisation.
     drop_last = int(np.ceil(SCVI_TRAINING_SHARE * len(batch))) % SCVI_BATCH_SIZE == 1
+    seed_before = settings.seed
     with _quiet_lightning(), _own_random_state(seed):
+        settings.seed = seed  # of its own draw of validation cells
         SCVI.setup_anndata(adata, batch_key="batch")
         model = SCVI(adata)
         model.train(
@@ -94,7 +97,9 @@ def scvi(
             datasplitter_kwargs={"drop_last": drop_last},
             logger=False,
         )
-        return np.asarray(model.get_latent_representation(), dtype=np.float32)
+        embedding = np.asarray(model.get_latent_representation(), dtype=np.float32)
+    settings.seed = seed_before
+    return embedding
 
 
 def scanorama(expression: scipy.sparse.csr_matrix, batch: np.ndarray, seed: int = 42) -> np.ndarray:
@@ -153,10 +158,12 @@ def _own_random_state(seed: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Without the trainer's notes on devices and products."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -77,7 +77,7 @@ def write_study(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> tuple
     """
     rows = {name: pd.DataFrame(mean_rows(runs)) for name, runs in by_data.items()}
     with atomic_path(folder / "metrics.csv") as temporary:
-        pd.concat([table.assign(dataset=name) for name, table in rows.items()]).to_csv(temporary, index=False)
+        pd.concat(rows, names=["dataset"]).reset_index("dataset").to_csv(temporary, index=False)
     table = _side_by_side(rows, "value")
     deviations = _side_by_side(rows, "sd") if all("sd" in of_data for of_data in rows.values()) else None
     write_metric_tables(folder, table, deviations)
