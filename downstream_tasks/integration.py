@@ -21,6 +21,7 @@ from scdmc.integration_study import (
     IntegrationOptions,
     integration_data,
     mean_rows,
+    require_runnable,
     run_benchmark,
     usable_cells,
 )
@@ -104,6 +105,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
         seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
         full_scores=arguments.full_scores,
         scvi_epochs=arguments.scvi_epochs,
+        scvi_accelerator="cpu" if arguments.num_gpus == 0 else "auto",
     )
 
 
@@ -141,6 +143,8 @@ def main(argv: list[str] | None = None) -> int:
 
     place(load_model(arguments.model_path, ScDMCModel))  # what cannot run is refused before the cells are read
     data_sets = [read_data(path, name, model_directory, arguments) for path, name in zip(paths, names, strict=True)]
+    for data in data_sets:
+        require_runnable(data, model_directory, options)
 
     runs, sections = {}, []
     for path, data in zip(paths, data_sets, strict=True):

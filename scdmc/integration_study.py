@@ -65,6 +65,8 @@ class IntegrationOptions:
         Add the scores of :func:`scdmc.scores.full_integration_scores`.
     scvi_epochs
         None for scVI's own choice.
+    scvi_accelerator
+        Where scVI trains: ``auto``, ``cpu`` or ``gpu``.
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
@@ -75,6 +77,7 @@ class IntegrationOptions:
     seeds: tuple[int, ...] = (42,)
     full_scores: bool = False
     scvi_epochs: int | None = None
+    scvi_accelerator: str = "auto"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]
@@ -193,6 +196,20 @@ def integration_data(
     )
 
 
+def require_runnable(data: IntegrationData, model_directory: ModelDirectory, options: IntegrationOptions) -> None:
+    """Refuse, before anything is computed, what would fail after hours.
+
+    Raises
+    ------
+    ScDMCError
+        If scVI is asked for without counts, or a classifier should be adapted.
+    """
+    if "scvi" in options.methods and data.counts is None:
+        raise ScDMCError(f"{data.name}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
+    if options.adaptation is not None and saw_labels(model_directory):
+        raise ScDMCError(f"{model_directory.path} is a classifier; adapt a pre-trained model, which saw no labels")
+
+
 def run_benchmark(
     data: IntegrationData, model_directory: ModelDirectory, place: Place, options: IntegrationOptions
 ) -> list[IntegrationRun]:
@@ -212,17 +229,13 @@ def run_benchmark(
     Raises
     ------
     ScDMCError
-        If scVI is asked for without counts, a classifier should be adapted, or a method cannot work on the cells.
+        As :func:`require_runnable`, or if a method cannot work on the cells.
     """
-    if "scvi" in options.methods and data.counts is None:
-        raise ScDMCError(f"{data.name}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
-    is_classifier = saw_labels(model_directory)
-    if options.adaptation is not None and is_classifier:
-        raise ScDMCError(f"{model_directory.path} is a classifier; adapt a pre-trained model, which saw no labels")
+    require_runnable(data, model_directory, options)
     zero_shot = {}
     if "scdmc" in options.methods:
         encoder = place(load_model(model_directory.path, ScDMCModel))
-        method = SAW_LABELS if is_classifier else SCDMC
+        method = SAW_LABELS if saw_labels(model_directory) else SCDMC
         zero_shot[method] = cell_embeddings(encoder, data.cells, options.stream, options.pooling)
     runs = []
     for seed in options.seeds:
@@ -251,7 +264,9 @@ def _standard_embeddings(
     if "harmony" in options.methods:
         embeddings[HARMONY] = harmony(pca, data.batch, seed)
     if "scvi" in options.methods:
-        embeddings[SCVI] = scvi(data.counts, data.expression, data.batch, seed, options.scvi_epochs)
+        embeddings[SCVI] = scvi(
+            data.counts, data.expression, data.batch, seed, options.scvi_epochs, options.scvi_accelerator
+        )
     if "scanorama" in options.methods:
         embeddings[SCANORAMA] = scanorama(data.expression, data.batch, seed)
     return embeddings
