@@ -41,7 +41,7 @@ demo: $(VENV)/installed
 		--initializer_range 0.06 --batch_size 16 --learning_rate 1e-3 --max_steps 300 --evaluate_every 50 --save_every 100
 	cd downstream_tasks && $(BIN)/python -u downstream_tasks.py --pretrained_model_path $(DEMO)/pretrained \
 		--finetune_data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/annotation \
-		--split_file $(DEMO)/split.csv --label_key cell_type --learning_rate 1e-3 --epochs 8
+		--split_file $(DEMO)/split.csv --label_key cell_type
 	cd downstream_tasks && $(BIN)/python -u annotate.py --model_path $(DEMO)/annotation \
 		--data_path $(DEMO)/counts/islets.h5ad --output_file $(DEMO)/annotated.h5ad
 	cd downstream_tasks && $(BIN)/python -u embed.py --model_path $(DEMO)/pretrained \

@@ -14,16 +14,13 @@ from scdmc.census import CensusSlice
 from scdmc.counts import Counts
 from scdmc.errors import ScDMCError
 from scdmc.file_report import FileReport, new_report
-from scdmc.files import atomic_path, remove, write_json
+from scdmc.files import remove, write_json
 from scdmc.gene_ids import GeneMatch
-from scdmc.streams import regroup
-from scdmc.tokenization import kept_obs, obs_types, tokenize_blocks
+from scdmc.tokenization import obs_types, tokenize_blocks
 from scdmc.tokenized_data import (
     parquet_schema,
-    parquet_table,
-    parquet_writer,
 )
-from scdmc.tokenized_output import CELLS_PER_ROW_GROUP, TokenizedOutput
+from scdmc.tokenized_output import TokenizedOutput, write_cells
 
 logger = logging.getLogger(__name__)
 
@@ -152,9 +149,6 @@ def _finish_shard(
     report = new_report(counts, match)
     blocks = tokenize_blocks(counts, job.tokenizer, match, report, *cells, job.block_size)
     with job.no_space_is_an_error_for_people():
-        with atomic_path(_shard_path(job, index)) as temporary, parquet_writer(temporary, schema) as writer:
-            for rows, streams in regroup(blocks, CELLS_PER_ROW_GROUP):
-                writer.write_table(parquet_table(streams, kept_obs(counts, rows, job.obs_columns), schema))
-                progress(len(rows))
+        write_cells(_shard_path(job, index), blocks, counts, job.obs_columns, schema, progress)
         write_json(report_path, asdict(report))
     return report

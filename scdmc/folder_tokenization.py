@@ -18,22 +18,18 @@ from scdmc.count_files import files_of_input
 from scdmc.counts import BLOCK_SIZE, Counts, input_files, open_counts
 from scdmc.errors import ScDMCError
 from scdmc.file_report import FileReport, new_report
-from scdmc.files import atomic_path, remove, write_json
+from scdmc.files import remove, write_json
 from scdmc.gene_ids import GeneMatch
-from scdmc.streams import regroup
 from scdmc.tokenization import (
     CELLS_PER_SHARD,
-    kept_obs,
     obs_types,
     require_obs_columns,
     tokenize_blocks,
 )
 from scdmc.tokenized_data import (
     parquet_schema,
-    parquet_table,
-    parquet_writer,
 )
-from scdmc.tokenized_output import CELLS_PER_ROW_GROUP, TokenizedOutput
+from scdmc.tokenized_output import TokenizedOutput, write_cells
 from scdmc.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
@@ -334,8 +330,6 @@ def _write_shard(
     report = new_report(counts, match)
     schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name)
     blocks = tokenize_blocks(counts, job.tokenizer, match, report, shard.start, shard.stop, job.block_size)
-    with atomic_path(_shard_path(job, shard)) as temporary, parquet_writer(temporary, schema) as writer:
-        for rows, streams in regroup(blocks, CELLS_PER_ROW_GROUP):
-            writer.write_table(parquet_table(streams, kept_obs(counts, rows, job.obs_columns), schema))
-            progress(report.cells_in)
+    path, cells_read = _shard_path(job, shard), lambda _: progress(report.cells_in)
+    write_cells(path, blocks, counts, job.obs_columns, schema, cells_read)
     write_json(_report_path(job, shard), asdict(report))

@@ -3,18 +3,21 @@
 import errno
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from scdmc.counts import Counts
 from scdmc.errors import ScDMCError
 from scdmc.file_report import FileReport
 from scdmc.files import atomic_path, remove, require_new_file, require_writable_folder, write_json
-from scdmc.tokenization import Tokenizer
-from scdmc.tokenized_data import gene_medians_path, token_ids_path
+from scdmc.streams import CellStreams, regroup
+from scdmc.tokenization import Tokenizer, kept_obs
+from scdmc.tokenized_data import gene_medians_path, parquet_table, parquet_writer, token_ids_path
 
 logger = logging.getLogger(__name__)
 
@@ -178,3 +181,35 @@ class TokenizedOutput:
                 f"{self.output_directory}: no space left ({str(error).splitlines()[0]}); "
                 "make room and repeat the command with --resume, which keeps the finished shards"
             ) from error
+
+
+def write_cells(
+    path: Path,
+    blocks: Iterable[tuple[np.ndarray, CellStreams]],
+    counts: Counts,
+    obs_columns: Sequence[str],
+    schema: pa.Schema,
+    progress: Callable[[int], object],
+) -> None:
+    """Write tokenized blocks with their obs as one parquet file, which appears when it is complete.
+
+    A function of its own, so that the writer is gone before anything slow follows: Python swallows a Ctrl-C that
+    arrives while an object is being deleted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    blocks
+        Rows of obs and their streams, block by block (:func:`scdmc.tokenization.tokenize_blocks`).
+    counts, obs_columns
+        Whose obs is kept, and which columns of it.
+    schema
+        See :func:`scdmc.tokenized_data.parquet_schema`.
+    progress
+        Called with the number of cells written since the last call.
+    """
+    with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
+        for rows, streams in regroup(blocks, CELLS_PER_ROW_GROUP):
+            writer.write_table(parquet_table(streams, kept_obs(counts, rows, obs_columns), schema))
+            progress(len(rows))

@@ -304,7 +304,7 @@ def test_a_shard_never_holds_cells_of_two_files(run, folder, tmp_path):
 
 
 def test_blocks_do_not_change_a_byte(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("scdmc.folder_tokenization.CELLS_PER_ROW_GROUP", 8)
+    monkeypatch.setattr("scdmc.tokenized_output.CELLS_PER_ROW_GROUP", 8)
     spoil(folder / "a.h5ad", change=lambda adata: adata.obs.__setitem__("filter_pass", [1, 1, 0, 1, 1] * 5))
     spoil(folder / "b.h5ad", change=normalise)
     options = ["--obs_columns", "cell_type", "--allow_normalized"]
