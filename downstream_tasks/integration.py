@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.adaptation import AdaptationSettings
-from scdmc.command_line import argument_parser, positive_float, positive_int, script, seed
+from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
 from scdmc.embeddings import POOLING_HELP, POOLINGS
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
@@ -64,6 +64,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--resolution", type=positive_float, default=0.2, help="of Leiden, the same for every method")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    parser.add_argument(
+        "--centre_batches", action="store_true", help="add rows of scDMC with the batches moved to one mean"
+    )
     parser.add_argument("--seed", type=seed, default=42, help="of every method, neighbours, Leiden and UMAP")
     parser.add_argument(
         "--seeds", type=positive_int, default=1, help="so many runs with seeds --seed, --seed + 1, ...; means are shown"
@@ -86,6 +89,9 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--adapt_learning_rate", type=positive_float, default=defaults.learning_rate, help="its peak")
     group.add_argument("--adapt_batch_size", type=positive_int, default=defaults.batch_size, help="cells of a step")
     group.add_argument(
+        "--adapt_queue_size", type=non_negative_int, default=defaults.queue_size, help="past keys as more negatives"
+    )
+    group.add_argument(
         "--batch_balanced", action="store_true", help="each step holds the batches of the data in their shares"
     )
 
@@ -94,7 +100,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     """What the flags ask for."""
     adaptation = AdaptationSettings(
         arguments.adapt_minutes, arguments.adapt_steps, arguments.adapt_learning_rate, arguments.adapt_batch_size,
-        arguments.batch_balanced,
+        arguments.batch_balanced, arguments.adapt_queue_size,
     )  # fmt: skip
     return IntegrationOptions(
         methods=tuple(arguments.methods),
@@ -106,6 +112,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
         full_scores=arguments.full_scores,
         scvi_epochs=arguments.scvi_epochs,
         scvi_accelerator="cpu" if arguments.num_gpus == 0 else "auto",
+        centre_batches=arguments.centre_batches,
     )
 
 

@@ -38,6 +38,8 @@ class AdaptationSettings:
     batch_balanced
         Each step holds every batch of the data in its share, so that telling batches apart does not help the contrast;
         otherwise cells of similar lengths meet, which often are cells of one batch.
+    queue_size
+        Past keys of each stream that serve as more negatives; 0 for none.
     """
 
     minutes: float = 3.0
@@ -45,6 +47,7 @@ class AdaptationSettings:
     learning_rate: float = 5e-5
     batch_size: int = 24
     batch_balanced: bool = False
+    queue_size: int = 0
 
     def for_seed(self, seed: int) -> PretrainingSettings:
         """Settings of the run: it is evaluated and saved at its end only."""
@@ -54,6 +57,7 @@ class AdaptationSettings:
             max_steps=self.steps,
             schedule_minutes=None if self.steps else self.minutes,
             seed=seed,
+            queue_size=self.queue_size,
             evaluate_every=NEVER,
             save_every=NEVER,
             keep_checkpoints=1,

@@ -101,6 +101,27 @@ def cells_to_integrate(batch: np.ndarray, batch_key: str = "batch") -> np.ndarra
     return usable
 
 
+def centred_batches(embedding: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Move the batches of an embedding to one mean, shape (n_cells, n_dimensions); no label is read.
+
+    The simplest remedy for a shift between batches, and wrong where their cell types differ: a batch without B cells
+    has another mean for a good reason.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions).
+    batch
+        Shape (n_cells,), none missing.
+    """
+    centred = np.array(embedding, dtype=np.float32)
+    mean = centred.mean(axis=0)
+    names = np.asarray(batch, dtype=object).astype(str)
+    for name in np.unique(names):
+        centred[names == name] += mean - centred[names == name].mean(axis=0)
+    return centred
+
+
 def compare_integrations(
     embeddings: Mapping[str, np.ndarray],
     labels: np.ndarray,

@@ -45,6 +45,7 @@ def integration_benchmark(
     seeds: Sequence[int] = (42,),
     full_scores: bool = False,
     scvi_epochs: int | None = None,
+    centre_batches: bool = False,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     layer: str | None = None,
@@ -74,6 +75,8 @@ def integration_benchmark(
         Add iLISI, cLISI, kBET, the PCR comparison and isolated labels.
     scvi_epochs
         scVI chooses by the number of cells without it.
+    centre_batches
+        Add rows of scDMC whose batches have been moved to one mean.
     output_dir
         Folder for tables, figures and ``report.html``; nothing is written without it.
     overwrite
@@ -92,8 +95,9 @@ def integration_benchmark(
     """
     keys = (batch_key, label_key)
     options = IntegrationOptions(
-        tuple(methods), adaptation, stream, pooling, resolution, tuple(seeds), full_scores, scvi_epochs
-    )
+        tuple(methods), adaptation, stream, pooling, resolution, tuple(seeds), full_scores, scvi_epochs,
+        centre_batches=centre_batches,
+    )  # fmt: skip
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
     model_directory = open_model_directory(Path(model))

@@ -14,6 +14,7 @@ from scdmc.errors import ScDMCError
 from scdmc.integration import (
     IntegrationResult,
     cells_to_integrate,
+    centred_batches,
     compare_integrations,
     require_types_in_batches,
 )
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 TASK = "integration"
 SCDMC, ADAPTED, SAW_LABELS = "scDMC zero-shot", "scDMC adapted", "scDMC fine-tuned (saw labels)"
+CENTRED = {method: f"{method}, centred" for method in (SCDMC, ADAPTED)}
 PCA, HARMONY, SCVI, SCANORAMA = "PCA, not integrated", "Harmony", "scVI", "Scanorama"
 METHODS = ("scdmc", "pca", "harmony", "scvi", "scanorama")
 DEFAULT_METHODS = ("scdmc", "pca", "harmony")
@@ -36,6 +38,8 @@ OBSM_KEYS = {
     SCDMC: EMBEDDING_KEY,
     ADAPTED: f"{EMBEDDING_KEY}_adapted",
     SAW_LABELS: EMBEDDING_KEY,
+    CENTRED[SCDMC]: f"{EMBEDDING_KEY}_centred",
+    CENTRED[ADAPTED]: f"{EMBEDDING_KEY}_adapted_centred",
     PCA: "X_pca",
     HARMONY: "X_harmony",
     SCVI: "X_scVI",
@@ -67,6 +71,8 @@ class IntegrationOptions:
         None for scVI's own choice.
     scvi_accelerator
         Where scVI trains: ``auto``, ``cpu`` or ``gpu``.
+    centre_batches
+        Add rows of scDMC whose batches have been moved to one mean (:func:`scdmc.integration.centred_batches`).
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
@@ -78,6 +84,7 @@ class IntegrationOptions:
     full_scores: bool = False
     scvi_epochs: int | None = None
     scvi_accelerator: str = "auto"
+    centre_batches: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]
@@ -245,6 +252,12 @@ def run_benchmark(
         if options.adaptation is not None:
             encoder = adapted_encoder(model_directory, data.cells, data.batch, options.adaptation, seed, place)
             embeddings[ADAPTED] = cell_embeddings(encoder, data.cells, options.stream, options.pooling)
+        if options.centre_batches:
+            embeddings |= {
+                CENTRED[method]: centred_batches(embedding, data.batch)
+                for method, embedding in embeddings.items()
+                if method in CENTRED
+            }
         pca = pca_of_variable_genes(data.expression, seed=seed)
         embeddings |= _standard_embeddings(data, pca, options, seed)
         unintegrated = pca if options.full_scores else None

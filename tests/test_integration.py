@@ -16,6 +16,7 @@ from scdmc.baselines import pca_of_variable_genes
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.gene_medians import GeneMedians
+from scdmc.integration import centred_batches
 from scdmc.integration_methods import require_packages, scanorama, scvi
 from scdmc.integration_results import best_method, summary_lines
 from scdmc.integration_study import SAW_LABELS, IntegrationOptions, usable_cells
@@ -179,6 +180,17 @@ def test_adapting_lowers_the_loss_repeats_for_a_seed_and_keeps_the_folder(model_
     assert not first.training
 
 
+def test_centred_batches_share_a_mean_and_keep_their_shape():
+    rng = np.random.default_rng(0)
+    batch = np.repeat(["a", "b"], [40, 20]).astype(object)
+    embedding = rng.normal(size=(60, 3)) + np.where(batch == "a", 0.0, 5.0)[:, None]
+    centred = centred_batches(embedding, batch)
+    for name in ("a", "b"):
+        mine = batch == name
+        np.testing.assert_allclose(centred[mine].mean(axis=0), embedding.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(centred[mine] - centred[mine][0], embedding[mine] - embedding[mine][0], atol=1e-5)
+
+
 def test_mixed_batches_hold_every_group_in_its_share_and_each_cell_once():
     groups = np.repeat(["a", "b", "c"], [300, 150, 50])
     order = MixedBatchOrder(np.arange(500), batch_size=20, seed=3, groups=groups)
@@ -244,13 +256,14 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
     for name, part in (("one", few[::2]), ("two", few[1::2])):
         part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
     paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
-    more = ["--seeds", "2", "--adapt", "--adapt_steps", "2", "--batch_balanced", "--methods", "pca"]
+    more = ["--seeds", "2", "--adapt", "--adapt_steps", "2", "--batch_balanced", "--adapt_queue_size", "16"]
+    more += ["--centre_batches", "--methods", "pca"]
     assert integration([*command(model_path, tmp_path / "out", *paths), *more]) == 0
     out = tmp_path / "out"
     metrics = pd.read_csv(out / "metrics.csv")
     assert list(metrics) == ["dataset", "task", "method", "metric", "value", "sd", "runs"]
     assert set(metrics["dataset"]) == {"one", "two"}
-    assert set(metrics["method"]) == {"scDMC adapted", "PCA, not integrated"}
+    assert set(metrics["method"]) == {"scDMC adapted", "scDMC adapted, centred", "PCA, not integrated"}
     assert (metrics["runs"] == 2).all()
     assert metrics[["value", "sd"]].notna().all().all()
     for name in ("one", "two"):
@@ -261,7 +274,7 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
         for file in ("scores.png", "umap_grid.png", "umap_scDMC_adapted.pdf", "metrics.md", "metrics.tex"):
             assert (out / name / file).stat().st_size > 0
         integrated = anndata.read_h5ad(out / name / "integrated.h5ad")
-        assert set(integrated.obsm) == {"X_scDMC_adapted", "X_pca"}
+        assert set(integrated.obsm) == {"X_scDMC_adapted", "X_scDMC_adapted_centred", "X_pca"}
     page = (out / "report.html").read_text(encoding="utf8")
     assert page.count("data:image/png;base64,") == 5
     assert "one: overall" in page
