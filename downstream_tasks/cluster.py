@@ -4,14 +4,17 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from scdmc.baselines import pca_of_variable_genes
 from scdmc.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
-from scdmc.command_line import argument_parser, positive_float, positive_int, script, seed
+from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
 from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
+from scdmc.errors import ScDMCError
 from scdmc.figures import save_figure, umap_figure
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.h5ad import write_h5ad
+from scdmc.marker_genes import cluster_sizes, marker_genes
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.scores import clustering_scores, metric_rows, require_types, write_metrics
@@ -26,11 +29,12 @@ from scdmc.task_data import (
     read_cells,
     read_expression,
 )
+from scdmc.tokenized_data import TokenizedCells
 
 TASK = "clustering"
 METHOD = "scDMC zero-shot"
 BASELINE = "PCA of 2,000 variable genes"
-OPTIONAL_OUTPUTS = ("metrics.csv", "umap_pca.png", "umap_pca.pdf")  # need labels, or the baseline
+OPTIONAL_OUTPUTS = ("metrics.csv", "umap_pca.png", "umap_pca.pdf", "marker_genes.csv")  # of some runs
 AUTO = "auto"
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
@@ -55,6 +59,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     parser.add_argument("--baselines", choices=("none", "fast"), default="fast", help="cluster PCA beside it")
+    parser.add_argument(
+        "--oracle", action="store_true", help="one more row each: the resolution that fits the labels best (NMI)"
+    )
+    parser.add_argument("--markers", type=non_negative_int, default=10, help="marker genes of each cluster; 0 for none")
     parser.add_argument("--seed", type=seed, default=42, help="of neighbours, Leiden and UMAP")
     add_model_arguments(parser)
     add_dtype_argument(parser)
@@ -85,11 +93,43 @@ def score_rows(
     return rows
 
 
+def oracle_rows(
+    arguments: argparse.Namespace, embeddings: dict[str, np.ndarray], labels: np.ndarray, is_labelled: np.ndarray
+) -> list[dict[str, object]]:
+    """Scores of the clusters that fit the labels best, which no user without labels could choose."""
+    rows = []
+    for method, embedding in embeddings.items():
+        graph = neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
+        scores = []
+        for candidate in RESOLUTIONS:
+            clusters = leiden_clusters(graph, candidate, arguments.seed)
+            scores.append(clustering_scores(labels[is_labelled], clusters[is_labelled], embedding[is_labelled]))
+        rows += metric_rows(TASK, f"oracle ({method})", max(scores, key=lambda of_one: of_one["NMI"]))
+    return rows
+
+
+def write_clusters(
+    output_dir: Path, cells: TokenizedCells, clusters: np.ndarray, labels: np.ndarray | None, markers: pd.DataFrame
+) -> None:
+    """Write which cell is in which cluster, how large the clusters are, and their marker genes if there are any."""
+    tables = {
+        "clusters.csv": cells.obs[["source_file", "cell_id"]].assign(cluster=clusters),
+        "cluster_sizes.csv": cluster_sizes(clusters, labels),
+    }
+    if len(markers):
+        tables["marker_genes.csv"] = markers
+    for name, table in tables.items():
+        with atomic_path(output_dir / name) as temporary:
+            table.to_csv(temporary, index=False)
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
     arguments = parse_arguments(argv)
     output_dir, label_key = arguments.output_dir, arguments.label_key
+    if arguments.oracle and not label_key:
+        raise ScDMCError("--oracle chooses by labels: name their column with --label_key")
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
@@ -98,12 +138,16 @@ def main(argv: list[str] | None = None) -> int:
     is_labelled = require_types(labels, label_key) if label_key else None
 
     embeddings = {METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
+    if arguments.baselines != "none" or arguments.markers:
+        expression, genes = read_expression(arguments.data_path, cells, model_directory, count_options(arguments))
     if arguments.baselines != "none":
-        expression, _ = read_expression(arguments.data_path, cells, model_directory, count_options(arguments))
         embeddings[BASELINE] = pca_of_variable_genes(expression, seed=arguments.seed)
     results = {method: cluster(arguments, embedding) for method, embedding in embeddings.items()}
     rows = score_rows(results, embeddings, labels, is_labelled) if label_key else []
+    if arguments.oracle:
+        rows += oracle_rows(arguments, embeddings, labels, is_labelled)
     clusters, coordinates = results[METHOD]
+    markers = marker_genes(expression, genes, clusters, arguments.markers) if arguments.markers else pd.DataFrame()
     adata = annotated_data(arguments.data_path, cells, {"scDMC_cluster": clusters.astype(object)},
                            {EMBEDDING_KEY: embeddings[METHOD], "X_umap": coordinates})  # fmt: skip
 
@@ -115,8 +159,7 @@ def main(argv: list[str] | None = None) -> int:
             colourings[label_key] = labels
         figure = umap_figure(its_coordinates, colourings, f"UMAP of {len(cells):,} cells: {method}", arguments.seed)
         save_figure(figure, output_dir / ("umap" if method == METHOD else "umap_pca"))
-    with atomic_path(output_dir / "clusters.csv") as temporary:
-        cells.obs[["source_file", "cell_id"]].assign(cluster=clusters).to_csv(temporary, index=False)
+    write_clusters(output_dir, cells, clusters, labels, markers)
     write_h5ad(adata, output_dir / "clustered.h5ad")
     if rows:
         print(write_metrics(output_dir / "metrics.csv", rows).round(3).to_string())

@@ -1,110 +1,173 @@
-"""Score how well embeddings merge batches and keep types apart, beside PCA and Harmony; no label is used to embed."""
+"""Score how well embeddings merge batches and keep types apart, beside standard methods; no label is used to embed."""
 
 import argparse
 import logging
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 
-from scdmc.baselines import harmony, pca_of_variable_genes
-from scdmc.clustering import umap_coordinates
-from scdmc.command_line import argument_parser, positive_float, script, seed
-from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
-from scdmc.figures import save_figure, score_table_figure, umap_figure
+from scdmc.adaptation import AdaptationSettings
+from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
+from scdmc.embeddings import POOLING_HELP, POOLINGS
+from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
 from scdmc.h5ad import write_h5ad
-from scdmc.integration import compare_integrations, require_types_in_batches
-from scdmc.model_directory import load_model, open_model_directory
-from scdmc.modeling import STREAMS, ScDMCModel
-from scdmc.scores import metric_rows, write_metrics
-from scdmc.splits import is_missing
+from scdmc.integration_results import summary_lines, write_page, write_results, write_study
+from scdmc.integration_study import (
+    DEFAULT_METHODS,
+    METHODS,
+    OBSM_KEYS,
+    IntegrationData,
+    IntegrationOptions,
+    integration_data,
+    mean_rows,
+    require_runnable,
+    run_benchmark,
+    usable_cells,
+)
+from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
+from scdmc.modeling import STREAMS, ScDMCModel, ScDMCPreTrainedModel
+from scdmc.scores import wide_metrics
 from scdmc.task_data import (
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
     annotated_data,
     count_options,
-    labels_of,
     place_model,
     read_cells,
     read_expression,
+    read_raw_counts,
 )
-from scdmc.tokenized_data import TokenizedCells
 
 logger = logging.getLogger(__name__)
-
-TASK = "integration"
-SCDMC, PCA, HARMONY = "scDMC zero-shot", "PCA, not integrated", "Harmony"
-OBSM_KEYS = {SCDMC: EMBEDDING_KEY, PCA: "X_pca", HARMONY: "X_harmony"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the integration benchmark."""
     parser = argument_parser(__doc__)
     parser.add_argument("--model_path", type=Path, required=True, help="model folder")
-    parser.add_argument("--tokenized_data_path", type=Path, required=True, help="tokenized parquet, or .h5ad")
+    parser.add_argument(
+        "--tokenized_data_path", type=Path, nargs="+", required=True, help="tokenized parquet, or .h5ad; one or several"
+    )
     parser.add_argument(
         "--output_dir", type=Path, default=Path("integration_output"), help="folder for scores and figures"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
     parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
     parser.add_argument("--label_key", default="cell_type", help="column of obs with the types, for the scores only")
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS),
+        help="what is compared; scvi (needs an .h5ad) and scanorama are packages of their own",
+    )  # fmt: skip
+    parser.add_argument("--full_scores", action="store_true", help="add iLISI, cLISI, kBET, PCR, isolated labels")
     parser.add_argument("--resolution", type=positive_float, default=0.2, help="of Leiden, the same for every method")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
-    parser.add_argument("--seed", type=seed, default=42, help="of PCA, Harmony, neighbours, Leiden and UMAP")
+    parser.add_argument(
+        "--centre_batches", action="store_true", help="add rows of scDMC with the batches moved to one mean"
+    )
+    parser.add_argument("--seed", type=seed, default=42, help="of every method, neighbours, Leiden and UMAP")
+    parser.add_argument(
+        "--seeds", type=positive_int, default=1, help="so many runs with seeds --seed, --seed + 1, ...; means are shown"
+    )
+    parser.add_argument("--scvi_epochs", type=positive_int, help="scVI chooses by the number of cells without it")
+    add_adaptation_arguments(parser)
     add_model_arguments(parser)
     add_dtype_argument(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
 
-def cells_with_a_batch(cells: TokenizedCells, batch_key: str) -> np.ndarray:
-    """True for the cells that can be integrated, shape (n_cells,); says how many others there are."""
-    has_batch = ~is_missing(cells.obs[batch_key])
-    if not has_batch.all():
-        logger.warning("warning: %d of %d cells have no %s and are left out", (~has_batch).sum(), len(cells), batch_key)
-    return has_batch
+def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the row 'scDMC adapted'."""
+    defaults = AdaptationSettings()
+    group = parser.add_argument_group("adapting to the cells without labels")
+    group.add_argument("--adapt", action="store_true", help="add scDMC after more pre-training on these cells")
+    group.add_argument("--adapt_minutes", type=positive_float, default=defaults.minutes, help="train this long")
+    group.add_argument("--adapt_steps", type=positive_int, help="optimizer steps, instead of --adapt_minutes")
+    group.add_argument("--adapt_learning_rate", type=positive_float, default=defaults.learning_rate, help="its peak")
+    group.add_argument("--adapt_batch_size", type=positive_int, default=defaults.batch_size, help="cells of a step")
+    group.add_argument(
+        "--adapt_queue_size", type=non_negative_int, default=defaults.queue_size, help="past keys as more negatives"
+    )
+    group.add_argument(
+        "--batch_balanced", action="store_true", help="each step holds the batches of the data in their shares"
+    )
+
+
+def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
+    """What the flags ask for."""
+    adaptation = AdaptationSettings(
+        arguments.adapt_minutes, arguments.adapt_steps, arguments.adapt_learning_rate, arguments.adapt_batch_size,
+        arguments.batch_balanced, arguments.adapt_queue_size,
+    )  # fmt: skip
+    return IntegrationOptions(
+        methods=tuple(arguments.methods),
+        adaptation=adaptation if arguments.adapt else None,
+        stream=arguments.stream,
+        pooling=arguments.pooling,
+        resolution=arguments.resolution,
+        seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
+        full_scores=arguments.full_scores,
+        scvi_epochs=arguments.scvi_epochs,
+        scvi_accelerator="cpu" if arguments.num_gpus == 0 else "auto",
+        centre_batches=arguments.centre_batches,
+    )
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """What the data sets are called: their files without suffix."""
+    names = [path.stem for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ScDMCError(f"--tokenized_data_path: two data sets are called {', '.join(twice)}; rename a file")
+    return names
+
+
+def read_data(path: Path, name: str, model_directory: ModelDirectory, arguments: argparse.Namespace) -> IntegrationData:
+    """The cells of a data set that can be integrated, after a check that they can be scored."""
+    keys, options = (arguments.batch_key, arguments.label_key), count_options(arguments)
+    cells = read_cells(path, model_directory, keys, options)
+    usable = usable_cells(cells, model_directory, *keys)
+    expression, _ = read_expression(path, cells, model_directory, options)
+    counts = read_raw_counts(path, cells, options) if "scvi" in arguments.methods else None
+    return integration_data(name, cells, usable, keys, expression, counts)
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed all cells by each method, score those with a type, all alike, and draw them."""
     arguments = parse_arguments(argv)
-    output_dir, data_path = arguments.output_dir, arguments.tokenized_data_path
-    label_key, batch_key = arguments.label_key, arguments.batch_key
+    output_dir, paths = arguments.output_dir, arguments.tokenized_data_path
+    keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
+    names = names_of(paths)
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
-    cells = read_cells(data_path, model_directory, [batch_key, label_key], count_options(arguments))
-    has_batch = cells_with_a_batch(cells, batch_key)
-    labels, batch = (labels_of(cells.obs[key])[has_batch] for key in (label_key, batch_key))
-    is_scored = require_types_in_batches(labels, batch, label_key, batch_key)
-    if not is_scored.all():
-        logger.info("%d of %d cells have no %s and are not scored", (~is_scored).sum(), len(labels), label_key)
-    expression, _ = read_expression(data_path, cells, model_directory, count_options(arguments))
-    cells, expression = cells.select(has_batch), expression[has_batch]
 
-    embeddings = {SCDMC: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
-    embeddings[PCA] = pca_of_variable_genes(expression, seed=arguments.seed)
-    embeddings[HARMONY] = harmony(embeddings[PCA], batch, arguments.seed)
-    results = compare_integrations(embeddings, labels, batch, arguments.resolution, seed=arguments.seed)
-    coordinates = {
-        method: umap_coordinates(embeddings[method][is_scored], result.graph, arguments.seed)
-        for method, result in results.items()
-    }
+    def place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
+        return place_model(model, arguments, arguments.dtype)
 
-    colourings = {label_key: labels[is_scored], batch_key: batch[is_scored]}
-    for method, result in results.items():
-        title = f"{method}: biology {result.scores['AvgBIO']:.2f}, batches {result.scores['AvgBATCH']:.2f}"
-        figure = umap_figure(coordinates[method], colourings, title, arguments.seed)
-        save_figure(figure, output_dir / f"umap_{OBSM_KEYS[method][2:]}")
-    rows = [row for method, result in results.items() for row in metric_rows(TASK, method, result.scores)]
-    table = write_metrics(output_dir / "metrics.csv", rows)
-    save_figure(score_table_figure(table, "Integration: the higher the better"), output_dir / "scores")
-    adata = annotated_data(data_path, cells, obsm={OBSM_KEYS[m]: e for m, e in embeddings.items()})
-    write_h5ad(adata, output_dir / "integrated.h5ad")
-    print(table.round(3).to_string())
+    place(load_model(arguments.model_path, ScDMCModel))  # what cannot run is refused before the cells are read
+    data_sets = [read_data(path, name, model_directory, arguments) for path, name in zip(paths, names, strict=True)]
+    for data in data_sets:
+        require_runnable(data, model_directory, options)
+
+    runs, sections = {}, []
+    for path, data in zip(paths, data_sets, strict=True):
+        folder = output_dir / data.name if len(paths) > 1 else output_dir
+        runs[data.name] = run_benchmark(data, model_directory, place, options)
+        sections.append(write_results(folder, data, runs[data.name], keys))
+        first = runs[data.name][0].embeddings
+        adata = annotated_data(path, data.cells, obsm={OBSM_KEYS[m]: e for m, e in first.items()})
+        write_h5ad(adata, folder / "integrated.h5ad")
+        table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
+        print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
+    if len(paths) > 1:
+        table, section = write_study(output_dir, runs)
+        sections.insert(0, section)
+        print(table.round(3).to_string())
+    write_page(output_dir, sections)
     print(f"wrote {output_dir}")
     return 0
 

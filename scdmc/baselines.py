@@ -213,15 +213,27 @@ def pca_of_variable_genes(
     ScDMCError
         If the values cannot be log1p CP10k.
     """
+    expression = _log1p_csr(expression)
+    variable = expression[:, variable_genes(expression, n_top_genes)]
+    return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
+        variable
+    )
+
+
+def variable_genes(expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000) -> np.ndarray:
+    """True for the most variable genes (scanpy, flavour "seurat"), shape (n_genes,); no label is used.
+
+    Raises
+    ------
+    ScDMCError
+        If the values cannot be log1p CP10k.
+    """
     import anndata
     import scanpy
 
     adata = anndata.AnnData(_log1p_csr(expression))
     scanpy.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars), flavor="seurat")
-    variable = adata[:, adata.var["highly_variable"].to_numpy()].X
-    return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
-        variable
-    )
+    return adata.var["highly_variable"].to_numpy()
 
 
 def harmony(pca: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:

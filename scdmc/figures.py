@@ -131,6 +131,41 @@ def umap_figure(
     return figure
 
 
+def umap_grid_figure(
+    coordinates: Mapping[str, np.ndarray], colourings: Mapping[str, np.ndarray], title: str, seed: int = 42
+) -> Figure:
+    """Draw the same cells by several methods: a row for each method, a column for each colouring.
+
+    Parameters
+    ----------
+    coordinates
+        Method -> coordinates of shape (n_cells, 2).
+    colourings
+        Title of the column -> labels of shape (n_cells,); NaN, None and '' are drawn grey, as "unknown".
+    title
+        Of the figure: what it shows.
+    seed
+        Of the order in which the points are drawn.
+    """
+    n_rows, n_columns = len(coordinates), len(colourings)
+    drawn = {name: _few_groups(labels) for name, labels in colourings.items()}
+    legends = {name: _legend(labels) for name, labels in drawn.items()}
+    legend_rows = max(-(-len(legend) // _legend_columns(legend)) for legend in legends.values())
+    height = 0.75 * PANEL_INCHES * n_rows + 0.5 + 0.15 * legend_rows
+    figure = Figure(figsize=(0.85 * PANEL_INCHES * n_columns, height), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False)
+    order = np.random.default_rng(seed).permutation(len(next(iter(drawn.values()))))
+    for row, (method, points) in zip(panels, coordinates.items(), strict=True):
+        for axes, (name, labels) in zip(row, drawn.items(), strict=True):
+            _draw_points(axes, np.asarray(points)[order], labels[order], legends[name])
+        row[0].set_ylabel(method, fontsize=7)
+    for top, bottom, name in zip(panels[0], panels[-1], drawn, strict=True):
+        top.set_title(name, fontsize=8)
+        _draw_legend(bottom, legends[name])
+    return figure
+
+
 def _few_groups(labels: np.ndarray) -> np.ndarray:
     """Labels as text, shape (n_cells,), with small groups beyond the twentieth as "other (n groups)"."""
     labels = np.where(is_missing(labels), UNKNOWN, np.asarray(labels, dtype=object)).astype(str)
@@ -167,12 +202,25 @@ def _legend_columns(legend: pd.DataFrame) -> int:
 
 def _draw_groups(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> None:
     """Points coloured by group, the legend below them."""
+    _draw_points(axes, coordinates, labels, legend)
+    _draw_legend(axes, legend)
+    axes.set_xlabel("UMAP 1 (no unit)", fontsize=7)
+    axes.set_ylabel("UMAP 2 (no unit)", fontsize=7)
+
+
+def _draw_points(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> None:
+    """Points coloured by group, with the groups' numbers if there are any."""
     area = float(np.clip(12_000 / len(labels), 0.5, 12))  # points²
     colours = legend["colour"].map(to_rgb)[labels].to_list()
     axes.scatter(*coordinates.T, c=colours, s=area, linewidths=0, alpha=0.85, rasterized=True)
     for name, number in legend.loc[legend["number"] != "", "number"].items():
         if (labels == name).any():
             _write_number(axes, coordinates[labels == name], number)
+    axes.set(xticks=[], yticks=[], box_aspect=1)
+
+
+def _draw_legend(axes: Axes, legend: pd.DataFrame) -> None:
+    """The groups, below the axes."""
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=group.colour, label=group.text) for group in legend.itertuples()
     ]
@@ -186,9 +234,6 @@ def _draw_groups(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend
         handletextpad=0.2,
         columnspacing=1.0,
     )
-    axes.set(xticks=[], yticks=[], box_aspect=1)
-    axes.set_xlabel("UMAP 1 (no unit)", fontsize=7)
-    axes.set_ylabel("UMAP 2 (no unit)", fontsize=7)
 
 
 def _in_natural_order(labels: np.ndarray) -> list[str]:

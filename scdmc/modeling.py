@@ -4,6 +4,8 @@ Inside, cells are packed one after the other, without padding; ``forward(input_i
 (n_cells, length) unpads once and pads the result once. Parameter names are those of the published checkpoints.
 """
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -291,11 +293,16 @@ class ScDMCModel(ScDMCPreTrainedModel):
 
     def encode(self, cells: PackedCells) -> torch.Tensor:
         """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
+        return deque(self.states_by_layer(cells), maxlen=1).pop()
+
+    def states_by_layer(self, cells: PackedCells) -> Iterator[torch.Tensor]:
+        """Yield the states of packed cells, (total_tokens, hidden_size): of the embedding, then of each layer."""
         states = self.embeddings(cells)
+        yield states
         attend = self.packed_attention(cells.layout, _compute_dtype(states))
         for layer in self.encoder.layer:
             states = self._run_layer(layer, states, attend)
-        return states
+            yield states
 
     @torch.no_grad()
     def encode_cls(self, cells: PackedCells) -> torch.Tensor:

@@ -189,6 +189,8 @@ class Pretraining:
         Where to train; of several processes each takes its own GPU.
     attention
         Attention back end.
+    order
+        Which cells of ``training`` make up each batch; drawn by length and seed without it.
     """
 
     def __init__(
@@ -201,6 +203,7 @@ class Pretraining:
         output_dir: Path,
         device: torch.device,
         attention: str = "auto",
+        order: BatchOrder | None = None,
     ) -> None:
         parts = settings.gradient_accumulation_steps
         if settings.tokens_per_batch is None and settings.batch_size % parts:
@@ -217,7 +220,7 @@ class Pretraining:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self.accelerator.device
-        self.order = _batch_order(cells, training, settings)
+        self.order = _batch_order(cells, training, settings) if order is None else order
         if self.order.fewest_cells < self.accelerator.num_processes:
             raise ScDMCError(
                 f"--batch_size or --tokens_per_batch: a part of a batch may have {self.order.fewest_cells} cells only, "

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from sklearn.metrics import (
     roc_auc_score,
     silhouette_score,
 )
+from sklearn.neighbors import NearestNeighbors
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.splits import is_missing
 
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4  # Luecken et al. 2022, Nature Methods 19, 41-50
+LISI_NEIGHBORS, KBET_NEIGHBORS = 90, 50  # as scib_metrics.benchmark.Benchmarker has them
 
 
 def classification_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -208,6 +211,55 @@ def integration_scores(
     if np.isnan(scores["ASW_batch"]):
         raise ScDMCError("no type has cells in two batches, so mixing cannot be scored; choose another batch column")
     return with_averages({name: float(score) for name, score in scores.items()})
+
+
+def full_integration_scores(
+    embedding: np.ndarray, unintegrated: np.ndarray, labels: np.ndarray, batch: np.ndarray
+) -> dict[str, float]:
+    """The rest of the scIB table, by scib-metrics (no R and no compiled LISI), with its own numbers of neighbours.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    unintegrated
+        Principal components before integration, shape (n_cells, n_components), for the PCR comparison.
+    labels, batch
+        Shape (n_cells,).
+
+    Returns
+    -------
+    dict
+        ``isolated_labels`` and ``cLISI`` (types stay apart), ``iLISI``, ``kBET`` and ``PCR_comparison`` (batches
+        mix), each between 0 and 1, higher is better. kBET is NaN where each type is too small for it.
+
+    Raises
+    ------
+    ScDMCError
+        If scib-metrics is not installed, the lengths differ or a label is missing.
+    """
+    if find_spec("scib_metrics") is None:
+        raise ScDMCError("the full table of scores needs scib-metrics: pip install scib-metrics")
+    import scib_metrics
+    from scib_metrics.nearest_neighbors import NeighborsResults
+
+    labels, batch = _known(labels=labels, batch=batch)
+    embedding = np.asarray(embedding, dtype=np.float32)
+    n_neighbors = min(LISI_NEIGHBORS, len(embedding))
+    # Exact, so that every machine finds the same neighbours; the cell itself comes first.
+    distances, indices = NearestNeighbors(n_neighbors=n_neighbors).fit(embedding).kneighbors(embedding)
+    neighbors = NeighborsResults(indices=indices, distances=distances)
+    few = neighbors.subset_neighbors(n=min(KBET_NEIGHBORS, n_neighbors))
+    scores = {
+        "isolated_labels": scib_metrics.isolated_labels(embedding, labels, batch),
+        "cLISI": scib_metrics.clisi_knn(neighbors, labels),
+        "iLISI": scib_metrics.ilisi_knn(neighbors, batch),
+        "kBET": scib_metrics.kbet_per_label(few, batch, labels),
+        "PCR_comparison": scib_metrics.pcr_comparison(
+            np.asarray(unintegrated, dtype=np.float32), embedding, batch, categorical=True
+        ),
+    }
+    return {name: float(score) for name, score in scores.items()}
 
 
 def with_averages(scores: dict[str, float]) -> dict[str, float]:

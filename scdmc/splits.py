@@ -258,6 +258,36 @@ def read_split(path: Path, obs: pd.DataFrame, labels: np.ndarray | None = None) 
     return table["split"].to_numpy(dtype=str)[rows]
 
 
+def cells_in_training(path: Path, obs: pd.DataFrame) -> np.ndarray:
+    """True for the cells whose labels a classifier was made with: 'train' and 'validation' of its split.
+
+    Cells that the split does not know are no cells of its training. If no cell is known by file and name together (a
+    file was renamed, or the cells come from memory), the names alone decide.
+
+    Parameters
+    ----------
+    path
+        ``split.csv`` of the classifier.
+    obs
+        Columns source_file and cell_id, n_cells rows.
+
+    Returns
+    -------
+    Shape (n_cells,).
+
+    Raises
+    ------
+    ScDMCError
+        If the file is absent or no split.
+    """
+    table = _read_split_table(Path(path))
+    used = table[table["split"].isin(("train", "validation"))]
+    keys = _cell_keys(obs)
+    if keys.isin(_cell_keys(table)).any():
+        return keys.isin(_cell_keys(used))
+    return obs["cell_id"].astype(str).isin(used["cell_id"]).to_numpy()
+
+
 def _require_same_labels(path: Path, keys: pd.MultiIndex, in_file: np.ndarray, labels: np.ndarray) -> None:
     """Refuse a split whose column label is not the labels at hand; all of shape (n_cells,)."""
     differing = np.flatnonzero(in_file != labels)

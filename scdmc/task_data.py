@@ -14,7 +14,7 @@ import torch
 
 from scdmc.attention import BACK_ENDS
 from scdmc.command_line import non_negative_int
-from scdmc.counts import cell_totals, open_counts
+from scdmc.counts import Counts, cell_totals, open_counts
 from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
 from scdmc.gene_ids import load_gene_mapping
@@ -160,17 +160,40 @@ def read_expression(
 def _expression_of_h5ad(
     data_path: Path, cells: TokenizedCells, options: CountOptions
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
-    blocks = []
     with open_counts(data_path, options.layer, options.allow_normalized) as counts:
-        for first, block in counts.blocks():
-            rows = np.arange(first, first + block.shape[0])
-            n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
-            has_total = has_counts(n_counts)
-            scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
-            blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
-        genes = counts.var.index.to_numpy(dtype=object)
-    expression = scipy.sparse.csr_matrix(scipy.sparse.vstack(blocks))
-    return expression[cells.obs[ROW_COLUMN].to_numpy()], genes
+        return log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()], counts.var.index.to_numpy(dtype=object)
+
+
+def log1p_cp10k(counts: Counts) -> scipy.sparse.csr_matrix:
+    """ln(1 + counts per 10,000) of all cells and genes, CSR of shape (n_cells, n_genes), float32; empty cells are 0."""
+    blocks = []
+    for first, block in counts.blocks():
+        rows = np.arange(first, first + block.shape[0])
+        n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+        has_total = has_counts(n_counts)
+        scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
+        blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
+    return scipy.sparse.csr_matrix(scipy.sparse.vstack(blocks))
+
+
+def raw_counts(counts: Counts) -> scipy.sparse.csr_matrix:
+    """The counts of all cells and genes, CSR of shape (n_cells, n_genes), float32."""
+    blocks = [block.astype(np.float32) for _, block in counts.blocks()]
+    return scipy.sparse.csr_matrix(scipy.sparse.vstack(blocks))
+
+
+def read_raw_counts(
+    data_path: Path, cells: TokenizedCells, options: CountOptions | None = None
+) -> scipy.sparse.csr_matrix | None:
+    """Raw counts of the same cells, shape (n_cells, n_genes), genes as :func:`read_expression` has them.
+
+    None for tokenized parquet, which keeps no counts.
+    """
+    if not is_h5ad(data_path):
+        return None
+    options = options or CountOptions()
+    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+        return raw_counts(counts)[cells.obs[ROW_COLUMN].to_numpy()]
 
 
 def _expression_of_streams(

@@ -610,9 +610,12 @@ def test_scores_of_an_earlier_run_do_not_survive_a_run_without_labels(scripts, c
     run(scripts, capsys, "cluster", model_path, few, output, "--label_key", "cell_type")
     assert (output / "metrics.csv").exists()
     assert (output / "umap_pca.pdf").exists()
-    status, _ = run(scripts, capsys, "cluster", model_path, few, output, "--overwrite", "--baselines", "none")
+    assert (output / "marker_genes.csv").exists()
+    status, _ = run(scripts, capsys, "cluster", model_path, few, output, "--overwrite", "--baselines", "none",
+                    "--markers", "0")  # fmt: skip
     assert status == 0
-    assert sorted(path.name for path in output.iterdir()) == ["clustered.h5ad", "clusters.csv", "umap.pdf", "umap.png"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "cluster_sizes.csv", "clustered.h5ad", "clusters.csv", "umap.pdf", "umap.png"]  # fmt: skip
 
 
 def test_the_report_names_what_is_missing_and_writes_nothing(load_script, capsys, tmp_path):
@@ -620,3 +623,17 @@ def test_the_report_names_what_is_missing_and_writes_nothing(load_script, capsys
     assert report(["--demo_directory", str(tmp_path)]) == 2
     assert "pretrained/arguments.json" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_oracle_is_a_row_of_its_own_and_needs_labels(scripts, capsys, tmp_path, islets_path, model_path):
+    more = ("--baselines", "none", "--markers", "0", "--oracle")
+    status, error = run(scripts, capsys, "cluster", model_path, islets_path, tmp_path / "out", *more)
+    assert status == 2
+    assert "--label_key" in error[0]
+    status, _ = run(
+        scripts, capsys, "cluster", model_path, islets_path, tmp_path / "out", *more, "--label_key", "cell_type"
+    )
+    assert status == 0
+    scores = pd.read_csv(tmp_path / "out" / "metrics.csv").pivot(index="method", columns="metric", values="value")
+    assert set(scores.index) == {"scDMC zero-shot", "oracle (scDMC zero-shot)"}
+    assert scores.loc["oracle (scDMC zero-shot)", "NMI"] >= scores.loc["scDMC zero-shot", "NMI"]

@@ -107,12 +107,18 @@ def test_the_outputs_that_the_readme_lists_are_there(tree):
         "annotation/split.csv",
         "clustering/clusters.csv",
         "clustering/clustered.h5ad",
+        "clustering/cluster_sizes.csv",
+        "clustering/marker_genes.csv",
         "clustering/metrics.csv",
         "clustering/umap.png",
         "clustering/umap_pca.png",
         "integration/metrics.csv",
         "integration/scores.png",
         "integration/integrated.h5ad",
+        "integration/metrics.md",
+        "integration/metrics.tex",
+        "integration/report.html",
+        "integration/umap_grid.png",
     ):
         assert (example / name).stat().st_size > 0, name
     assert list((example / "pretrained" / "checkpoints").iterdir())

@@ -1,0 +1,73 @@
+"""Stream, pooling and layer of zero-shot embeddings: chosen on the first data set, confirmed on the others."""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from scdmc.command_line import argument_parser, positive_float, script, seed
+from scdmc.embedding_choices import (
+    SUMMARY,
+    confirmation,
+    default_choice,
+    embeddings_of_choices,
+    score_choices,
+)
+from scdmc.files import atomic_path, require_new_file
+from scdmc.integration_study import usable_cells
+from scdmc.metric_tables import best_of_columns, markdown, score_texts
+from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
+from scdmc.modeling import ScDMCModel
+from scdmc.task_data import add_count_arguments, add_model_arguments, count_options, labels_of, place_model, read_cells
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of the comparison."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model_path", type=Path, required=True, help="model folder")
+    parser.add_argument(
+        "--tokenized_data_path", type=Path, nargs="+", required=True, help="tokenized parquet, or .h5ad; one or several"
+    )
+    parser.add_argument("--output_file", type=Path, help="all scores as CSV; without it the table is printed only")
+    parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
+    parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
+    parser.add_argument("--label_key", default="cell_type", help="column of obs with the types, for the scores only")
+    parser.add_argument("--resolution", type=positive_float, default=0.2, help="of Leiden, the same for every choice")
+    parser.add_argument("--seed", type=seed, default=42, help="of neighbours and Leiden")
+    add_model_arguments(parser)
+    add_count_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def scores_of(
+    path: Path, encoder: ScDMCModel, model_directory: ModelDirectory, arguments: argparse.Namespace
+) -> pd.DataFrame:
+    """Scores of every choice on one data set, choices x metrics."""
+    keys = (arguments.batch_key, arguments.label_key)
+    cells = read_cells(path, model_directory, keys, count_options(arguments))
+    cells = cells.select(usable_cells(cells, model_directory, *keys))
+    batch, labels = (labels_of(cells.obs[key]) for key in keys)
+    return score_choices(embeddings_of_choices(encoder, cells), labels, batch, arguments.resolution, arguments.seed)
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Embed once, pool in every way, score all alike."""
+    arguments = parse_arguments(argv)
+    if arguments.output_file:
+        require_new_file(arguments.output_file, arguments.overwrite)
+    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
+    tables = {path.stem: scores_of(path, encoder, model_directory, arguments) for path in arguments.tokenized_data_path}
+    if arguments.output_file:
+        with atomic_path(arguments.output_file) as temporary:
+            pd.concat(tables, names=["dataset", "choice"]).to_csv(temporary)
+    averages = pd.concat([scores[list(SUMMARY)].add_prefix(f"{name}: ") for name, scores in tables.items()], axis=1)
+    averages = averages.sort_values(averages.columns[2], ascending=False)
+    print(markdown(score_texts(averages), best_of_columns(averages)))
+    print("\n".join(confirmation(tables, default_choice(encoder.config.num_hidden_layers))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
