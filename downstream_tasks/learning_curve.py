@@ -44,14 +44,15 @@ def join_scores(result_dirs: list[Path]) -> pd.DataFrame:
     Raises
     ------
     ScDMCError
-        If two folders used the same share of the labels: which one counts is not clear.
+        If two folders have scores of the same method with the same share of the labels: which one counts is not clear.
     """
-    tables = {str(path): read_scores(path) for path in result_dirs}
-    fractions = {path: table["label_fraction"].iloc[0] for path, table in tables.items()}
-    twice = pd.Series(fractions).loc[lambda shares: shares.duplicated(keep=False)]
+    scores = pd.concat([read_scores(path).assign(folder=str(path)) for path in result_dirs], ignore_index=True)
+    twice = scores[scores.duplicated(["method", "metric", "label_fraction"])]
     if len(twice):
-        raise ScDMCError(f"{' and '.join(twice.index)} used the same share of the labels, {twice.iloc[0]:g}")
-    return pd.concat(tables.values(), ignore_index=True)
+        method, fraction = twice.iloc[0][["method", "label_fraction"]]
+        folders = scores.loc[(scores["method"] == method) & (scores["label_fraction"] == fraction), "folder"].unique()
+        raise ScDMCError(f"{' and '.join(folders)} both have {method} with the same share of the labels, {fraction:g}")
+    return scores.drop(columns="folder")
 
 
 @script

@@ -46,6 +46,16 @@ def test_the_table_has_every_score_of_every_share_and_a_figure_is_drawn(script, 
     assert "0.05" in capsys.readouterr().out
 
 
+def test_other_methods_of_the_same_share_are_joined(script, result_dirs, tmp_path):
+    changed = pd.read_csv(result_dirs[1] / "metrics.csv").replace(dict.fromkeys(METHODS, "another"))
+    changed.drop_duplicates(["method", "metric"]).to_csv(result_dirs[1] / "metrics.csv", index=False)
+    (result_dirs[1] / "arguments.json").write_text('{"label_fraction": "1.0"}')
+    assert run(script, result_dirs, tmp_path / "out") == 0
+    table = pd.read_csv(tmp_path / "out" / "learning_curve.csv")
+    assert set(table["method"]) == {*METHODS, "another"}
+    assert set(table["label_fraction"]) == {1.0}
+
+
 @pytest.mark.parametrize(
     ("change", "options", "said"),
     [
