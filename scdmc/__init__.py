@@ -1,12 +1,13 @@
 """scDMC: a dual-stream single-cell language model.
 
 ``scdmc.tokenize(adata)`` gives both streams of every cell; ``scdmc.embed``, ``scdmc.annotate`` and ``scdmc.fine_tune``
-run a model on an AnnData. They and the submodules are loaded on first use: torch costs seconds and hundreds of
-megabytes, and the tokenizer needs none of it.
+run a model on an AnnData, and the functions of :mod:`scdmc.gene_api` look at its genes. They and the submodules are
+loaded on first use: torch costs seconds and hundreds of megabytes, and the tokenizer needs none of it.
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "annotate", "embed", "fine_tune", "tokenize"]
+__all__ = ["__version__", "annotate", "embed", "fine_tune", "gene_embeddings", "tokenize"]
+GENE_FUNCTIONS = ("gene_embeddings",)
 
 
 def __getattr__(name: str) -> object:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> object:
         from scdmc import annotation_api
 
         return getattr(annotation_api, name)
+    if name in GENE_FUNCTIONS:
+        from scdmc import gene_api
+
+        return getattr(gene_api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from scdmc.attention import BACK_ENDS
 from scdmc.command_line import non_negative_int
-from scdmc.counts import cell_totals, open_counts
+from scdmc.counts import Counts, cell_totals, open_counts
 from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
 from scdmc.gene_ids import load_gene_mapping
@@ -160,17 +160,21 @@ def read_expression(
 def _expression_of_h5ad(
     data_path: Path, cells: TokenizedCells, options: CountOptions
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
-    blocks = []
     with open_counts(data_path, options.layer, options.allow_normalized) as counts:
-        for first, block in counts.blocks():
-            rows = np.arange(first, first + block.shape[0])
-            n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
-            has_total = has_counts(n_counts)
-            scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
-            blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
-        genes = counts.var.index.to_numpy(dtype=object)
+        return expression_of_counts(counts, cells), counts.var.index.to_numpy(dtype=object)
+
+
+def expression_of_counts(counts: Counts, cells: TokenizedCells) -> scipy.sparse.csr_matrix:
+    """log1p CP10k of the cells that were tokenized from these counts, CSR of shape (n_cells, n_genes), float32."""
+    blocks = []
+    for first, block in counts.blocks():
+        rows = np.arange(first, first + block.shape[0])
+        n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+        has_total = has_counts(n_counts)
+        scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
+        blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
     expression = scipy.sparse.csr_matrix(scipy.sparse.vstack(blocks))
-    return expression[cells.obs[ROW_COLUMN].to_numpy()], genes
+    return expression[cells.obs[ROW_COLUMN].to_numpy()]
 
 
 def _expression_of_streams(
