@@ -45,8 +45,9 @@ def heat_map_figure(
             red, green, blue, _ = image.cmap(image.norm(values[row, column]))
             ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
             axes.text(column, row, f"{values[row, column]:{numbers}}", ha="center", va="center", fontsize=6, color=ink)
-    axes.set_xticks(range(values.shape[1]), map(shortened, map(str, table.columns)), rotation=45, ha="right",
-                    rotation_mode="anchor", fontsize=6.5)  # fmt: skip
+    names = [shortened(str(name)) for name in table.columns]
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
+    axes.set_xticks(range(values.shape[1]), names, fontsize=6.5, **turned)
     axes.set_yticks(range(values.shape[0]), map(shortened, map(str, table.index)), fontsize=6.5)
     axes.set_xlabel(x_label, fontsize=7)
     axes.set_ylabel(y_label, fontsize=7)
@@ -143,7 +144,7 @@ def histograms_figure(
     figure = Figure(figsize=(PANEL_INCHES + 1.2, PANEL_INCHES), layout="constrained")
     axes = figure.subplots()
     together = np.concatenate(list(values.values()))
-    bins = np.linspace(*np.quantile(together, [0.005, 0.995]), 41)
+    bins = np.linspace(*np.quantile(together, [0.005, 0.995]), 26)
     for index, (name, numbers) in enumerate(values.items()):
         clipped = np.clip(numbers, bins[0], bins[-1])
         axes.hist(clipped, bins=bins, histtype="step", linewidth=1.5, color=PALETTE[index], label=name)

@@ -1,4 +1,4 @@
-"""Do the genes of a set lie together? Gene sets against random sets of the same expression and the same popularity.
+"""Whether the genes of a set lie together: against random sets of equal expression and popularity.
 
 A permutation swaps genes within strata of equal expression and equal degree (how many sets a gene is in), so that sets
 keep their sizes, their overlaps and the expression of their genes.
