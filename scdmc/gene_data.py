@@ -118,8 +118,15 @@ def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...]
     add_count_arguments(parser)
 
 
-def open_gene_data(arguments: argparse.Namespace) -> GeneData:
+def open_gene_data(arguments: argparse.Namespace, all_types: bool = False) -> GeneData:
     """Model and data that the flags of :func:`add_gene_arguments` name.
+
+    Parameters
+    ----------
+    arguments
+        The parsed flags.
+    all_types
+        Whether the cells of other types than ``--cell_types`` stay, too.
 
     Raises
     ------
@@ -133,7 +140,7 @@ def open_gene_data(arguments: argparse.Namespace) -> GeneData:
     model = place_model(load(arguments.model_path), arguments)
     labels = labels_of(cells.obs[arguments.label_key])
     data = _with_enough_cells(GeneData(model, model_directory, cells, labels, expression), arguments.min_cells_per_type)
-    return data.of_types(arguments.cell_types) if arguments.cell_types else data
+    return data if all_types or not arguments.cell_types else data.of_types(arguments.cell_types)
 
 
 def gene_data_of_adata(
