@@ -15,7 +15,7 @@ from scdmc.files import atomic_path, require_new_folder
 from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
 from scdmc.gene_edits import EDITS
 from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, lines_figure
-from scdmc.gene_states import CELLS_PER_GENE
+from scdmc.gene_states import CELLS_PER_GENE, GeneEmbeddings
 from scdmc.network_analysis import (
     ALL_PAIRS,
     SCORE_COLUMNS,
@@ -25,6 +25,7 @@ from scdmc.network_analysis import (
     network_verdict,
     regulons_by_token,
     require_masked_gene_head,
+    require_networks,
     type_network,
 )
 from scdmc.network_evaluation import TOP_SHARES
@@ -56,7 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_cells", type=positive_int, default=500, help="cells of a type, drawn with the seed")
     parser.add_argument("--layers", type=positive_int, nargs="+", help="whose attention is averaged, from 1; or all")
     parser.add_argument("--heads", type=positive_int, nargs="+", help="whose attention is averaged, from 1; or all")
-    parser.add_argument("--perturbed_factors", type=non_negative_int, default=15, help="of each type; 0 for none")
+    parser.add_argument("--perturbed_factors", type=non_negative_int, default=10, help="of each type; 0 for none")
     parser.add_argument("--perturbed_cells", type=positive_int, default=8, help="cells in which each is perturbed")
     parser.add_argument("--perturbation", choices=EDITS, default="remove", help="what is done to a factor")
     parser.add_argument(
@@ -102,18 +103,15 @@ def network_options(arguments: argparse.Namespace) -> NetworkOptions:
 
 
 def edges_of_types(
-    data: GeneData, arguments: argparse.Namespace, collected: Collected, graphs: Path
+    data: GeneData, embedded: GeneEmbeddings, arguments: argparse.Namespace, collected: Collected, graphs: Path
 ) -> Iterator[pd.DataFrame]:
     """Yield the edges of one type after the other, and collect the rest."""
     options = network_options(arguments)
     regulons = regulons_by_token(load_regulons(arguments.regulons), data, str(arguments.regulons))
-    embedded = embed_for_network(data, options)
-    with_associations = (
-        table for name in data.types for table in nearest_genes(embedded.of_type(name), arguments.neighbors)
-    )
-    write_tables(arguments.output_dir / "association_edges.csv", with_associations)
     for name in data.types:
         network = type_network(data, name, embedded, regulons, options)
+        if network is None:
+            continue
         collected.factors.append(network.factors)
         collected.evaluation += network.evaluation
         score = arguments.graph_score
@@ -127,17 +125,16 @@ def edges_of_types(
         collected.hubs.append(hubs(strongest).assign(cell_type=name))
         write_graphml(graphs / f"{file_name(name)}.graphml", directed_graph(strongest))
         yield network.edges
+    require_networks(len(collected.factors), options)
 
 
-def draw(
-    collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score: str, seed: int
-) -> list[tuple[str, Path]]:
+def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score: str) -> list[tuple[str, Path]]:
     """Save all figures; returns captions and PNG files."""
     figures = []
     types = list(collected.strongest)[:MOST_TYPES]
     figure = network_figure(
         {name: collected.strongest[name] for name in types},
-        f"Strongest edges by {score} (orange: factor; red: known pair)", seed,
+        f"Strongest edges by {score} (orange: factor; red: known pair)",
     )  # fmt: skip
     caption = f"The 30 strongest edges by {score} of {len(types)} cell types; factors in orange, known pairs in red"
     figures.append((caption, save_figure(figure, output_dir / "networks")))
@@ -145,7 +142,7 @@ def draw(
         table["cell_type"].iloc[0]: pd.Series(table["targets"].head(TOP_HUBS).to_numpy(), table["tf"].head(TOP_HUBS))
         for table in collected.hubs[:9]
     }
-    figure = bar_panels_figure(panels, f"Hubs among the top {GRAPH_SHARE:.0%} of the edges", "targets")
+    figure = bar_panels_figure(panels, f"Hubs among the top {GRAPH_SHARE:.0%} of the edges by {score}", "targets")
     figures.append(
         (
             f"Factors with most targets among the top {GRAPH_SHARE:.0%} of the edges",
@@ -182,10 +179,14 @@ def main(argv: list[str] | None = None) -> int:
     data = open_gene_data(arguments)
     require_layers_and_heads(arguments, data)
     require_masked_gene_head(data, network_options(arguments))
-    collected = Collected()
+    embedded, collected = embed_for_network(data, network_options(arguments)), Collected()
     with atomic_path(output_dir / "graphs") as graphs:
         graphs.mkdir()
-        n_edges = write_tables(output_dir / "edges.csv", edges_of_types(data, arguments, collected, graphs))
+        n_edges = write_tables(output_dir / "edges.csv", edges_of_types(data, embedded, arguments, collected, graphs))
+    associations = (
+        table for name in data.types for table in nearest_genes(embedded.of_type(name), arguments.neighbors)
+    )
+    write_tables(output_dir / "association_edges.csv", associations)
 
     evaluation = pd.DataFrame(collected.evaluation, columns=None if collected.evaluation else ["pairs", "method"])
     verdict = network_verdict(evaluation)
@@ -198,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, table in tables.items():
         with atomic_path(output_dir / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
-    figures = draw(collected, evaluation, output_dir, arguments.graph_score, arguments.seed)
+    figures = draw(collected, evaluation, output_dir, arguments.graph_score)
     about = (
         "Association is the cosine of gene embeddings and has no direction. Attention: what the target reads of the "
         "factor, against what ranks alone explain. Perturbation: change of the target's predicted probability. Known "

@@ -6,8 +6,8 @@ loaded on first use: torch costs seconds and hundreds of megabytes, and the toke
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "annotate", "embed", "fine_tune", "gene_embeddings", "tokenize"]
-GENE_FUNCTIONS = ("gene_embeddings",)
+GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
+__all__ = ["__version__", "annotate", "embed", "fine_tune", "tokenize", *GENE_FUNCTIONS]
 
 
 def __getattr__(name: str) -> object:

@@ -161,7 +161,7 @@ def histograms_figure(
 def lines_figure(
     lines: dict[str, pd.Series], title: str, x_label: str, y_label: str, chance: float | None = None
 ) -> Figure:
-    """Draw numbers against thresholds, a line for each method, both axes logarithmic.
+    """Draw numbers against thresholds (on a logarithmic axis), a line for each method.
 
     Parameters
     ----------
@@ -179,6 +179,9 @@ def lines_figure(
     if chance is not None:
         axes.axhline(chance, color="#555555", linewidth=0.8, linestyle="--", label="chance")
     axes.set_xscale("log")
+    ticks = next(iter(lines.values())).index
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel(x_label, fontsize=7)
     axes.set_ylabel(y_label, fontsize=7)
     _plain(axes)

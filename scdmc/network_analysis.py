@@ -61,7 +61,7 @@ class NetworkOptions:
     max_cells: int = 500
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
-    perturbed_factors: int = 15
+    perturbed_factors: int = 10
     perturbed_cells: int = 8
     edit: str = "remove"
     seed: int = 42
@@ -127,8 +127,10 @@ def embed_for_network(data: GeneData, options: NetworkOptions) -> GeneEmbeddings
 
 def type_network(
     data: GeneData, name: str, embedded: GeneEmbeddings, regulons: dict[int, set[int]], options: NetworkOptions
-) -> TypeNetwork:
+) -> TypeNetwork | None:
     """Scores of one cell type by every method, and how they agree with the known pairs.
+
+    None, with a warning, where no factor is seen in enough cells of the type.
 
     Parameters
     ----------
@@ -142,11 +144,6 @@ def type_network(
         From :func:`regulons_by_token`.
     options
         See :class:`NetworkOptions`.
-
-    Raises
-    ------
-    ScDMCError
-        If no factor is seen in enough cells of the type.
     """
     rows = np.flatnonzero(data.labels == name)
     chosen = np.random.default_rng(options.seed).choice(rows, min(len(rows), options.max_cells), replace=False)
@@ -156,10 +153,10 @@ def type_network(
     frequent = by_frequency[n_cells[by_frequency] >= options.min_cells]
     factors = frequent[np.isin(frequent, list(regulons))][: options.n_factors]
     if not len(factors):
-        raise ScDMCError(
-            f"{name}: no transcription factor is seen in {options.min_cells} of {len(data.cells)} cells; "
-            "lower --min_cells or give more cells"
+        logger.warning(
+            "warning: %s is left out: no factor is seen in %d of its %d cells", name, options.min_cells, len(data.cells)
         )
+        return None
     targets = frequent[: options.n_targets]
     layers, heads = (None if chosen is None else [n - 1 for n in chosen] for chosen in (options.layers, options.heads))
     dense, factor_columns, target_columns = dense_expression(data.expression, factors, targets)
@@ -202,6 +199,15 @@ def _edge_table(
         "is_known": is_known.ravel(),
     }
     return pd.DataFrame(table | {SCORE_COLUMNS[method]: matrix.ravel() for method, matrix in scores.items()})
+
+
+def require_networks(n_types: int, options: NetworkOptions) -> None:
+    """Refuse to go on where no type has a network."""
+    if not n_types:
+        raise ScDMCError(
+            f"no cell type has a transcription factor in {options.min_cells} of its cells; "
+            "lower --min_cells or give more cells"
+        )
 
 
 def require_masked_gene_head(data: GeneData, options: NetworkOptions) -> None:

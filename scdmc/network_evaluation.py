@@ -8,7 +8,7 @@ import scipy.sparse
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.metrics import average_precision_score
 
-TOP_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+TOP_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 RANDOM_DRAWS = 20
 FEWEST_KNOWN = 10
 RANDOM = "random"
@@ -41,6 +41,8 @@ def boosting_scores(
     scores = np.zeros((len(factor_columns), len(target_columns)))
     for number, target in enumerate(target_columns):
         others = np.flatnonzero(factor_columns != target)
+        if not len(others):
+            continue
         model = GradientBoostingRegressor(
             n_estimators=n_trees, learning_rate=0.05, max_depth=3, max_features=0.1, subsample=0.9, random_state=seed
         )
@@ -76,7 +78,7 @@ def agreement(scores: np.ndarray, is_known: np.ndarray) -> dict[str, float]:
     Returns
     -------
     ``auprc_ratio``: average precision / share of known pairs; ``early_precision_ratio``: the same for the precision of
-    as many pairs as are known; ``odds_ratio_top_x%`` of the known among the highest (0.5 added to each cell).
+    as many pairs as are known; ``odds_ratio_top_x%`` of the known among the highest.
     """
     share, n_known = is_known.mean(), int(is_known.sum())
     by_score = is_known[np.argsort(-scores, kind="stable")]
@@ -87,11 +89,10 @@ def agreement(scores: np.ndarray, is_known: np.ndarray) -> dict[str, float]:
     for top in TOP_SHARES:
         n_top = max(1, round(top * len(scores)))
         hits = int(by_score[:n_top].sum())
-        inside, outside = (
-            (hits + 0.5, n_top - hits + 0.5),
-            (n_known - hits + 0.5, len(scores) - n_top - n_known + hits + 0.5),
-        )
-        found[f"odds_ratio_top_{100 * top:g}%"] = (inside[0] / inside[1]) / (outside[0] / outside[1])
+        # Half a pair only where there is none to divide by: added everywhere it would lift chance far above 1.
+        inside = hits / max(n_top - hits, 0.5)
+        outside = max(n_known - hits, 0.5) / (len(scores) - n_top - n_known + hits)
+        found[f"odds_ratio_top_{100 * top:g}%"] = inside / outside
     return found
 
 

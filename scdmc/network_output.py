@@ -6,6 +6,7 @@ from pathlib import Path
 import networkx
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scdmc.figures import PALETTE
@@ -30,6 +31,8 @@ def nearest_genes(embedded: GeneEmbeddings, n_neighbors: int) -> Iterator[pd.Dat
     ------
     Columns cell_type, gene_a, gene_b, cosine; an edge that both ends ask for comes once.
     """
+    if len(embedded.means) < 2:
+        return
     units = centred_units(embedded.means)
     symbols = embedded.table["symbol"].to_numpy(dtype=object)
     n_neighbors = min(n_neighbors, len(units) - 1)
@@ -44,7 +47,7 @@ def nearest_genes(embedded: GeneEmbeddings, n_neighbors: int) -> Iterator[pd.Dat
     for block in np.array_split(edges, max(1, len(edges) // 100_000)):
         yield pd.DataFrame(
             {
-                "cell_type": embedded.table["cell_type"].iloc[0] if len(embedded.table) else "",
+                "cell_type": embedded.table["cell_type"].iloc[0],
                 "gene_a": symbols[block[:, 0]],
                 "gene_b": symbols[block[:, 1]],
                 "cosine": np.einsum("ij,ij->i", units[block[:, 0]], units[block[:, 1]]),
@@ -100,7 +103,7 @@ def hubs(edges: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(["targets", "mean_score"], ascending=False, kind="stable").reset_index()
 
 
-def network_figure(edges_of: Mapping[str, pd.DataFrame], title: str, seed: int = 42) -> Figure:
+def network_figure(edges_of: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Draw the strongest edges of several networks, a panel each.
 
     Parameters
@@ -109,25 +112,41 @@ def network_figure(edges_of: Mapping[str, pd.DataFrame], title: str, seed: int =
         Title of the panel -> edges as in :func:`directed_graph`, the strongest first.
     title
         Of the figure.
-    seed
-        Of the layout.
     """
     n_columns = min(2, len(edges_of))
     n_rows = -(-len(edges_of) // n_columns)
-    figure = Figure(figsize=(3.9 * n_columns, 3.7 * n_rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.6 * n_columns, 3.9 * n_rows + 0.5), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes, (name, edges) in zip(panels, edges_of.items(), strict=False):
-        graph = directed_graph(edges.head(DRAWN_EDGES))
-        places = networkx.spring_layout(graph, seed=seed, k=1.6 / np.sqrt(max(1, len(graph))), iterations=200)
-        colours = [PALETTE[1] if graph.nodes[node]["is_factor"] else "#dddddd" for node in graph]
-        known = [PALETTE[2] if is_known else "#999999" for *_, is_known in graph.edges(data="is_known")]
-        networkx.draw_networkx_nodes(graph, places, ax=axes, node_color=colours, node_size=90, linewidths=0)
-        networkx.draw_networkx_edges(graph, places, ax=axes, edge_color=known, width=0.9, arrowsize=7, node_size=90)
-        networkx.draw_networkx_labels(graph, places, ax=axes, font_size=5.5)
+        _draw_network(axes, directed_graph(edges.head(DRAWN_EDGES)))
         axes.set_title(name, fontsize=8)
-        axes.margins(0.12)
-        axes.axis("off")
     for axes in panels[len(edges_of) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def _draw_network(axes: Axes, graph: networkx.DiGraph) -> None:
+    """Factors in a column on the left, the others on the right: names never overlap, whatever the edges."""
+    factors = sorted(
+        (node for node in graph if graph.out_degree(node)), key=lambda node: (-graph.out_degree(node), node)
+    )
+    height = {node: 1 - (place + 0.5) / len(factors) for place, node in enumerate(factors)}
+    others = [node for node in graph if node not in height]
+    # Near their factors, so that few edges cross.
+    others.sort(key=lambda node: (-np.mean([height[factor] for factor in graph.predecessors(node)]), node))
+    places = {node: (0.0, height[node]) for node in factors}
+    places |= {node: (1.0, 1 - (place + 0.5) / len(others)) for place, node in enumerate(others)}
+    colours = [PALETTE[1] if node in height else "#bbbbbb" for node in graph]
+    networkx.draw_networkx_nodes(graph, places, ax=axes, node_color=colours, node_size=14, linewidths=0)
+    for among_factors in (False, True):
+        edges = [edge for edge in graph.edges if (edge[1] in height) == among_factors]
+        ink = [PALETTE[2] if graph.edges[edge]["is_known"] else "#999999" for edge in edges]
+        bend = f"arc3,rad={0.4 if among_factors else 0}"
+        networkx.draw_networkx_edges(
+            graph, places, edges, ax=axes, edge_color=ink, width=0.8, arrowsize=5, node_size=14, connectionstyle=bend
+        )
+    for node, (x, y) in places.items():
+        axes.text(x + (0.04 if x else -0.04), y, node, fontsize=5.5, ha="left" if x else "right", va="center")
+    axes.set(xlim=(-0.45, 1.45), ylim=(-0.02, 1.02))
+    axes.axis("off")

@@ -127,7 +127,7 @@ def test_agreement_with_known_pairs_by_hand():
     found = agreement(scores, known)
     assert found["auprc_ratio"] == pytest.approx((1 + 2 / 3) / 2 / 0.5)
     assert found["early_precision_ratio"] == pytest.approx(0.5 / 0.5)
-    assert found["odds_ratio_top_10%"] == pytest.approx((1.5 / 0.5) / (1.5 / 2.5))  # one pair on top, a known one
+    assert found["odds_ratio_top_10%"] == pytest.approx((1 / 0.5) / (1 / 2))  # one pair on top, a known one
     assert known_pairs({5: {7, 8}}, np.array([5, 6]), np.array([7, 9])).tolist() == [[True, False], [False, False]]
 
 
@@ -202,12 +202,14 @@ def test_the_script_writes_networks_and_their_agreement(run, tmp_path, capsys):
     assert graph.is_directed()
     assert graph.number_of_edges() == max(1, round(0.01 * (edges["cell_type"] == "beta").sum()))
     assert pd.read_csv(out / "association_edges.csv")["cosine"].between(-1.001, 1.001).all()
-    assert len(pd.read_csv(out / "topology.csv")) == 14
+    assert len(pd.read_csv(out / "topology.csv")) == 12
     assert all((out / name).exists() for name in ("networks.png", "hubs.pdf", "report.html", "factors.csv", "hubs.csv"))
 
 
 def test_bad_input_is_named(run, capsys):
     assert run(["NOSUCHTF"]) == 2
     assert "none of the 1 transcription factors of" in capsys.readouterr().err
+    assert run(["INS"], "--min_cells", 28, "--cell_types", "alpha") == 2
+    assert "no cell type has a transcription factor in 28 of its cells" in capsys.readouterr().err
     assert run(["PAX6"], "--layers", 3) == 2
     assert "--layers 3: the model has 2" in capsys.readouterr().err
