@@ -27,6 +27,12 @@ LABELS = {
     "towards_goal": "way towards the goal",
     "goal_probability": "change of the probability of the goal",
 }
+UNITS = {
+    "shift": "1 - cosine",
+    "own_probability": "change of probability",
+    "towards_goal": "share of the way",
+    "goal_probability": "change of probability",
+}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -77,16 +83,16 @@ def draw(table: pd.DataFrame, output_dir: Path) -> list[tuple[str, Path]]:
     """Save a heat map of each statistic; returns captions and PNG files."""
     figures = []
     for name in STATISTICS:
-        if f"{name}_z" in table:
-            z = table.pivot(index="perturbed", columns="cell_type", values=f"{name}_z")
-            z = z.loc[z.abs().max(axis=1).sort_values(ascending=False, kind="stable").index].head(MOST_ROWS)
-            label = "z against matched random genes"
+        if name in table:
+            wide = table.pivot(index="perturbed", columns="cell_type", values=name)
+            wide = wide.loc[wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index].head(MOST_ROWS)
+            fdr = table.pivot(index="perturbed", columns="cell_type", values=f"{name}_fdr").loc[wide.index]
+            title = f"{LABELS[name].capitalize()} (* FDR below {LARGEST_FDR})"
             figure = heat_map_figure(
-                z, LABELS[name].capitalize(), label, "cell type", "perturbed", diverging=True, numbers=".1f"
+                wide, title, UNITS[name], "cell type", "perturbed", name != "shift", ".2f", fdr < LARGEST_FDR
             )
-            figures.append(
-                (f"{LABELS[name].capitalize()}, {label}; blank: no cell has it", save_figure(figure, output_dir / name))
-            )
+            caption = f"{title}, {UNITS[name]}; blank: no cell has the gene"
+            figures.append((caption, save_figure(figure, output_dir / name)))
     return figures
 
 

@@ -114,7 +114,9 @@ class AttentionResults:
             f"(mean of {n_types} types), {compared} than mere expression ({expression['auroc']:.3f}). "
             f"Among genes of equal expression it {beyond}: AUROC {at_equal:.3f}, where 0.5 is chance (expression: "
             f"{expression['auroc_at_equal_expression']:.3f}); above 0.5 in {(by_type > 0.5).sum()} of "
-            f"{by_type.notna().sum()} types. Rollout and integrated gradients of <cls> agree with a Spearman "
+            f"{by_type.notna().sum()} types. Attention from <cls> alone has "
+            f"{means.loc[SCORES['from_cls'], 'auroc_at_equal_expression']:.3f} there. "
+            "Rollout and integrated gradients of <cls> agree with a Spearman "
             f"correlation of {self.attributions.correlation:.2f}."
         )
 

@@ -19,7 +19,7 @@ def shortened(name: str) -> str:
 
 def heat_map_figure(
     table: pd.DataFrame, title: str, colour_label: str, x_label: str, y_label: str, diverging: bool = False,
-    numbers: str | None = None,
+    numbers: str | None = None, starred: pd.DataFrame | None = None,
 ) -> Figure:  # fmt: skip
     """Draw a table as colours.
 
@@ -33,6 +33,8 @@ def heat_map_figure(
         Colours around zero, for numbers of both signs.
     numbers
         Format in which the numbers are written on the cells, such as ``.2f``.
+    starred
+        Shape of the table: True where a star follows the number.
     """
     values = table.to_numpy(dtype=float)
     figure = Figure(figsize=(2.2 + 0.3 * values.shape[1], 1.7 + 0.19 * values.shape[0]), layout="constrained")
@@ -44,7 +46,9 @@ def heat_map_figure(
         for row, column in np.argwhere(np.isfinite(values)):
             red, green, blue, _ = image.cmap(image.norm(values[row, column]))
             ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-            axes.text(column, row, f"{values[row, column]:{numbers}}", ha="center", va="center", fontsize=6, color=ink)
+            star = "*" if starred is not None and starred.iat[row, column] else ""
+            text = f"{values[row, column]:{numbers}}{star}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)
     names = [shortened(str(name)) for name in table.columns]
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 2 else {}
     axes.set_xticks(range(values.shape[1]), names, fontsize=6.5, **turned)
