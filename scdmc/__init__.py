@@ -1,12 +1,14 @@
 """scDMC: a dual-stream single-cell language model.
 
 ``scdmc.tokenize(adata)`` gives both streams of every cell; ``scdmc.embed``, ``scdmc.annotate``, ``scdmc.fine_tune`` and
-``scdmc.integration_benchmark`` run a model on an AnnData. They and the submodules are loaded on first use: torch costs
-seconds and hundreds of megabytes, and the tokenizer needs none of it.
+``scdmc.integration_benchmark`` run a model on an AnnData, and the functions of :mod:`scdmc.gene_api` look at its genes.
+They and the submodules are loaded on first use: torch costs seconds and hundreds of megabytes, and the tokenizer needs
+none of it.
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "annotate", "embed", "fine_tune", "integration_benchmark", "tokenize"]
+GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
+__all__ = ["__version__", "annotate", "embed", "fine_tune", "integration_benchmark", "tokenize", *GENE_FUNCTIONS]
 
 
 def __getattr__(name: str) -> object:
@@ -23,6 +25,10 @@ def __getattr__(name: str) -> object:
         from scdmc.integration_api import integration_benchmark
 
         return integration_benchmark
+    if name in GENE_FUNCTIONS:
+        from scdmc import gene_api
+
+        return getattr(gene_api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

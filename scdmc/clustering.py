@@ -11,6 +11,7 @@ from sklearn.metrics import silhouette_score
 from scdmc.errors import ScDMCError
 
 SILHOUETTE_CELLS = 5_000  # The silhouette compares all pairs of cells.
+EXACT_CELLS = 20_000  # Up to here all pairs take seconds, and less than compiling an approximate search.
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,20 @@ def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42
     if len(embedding) <= n_neighbors:
         raise ScDMCError(f"{n_neighbors} neighbours need more than {n_neighbors} cells, and there are {len(embedding)}")
     adata = anndata.AnnData(embedding)
-    scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed)
+    transformer = "sklearn" if len(embedding) <= EXACT_CELLS else _approximate_neighbours(n_neighbors, seed)
+    scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)
     return adata.obsp["connectivities"].tocsr()
+
+
+def _approximate_neighbours(n_neighbors: int, seed: int) -> object:
+    """Pynndescent for many cells; since its version 0.7 it returns a csr_array, which scanpy 1.11 cannot read."""
+    from pynndescent import PyNNDescentTransformer
+
+    class MatrixTransformer(PyNNDescentTransformer):
+        def fit_transform(self, X: np.ndarray, y: None = None, **options: object) -> scipy.sparse.csr_matrix:
+            return scipy.sparse.csr_matrix(super().fit_transform(X, y, **options))
+
+    return MatrixTransformer(n_neighbors=n_neighbors, random_state=seed)
 
 
 def leiden_clusters(connectivities: scipy.sparse.csr_matrix, resolution: float = 1.0, seed: int = 42) -> np.ndarray:

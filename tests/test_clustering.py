@@ -95,3 +95,8 @@ def test_values_that_are_not_finite_are_refused(embedding):
 def test_more_neighbours_than_cells_are_refused(embedding):
     with pytest.raises(ScDMCError, match="15 neighbours need more than 15 cells"):
         neighbour_graph(embedding[:15])
+
+
+def test_more_cells_than_scanpy_searches_exactly_by_itself():
+    points = np.random.default_rng(0).normal(size=(4_100, 3))
+    assert neighbour_graph(points).shape == (4_100, 4_100)

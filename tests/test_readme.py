@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scdmc.gene_sets import write_gene_sets
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT_FOLDERS = ("tokenizer", "pretrain", "downstream_tasks")
 # Appended to a command of the README: the last flag counts. They shrink the work, nothing else.
@@ -19,12 +21,26 @@ SMALLER = {
     "scDMC_pretrain.py": "--max_steps 2 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 "
     "--intermediate_size 32 --max_length 64 --batch_size 8 --evaluate_every 2 --save_every 2",
     "downstream_tasks.py": "--epochs 1",
+    "gene_modules.py": "--permutations 20 --min_cells 5 --resolutions 0.5 2",
+    "attention_analysis.py": "--attribution_cells 2 --min_cells 5 --map_cells 1",
+    "gene_regulatory_network.py": "--min_cells 5 --n_targets 40 --perturbed_factors 1 --perturbed_cells 2",
+    "perturb.py": "--max_cells 3 --null_draws 5",
 }
 
 
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf8"), flags=re.M | re.S)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def write_regulons(folder):
+    """Made-up regulons of genes that the islets have, where fetch_regulons.py would put real ones."""
+    adata = anndata.read_h5ad(ROOT / "tests" / "data" / "islets_300.h5ad")
+    genes = adata.var_names[np.argsort(-np.asarray(adata.X.sum(axis=0)).ravel())[:200]]
+    pairs = pd.DataFrame([(tf, target) for tf in genes[:10] for target in genes[10:60:2]], columns=["tf", "target"])
+    folder.mkdir()
+    pairs.to_csv(folder / "regulons.csv", index=False)
+    write_gene_sets(folder / "regulons.gmt", {f"set_{i}": genes[i::12].tolist() for i in range(12)}, "made up")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +52,7 @@ def tree(tmp_path_factory):
     counts = tree / "demo_output" / "counts"
     counts.mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "data" / "islets_300.h5ad", counts / "islets.h5ad")
+    write_regulons(tree / "demo_output" / "regulons")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in readme_commands():
         script = re.search(r"(\w+\.py)", command).group(1)
@@ -54,8 +71,9 @@ def tree(tmp_path_factory):
 def test_the_readme_shows_every_script_of_the_three_stages():
     shown = {re.search(r"(\w+\.py)", command).group(1) for command in readme_commands()}
     scripts = {path.name for folder in SCRIPT_FOLDERS for path in (ROOT / folder).glob("*.py")}
-    # census.py needs the network; the others are run by the demo or by nobody but us.
-    assert shown == scripts - {"build_vocabulary.py", "census.py", "fetch_demo_data.py", "demo_report.py"}
+    # census.py and fetch_regulons.py need the network; the others are run by the demo or by nobody but us.
+    unshown = {"build_vocabulary.py", "census.py", "fetch_demo_data.py", "fetch_regulons.py", "demo_report.py"}
+    assert shown == scripts - unshown
 
 
 def test_the_readme_keeps_the_command_names_and_flags_of_the_paper():
@@ -119,6 +137,27 @@ def test_the_outputs_that_the_readme_lists_are_there(tree):
         "integration/metrics.tex",
         "integration/report.html",
         "integration/umap_grid.png",
+        "modules/genes.csv",
+        "modules/modules.csv",
+        "modules/activity.png",
+        "modules/tests.csv",
+        "modules/report.html",
+        "attention/genes.csv",
+        "attention/marker_recovery.csv",
+        "attention/heads.csv",
+        "attention/attributions.csv",
+        "attention/top_genes.png",
+        "attention/report.html",
+        "network/edges.csv",
+        "network/association_edges.csv",
+        "network/evaluation.csv",
+        "network/hubs.csv",
+        "network/topology.csv",
+        "network/networks.png",
+        "network/report.html",
+        "perturbation/perturbations.csv",
+        "perturbation/shift.png",
+        "perturbation/report.html",
     ):
         assert (example / name).stat().st_size > 0, name
     assert list((example / "pretrained" / "checkpoints").iterdir())

@@ -1,0 +1,221 @@
+"""Gene regulatory networks of every cell type: association, attention and in-silico perturbation, beside baselines."""
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from scdmc.command_line import argument_parser, non_negative_int, positive_int, script
+from scdmc.errors import ScDMCError
+from scdmc.figures import save_figure
+from scdmc.files import atomic_path, require_new_folder
+from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
+from scdmc.gene_edits import EDITS
+from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, lines_figure
+from scdmc.gene_states import CELLS_PER_GENE, GeneEmbeddings
+from scdmc.network_analysis import (
+    ALL_PAIRS,
+    SCORE_COLUMNS,
+    NetworkOptions,
+    embed_for_network,
+    mean_agreement,
+    network_verdict,
+    regulons_by_token,
+    require_masked_gene_head,
+    require_networks,
+    type_network,
+)
+from scdmc.network_evaluation import TOP_SHARES
+from scdmc.network_output import (
+    directed_graph,
+    hubs,
+    nearest_genes,
+    network_figure,
+    topology,
+    write_graphml,
+    write_tables,
+)
+from scdmc.regulons import load_regulons
+from scdmc.report import Section, write_report
+
+GRAPH_SHARE = 0.01
+MOST_TYPES = 4
+TOP_HUBS = 10
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of gene regulatory networks."""
+    parser = argument_parser(__doc__)
+    add_gene_arguments(parser)
+    parser.add_argument("--regulons", type=Path, required=True, help="CSV with tf and target (fetch_regulons.py)")
+    parser.add_argument("--min_cells", type=positive_int, default=CELLS_PER_GENE, help="cells of a type with the gene")
+    parser.add_argument("--n_factors", type=positive_int, default=100, help="commonest factors of a type")
+    parser.add_argument("--n_targets", type=positive_int, default=300, help="commonest genes of a type, as targets")
+    parser.add_argument("--max_cells", type=positive_int, default=500, help="cells of a type, drawn with the seed")
+    parser.add_argument("--layers", type=positive_int, nargs="+", help="whose attention is averaged, from 1; or all")
+    parser.add_argument("--heads", type=positive_int, nargs="+", help="whose attention is averaged, from 1; or all")
+    parser.add_argument("--perturbed_factors", type=non_negative_int, default=10, help="of each type; 0 for none")
+    parser.add_argument("--perturbed_cells", type=positive_int, default=8, help="cells in which each is perturbed")
+    parser.add_argument("--perturbation", choices=EDITS, default="remove", help="what is done to a factor")
+    parser.add_argument(
+        "--graph_score", choices=tuple(SCORE_COLUMNS.values()), default="attention",
+        help="whose strongest edges are drawn, written as GraphML and searched for hubs",
+    )  # fmt: skip
+    parser.add_argument("--neighbors", type=positive_int, default=5, help="edges of a gene in the association network")
+    return parser.parse_args(argv)
+
+
+@dataclass
+class Collected:
+    """What the types leave behind while their edges stream to the disk."""
+
+    factors: list[pd.DataFrame] = field(default_factory=list)
+    evaluation: list[dict[str, object]] = field(default_factory=list)
+    strongest: dict[str, pd.DataFrame] = field(default_factory=dict)
+    hubs: list[pd.DataFrame] = field(default_factory=list)
+    topology: list[dict[str, object]] = field(default_factory=list)
+
+
+def file_name(cell_type: str) -> str:
+    """A cell type as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9+-]+", "_", cell_type)
+
+
+def require_layers_and_heads(arguments: argparse.Namespace, data: GeneData) -> None:
+    """Refuse layers and heads that the model does not have."""
+    config = data.encoder.config
+    for name, there_are in (("layers", config.num_hidden_layers), ("heads", config.num_attention_heads)):
+        wrong = [number for number in getattr(arguments, name) or [] if number > there_are]
+        if wrong:
+            raise ScDMCError(f"--{name} {wrong[0]}: the model has {there_are}")
+
+
+def network_options(arguments: argparse.Namespace) -> NetworkOptions:
+    """The options that the flags stand for."""
+    return NetworkOptions(
+        arguments.stream, arguments.min_cells, arguments.n_factors, arguments.n_targets, arguments.max_cells,
+        tuple(arguments.layers) if arguments.layers else None, tuple(arguments.heads) if arguments.heads else None,
+        arguments.perturbed_factors, arguments.perturbed_cells, arguments.perturbation, arguments.seed,
+    )  # fmt: skip
+
+
+def edges_of_types(
+    data: GeneData, embedded: GeneEmbeddings, arguments: argparse.Namespace, collected: Collected, graphs: Path
+) -> Iterator[pd.DataFrame]:
+    """Yield the edges of one type after the other, and collect the rest."""
+    options = network_options(arguments)
+    regulons = regulons_by_token(load_regulons(arguments.regulons), data, str(arguments.regulons))
+    for name in data.types:
+        network = type_network(data, name, embedded, regulons, options)
+        if network is None:
+            continue
+        collected.factors.append(network.factors)
+        collected.evaluation += network.evaluation
+        score = arguments.graph_score
+        edges = network.edges.dropna(subset=[score]).rename(columns={score: "score"})
+        edges = edges.sort_values("score", ascending=False, kind="stable")[["tf", "target", "score", "is_known"]]
+        for share in TOP_SHARES:
+            graph = directed_graph(edges.head(max(1, round(share * len(edges)))))
+            collected.topology.append({"cell_type": name, "top": share, **topology(graph)})
+        strongest = edges.head(max(1, round(GRAPH_SHARE * len(edges))))
+        collected.strongest[name] = strongest
+        collected.hubs.append(hubs(strongest).assign(cell_type=name))
+        write_graphml(graphs / f"{file_name(name)}.graphml", directed_graph(strongest))
+        yield network.edges
+    require_networks(len(collected.factors), options)
+
+
+def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score: str) -> list[tuple[str, Path]]:
+    """Save all figures; returns captions and PNG files."""
+    figures = []
+    types = list(collected.strongest)[:MOST_TYPES]
+    figure = network_figure(
+        {name: collected.strongest[name] for name in types},
+        f"Strongest edges by {score} (orange: factor; red: known pair)",
+    )  # fmt: skip
+    caption = f"The 30 strongest edges by {score} of {len(types)} cell types; factors in orange, known pairs in red"
+    figures.append((caption, save_figure(figure, output_dir / "networks")))
+    panels = {
+        table["cell_type"].iloc[0]: pd.Series(table["targets"].head(TOP_HUBS).to_numpy(), table["tf"].head(TOP_HUBS))
+        for table in collected.hubs[:9]
+    }
+    figure = bar_panels_figure(panels, f"Hubs among the top {GRAPH_SHARE:.0%} of the edges by {score}", "targets")
+    figures.append(
+        (
+            f"Factors with most targets among the top {GRAPH_SHARE:.0%} of the edges",
+            save_figure(figure, output_dir / "hubs"),
+        )
+    )
+    for pairs, rows in evaluation.groupby("pairs", sort=False):
+        stem = "all" if pairs == ALL_PAIRS else "perturbed"
+        wide = rows.pivot(index="cell_type", columns="method", values="auprc_ratio")[rows["method"].unique()]
+        figure = grouped_dots_figure(wide, f"Agreement with known regulons, {pairs}", "AUPRC ratio", 1.0)
+        figures.append((f"AUPRC ratio by cell type, {pairs}", save_figure(figure, output_dir / f"auprc_{stem}")))
+        means = mean_agreement(rows).set_index("method")
+        odds = {
+            method: pd.Series(
+                [means.loc[method, f"odds_ratio_top_{100 * top:g}%"] for top in TOP_SHARES],
+                [100 * top for top in TOP_SHARES],
+            )
+            for method in means.index
+        }
+        figure = lines_figure(
+            odds, f"Known pairs among the strongest, {pairs}", "strongest pairs (%)", "odds ratio, mean over types", 1.0
+        )
+        figures.append((f"Odds ratio of known pairs, {pairs}", save_figure(figure, output_dir / f"odds_{stem}")))
+    return figures
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Score, stream the edges, judge, draw."""
+    arguments = parse_arguments(argv)
+    output_dir = arguments.output_dir
+    require_new_folder(output_dir, arguments.overwrite)
+    load_regulons(arguments.regulons)
+    data = open_gene_data(arguments)
+    require_layers_and_heads(arguments, data)
+    require_masked_gene_head(data, network_options(arguments))
+    embedded, collected = embed_for_network(data, network_options(arguments)), Collected()
+    with atomic_path(output_dir / "graphs") as graphs:
+        graphs.mkdir()
+        n_edges = write_tables(output_dir / "edges.csv", edges_of_types(data, embedded, arguments, collected, graphs))
+    associations = (
+        table for name in data.types for table in nearest_genes(embedded.of_type(name), arguments.neighbors)
+    )
+    write_tables(output_dir / "association_edges.csv", associations)
+
+    evaluation = pd.DataFrame(collected.evaluation, columns=None if collected.evaluation else ["pairs", "method"])
+    verdict = network_verdict(evaluation)
+    tables = {
+        "evaluation": evaluation,
+        "factors": pd.concat(collected.factors, ignore_index=True),
+        "hubs": pd.concat(collected.hubs, ignore_index=True),
+        "topology": pd.DataFrame(collected.topology),
+    }
+    for name, table in tables.items():
+        with atomic_path(output_dir / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    figures = draw(collected, evaluation, output_dir, arguments.graph_score)
+    about = (
+        "Association is the cosine of gene embeddings and has no direction. Attention: what the target reads of the "
+        "factor, against what ranks alone explain. Perturbation: change of the target's predicted probability. Known "
+        f"pairs: {arguments.regulons.name}; regulon databases have licences of their own."
+    )
+    shown = [("Mean over the cell types; 1 is chance", mean_agreement(evaluation))] if len(evaluation) else []
+    sections = [Section("Verdict", verdict), Section("Agreement with known regulons", about, shown)]
+    topology_table = tables["topology"].groupby("top").mean(numeric_only=True).reset_index()
+    shown = [("Networks of the strongest pairs, mean over the types", topology_table)]
+    shown.append(("Strongest hubs", tables["hubs"].groupby("cell_type").head(3)))
+    sections += [Section("Topology and hubs", "", shown), Section("Figures", "", [], figures)]
+    write_report(output_dir / "report.html", "Gene regulatory networks", sections)
+    print(verdict)
+    print(f"{n_edges:,} scored pairs; wrote {output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""In-silico knock-out or over-expression of genes: shift of cell states and types, against matched random genes."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scdmc.command_line import argument_parser, positive_int, script
+from scdmc.errors import ScDMCError
+from scdmc.figures import save_figure
+from scdmc.files import atomic_path, require_new_folder
+from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
+from scdmc.gene_edits import EDITS
+from scdmc.gene_figures import heat_map_figure
+from scdmc.gene_sets import read_gene_sets
+from scdmc.gene_symbols import tokens_of_genes
+from scdmc.modeling import STREAMS
+from scdmc.perturbation_screen import STATISTICS, ScreenOptions, screen_genes
+from scdmc.report import Section, write_report
+
+LARGEST_FDR = 0.05
+MOST_ROWS = 40
+LABELS = {
+    "shift": "shift of the cells' state",
+    "own_probability": "change of the probability of their own type",
+    "towards_goal": "way towards the goal",
+    "goal_probability": "change of the probability of the goal",
+}
+UNITS = {
+    "shift": "1 - cosine",
+    "own_probability": "change of probability",
+    "towards_goal": "share of the way",
+    "goal_probability": "change of probability",
+}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of in-silico perturbation."""
+    parser = argument_parser(__doc__)
+    add_gene_arguments(parser, ("rank", *(name for name in STREAMS if name != "rank")))
+    parser.add_argument("--genes", nargs="+", default=[], metavar="GENE", help="symbols or Ensembl ids, one by one")
+    parser.add_argument("--gene_sets", type=Path, help="GMT file: the genes of each set are perturbed together")
+    parser.add_argument("--perturbation", choices=EDITS, default="remove", help="knock-out, or over-expression")
+    parser.add_argument("--goal", metavar="TYPE", help="cell type that the cells might move towards")
+    parser.add_argument("--max_cells", type=positive_int, default=10, help="cells of each type, drawn with the seed")
+    parser.add_argument("--null_draws", type=positive_int, default=100, help="matched random genes for each gene")
+    return parser.parse_args(argv)
+
+
+def tokens_to_perturb(arguments: argparse.Namespace, data: GeneData) -> dict[str, np.ndarray]:
+    """Name -> tokens, of --genes and --gene_sets; genes of a set that the vocabulary lacks are left out."""
+    vocabulary = data.model_directory.vocabulary
+    tokens = tokens_of_genes(arguments.genes, vocabulary, "--genes")
+    chosen = {str(symbol): tokens[[place]] for place, symbol in enumerate(data.symbols(tokens))}
+    for name, genes in (read_gene_sets(arguments.gene_sets) if arguments.gene_sets else {}).items():
+        known = []
+        for gene in genes:
+            try:
+                known += tokens_of_genes([gene], vocabulary, name).tolist()
+            except ScDMCError:
+                continue
+        if known:
+            chosen[name] = np.array(known)
+    if not chosen:
+        raise ScDMCError("nothing to perturb: name --genes, or --gene_sets with genes of the vocabulary")
+    return chosen
+
+
+def verdict(table: pd.DataFrame, edit: str) -> str:
+    """What the screen says, in plain words."""
+    texts = []
+    for name in STATISTICS:
+        if f"{name}_fdr" in table:
+            hits = table[table[f"{name}_fdr"] < LARGEST_FDR].sort_values(f"{name}_p", kind="stable")
+            shown = "; ".join(f"{row.perturbed} in {row.cell_type}" for row in hits.head(5).itertuples())
+            n_hits = f"{len(hits)} of {len(table)} beyond matched random genes (FDR below {LARGEST_FDR})"
+            texts.append(f"{LABELS[name].capitalize()}: {n_hits}{': ' + shown if shown else ''}.")
+    return f"Genes were {edit}d in silico. " + " ".join(texts)
+
+
+def draw(table: pd.DataFrame, output_dir: Path) -> list[tuple[str, Path]]:
+    """Save a heat map of each statistic; returns captions and PNG files."""
+    figures = []
+    for name in STATISTICS:
+        if name in table:
+            wide = table.pivot(index="perturbed", columns="cell_type", values=name)
+            wide = wide.loc[wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index].head(MOST_ROWS)
+            fdr = table.pivot(index="perturbed", columns="cell_type", values=f"{name}_fdr").loc[wide.index]
+            title = f"{LABELS[name].capitalize()} (* FDR below {LARGEST_FDR})"
+            figure = heat_map_figure(
+                wide, title, UNITS[name], "cell type", "perturbed", name != "shift", ".2f", fdr < LARGEST_FDR
+            )
+            caption = f"{title}, {UNITS[name]}; blank: no cell has the gene"
+            figures.append((caption, save_figure(figure, output_dir / name)))
+    return figures
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Perturb, compare with chance, draw."""
+    arguments = parse_arguments(argv)
+    output_dir = arguments.output_dir
+    require_new_folder(output_dir, arguments.overwrite)
+    data = open_gene_data(arguments, all_types=True)
+    chosen = tokens_to_perturb(arguments, data)
+    options = ScreenOptions(
+        arguments.perturbation, arguments.stream, arguments.max_cells, arguments.null_draws, arguments.goal,
+        tuple(arguments.cell_types) if arguments.cell_types else None, arguments.seed,
+    )  # fmt: skip
+    table = screen_genes(data, chosen, options)
+
+    with atomic_path(output_dir / "perturbations.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    figures = draw(table, output_dir)
+    text = verdict(table, arguments.perturbation)
+    about = (
+        f"At most {options.max_cells} cells of a type for each gene; {options.null_draws} random genes (or sets) of "
+        f"similar frequency and rank, each in cells of the same type that have it. The smallest p possible is "
+        f"{1 / (1 + options.null_draws):.3g}."
+    )
+    sections = [Section("Verdict", text), Section("Perturbations", about, [("By type and gene", table)])]
+    write_report(output_dir / "report.html", "In-silico perturbation", [*sections, Section("Figures", "", [], figures)])
+    print(text)
+    print(f"wrote {output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
