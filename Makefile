@@ -14,7 +14,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	touch $@
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
