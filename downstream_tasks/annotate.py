@@ -78,9 +78,18 @@ def make_annotator(arguments: argparse.Namespace, model_directory: ModelDirector
     )
 
 
-def print_summary(results: pd.DataFrame) -> None:
-    """How many cells there are of each type."""
+def print_summary(results: pd.DataFrame, min_probability: float) -> None:
+    """How many cells there are of each type, and how sure that is."""
     print(results["scDMC_cell_type"].value_counts().to_string())
+    probability = results.loc[~results["is_empty"], "scDMC_probability"]
+    if len(probability):
+        print(
+            f"probability of the label: median {probability.median():.2f}, below 0.5 in {(probability < 0.5).mean():.1%}"
+        )
+    if min_probability == 0:
+        print(
+            f"no cell is {UNKNOWN} for being uncertain, types that were never learned included; see --min_probability"
+        )
     if results["is_empty"].any():
         n_empty = results["is_empty"].sum()
         print(f"{n_empty:,} cells have no count in any gene of the vocabulary and are {UNKNOWN}")
@@ -99,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     results = annotate_file(
         arguments.data_path, arguments.output_file, model_directory, annotator, options, count_options(arguments)
     )
-    print_summary(results)
+    print_summary(results, arguments.min_probability)
     print(f"wrote {arguments.output_file}")
     return 0
 

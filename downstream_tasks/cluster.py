@@ -14,6 +14,7 @@ from scdmc.errors import ScDMCError
 from scdmc.figures import save_figure, umap_figure
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.h5ad import write_h5ad
+from scdmc.integration_study import saw_labels
 from scdmc.marker_genes import cluster_sizes, marker_genes
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
@@ -132,6 +133,11 @@ def main(argv: list[str] | None = None) -> int:
         raise ScDMCError("--oracle chooses by labels: name their column with --label_key")
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    if saw_labels(model_directory):
+        raise ScDMCError(
+            f"{arguments.model_path} is a classifier, whose encoder saw labels, and clusters are made without; give the "
+            "pre-trained model"
+        )
     encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], count_options(arguments))
     labels = labels_of(cells.obs[label_key]) if label_key else None

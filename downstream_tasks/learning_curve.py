@@ -11,6 +11,9 @@ from scdmc.figures import learning_curve_figure, save_figure
 from scdmc.files import atomic_path, read_json_object, require_new_folder
 
 METRIC = "macro_f1"
+# What decides which cells are test cells.
+SAME = ("label_key", "split_file", "split_by", "seed", "seeds", "cross_validate", "validation_fraction",
+        "test_fraction", "minimum_cells", "hold_out_type")  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -29,13 +32,38 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_scores(result_dir: Path) -> pd.DataFrame:
-    """Scores of one folder: columns method, metric, label_fraction, value, sd and runs."""
+def read_arguments(result_dir: Path) -> dict[str, object]:
+    """Arguments of the run whose results a folder holds."""
     arguments = read_json_object(result_dir / "arguments.json", "arguments of downstream_tasks.py")
     if "label_fraction" not in arguments or not (result_dir / "metrics.csv").is_file():
         raise ScDMCError(f"{result_dir} is no output folder of downstream_tasks.py")
+    return arguments
+
+
+def read_scores(result_dir: Path) -> pd.DataFrame:
+    """Scores of one folder: columns method, metric, label_fraction, value, sd and runs."""
+    arguments = read_arguments(result_dir)
     scores = pd.read_csv(result_dir / "metrics.csv").assign(label_fraction=float(arguments["label_fraction"]))
     return scores.reindex(columns=["method", "metric", "label_fraction", "value", "sd", "runs"])
+
+
+def require_same_test_cells(result_dirs: list[Path]) -> None:
+    """Raise if the arguments of two folders drew different test cells."""
+    first, *others = [read_test_cells(path) for path in result_dirs]
+    for path, arguments in zip(result_dirs[1:], others, strict=True):
+        differing = [name for name in first if arguments[name] != first[name]]
+        if differing:
+            name = differing[0]
+            raise ScDMCError(
+                f"{result_dirs[0]} and {path} have other test cells: {name} is {first[name]} and {arguments[name]}"
+            )
+
+
+def read_test_cells(result_dir: Path) -> dict[str, object]:
+    """The arguments of a run that decide which cells are test cells; of the data the file's name."""
+    arguments = read_arguments(result_dir)
+    data = Path(str(arguments.get("finetune_data_path"))).name
+    return {"finetune_data_path": data} | {name: arguments.get(name) for name in SAME}
 
 
 def join_scores(result_dirs: list[Path]) -> pd.DataFrame:
@@ -44,8 +72,10 @@ def join_scores(result_dirs: list[Path]) -> pd.DataFrame:
     Raises
     ------
     ScDMCError
-        If two folders have scores of the same method with the same share of the labels: which one counts is not clear.
+        If two folders have other test cells, or scores of the same method with the same share of the labels: which one
+        counts is not clear.
     """
+    require_same_test_cells(result_dirs)
     scores = pd.concat([read_scores(path).assign(folder=str(path)) for path in result_dirs], ignore_index=True)
     twice = scores[scores.duplicated(["method", "metric", "label_fraction"])]
     if len(twice):

@@ -24,7 +24,7 @@ from scdmc.gene_coverage import log_coverage
 from scdmc.label_transfer import N_NEIGHBORS
 from scdmc.model_directory import load_model, model_card, open_model_directory
 from scdmc.modeling import ScDMCForCellClassification, ScDMCModel, ScDMCPreTrainedModel
-from scdmc.splits import make_split, require_usable_split
+from scdmc.splits import PARTS, make_split, require_usable_split
 from scdmc.task_data import CountOptions, add_results, labels_of, place_model, tokenizer_of_model
 from scdmc.tokenization import ROW_COLUMN
 from scdmc.tokenized_data import TokenizedCells
@@ -102,7 +102,7 @@ def fine_tune(
         groups = cells.obs[split_by].to_numpy(dtype=object) if split_by else None
         split = make_split(labels, groups, validation_fraction, test_fraction, minimum_cells, seed)
     else:
-        split = np.asarray(split)[_rows(cells)]
+        split = _require_parts(split, adata.n_obs)[_rows(cells)]
     require_usable_split(labels, split, cells.obs)
     options = ClassifierOptions(stream, pooling, settings=settings)
     run = fine_tuned_run(model_directory, cells, labels, RunPlan(f"seed_{seed}", seed, split), options, _place)
@@ -112,6 +112,17 @@ def fine_tune(
     card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[METHOD].to_dict(), command)
     save_classifier(output_dir, run, model_directory, card)
     return table
+
+
+def _require_parts(split: np.ndarray, n_cells: int) -> np.ndarray:
+    """The split as text, shape (n_cells,), every word of which is a part."""
+    split = np.asarray(split, dtype=str)
+    if split.shape != (n_cells,):
+        raise ScDMCError(f"split has shape {split.shape}; it needs one word for each of the {n_cells} cells")
+    unknown = sorted(set(split) - set(PARTS))
+    if unknown:
+        raise ScDMCError(f"split: unknown words {', '.join(unknown[:3])}; there are {', '.join(PARTS)}")
+    return split
 
 
 def annotate(

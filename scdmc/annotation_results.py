@@ -186,7 +186,7 @@ def _write_figures(
         "confusion_matrix": confusion_matrix_figure(
             test["label"].to_numpy(),
             test["predicted"].to_numpy(),
-            f"{is_right.mean():.1%} of {len(seen):,} test cells are labelled rightly",
+            f"{is_right.mean():.1%} of {len(seen):,} predictions for test cells are right",
         ),
         "reliability": reliability_figure(
             reliability_table(confidence, is_right), f"Confidence is {gap:.1%} away from accuracy, on average"

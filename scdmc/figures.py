@@ -462,8 +462,8 @@ def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figur
     return figure
 
 
-def score_table_figure(scores: pd.DataFrame, title: str) -> Figure:
-    """Draw scores as a heat map with numbers; the best of each column is bold.
+def score_table_figure(scores: pd.DataFrame, title: str, is_best: np.ndarray) -> Figure:
+    """Draw scores as a heat map with numbers; the best are bold.
 
     Colour runs from the lowest to the highest score of each column, since the columns are on different scales.
 
@@ -473,6 +473,8 @@ def score_table_figure(scores: pd.DataFrame, title: str) -> Figure:
         One row for each method, one column for each metric, higher is better; NaN is left blank.
     title
         Of the figure: what it shows.
+    is_best
+        Shape (n_methods, n_metrics) (:func:`scdmc.metric_tables.best_of_columns`).
     """
     values = scores.to_numpy(dtype=float)
     lowest, highest = scores.min().to_numpy(dtype=float), scores.max().to_numpy(dtype=float)
@@ -483,10 +485,8 @@ def score_table_figure(scores: pd.DataFrame, title: str) -> Figure:
     # Pale at both ends of the map, so that black numbers are readable on every cell.
     axes.imshow(np.where(np.isnan(values), np.nan, 0.65 * relative), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.argwhere(~np.isnan(values)):
-        text = f"{values[row, column]:.3f}"
-        # Equal as printed is equal: the third decimal is all that a reader sees.
-        weight = "bold" if text == f"{highest[column]:.3f}" else "normal"
-        axes.text(column, row, text, ha="center", va="center", fontsize=7, weight=weight)
+        weight = "bold" if is_best[row, column] else "normal"
+        axes.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", fontsize=7, weight=weight)
     axes.set_xticks(range(values.shape[1]), scores.columns, rotation=35, ha="left", rotation_mode="anchor", fontsize=7)
     axes.xaxis.tick_top()
     axes.set_yticks(range(values.shape[0]), scores.index, fontsize=7)

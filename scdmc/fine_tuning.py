@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -107,7 +108,7 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     Raises
     ------
     ScDMCError
-        If there is no such field, or no such value of ``train``, ``class_weights``, ``sampler`` or
+        If there is no such field, no cell would be seen, or there is no such value of ``train``, ``class_weights``, ``sampler`` or
         ``embedding_optimizer``.
     """
     _require_known(chosen)
@@ -131,6 +132,10 @@ def _require_known(chosen: Mapping[str, object]) -> None:
     for name, values in (choices | {"embedding_optimizer": EMBEDDING_OPTIMIZERS}).items():
         if chosen.get(name) is not None and chosen[name] not in values:
             raise ScDMCError(f"{name} {chosen[name]!r}: there are {', '.join(values)}")
+    if chosen.get("epochs") is not None and chosen["epochs"] < 1:
+        raise ScDMCError(f"epochs {chosen['epochs']}: at least 1")
+    if chosen.get("gene_dropout") is not None and not 0 <= chosen["gene_dropout"] < 1:
+        raise ScDMCError(f"gene_dropout {chosen['gene_dropout']}: at least 0 and below 1, or no gene is left")
 
 
 def class_names(labels: np.ndarray, split: np.ndarray) -> list[str]:
@@ -170,7 +175,8 @@ def fine_tune(
     Raises
     ------
     ScDMCError
-        If there are fewer layers than are to be trained, or peft is asked for and not installed.
+        If there are fewer layers than are to be trained, peft is asked for and not installed, or the loss is no longer
+        a number.
     """
     training, validation = cells.select(split == "train"), cells.select(split == "validation")
     class_of = {name: index for index, name in model.config.id2label.items()}
@@ -218,8 +224,13 @@ def _train(
                 for schedule in schedules:
                     schedule.step()
                 progress.update(len(chosen))
-            scores = _validation_scores(model, validation, validation_labels)
             loss = float(total_loss) / len(training)
+            if not math.isfinite(loss):
+                raise ScDMCError(
+                    f"fine-tuning diverged in epoch {epoch + 1}: the loss is {loss}; give a lower learning_rate or "
+                    "embedding_rate"
+                )
+            scores = _validation_scores(model, validation, validation_labels)
             history.append({"step": (epoch + 1) * n_steps, "epoch": epoch + 1, "loss": loss, **scores})
             progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
             if scores["eval_macro_f1"] > best:

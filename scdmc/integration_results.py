@@ -11,7 +11,7 @@ from scdmc.figures import save_figure, score_table_figure, umap_figure, umap_gri
 from scdmc.files import atomic_path, remove
 from scdmc.integration import USELESS_ARI
 from scdmc.integration_study import OBSM_KEYS, SAW_LABELS, IntegrationData, IntegrationRun, mean_rows
-from scdmc.metric_tables import write_metric_tables
+from scdmc.metric_tables import best_of_columns, write_metric_tables
 from scdmc.report import Section, write_report
 from scdmc.scores import wide_metrics, write_metrics
 
@@ -44,9 +44,9 @@ def write_results(
     rows = mean_rows(list(runs))
     table = write_metrics(folder / "metrics.csv", rows)
     deviations = wide_metrics(pd.DataFrame(rows), "sd") if len(runs) > 1 else None
-    write_metric_tables(folder, table, deviations)
+    write_metric_tables(folder, table, deviations, is_fair(table))
     caption = f"Integration of {data.name}: the higher the better"
-    scores = save_figure(score_table_figure(table, caption), folder / "scores")
+    scores = save_figure(score_table_figure(table, caption, best_of_columns(table, is_fair(table))), folder / "scores")
     grid = _draw_maps(folder, data, runs[0], keys)
     tables = [("Scores" + (f", mean of {len(runs)} runs" if len(runs) > 1 else ""), table.reset_index(names="method"))]
     if deviations is not None:
@@ -80,8 +80,10 @@ def write_study(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> tuple
         pd.concat(rows, names=["dataset"]).reset_index("dataset").to_csv(temporary, index=False)
     table = _side_by_side(rows, "value")
     deviations = _side_by_side(rows, "sd") if all("sd" in of_data for of_data in rows.values()) else None
-    write_metric_tables(folder, table, deviations)
-    figure = save_figure(score_table_figure(table, "Integration: the higher the better"), folder / "scores")
+    fair = np.all([is_fair(wide_metrics(of_data)).loc[table.index] for of_data in rows.values()], axis=0)
+    write_metric_tables(folder, table, deviations, fair)
+    caption = "Integration: the higher the better"
+    figure = save_figure(score_table_figure(table, caption, best_of_columns(table, fair)), folder / "scores")
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
     tables = [("Averages of each data set", table.reset_index(names="method"))]
     return table, Section("All data sets", text, tables, [("Averages of each data set", figure)])
@@ -107,6 +109,11 @@ def _draw_maps(folder: Path, data: IntegrationData, run: IntegrationRun, keys: t
     return save_figure(figure, folder / "umap_grid")
 
 
+def is_fair(table: pd.DataFrame) -> pd.Series:
+    """True for methods that saw no label and tell types apart, by method; no other is called the best of anything."""
+    return (table["ARI"] >= USELESS_ARI) & (table.index != SAW_LABELS)
+
+
 def best_method(table: pd.DataFrame) -> str | None:
     """The method with the highest overall score among those that saw no label and tell types apart; None without any.
 
@@ -115,7 +122,7 @@ def best_method(table: pd.DataFrame) -> str | None:
     table
         Methods x metrics.
     """
-    fair = table[(table["ARI"] >= USELESS_ARI) & (table.index != SAW_LABELS)]
+    fair = table[is_fair(table)]
     return None if fair.empty else fair["overall"].idxmax()
 
 

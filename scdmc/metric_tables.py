@@ -10,7 +10,9 @@ from scdmc.files import atomic_path
 LATEX_ESCAPES = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$"}
 
 
-def write_metric_tables(folder: Path, means: pd.DataFrame, deviations: pd.DataFrame | None = None) -> None:
+def write_metric_tables(
+    folder: Path, means: pd.DataFrame, deviations: pd.DataFrame | None = None, is_fair: np.ndarray | None = None
+) -> None:
     """Write ``metrics.md`` and ``metrics.tex``.
 
     Parameters
@@ -21,9 +23,11 @@ def write_metric_tables(folder: Path, means: pd.DataFrame, deviations: pd.DataFr
         Methods x metrics, higher is better; NaN is a dash.
     deviations
         Standard deviations of the same, if there were several runs.
+    is_fair
+        Shape (n_methods,): False for methods that cannot be the best, whatever they score.
     """
     texts = score_texts(means, deviations)
-    is_best = best_of_columns(means)
+    is_best = best_of_columns(means, is_fair)
     for name, content in (("metrics.md", markdown(texts, is_best)), ("metrics.tex", latex(texts, is_best))):
         with atomic_path(Path(folder) / name) as temporary:
             temporary.write_text(content, encoding="utf8")
@@ -44,10 +48,16 @@ def score_texts(means: pd.DataFrame, deviations: pd.DataFrame | None = None) -> 
     return pd.DataFrame(rows, means.index, means.columns)
 
 
-def best_of_columns(means: pd.DataFrame) -> np.ndarray:
-    """True for the highest scores of each column, equal as printed being equal; shape (n_methods, n_metrics)."""
+def best_of_columns(means: pd.DataFrame, is_fair: np.ndarray | None = None) -> np.ndarray:
+    """True for the highest scores of each column, equal as printed being equal; shape (n_methods, n_metrics).
+
+    Methods for which ``is_fair``, shape (n_methods,), is False are passed over.
+    """
     values = means.to_numpy(dtype=float).round(3)
-    return values == np.nanmax(np.where(np.isnan(values), -np.inf, values), axis=0)
+    if is_fair is not None:
+        values[~np.asarray(is_fair)] = np.nan
+    highest = np.where(np.isnan(values), -np.inf, values).max(axis=0)
+    return values == highest
 
 
 def markdown(texts: pd.DataFrame, is_bold: np.ndarray) -> str:

@@ -282,10 +282,9 @@ def cells_in_training(path: Path, obs: pd.DataFrame) -> np.ndarray:
     """
     table = _read_split_table(Path(path))
     used = table[table["split"].isin(("train", "validation"))]
-    keys = _cell_keys(obs)
-    if keys.isin(_cell_keys(table)).any():
-        return keys.isin(_cell_keys(used))
-    return obs["cell_id"].astype(str).isin(used["cell_id"]).to_numpy()
+    is_known_file = obs["source_file"].astype(str).isin(table["source_file"]).to_numpy()
+    by_name = obs["cell_id"].astype(str).isin(used["cell_id"]).to_numpy()
+    return np.where(is_known_file, _cell_keys(obs).isin(_cell_keys(used)), by_name)
 
 
 def _require_same_labels(path: Path, keys: pd.MultiIndex, in_file: np.ndarray, labels: np.ndarray) -> None:

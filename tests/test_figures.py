@@ -173,7 +173,7 @@ def test_a_history_without_steps_or_losses_is_refused(columns):
 
 def test_the_best_score_of_each_column_is_bold_and_gaps_stay_blank():
     scores = pd.DataFrame({"ARI": [0.5, 0.9004], "NMI": [np.nan, 0.3], "tied": [0.7, 0.7]}, index=["ours", "PCA"])
-    axes = score_table_figure(scores, "t").axes[0]
+    axes = score_table_figure(scores, "t", best_of_columns(scores)).axes[0]
     shown = {text.get_position(): (text.get_text(), text.get_weight()) for text in axes.texts}
     assert shown == {
         (0, 0): ("0.500", "normal"),
