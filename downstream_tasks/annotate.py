@@ -83,13 +83,10 @@ def print_summary(results: pd.DataFrame, min_probability: float) -> None:
     print(results["scDMC_cell_type"].value_counts().to_string())
     probability = results.loc[~results["is_empty"], "scDMC_probability"]
     if len(probability):
-        print(
-            f"probability of the label: median {probability.median():.2f}, below 0.5 in {(probability < 0.5).mean():.1%}"
-        )
+        unsure = (probability < 0.5).mean()
+        print(f"probability of the label: median {probability.median():.2f}, below 0.5 in {unsure:.1%} of the cells")
     if min_probability == 0:
-        print(
-            f"no cell is {UNKNOWN} for being uncertain, types that were never learned included; see --min_probability"
-        )
+        print(f"no cell is {UNKNOWN} for being uncertain, not even of a type never learned: see --min_probability")
     if results["is_empty"].any():
         n_empty = results["is_empty"].sum()
         print(f"{n_empty:,} cells have no count in any gene of the vocabulary and are {UNKNOWN}")

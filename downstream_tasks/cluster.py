@@ -135,8 +135,8 @@ def main(argv: list[str] | None = None) -> int:
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(
-            f"{arguments.model_path} is a classifier, whose encoder saw labels, and clusters are made without; give the "
-            "pre-trained model"
+            f"{arguments.model_path} is a classifier, whose encoder saw labels, and clusters are made without; "
+            "give the pre-trained model"
         )
     encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], count_options(arguments))

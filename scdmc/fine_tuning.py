@@ -108,8 +108,8 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     Raises
     ------
     ScDMCError
-        If there is no such field, no cell would be seen, or there is no such value of ``train``, ``class_weights``, ``sampler`` or
-        ``embedding_optimizer``.
+        If there is no such field, no such value of ``train``, ``class_weights``, ``sampler`` or
+        ``embedding_optimizer``, or nothing would be left to train on.
     """
     _require_known(chosen)
     given = {name: value for name, value in chosen.items() if value is not None}

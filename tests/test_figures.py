@@ -18,6 +18,7 @@ from scdmc.figures import (
     score_table_figure,
     umap_figure,
 )
+from scdmc.metric_tables import best_of_columns
 
 COORDINATES = np.random.default_rng(0).normal(size=(200, 2))
 
