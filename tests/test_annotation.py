@@ -320,6 +320,9 @@ def test_fine_tuning_in_a_notebook_leaves_the_data_alone_and_writes_a_model_fold
     assert (tmp_path / "out" / "report.html").exists()
     with pytest.raises(ScDMCError, match="exists already"):
         scdmc.fine_tune(three_types, model_path, label_key="cell_type", output_dir=tmp_path / "out")
+    for wrong, said in ((split[:-1], "one word for each of the"), (np.full(len(split), "tets"), "unknown words tets")):
+        with pytest.raises(ScDMCError, match=said):
+            scdmc.fine_tune(three_types, model_path, label_key="cell_type", output_dir=tmp_path / "new", split=wrong)
 
 
 def test_a_classifier_without_calibration_says_so(tmp_path, three_types, classifier_path, caplog):

@@ -177,6 +177,25 @@ def test_confidence_on_a_type_that_was_held_out_is_scored(fine_tune, tmp_path):
     assert "A type that was never seen" in (output / "report.html").read_text()
 
 
+def test_cells_of_types_that_were_never_learned_become_unknown_where_the_classifier_is_unsure(
+    fine_tune, load_script, islets_path, tmp_path, capsys
+):
+    assert fine_tune(tmp_path / "two", "--hold_out_type", "ductal", "--epochs", 8, "--learning_rate", "5e-3") == 0
+    annotate = load_script("downstream_tasks/annotate.py").main
+    command = ["--model_path", tmp_path / "two", "--data_path", islets_path, "--output_file"]
+    assert annotate([str(word) for word in (*command, tmp_path / "sure.csv")]) == 0
+    assert "no cell is Unknown for being uncertain" in capsys.readouterr().out
+    labelled = pd.read_csv(tmp_path / "sure.csv")
+    assert set(labelled["scDMC_cell_type"]) == {"alpha", "beta"}
+    threshold = labelled["scDMC_probability"].median()
+    assert annotate([str(word) for word in (*command, tmp_path / "unsure.csv", "--min_probability", threshold)]) == 0
+    assert "no cell is Unknown" not in capsys.readouterr().out
+    is_unknown = (pd.read_csv(tmp_path / "unsure.csv")["scDMC_cell_type"] == "Unknown").to_numpy()
+    is_learned = anndata.read_h5ad(islets_path).obs["cell_type"].isin(["alpha", "beta"]).to_numpy()
+    assert (is_unknown == (labelled["scDMC_probability"] < threshold)).all()
+    assert 0.2 < is_unknown[~is_learned].mean() < 0.8
+
+
 def test_the_same_model_without_pretraining_stands_beside_ours(fine_tune, tmp_path):
     assert fine_tune(tmp_path / "all", "--baselines", "all") == 0
     untrained = metric(tmp_path / "all", "scDMC without pre-training", "expected_calibration_error")

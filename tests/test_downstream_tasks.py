@@ -625,6 +625,15 @@ def test_the_report_names_what_is_missing_and_writes_nothing(load_script, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_encoder_of_a_classifier_is_not_clustered_as_if_it_had_seen_no_label(
+    scripts, capsys, tmp_path, islets_path, classifier_path
+):
+    status, error = run(scripts, capsys, "cluster", classifier_path, islets_path, tmp_path / "out")
+    assert status == 2
+    assert "is a classifier, whose encoder saw labels" in error[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_oracle_is_a_row_of_its_own_and_needs_labels(scripts, capsys, tmp_path, islets_path, model_path):
     more = ("--baselines", "none", "--markers", "0", "--oracle")
     status, error = run(scripts, capsys, "cluster", model_path, islets_path, tmp_path / "out", *more)

@@ -235,6 +235,11 @@ def test_the_rate_of_sgd_is_a_multiple_of_the_mean_square_of_the_word_embeddings
     assert len(make_optimizers(model, settings())) == 1
 
 
+def test_fine_tuning_that_diverges_is_stopped_by_name(model_directory, separable):
+    with pytest.raises(ScDMCError, match="diverged in epoch 1: the loss is nan; give a lower learning_rate"):
+        fine_tune(new_classifier(model_directory), *separable, settings(learning_rate=1e30))
+
+
 def test_a_balanced_sampler_draws_each_type_equally_often():
     targets = np.repeat([0, 1], [950, 50])
     lengths = np.full(1000, 10)
@@ -293,7 +298,13 @@ def test_defaults_follow_the_number_of_cells_and_the_width():
 
 @pytest.mark.parametrize(
     ("chosen", "said"),
-    [({"epoch": 3}, "no setting epoch; there are epochs"), ({"train": "all"}, "there are full, classifier")],
+    [
+        ({"epoch": 3}, "no setting epoch; there are epochs"),
+        ({"train": "all"}, "there are full, classifier"),
+        ({"embedding_optimizer": "adam"}, "there are sgd, adamw"),
+        ({"epochs": 0}, "at least 1"),
+        ({"gene_dropout": 1.0}, "or no gene is left"),
+    ],
 )
 def test_settings_that_do_not_exist_are_refused(chosen, said):
     with pytest.raises(ScDMCError, match=said):

@@ -18,7 +18,7 @@ from scdmc.errors import ScDMCError
 from scdmc.gene_medians import GeneMedians
 from scdmc.integration import centred_batches
 from scdmc.integration_methods import require_packages, scanorama, scvi
-from scdmc.integration_results import best_method, summary_lines
+from scdmc.integration_results import best_method, is_fair, summary_lines
 from scdmc.integration_study import SAW_LABELS, IntegrationOptions, usable_cells
 from scdmc.metric_tables import best_of_columns, latex, markdown, score_texts
 from scdmc.model_directory import (
@@ -246,6 +246,9 @@ def test_tables_for_pages_and_papers_have_the_best_in_bold(table):
         "| ours_1 | **0.800 ± 0.012** | **0.610** |",
         "| PCA | **0.800 ± 0.500** | – |",
     ]
+    everything = table[["ARI", "AvgBATCH"]]
+    is_bold = best_of_columns(everything, is_fair(table))
+    assert is_bold.tolist() == [[True, True], [True, False], [False, False], [False, False]]
     assert r"ours\_1 & \textbf{0.800 $\pm$ 0.012} & \textbf{0.610} \\" in latex(texts, best_of_columns(shown))
 
 
@@ -343,6 +346,8 @@ def test_cells_of_a_renamed_file_are_known_by_their_names(classifier_path, cells
     assert 60 < by_file.sum() < 200
     renamed = cells.obs.assign(source_file="other.h5ad")
     assert (cells_in_training(classifier_path / "split.csv", renamed) == by_file).all()
+    half = cells.obs.assign(source_file=np.where(np.arange(300) % 2, "other.h5ad", cells.obs["source_file"]))
+    assert (cells_in_training(classifier_path / "split.csv", half) == by_file).all()
     strangers = renamed.assign(cell_id=[f"new_{i}" for i in range(300)])
     assert not cells_in_training(classifier_path / "split.csv", strangers).any()
 

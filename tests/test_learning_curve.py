@@ -61,6 +61,11 @@ def test_other_methods_of_the_same_share_are_joined(script, result_dirs, tmp_pat
     [
         (lambda folder: (folder / "metrics.csv").unlink(), (), "is no output folder of downstream_tasks.py"),
         (lambda folder: (folder / "arguments.json").write_text('{"label_fraction": "1.0"}'), (), "the same share"),
+        (
+            lambda folder: (folder / "arguments.json").write_text('{"label_fraction": "0.05", "seed": "7"}'),
+            (),
+            "other test cells: seed is None and 7",
+        ),
         (lambda folder: None, ("--metric", "auc"), "there are accuracy, macro_f1"),
     ],
 )
