@@ -440,7 +440,7 @@ def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figur
     title
         Of the figure.
     """
-    figure = Figure(figsize=(5.0, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.0, 4.0), layout="constrained")
     axes = figure.subplots()
     shown = table[table["metric"] == metric]
     for index, (method, rows) in enumerate(shown.groupby("method", sort=False)):
@@ -457,7 +457,7 @@ def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figur
     axes.set_ylabel(f"{metric.replace('_', ' ')} (bars: standard deviation)", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=6, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=6, frameon=False)
     axes.set_title(title, fontsize=9)
     return figure
 
