@@ -23,7 +23,8 @@ from scdmc.modeling import ScDMCForCellClassification
 
 logger = logging.getLogger(__name__)
 
-MATCHED_GENES = 100  # from which the genes of a random set are drawn
+MATCHED_GENES = 100  # from which each gene of a random set is drawn ...
+MATCHED_PER_GENE = 5  # ... or so many for each gene of a larger set, so that random sets differ
 REFERENCE_CELLS = 2_000
 STATISTICS = ("shift", "towards_goal", "own_probability", "goal_probability")
 
@@ -177,12 +178,12 @@ class _GeneMatcher:
         self.cell_of_token = np.repeat(np.arange(len(self.cells)), self.cells.rank_lengths)
 
     def alike(self, token: int, excluded: np.ndarray) -> np.ndarray:
-        """The 100 genes most like this one; like the rarest where the type does not have it."""
+        """The genes most like this one, more for a larger set; like the rarest where the type does not have it."""
         at = np.flatnonzero(self.seen == token)
         features = self.features[at[0]] if len(at) else self.features[self.features[:, 0].argmin()]
         distance = ((self.features - features) ** 2).sum(axis=1)
         distance[np.isin(self.seen, excluded)] = np.inf
-        nearest = np.argsort(distance, kind="stable")[:MATCHED_GENES]
+        nearest = np.argsort(distance, kind="stable")[: max(MATCHED_GENES, MATCHED_PER_GENE * len(excluded))]
         return self.seen[nearest[np.isfinite(distance[nearest])]]
 
     def cells_to_edit(self, tokens: np.ndarray, edit: str, n_cells: int, generator: np.random.Generator) -> np.ndarray:
@@ -205,9 +206,9 @@ def _screen_one(
         return None
     present = tokens if options.edit == "raise" else tokens[np.isin(tokens, matcher.seen)]
     pools = [matcher.alike(int(token), tokens) for token in present]
-    if any(len(pool) == 0 for pool in pools):
+    if any(len(pool) < len(pools) for pool in pools):
         raise ScDMCError(f"{cell_type}: there are too few other genes to compare {name} with")
-    draws = [np.array([generator.choice(pool) for pool in pools]) for _ in range(options.null_draws)]
+    draws = [random_set(pools, generator) for _ in range(options.null_draws)]
     rows, genes, draw_of = [edited], [tokens] * len(edited), [np.full(len(edited), -1)]
     for number, drawn in enumerate(draws):
         its_rows = matcher.cells_to_edit(drawn, options.edit, options.max_cells, generator)
@@ -220,6 +221,26 @@ def _screen_one(
     for statistic in STATISTICS:
         row |= against_chance(statistic, float(means.loc[-1, statistic]), means[statistic].drop(-1).to_numpy())
     return row
+
+
+def random_set(pools: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """One gene of each pool, all different: a set with fewer genes than the tested one would shift cells less.
+
+    Parameters
+    ----------
+    pools
+        Tokens that may stand for each gene; each pool as large as there are pools, or larger.
+    generator
+        Draws them.
+
+    Returns
+    -------
+    Shape (n_pools,).
+    """
+    drawn: list[int] = []
+    for pool in pools:
+        drawn.append(int(generator.choice(pool[~np.isin(pool, drawn)])))
+    return np.array(drawn, dtype=np.int64)
 
 
 def against_chance(name: str, observed: float, null: np.ndarray) -> dict[str, float]:

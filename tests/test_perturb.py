@@ -7,7 +7,7 @@ import scipy.sparse
 import torch
 
 from scdmc.errors import ScDMCError
-from scdmc.perturbation_screen import ScreenOptions, against_chance, screen_genes
+from scdmc.perturbation_screen import ScreenOptions, against_chance, random_set, screen_genes
 from tests.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
 
 GENES = [f"ENSG{i:011d}" for i in range(60)]
@@ -54,6 +54,14 @@ def test_the_same_seed_gives_the_same_table(data):
     options = ScreenOptions(max_cells=4, null_draws=5, seed=3)
     tables = [screen_genes(data, {"x": np.array([30])}, options, False) for _ in range(2)]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_random_set_has_as_many_genes_as_the_tested_one(data):
+    generator = np.random.default_rng(0)
+    drawn = [random_set([np.arange(10, 16)] * 6, generator) for _ in range(20)]
+    assert all(sorted(genes) == list(range(10, 16)) for genes in drawn)
+    with pytest.raises(ScDMCError, match="a: there are too few other genes to compare half with"):
+        screen_genes(data, {"half": np.arange(10, 50)}, ScreenOptions(null_draws=2), False)
 
 
 def test_chance_is_counted_by_hand():
