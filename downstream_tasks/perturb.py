@@ -1,6 +1,7 @@
 """In-silico knock-out or over-expression of genes: shift of cell states and types, against matched random genes."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from scdmc.gene_symbols import tokens_of_genes
 from scdmc.modeling import STREAMS
 from scdmc.perturbation_screen import STATISTICS, ScreenOptions, screen_genes
 from scdmc.report import Section, write_report
+
+logger = logging.getLogger(__name__)
 
 LARGEST_FDR = 0.05
 MOST_ROWS = 40
@@ -49,17 +52,28 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def tokens_to_perturb(arguments: argparse.Namespace, data: GeneData) -> dict[str, np.ndarray]:
-    """Name -> tokens, of --genes and --gene_sets; genes of a set that the vocabulary lacks are left out."""
+    """Name -> tokens, of --genes and --gene_sets; genes of a set that the vocabulary lacks are left out.
+
+    Raises
+    ------
+    ScDMCError
+        If a name stands for a gene and for a set, or nothing is left.
+    """
     vocabulary = data.model_directory.vocabulary
     tokens = tokens_of_genes(arguments.genes, vocabulary, "--genes")
     chosen = {str(symbol): tokens[[place]] for place, symbol in enumerate(data.symbols(tokens))}
     for name, genes in (read_gene_sets(arguments.gene_sets) if arguments.gene_sets else {}).items():
+        if name in chosen:
+            raise ScDMCError(f"{name} is one of --genes and a set of {arguments.gene_sets}; rename the set")
         known = []
         for gene in genes:
             try:
                 known += tokens_of_genes([gene], vocabulary, name).tolist()
             except ScDMCError:
                 continue
+        if len(known) < len(genes):
+            unknown = len(genes) - len(known)
+            logger.info("%s: %d of %d genes are not in the model's vocabulary", name, unknown, len(genes))
         if known:
             chosen[name] = np.array(known)
     if not chosen:

@@ -18,7 +18,7 @@ from scdmc.annotated_file import Annotator
 from scdmc.annotators import classifier_annotator, reference_annotator
 from scdmc.errors import ScDMCError
 from scdmc.gene_data import GeneData, cells_with_gene
-from scdmc.gene_edits import EDITS, edit_genes
+from scdmc.gene_edits import EDITS, distinct_genes, edit_genes, require_room
 from scdmc.modeling import ScDMCForCellClassification
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def screen_genes(
     data
         Model and cells. A classifier says the types itself; for other models the nearest cells of the data do.
     sets
-        Name -> tokens; one token for a single gene.
+        Name -> tokens; one token for a single gene. A token that is there twice counts once.
     options
         See :class:`ScreenOptions`.
     show_progress
@@ -118,7 +118,7 @@ def screen_genes(
     Raises
     ------
     ScDMCError
-        If an option is unknown, or no cell has any of the genes.
+        If an option is unknown, a set is too large to be raised, or no cell has any of the genes.
     """
     options = options or ScreenOptions()
     if options.edit not in EDITS:
@@ -130,6 +130,9 @@ def screen_genes(
         unknown = [name for name in wanted if name not in data.types]
         if unknown:
             raise ScDMCError(f"{flag} {unknown[0]}: no such type with enough cells; there are {', '.join(data.types)}")
+    sets = {name: distinct_genes(tokens) for name, tokens in sets.items()}
+    for name, tokens in sets.items():
+        require_room(tokens, options.edit, data.model_directory.context, name)
     reader = _Reader(data, options, _annotator(data, options))
     starts = [name for name in options.cell_types or data.types if name != options.goal]
     rows = []

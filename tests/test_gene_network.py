@@ -9,6 +9,7 @@ import torch
 
 from scdmc.attention_maps import eager_attention, layer_weights
 from scdmc.batches import packed_streams
+from scdmc.errors import ScDMCError
 from scdmc.gene_edits import edit_genes
 from scdmc.gene_states import GeneEmbeddings, centred_units
 from scdmc.network_evaluation import (
@@ -106,6 +107,11 @@ def test_removed_genes_leave_both_streams_and_raised_ones_lead_them():
     assert raised.expression_ids.tolist() == [2, 7, 9, 3, 2, 5, 6, 3]
     assert raised.expression_values.tolist() == [1, 3, 3, 1, 1, 3, 3, 1]  # the highest value of the cell is 3
     assert raised.rank_offsets.tolist() == [0, 4, 8]
+    twice = edit_genes(cells, [np.array([7, 7]), np.array([5, 8, 5])], "raise", 64)
+    assert twice.rank_ids.tolist() == [2, 7, 9, 5, 3, 2, 5, 8, 6, 3]
+    assert twice.expression_ids.tolist() == [2, 5, 7, 9, 3, 2, 5, 6, 8, 3]
+    with pytest.raises(ScDMCError, match="has 3 genes, and no more than 2 can be raised: the model reads 4 tokens"):
+        edit_genes(cells, [np.array([5, 7, 8]), np.array([5])], "raise", 4)
 
 
 def test_baselines_find_a_target_that_follows_its_factor():

@@ -94,7 +94,9 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     (tmp_path / "s.gmt").write_text("both\tx\tINS\tIAPP\tNOSUCHGENE\n")
     options = ("--genes", "ins", "ENSG00000115263", "--gene_sets", tmp_path / "s.gmt", "--goal", "alpha")
     assert run(*options, "--cell_types", "beta", "alpha", "delta") == 0
-    assert "Genes were removed in silico" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "Genes were removed in silico" in printed.out
+    assert "both: 1 of 3 genes are not in the model's vocabulary" in printed.err
     table = pd.read_csv(tmp_path / "out" / "perturbations.csv")
     assert set(table["perturbed"]) <= {"INS", "GCG", "both"}
     assert set(table["cell_type"]) == {"beta", "delta"}
@@ -102,7 +104,10 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     assert all((tmp_path / "out" / name).exists() for name in ("shift.png", "towards_goal.pdf", "report.html"))
 
 
-def test_bad_input_is_named(run, capsys):
+def test_bad_input_is_named(run, tmp_path, capsys):
+    (tmp_path / "s.gmt").write_text("INS\tx\tGCG\n")
+    assert run("--genes", "INS", "--gene_sets", tmp_path / "s.gmt") == 2
+    assert "INS is one of --genes and a set of" in capsys.readouterr().err
     assert run("--genes", "INSS") == 2
     assert "--genes: 1 of 1 genes are not in the model's vocabulary, such as INSS" in capsys.readouterr().err
     assert run() == 2
