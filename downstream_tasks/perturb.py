@@ -17,12 +17,11 @@ from scdmc.gene_figures import heat_map_figure
 from scdmc.gene_sets import read_gene_sets
 from scdmc.gene_symbols import tokens_of_genes
 from scdmc.modeling import STREAMS
-from scdmc.perturbation_screen import STATISTICS, ScreenOptions, screen_genes
+from scdmc.perturbation_screen import LARGEST_FDR, STATISTICS, ScreenOptions, rows_needed, screen_genes
 from scdmc.report import Section, write_report
 
 logger = logging.getLogger(__name__)
 
-LARGEST_FDR = 0.05
 MOST_ROWS = 40
 LABELS = {
     "shift": "shift of the cells' state",
@@ -81,9 +80,17 @@ def tokens_to_perturb(arguments: argparse.Namespace, data: GeneData) -> dict[str
     return chosen
 
 
-def verdict(table: pd.DataFrame, edit: str) -> str:
+def verdict(table: pd.DataFrame, edit: str, null_draws: int) -> str:
     """What the screen says, in plain words."""
     texts = []
+    needed = rows_needed(len(table), null_draws)
+    if needed > len(table):
+        texts.append(f"With {null_draws} random genes no FDR can be below {LARGEST_FDR}: raise --null_draws.")
+    elif needed > 1:
+        texts.append(
+            f"With {null_draws} random genes an FDR below {LARGEST_FDR} takes {needed} rows beyond all of them: "
+            "raise --null_draws to see fewer."
+        )
     for name in STATISTICS:
         if f"{name}_fdr" in table:
             hits = table[table[f"{name}_fdr"] < LARGEST_FDR].sort_values(f"{name}_p", kind="stable")
@@ -127,11 +134,12 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_path(output_dir / "perturbations.csv") as temporary:
         table.to_csv(temporary, index=False)
     figures = draw(table, output_dir)
-    text = verdict(table, arguments.perturbation)
+    text = verdict(table, arguments.perturbation, options.null_draws)
     about = (
         f"At most {options.max_cells} cells of a type for each gene; {options.null_draws} random genes (or sets) of "
         f"similar frequency and rank, each in cells of the same type that have it. The smallest p possible is "
-        f"{1 / (1 + options.null_draws):.3g}."
+        f"{1 / (1 + options.null_draws):.3g}; of {len(table)} rows {rows_needed(len(table), options.null_draws)} must "
+        f"have it before one has an FDR below {LARGEST_FDR}."
     )
     sections = [Section("Verdict", text), Section("Perturbations", about, [("By type and gene", table)])]
     write_report(output_dir / "report.html", "In-silico perturbation", [*sections, Section("Figures", "", [], figures)])

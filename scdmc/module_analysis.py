@@ -124,6 +124,11 @@ def analyse_modules(
         If there are too few cells or genes, or no gene set has enough genes among them.
     """
     options = options or ModuleOptions()
+    if gene_sets is not None and 1 / (1 + options.permutations) >= LARGEST_P:
+        logger.warning(
+            "warning: with --permutations %d no p can be below %g, so no claim can hold; take 100 or more",
+            options.permutations, LARGEST_P,
+        )  # fmt: skip
     vocabulary = data.model_directory.vocabulary
     everything = np.full(len(data.cells), ALL_CELLS)
     embedded = embed_genes(data.encoder, data.cells, everything, vocabulary, options.stream, options.min_cells)

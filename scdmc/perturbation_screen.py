@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 MATCHED_GENES = 100  # from which each gene of a random set is drawn ...
 MATCHED_PER_GENE = 5  # ... or so many for each gene of a larger set, so that random sets differ
 REFERENCE_CELLS = 2_000
+LARGEST_FDR = 0.05
 STATISTICS = ("shift", "towards_goal", "own_probability", "goal_probability")
 
 
@@ -146,12 +147,27 @@ def screen_genes(
     table = pd.DataFrame([row for row in rows if row is not None])
     if table.empty:
         raise ScDMCError(f"no cell that the model reads has any of {', '.join(list(sets)[:5])}; raise them instead?")
+    needed = rows_needed(len(table), options.null_draws)
+    if needed > 1:
+        logger.warning(
+            "warning: with %d rows and --null_draws %d at least %d rows must have the smallest p before one has an FDR "
+            "below %g; raise --null_draws", len(table), options.null_draws, needed, LARGEST_FDR,
+        )  # fmt: skip
     for name in STATISTICS:
         p = table[f"{name}_p"].to_numpy()
         table[f"{name}_fdr"] = np.nan
         if np.isfinite(p).any():
             table.loc[np.isfinite(p), f"{name}_fdr"] = false_discovery_control(p[np.isfinite(p)])
     return table.dropna(axis=1, how="all")
+
+
+def rows_needed(n_rows: int, null_draws: int) -> int:
+    """How many of the rows must have the smallest p possible, 1 / (1 + draws), before their FDR is below 0.05.
+
+    Benjamini and Hochberg: the FDR of the k rows at the smallest p is n_rows * p / k. More than there are rows: none
+    can ever have it.
+    """
+    return int(n_rows / (LARGEST_FDR * (1 + null_draws)) + 1e-9) + 1
 
 
 def _annotator(data: GeneData, options: ScreenOptions) -> Annotator:

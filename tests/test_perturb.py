@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from scipy.stats import false_discovery_control
 
 from scdmc.errors import ScDMCError
-from scdmc.perturbation_screen import ScreenOptions, against_chance, random_set, screen_genes
+from scdmc.perturbation_screen import ScreenOptions, against_chance, random_set, rows_needed, screen_genes
 from tests.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
 
 GENES = [f"ENSG{i:011d}" for i in range(60)]
@@ -73,6 +74,17 @@ def test_chance_is_counted_by_hand():
     assert np.isnan(against_chance("shift", np.nan, null)["shift_p"])
 
 
+def test_so_many_rows_must_have_the_smallest_p(data, caplog):
+    assert [rows_needed(*numbers) for numbers in ((4, 100), (5, 99), (6, 100), (30, 100), (3, 5))] == [1, 2, 2, 6, 11]
+    for n_rows, draws in ((6, 100), (30, 100)):
+        needed = rows_needed(n_rows, draws)
+        for k, reached in ((needed - 1, False), (needed, True)):
+            p = np.r_[np.full(k, 1 / (1 + draws)), np.ones(n_rows - k)]
+            assert (false_discovery_control(p).min() < 0.05) == reached
+    screen_genes(data, {"x": np.array([30])}, ScreenOptions(max_cells=2, null_draws=5), False)
+    assert "with 2 rows and --null_draws 5 at least 7 rows must have the smallest p" in caplog.text
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_small_model(tmp_path_factory.mktemp("model") / "m")
@@ -95,7 +107,7 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     options = ("--genes", "ins", "ENSG00000115263", "--gene_sets", tmp_path / "s.gmt", "--goal", "alpha")
     assert run(*options, "--cell_types", "beta", "alpha", "delta") == 0
     printed = capsys.readouterr()
-    assert "Genes were removed in silico" in printed.out
+    assert "Genes were removed in silico. With 5 random genes no FDR can be below 0.05" in printed.out
     assert "both: 1 of 3 genes are not in the model's vocabulary" in printed.err
     table = pd.read_csv(tmp_path / "out" / "perturbations.csv")
     assert set(table["perturbed"]) <= {"INS", "GCG", "both"}
