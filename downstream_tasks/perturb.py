@@ -89,7 +89,7 @@ def verdict(table: pd.DataFrame, edit: str, null_draws: int) -> str:
     elif needed > 1:
         texts.append(
             f"With {null_draws} random genes an FDR below {LARGEST_FDR} takes {needed} rows beyond all of them: "
-            "raise --null_draws to see fewer."
+            "raise --null_draws to find single ones."
         )
     for name in STATISTICS:
         if f"{name}_fdr" in table:

@@ -7,7 +7,8 @@ import scipy.sparse
 import torch
 
 from scdmc.attention_maps import head_properties, received_attention
-from scdmc.attribution import attention_rollout, attribute_genes, integrated_gradients, type_directions
+from scdmc.attention_results import ATTRIBUTED_EXPRESSION, EXPRESSION, SCORES, AttentionResults
+from scdmc.attribution import Attributions, attention_rollout, attribute_genes, integrated_gradients, type_directions
 from scdmc.batches import packed_streams
 from scdmc.embeddings import cell_embeddings
 from scdmc.errors import ScDMCError
@@ -129,6 +130,22 @@ def test_expression_alone_does_not_win_at_equal_expression():
     assert row["markers"] == is_marker.sum()
 
 
+@pytest.mark.parametrize(
+    ("attention", "expression", "says"),
+    [(0.67, 0.6, "points at markers weakly"), (0.58, 0.57, "does NOT point"), (0.62, 0.4, "points at markers clearly")],
+)
+def test_attention_is_judged_against_what_expression_has_at_equal_expression(attention, expression, says):
+    scores = {SCORES["received"]: attention, SCORES["from_cls"]: 0.5, EXPRESSION: expression}
+    rows = [
+        {"cell_type": name, "method": method, "auroc": 0.6, "auroc_at_equal_expression": value}
+        for name in "ab"
+        for method, value in scores.items()
+    ]
+    found = AttentionResults(None, None, pd.DataFrame(rows), Attributions(None, 0.1, 0.0), [])
+    assert f"Among genes of equal expression it {says}" in found.verdict
+    assert "above both in 2 of 2 types" in found.verdict
+
+
 def test_the_script_writes_tables_figures_and_a_report(load_script, folder, islets_path, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--model_path", folder, "--data_path", islets_path, "--output_dir", out, "--min_cells", 5]
@@ -144,6 +161,8 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, folder, isle
     assert {"mean expression (baseline)", "attention received", "<cls>: integrated gradients"} <= set(
         recovery["method"]
     )
+    n_genes = recovery.set_index(["cell_type", "method"])["genes"].unstack()
+    assert (n_genes[ATTRIBUTED_EXPRESSION] == n_genes["<cls>: attention rollout"]).all()
     assert len(pd.read_csv(out / "heads.csv")) == 4
     names = ("top_genes", "marker_recovery", "heads_entropy", "cell_1", "attribution")
     assert all((out / f"{name}.{suffix}").exists() for name in names for suffix in ("png", "pdf"))
