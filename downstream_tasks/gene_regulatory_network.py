@@ -28,7 +28,7 @@ from scdmc.network_analysis import (
     require_networks,
     type_network,
 )
-from scdmc.network_evaluation import TOP_SHARES
+from scdmc.network_evaluation import RANDOM, TOP_SHARES
 from scdmc.network_output import (
     directed_graph,
     hubs,
@@ -152,7 +152,10 @@ def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score
     for pairs, rows in evaluation.groupby("pairs", sort=False):
         stem = "all" if pairs == ALL_PAIRS else "perturbed"
         wide = rows.pivot(index="cell_type", columns="method", values="auprc_ratio")[rows["method"].unique()]
-        figure = grouped_dots_figure(wide, f"Agreement with known regulons, {pairs}", "AUPRC ratio", 1.0)
+        random = float(wide[RANDOM].mean())
+        figure = grouped_dots_figure(
+            wide, f"Agreement with known regulons, {pairs}", "AUPRC ratio", random, "random, mean over types"
+        )
         figures.append((f"AUPRC ratio by cell type, {pairs}", save_figure(figure, output_dir / f"auprc_{stem}")))
         means = mean_agreement(rows).set_index("method")
         odds = {
@@ -162,9 +165,8 @@ def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score
             )
             for method in means.index
         }
-        figure = lines_figure(
-            odds, f"Known pairs among the strongest, {pairs}", "strongest pairs (%)", "odds ratio, mean over types", 1.0
-        )
+        title = f"Known pairs among the strongest, {pairs}"
+        figure = lines_figure(odds, title, "strongest pairs (%)", "odds ratio, mean over types")
         figures.append((f"Odds ratio of known pairs, {pairs}", save_figure(figure, output_dir / f"odds_{stem}")))
     return figures
 
@@ -205,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         "factor, against what ranks alone explain. Perturbation: change of the target's predicted probability. Known "
         f"pairs: {arguments.regulons.name}; regulon databases have licences of their own."
     )
-    shown = [("Mean over the cell types; 1 is chance", mean_agreement(evaluation))] if len(evaluation) else []
+    shown = [("Mean over the types; compare with random", mean_agreement(evaluation))] if len(evaluation) else []
     sections = [Section("Verdict", verdict), Section("Agreement with known regulons", about, shown)]
     topology_table = tables["topology"].groupby("top").mean(numeric_only=True).reset_index()
     shown = [("Networks of the strongest pairs, mean over the types", topology_table)]

@@ -12,6 +12,7 @@ from scdmc.batches import packed_streams
 from scdmc.errors import ScDMCError
 from scdmc.gene_edits import edit_genes
 from scdmc.gene_states import GeneEmbeddings, centred_units
+from scdmc.network_analysis import network_verdict
 from scdmc.network_evaluation import (
     agreement,
     boosting_scores,
@@ -135,6 +136,26 @@ def test_agreement_with_known_pairs_by_hand():
     assert found["early_precision_ratio"] == pytest.approx(0.5 / 0.5)
     assert found["odds_ratio_top_10%"] == pytest.approx((1 / 0.5) / (1 / 2))  # one pair on top, a known one
     assert known_pairs({5: {7, 8}}, np.array([5, 6]), np.array([7, 9])).tolist() == [[True, False], [False, False]]
+
+
+def test_equal_scores_gain_nothing_by_the_order_of_the_pairs():
+    known = np.arange(1000) < 100
+    assert agreement(np.zeros(1000), known)["early_precision_ratio"] < 2  # 10 in the order of the pairs
+    only_unknown_on_top = agreement(np.array([3.0, 2, 1]), np.array([False, True, True]))
+    assert np.isfinite(list(only_unknown_on_top.values())).all()
+
+
+def test_the_verdict_says_in_how_many_types_ours_is_above_all_baselines():
+    ratios = {"scDMC attention": (3, 1), "scDMC association": (1, 1), "Pearson": (2, 1.1), "random": (1.2, 1.3)}
+    ratios["gradient boosting"] = (1, 1)
+    rows = [
+        {"cell_type": name, "pairs": "all pairs", "method": method, "auprc_ratio": values[place]}
+        for method, values in ratios.items()
+        for place, name in enumerate("ab")
+    ]
+    text = network_verdict(pd.DataFrame(rows))
+    assert "scDMC attention above all baselines" in text
+    assert "Above all baselines of the type: scDMC attention in 1, scDMC association in 0 of 2" in text
 
 
 def test_random_scores_are_at_chance_and_too_few_known_pairs_are_not_judged():
