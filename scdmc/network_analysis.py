@@ -219,6 +219,18 @@ def require_masked_gene_head(data: GeneData, options: NetworkOptions) -> None:
         )
 
 
+def require_layers_and_heads(data: GeneData, options: NetworkOptions) -> None:
+    """Refuse layers and heads that the model does not have."""
+    config = data.encoder.config
+    for name, chosen, there_are in (
+        ("layers", options.layers, config.num_hidden_layers),
+        ("heads", options.heads, config.num_attention_heads),
+    ):
+        wrong = [number for number in chosen or () if not 1 <= number <= there_are]
+        if wrong or chosen == ():
+            raise ScDMCError(f"--{name} {wrong[0] if wrong else 'without a number'}: the model has 1 to {there_are}")
+
+
 def mean_agreement(evaluation: pd.DataFrame) -> pd.DataFrame:
     """Mean over the cell types, a row for each method and kind of pairs."""
     numbers = [name for name in evaluation if name not in ("cell_type", "pairs", "method", "n_pairs", "n_known")]

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import scdmc
+from scdmc.errors import ScDMCError
 from tests.gene_models import save_small_model
 
 
@@ -34,6 +35,8 @@ def test_networks_and_perturbations_come_as_tables(folder, adata):
     assert set(networks) == {"alpha", "beta"}
     assert set(networks["beta"].edges["tf"]) == {"INS"}
     assert np.isfinite(networks["beta"].edges["attention"]).all()
+    with pytest.raises(ScDMCError, match="--heads 0: the model has 1 to 2"):
+        scdmc.gene_network(adata, folder, "cell_type", regulons, heads=(0,), **options)
     table = scdmc.perturb(adata, folder, ["INS"], "cell_type", max_cells=2, null_draws=3, edit="raise")
     assert table["perturbed"].tolist() == ["INS", "INS"]
 

@@ -239,4 +239,27 @@ def test_bad_input_is_named(run, capsys):
     assert run(["INS"], "--min_cells", 28, "--cell_types", "alpha") == 2
     assert "no cell type has a transcription factor in 28 of its cells" in capsys.readouterr().err
     assert run(["PAX6"], "--layers", 3) == 2
-    assert "--layers 3: the model has 2" in capsys.readouterr().err
+    assert "--layers 3: the model has 1 to 2" in capsys.readouterr().err
+    assert run(["INS"], "--graph_score", "perturbation", "--perturbed_factors", 0, "--model_path", "nowhere") == 2
+    assert "--graph_score perturbation needs factors that are perturbed" in capsys.readouterr().err
+    assert run(["GNAS"], "--n_targets", 1, "--perturbed_factors", 0, "--cell_types", "beta") == 2  # all there is
+    printed = capsys.readouterr().err
+    assert "beta has no graph: no pair has a score of attention" in printed
+    assert "no cell type has a pair with a score of attention" in printed
+
+
+def test_graphs_have_names_of_their_own_and_the_strongest_effects_of_either_sign(load_script):
+    script = load_script("downstream_tasks/gene_regulatory_network.py")
+    names = script.file_names(["T/NK", "T NK", "β", "t_nk", "CD4+ T"])
+    assert list(names.values()) == ["T_NK", "T_NK_2", "β", "t_nk_3", "CD4+_T"]
+    edges = pd.DataFrame({"tf": "A", "target": list("XYZ"), "is_known": False, "perturbation": [0.1, -2.0, np.nan]})
+    assert script.strongest_first(edges, "perturbation")["target"].tolist() == ["Y", "X"]
+    edges["attention"] = [0.1, -2.0, 0.2]
+    assert script.strongest_first(edges, "attention")["target"].tolist() == ["Z", "X", "Y"]
+
+
+def test_a_layer_named_twice_counts_once(data):
+    few = data.select(np.arange(5))
+    once = attention_scores(few, FACTORS, TARGETS, layers=[0], heads=[0], show_progress=False)
+    twice = attention_scores(few, FACTORS, TARGETS, layers=[0, 0], heads=[0, 0], show_progress=False)
+    np.testing.assert_array_equal(once, twice)
