@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.attention_maps import ReceivedAttention, eager_attention, head_properties, layer_weights, received_attention
-from scdmc.attribution import Attributions, attribute_genes, type_directions
+from scdmc.attribution import CELLS_PER_ATTRIBUTED_GENE, Attributions, attribute_genes, type_directions
 from scdmc.batches import packed_streams
 from scdmc.embeddings import cell_embeddings
 from scdmc.errors import ScDMCError
@@ -138,12 +138,11 @@ def analyse_attention(data: GeneData, options: AttentionOptions | None = None) -
     Raises
     ------
     ScDMCError
-        If there is one type only, or too few cells.
+        If there is one type only, or too few cells of a type or for the attributions.
     """
     options = options or AttentionOptions()
+    _require_enough_cells(data, options)
     encoder, vocabulary, stream = data.encoder, data.model_directory.vocabulary, options.stream
-    if len(data.types) < 2:
-        raise ScDMCError(f"markers need two cell types with enough cells, and there is only {data.types[0]!r}")
     received = received_attention(encoder, data.cells, data.labels, vocabulary, stream, options.min_cells)
     seen = np.flatnonzero(cells_with_gene(data.cells, len(vocabulary)))
     markers = {
@@ -163,6 +162,22 @@ def analyse_attention(data: GeneData, options: AttentionOptions | None = None) -
     columns = ["cell_type", "method", "auroc", "auroc_at_equal_expression", "genes", "markers"]
     maps = [_cell_map(data, row, options) for row in draw_cells(data.labels, 1, options.seed)[: options.map_cells]]
     return AttentionResults(genes, heads, pd.DataFrame(rows, columns=columns), attributions, maps)
+
+
+def _require_enough_cells(data: GeneData, options: AttentionOptions) -> None:
+    """Refuse what would fail after the long pass over the cells."""
+    if len(data.types) < 2:
+        raise ScDMCError(f"markers need two cell types with enough cells, and there is only {data.types[0]!r}")
+    names, sizes = np.unique(data.labels, return_counts=True)
+    if sizes.min() < 2:
+        raise ScDMCError(
+            f"{names[sizes.argmin()]} has one cell, and markers need two of each type; raise --min_cells_per_type"
+        )
+    if options.attribution_cells < CELLS_PER_ATTRIBUTED_GENE:
+        raise ScDMCError(
+            f"--attribution_cells {options.attribution_cells}: a gene is looked at where {CELLS_PER_ATTRIBUTED_GENE} "
+            "of these cells have it; take more"
+        )
 
 
 def draw_cells(labels: np.ndarray, n_cells: int, seed: int) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_networks_and_perturbations_come_as_tables(folder, adata):
 
 
 def test_attention_of_both_types_is_scored(folder, adata):
-    found = scdmc.attention_analysis(adata, folder, "cell_type", min_cells=5, attribution_cells=2, map_cells=1)
+    found = scdmc.attention_analysis(adata, folder, "cell_type", min_cells=5, attribution_cells=3, map_cells=1)
     assert set(found.genes["cell_type"]) == {"alpha", "beta"}
     assert "AUROC" in found.verdict
     assert len(found.maps) == 1
