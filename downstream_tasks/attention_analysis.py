@@ -19,7 +19,7 @@ TOP_GENES = 10
 MOST_TYPES = 9
 SMALLEST_SHARE = 0.1
 HEAD_MAPS = {
-    "marker_auroc": ("Do heads point at markers?", "AUROC at equal expression (chance: 0.5)"),
+    "marker_auroc": ("Do heads point at markers?", "AUROC at equal expression (random: 0.5)"),
     "entropy": ("How widely heads read", "entropy (1: evenly, 0: one token)"),
     "to_specials": ("What goes to <cls> and <eos>", "share of the genes' attention"),
 }
@@ -57,7 +57,7 @@ def draw(results: AttentionResults, output_dir: Path, seed: int) -> list[tuple[s
         wide = results.recovery.pivot(index="cell_type", columns="method", values="auroc_at_equal_expression")
         wide = wide[results.recovery["method"].unique()]
         figure = grouped_dots_figure(
-            wide, "Do scores find markers among genes of equal expression?", "AUROC at equal expression", 0.5
+            wide, "Do scores find markers among genes of equal expression?", "AUROC at equal expression", 0.5, "random"
         )
         figures.append(("Marker recovery by cell type", save_figure(figure, output_dir / "marker_recovery")))
     for column, (title, label) in HEAD_MAPS.items():

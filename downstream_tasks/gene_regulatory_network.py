@@ -1,8 +1,9 @@
 """Gene regulatory networks of every cell type: association, attention and in-silico perturbation, beside baselines."""
 
 import argparse
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,17 +19,19 @@ from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, lines_fig
 from scdmc.gene_states import CELLS_PER_GENE, GeneEmbeddings
 from scdmc.network_analysis import (
     ALL_PAIRS,
+    PERTURBATION,
     SCORE_COLUMNS,
     NetworkOptions,
     embed_for_network,
     mean_agreement,
     network_verdict,
     regulons_by_token,
+    require_layers_and_heads,
     require_masked_gene_head,
     require_networks,
     type_network,
 )
-from scdmc.network_evaluation import TOP_SHARES
+from scdmc.network_evaluation import RANDOM, TOP_SHARES
 from scdmc.network_output import (
     directed_graph,
     hubs,
@@ -40,6 +43,8 @@ from scdmc.network_output import (
 )
 from scdmc.regulons import load_regulons
 from scdmc.report import Section, write_report
+
+logger = logging.getLogger(__name__)
 
 GRAPH_SHARE = 0.01
 MOST_TYPES = 4
@@ -65,7 +70,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="whose strongest edges are drawn, written as GraphML and searched for hubs",
     )  # fmt: skip
     parser.add_argument("--neighbors", type=positive_int, default=5, help="edges of a gene in the association network")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.graph_score == SCORE_COLUMNS[PERTURBATION] and not arguments.perturbed_factors:
+        raise ScDMCError("--graph_score perturbation needs factors that are perturbed; raise --perturbed_factors")
+    return arguments
 
 
 @dataclass
@@ -79,18 +87,33 @@ class Collected:
     topology: list[dict[str, object]] = field(default_factory=list)
 
 
-def file_name(cell_type: str) -> str:
-    """A cell type as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9+-]+", "_", cell_type)
+def file_names(cell_types: Sequence[str]) -> dict[str, str]:
+    """Each cell type as part of a file name: letters of any script stay, and types that would share a name get numbers.
+
+    Some file systems do not tell upper case from lower case, so neither do the names.
+    """
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for cell_type in cell_types:
+        stem = name = re.sub(r"[^\w+-]+", "_", cell_type)
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.casefold())
+        names[cell_type] = name
+    return names
 
 
-def require_layers_and_heads(arguments: argparse.Namespace, data: GeneData) -> None:
-    """Refuse layers and heads that the model does not have."""
-    config = data.encoder.config
-    for name, there_are in (("layers", config.num_hidden_layers), ("heads", config.num_attention_heads)):
-        wrong = [number for number in getattr(arguments, name) or [] if number > there_are]
-        if wrong:
-            raise ScDMCError(f"--{name} {wrong[0]}: the model has {there_are}")
+def strongest_first(edges: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Edges that have the score, by strength: columns tf, target, score, is_known.
+
+    An effect of perturbation is as strong in either direction, as in the evaluation.
+    """
+    edges = edges.dropna(subset=[score]).rename(columns={score: "score"})
+    if score == SCORE_COLUMNS[PERTURBATION]:
+        edges = edges.assign(score=edges["score"].abs())
+    return edges.sort_values("score", ascending=False, kind="stable")[["tf", "target", "score", "is_known"]]
 
 
 def network_options(arguments: argparse.Namespace) -> NetworkOptions:
@@ -108,24 +131,32 @@ def edges_of_types(
     """Yield the edges of one type after the other, and collect the rest."""
     options = network_options(arguments)
     regulons = regulons_by_token(load_regulons(arguments.regulons), data, str(arguments.regulons))
+    graph_files = file_names(data.types)
     for name in data.types:
         network = type_network(data, name, embedded, regulons, options)
         if network is None:
             continue
         collected.factors.append(network.factors)
         collected.evaluation += network.evaluation
-        score = arguments.graph_score
-        edges = network.edges.dropna(subset=[score]).rename(columns={score: "score"})
-        edges = edges.sort_values("score", ascending=False, kind="stable")[["tf", "target", "score", "is_known"]]
+        if len(network.edges):
+            yield network.edges
+        edges = strongest_first(network.edges, arguments.graph_score)
+        if edges.empty:
+            logger.warning("warning: %s has no graph: no pair has a score of %s", name, arguments.graph_score)
+            continue
         for share in TOP_SHARES:
             graph = directed_graph(edges.head(max(1, round(share * len(edges)))))
             collected.topology.append({"cell_type": name, "top": share, **topology(graph)})
         strongest = edges.head(max(1, round(GRAPH_SHARE * len(edges))))
         collected.strongest[name] = strongest
         collected.hubs.append(hubs(strongest).assign(cell_type=name))
-        write_graphml(graphs / f"{file_name(name)}.graphml", directed_graph(strongest))
-        yield network.edges
+        write_graphml(graphs / f"{graph_files[name]}.graphml", directed_graph(strongest))
     require_networks(len(collected.factors), options)
+    if not collected.strongest:
+        raise ScDMCError(
+            f"no cell type has a pair with a score of {arguments.graph_score}; take more --n_targets or "
+            "--perturbed_cells, or another --graph_score"
+        )
 
 
 def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score: str) -> list[tuple[str, Path]]:
@@ -152,7 +183,10 @@ def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score
     for pairs, rows in evaluation.groupby("pairs", sort=False):
         stem = "all" if pairs == ALL_PAIRS else "perturbed"
         wide = rows.pivot(index="cell_type", columns="method", values="auprc_ratio")[rows["method"].unique()]
-        figure = grouped_dots_figure(wide, f"Agreement with known regulons, {pairs}", "AUPRC ratio", 1.0)
+        random = float(wide[RANDOM].mean())
+        figure = grouped_dots_figure(
+            wide, f"Agreement with known regulons, {pairs}", "AUPRC ratio", random, "random, mean over types"
+        )
         figures.append((f"AUPRC ratio by cell type, {pairs}", save_figure(figure, output_dir / f"auprc_{stem}")))
         means = mean_agreement(rows).set_index("method")
         odds = {
@@ -162,9 +196,8 @@ def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score
             )
             for method in means.index
         }
-        figure = lines_figure(
-            odds, f"Known pairs among the strongest, {pairs}", "strongest pairs (%)", "odds ratio, mean over types", 1.0
-        )
+        title = f"Known pairs among the strongest, {pairs}"
+        figure = lines_figure(odds, title, "strongest pairs (%)", "odds ratio, mean over types")
         figures.append((f"Odds ratio of known pairs, {pairs}", save_figure(figure, output_dir / f"odds_{stem}")))
     return figures
 
@@ -177,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     require_new_folder(output_dir, arguments.overwrite)
     load_regulons(arguments.regulons)
     data = open_gene_data(arguments)
-    require_layers_and_heads(arguments, data)
+    require_layers_and_heads(data, network_options(arguments))
     require_masked_gene_head(data, network_options(arguments))
     embedded, collected = embed_for_network(data, network_options(arguments)), Collected()
     with atomic_path(output_dir / "graphs") as graphs:
@@ -205,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         "factor, against what ranks alone explain. Perturbation: change of the target's predicted probability. Known "
         f"pairs: {arguments.regulons.name}; regulon databases have licences of their own."
     )
-    shown = [("Mean over the cell types; 1 is chance", mean_agreement(evaluation))] if len(evaluation) else []
+    shown = [("Mean over the types; compare with random", mean_agreement(evaluation))] if len(evaluation) else []
     sections = [Section("Verdict", verdict), Section("Agreement with known regulons", about, shown)]
     topology_table = tables["topology"].groupby("top").mean(numeric_only=True).reset_index()
     shown = [("Networks of the strongest pairs, mean over the types", topology_table)]

@@ -1,6 +1,7 @@
 """In-silico knock-out or over-expression of genes: shift of cell states and types, against matched random genes."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from scdmc.gene_figures import heat_map_figure
 from scdmc.gene_sets import read_gene_sets
 from scdmc.gene_symbols import tokens_of_genes
 from scdmc.modeling import STREAMS
-from scdmc.perturbation_screen import STATISTICS, ScreenOptions, screen_genes
+from scdmc.perturbation_screen import LARGEST_FDR, STATISTICS, ScreenOptions, rows_needed, screen_genes
 from scdmc.report import Section, write_report
 
-LARGEST_FDR = 0.05
+logger = logging.getLogger(__name__)
+
 MOST_ROWS = 40
 LABELS = {
     "shift": "shift of the cells' state",
@@ -49,17 +51,28 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def tokens_to_perturb(arguments: argparse.Namespace, data: GeneData) -> dict[str, np.ndarray]:
-    """Name -> tokens, of --genes and --gene_sets; genes of a set that the vocabulary lacks are left out."""
+    """Name -> tokens, of --genes and --gene_sets; genes of a set that the vocabulary lacks are left out.
+
+    Raises
+    ------
+    ScDMCError
+        If a name stands for a gene and for a set, or nothing is left.
+    """
     vocabulary = data.model_directory.vocabulary
     tokens = tokens_of_genes(arguments.genes, vocabulary, "--genes")
     chosen = {str(symbol): tokens[[place]] for place, symbol in enumerate(data.symbols(tokens))}
     for name, genes in (read_gene_sets(arguments.gene_sets) if arguments.gene_sets else {}).items():
+        if name in chosen:
+            raise ScDMCError(f"{name} is one of --genes and a set of {arguments.gene_sets}; rename the set")
         known = []
         for gene in genes:
             try:
                 known += tokens_of_genes([gene], vocabulary, name).tolist()
             except ScDMCError:
                 continue
+        if len(known) < len(genes):
+            unknown = len(genes) - len(known)
+            logger.info("%s: %d of %d genes are not in the model's vocabulary", name, unknown, len(genes))
         if known:
             chosen[name] = np.array(known)
     if not chosen:
@@ -67,9 +80,17 @@ def tokens_to_perturb(arguments: argparse.Namespace, data: GeneData) -> dict[str
     return chosen
 
 
-def verdict(table: pd.DataFrame, edit: str) -> str:
+def verdict(table: pd.DataFrame, edit: str, null_draws: int) -> str:
     """What the screen says, in plain words."""
     texts = []
+    needed = rows_needed(len(table), null_draws)
+    if needed > len(table):
+        texts.append(f"With {null_draws} random genes no FDR can be below {LARGEST_FDR}: raise --null_draws.")
+    elif needed > 1:
+        texts.append(
+            f"With {null_draws} random genes an FDR below {LARGEST_FDR} takes {needed} rows beyond all of them: "
+            "raise --null_draws to find single ones."
+        )
     for name in STATISTICS:
         if f"{name}_fdr" in table:
             hits = table[table[f"{name}_fdr"] < LARGEST_FDR].sort_values(f"{name}_p", kind="stable")
@@ -113,11 +134,12 @@ def main(argv: list[str] | None = None) -> int:
     with atomic_path(output_dir / "perturbations.csv") as temporary:
         table.to_csv(temporary, index=False)
     figures = draw(table, output_dir)
-    text = verdict(table, arguments.perturbation)
+    text = verdict(table, arguments.perturbation, options.null_draws)
     about = (
         f"At most {options.max_cells} cells of a type for each gene; {options.null_draws} random genes (or sets) of "
         f"similar frequency and rank, each in cells of the same type that have it. The smallest p possible is "
-        f"{1 / (1 + options.null_draws):.3g}."
+        f"{1 / (1 + options.null_draws):.3g}; of {len(table)} rows {rows_needed(len(table), options.null_draws)} must "
+        f"have it before one has an FDR below {LARGEST_FDR}."
     )
     sections = [Section("Verdict", text), Section("Perturbations", about, [("By type and gene", table)])]
     write_report(output_dir / "report.html", "In-silico perturbation", [*sections, Section("Figures", "", [], figures)])

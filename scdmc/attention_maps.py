@@ -140,15 +140,23 @@ def received_attention(
 def head_properties(
     encoder: ScDMCModel, cells: TokenizedCells, stream: str, show_progress: bool = True
 ) -> pd.DataFrame:
-    """What kind of reader each head is, averaged over cells.
+    """What kind of reader each head is, averaged over the cells that have genes.
 
     Returns
     -------
     A row for each layer and head (both from 1): ``entropy`` of its rows (1: spread evenly, 0: on one token),
     ``to_specials`` (share of the genes' attention that goes to ``<cls>`` and ``<eos>``) and ``distance`` (mean |i - j|
     between reader and read, as share of the cell's length).
+
+    Raises
+    ------
+    ScDMCError
+        If no cell has genes.
     """
     n_layers, n_heads = encoder.config.num_hidden_layers, encoder.config.num_attention_heads
+    cells = cells.select(np.flatnonzero(cells.rank_lengths > 2))  # <cls> and <eos> alone: no gene that could read
+    if not len(cells):
+        raise ScDMCError("none of the cells has a gene that the model reads, so its heads cannot be looked at")
     sums = torch.zeros(n_layers, n_heads, 3)
     with eager_attention(encoder):
         for _, batch in attention_batches(encoder, cells, stream, "heads" if show_progress else None):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.attention_maps import ReceivedAttention, eager_attention, head_properties, layer_weights, received_attention
-from scdmc.attribution import Attributions, attribute_genes, type_directions
+from scdmc.attribution import CELLS_PER_ATTRIBUTED_GENE, Attributions, attribute_genes, type_directions
 from scdmc.batches import packed_streams
 from scdmc.embeddings import cell_embeddings
 from scdmc.errors import ScDMCError
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 EXPRESSION = "mean expression (baseline)"
 SCORES = {"received": "attention received", "from_cls": "attention from <cls>", "expression": EXPRESSION}
 ATTRIBUTION_SCORES = {"rollout": "<cls>: attention rollout", "integrated_gradients": "<cls>: integrated gradients"}
+ATTRIBUTED_EXPRESSION = "mean expression of the genes of rollout and gradients (baseline)"
+CLEARLY, WEAKLY = 0.1, 0.025  # above the baseline
 HEAD_CELLS = 100
 
 
@@ -106,16 +108,18 @@ class AttentionResults:
         attention, expression = means.loc[SCORES["received"]], means.loc[EXPRESSION]
         compared = "better" if attention["auroc"] > expression["auroc"] else "worse"
         at_equal, n_types = attention["auroc_at_equal_expression"], self.recovery["cell_type"].nunique()
-        by_type = self.recovery[self.recovery["method"] == SCORES["received"]]["auroc_at_equal_expression"]
-        strength = "clearly" if at_equal > 0.65 else "weakly"
-        beyond = f"points at markers {strength}" if at_equal > 0.525 else "does NOT point at markers"
+        by_type = self.recovery.pivot(index="cell_type", columns="method", values="auroc_at_equal_expression")
+        above = by_type[SCORES["received"]] > by_type[EXPRESSION].clip(lower=0.5)
+        baseline = max(0.5, expression["auroc_at_equal_expression"])
+        strength = "clearly" if at_equal > baseline + CLEARLY else "weakly"
+        beyond = f"points at markers {strength}" if at_equal > baseline + WEAKLY else "does NOT point at markers"
         return (
             f"Attention received finds the markers of a type with an AUROC of {attention['auroc']:.3f} "
             f"(mean of {n_types} types), {compared} than mere expression ({expression['auroc']:.3f}). "
-            f"Among genes of equal expression it {beyond}: AUROC {at_equal:.3f}, where 0.5 is chance (expression: "
-            f"{expression['auroc_at_equal_expression']:.3f}); above 0.5 in {(by_type > 0.5).sum()} of "
-            f"{by_type.notna().sum()} types. Attention from <cls> alone has "
-            f"{means.loc[SCORES['from_cls'], 'auroc_at_equal_expression']:.3f} there. "
+            f"Among genes of equal expression it {beyond}: AUROC {at_equal:.3f}, where chance has 0.5 and what "
+            f"is left of expression {expression['auroc_at_equal_expression']:.3f}; "
+            f"above both in {above.sum()} of {len(above)} types. "
+            f"Attention from <cls> alone has {means.loc[SCORES['from_cls'], 'auroc_at_equal_expression']:.3f} there. "
             "Rollout and integrated gradients of <cls> agree with a Spearman "
             f"correlation of {self.attributions.correlation:.2f}."
         )
@@ -134,12 +138,11 @@ def analyse_attention(data: GeneData, options: AttentionOptions | None = None) -
     Raises
     ------
     ScDMCError
-        If there is one type only, or too few cells.
+        If there is one type only, or too few cells of a type or for the attributions.
     """
     options = options or AttentionOptions()
+    _require_enough_cells(data, options)
     encoder, vocabulary, stream = data.encoder, data.model_directory.vocabulary, options.stream
-    if len(data.types) < 2:
-        raise ScDMCError(f"markers need two cell types with enough cells, and there is only {data.types[0]!r}")
     received = received_attention(encoder, data.cells, data.labels, vocabulary, stream, options.min_cells)
     seen = np.flatnonzero(cells_with_gene(data.cells, len(vocabulary)))
     markers = {
@@ -151,13 +154,30 @@ def analyse_attention(data: GeneData, options: AttentionOptions | None = None) -
     drawn = draw_cells(data.labels, options.attribution_cells, options.seed)
     attributions = _attributions(data, drawn, stream)
     attributed = attributions.table.merge(genes[["cell_type", "token", "expression"]], on=["cell_type", "token"])
-    rows += recovery_rows(attributed, ATTRIBUTION_SCORES, markers)
+    # Fewer genes than above, so that expression is scored on these again.
+    rows += recovery_rows(attributed, ATTRIBUTION_SCORES | {"expression": ATTRIBUTED_EXPRESSION}, markers)
     few = data.cells.select(np.random.default_rng(options.seed).permutation(drawn)[:HEAD_CELLS])
     heads = head_properties(encoder, few, stream)
     heads["marker_auroc"] = _marker_auroc_of_heads(received, genes, markers)
     columns = ["cell_type", "method", "auroc", "auroc_at_equal_expression", "genes", "markers"]
     maps = [_cell_map(data, row, options) for row in draw_cells(data.labels, 1, options.seed)[: options.map_cells]]
     return AttentionResults(genes, heads, pd.DataFrame(rows, columns=columns), attributions, maps)
+
+
+def _require_enough_cells(data: GeneData, options: AttentionOptions) -> None:
+    """Refuse what would fail after the long pass over the cells."""
+    if len(data.types) < 2:
+        raise ScDMCError(f"markers need two cell types with enough cells, and there is only {data.types[0]!r}")
+    names, sizes = np.unique(data.labels, return_counts=True)
+    if sizes.min() < 2:
+        raise ScDMCError(
+            f"{names[sizes.argmin()]} has one cell, and markers need two of each type; raise --min_cells_per_type"
+        )
+    if options.attribution_cells < CELLS_PER_ATTRIBUTED_GENE:
+        raise ScDMCError(
+            f"--attribution_cells {options.attribution_cells}: a gene is looked at where {CELLS_PER_ATTRIBUTED_GENE} "
+            "of these cells have it; take more"
+        )
 
 
 def draw_cells(labels: np.ndarray, n_cells: int, seed: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from scdmc.network_analysis import (
     TypeNetwork,
     embed_for_network,
     regulons_by_token,
+    require_layers_and_heads,
     require_masked_gene_head,
     require_networks,
     type_network,
@@ -140,6 +141,7 @@ def gene_network(
     """
     table = regulons if isinstance(regulons, pd.DataFrame) else load_regulons(Path(regulons))
     data, chosen = gene_data_of_adata(adata, model, label_key, layer), NetworkOptions(**options)
+    require_layers_and_heads(data, chosen)
     require_masked_gene_head(data, chosen)
     known, embedded = regulons_by_token(table, data), embed_for_network(data, chosen)
     networks = {name: type_network(data, name, embedded, known, chosen) for name in data.types}

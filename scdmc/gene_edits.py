@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scdmc.errors import ScDMCError
 from scdmc.tokenized_data import TokenizedCells
 
 EDITS = ("remove", "raise")
@@ -24,13 +25,19 @@ def edit_genes(cells: TokenizedCells, genes: Sequence[np.ndarray], edit: str, co
         stream (an over-expression; absent genes are added).
     context
         Longest stream: where raised genes do not fit, the lowest-ranked genes leave both streams.
+
+    Raises
+    ------
+    ScDMCError
+        If more genes are raised than a stream has room for.
     """
     rank_parts, expression_parts, value_parts = [], [], []
     for cell, edited in enumerate(genes):
         rank = cells.rank_ids[slice(*cells.rank_offsets[cell : cell + 2])]
         place = slice(*cells.expression_offsets[cell : cell + 2])
         expression, values = cells.expression_ids[place], cells.expression_values[place]
-        edited = np.asarray(edited, dtype=rank.dtype)
+        edited = distinct_genes(edited).astype(rank.dtype)
+        require_room(edited, edit, context)
         kept_rank = rank[1:-1][~np.isin(rank[1:-1], edited)]
         if edit == "raise":
             kept_rank = np.concatenate([edited, kept_rank])[: context - 2]
@@ -54,6 +61,20 @@ def edit_genes(cells: TokenizedCells, genes: Sequence[np.ndarray], edit: str, co
         cells.settings,
         cells.rows,
     )
+
+
+def distinct_genes(tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Each token once, in the order of the first, shape (n_distinct,)."""
+    return np.array(list(dict.fromkeys(int(token) for token in tokens)), dtype=np.int64)
+
+
+def require_room(tokens: np.ndarray, edit: str, context: int, name: str = "the set") -> None:
+    """Refuse to raise more genes than fit between ``<cls>`` and ``<eos>``: the two streams would hold other genes."""
+    if edit == "raise" and len(tokens) > context - 2:
+        raise ScDMCError(
+            f"{name} has {len(tokens)} genes, and no more than {context - 2} can be raised: the model reads {context} "
+            "tokens; take a smaller set, or remove the genes instead"
+        )
 
 
 def rank_places(cells: TokenizedCells, cell: int) -> np.ndarray:

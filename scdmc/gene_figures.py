@@ -162,9 +162,7 @@ def histograms_figure(
     return figure
 
 
-def lines_figure(
-    lines: dict[str, pd.Series], title: str, x_label: str, y_label: str, chance: float | None = None
-) -> Figure:
+def lines_figure(lines: dict[str, pd.Series], title: str, x_label: str, y_label: str) -> Figure:
     """Draw numbers against thresholds (on a logarithmic axis), a line for each method.
 
     Parameters
@@ -173,15 +171,11 @@ def lines_figure(
         Method -> numbers, indexed by the threshold.
     title, x_label, y_label
         Of the figure and its axes.
-    chance
-        A horizontal line to read the others against.
     """
     figure = Figure(figsize=(PANEL_INCHES + 1.2, PANEL_INCHES + 0.4), layout="constrained")
     axes = figure.subplots()
     for index, (name, line) in enumerate(lines.items()):
         axes.plot(line.index, line, marker="o", ms=3.5, linewidth=1.2, color=PALETTE[index], label=name)
-    if chance is not None:
-        axes.axhline(chance, color="#555555", linewidth=0.8, linestyle="--", label="chance")
     axes.set_xscale("log")
     ticks = next(iter(lines.values())).index
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

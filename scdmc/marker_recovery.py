@@ -59,7 +59,8 @@ def auroc(scores: np.ndarray, is_marker: np.ndarray) -> float:
 def auroc_at_equal_expression(scores: np.ndarray, is_marker: np.ndarray, expression: np.ndarray) -> float:
     """The same among genes of similar expression: mean over ten bins, each weighted by its pairs; shapes (n_genes,).
 
-    A score that only says how highly a gene is expressed has 0.5 here.
+    A score that only says how highly a gene is expressed is near 0.5 here, not at it, for the genes of a bin still
+    differ: what is left is what expression itself has, against which other scores are to be read.
     """
     order = np.argsort(expression, kind="stable")
     total, weight = 0.0, 0

@@ -90,15 +90,23 @@ class ModuleResults:
 
 def _verdict(tests: pd.DataFrame, test: str, claim: str) -> str:
     rows = tests[tests["test"] == test].set_index("method")
-    ours, baseline = rows.loc[METHOD], rows.loc[COEXPRESSION]
+    ours = rows.loc[METHOD]
     holds = "holds" if ours["p"] < LARGEST_P else "does NOT hold"
-    compared = "further" if ours["z"] > baseline["z"] else "less far"
+    compared = "; ".join(_comparison(ours, rows.loc[name], name) for name in rows.index.drop(METHOD))
     return (
         f"'{claim} than for matched random genes' {holds} for scDMC ({ours['observed']:.3g} against "
-        f"{ours['null_mean']:.3g} at random, permutation p = {ours['p']:.2g}). It is {compared} from random "
-        f"({ours['z']:.1f} standard deviations) than co-expression ({baseline['z']:.1f}; {baseline['observed']:.3g} "
-        f"against {baseline['null_mean']:.3g}, p = {baseline['p']:.2g})."
+        f"{ours['null_mean']:.3g} at random, permutation p = {ours['p']:.2g}). How far it is from random, beside each "
+        f"baseline: {compared}."
     )
+
+
+def _comparison(ours: pd.Series, baseline: pd.Series, name: str) -> str:
+    """Standard deviations from random of scDMC and of one baseline, in plain words."""
+    numbers = f"{baseline['observed']:.3g} against {baseline['null_mean']:.3g}, p = {baseline['p']:.2g}"
+    if not np.isfinite([ours["z"], baseline["z"]]).all():
+        return f"not comparable with {name} (random sets do not vary; {numbers})"
+    compared = "further" if ours["z"] > baseline["z"] else "less far"
+    return f"{compared} ({ours['z']:.1f} standard deviations) than {name} ({baseline['z']:.1f}; {numbers})"
 
 
 def analyse_modules(
@@ -124,6 +132,11 @@ def analyse_modules(
         If there are too few cells or genes, or no gene set has enough genes among them.
     """
     options = options or ModuleOptions()
+    if gene_sets is not None and 1 / (1 + options.permutations) >= LARGEST_P:
+        logger.warning(
+            "warning: with --permutations %d no p can be below %g, so no claim can hold; take 100 or more",
+            options.permutations, LARGEST_P,
+        )  # fmt: skip
     vocabulary = data.model_directory.vocabulary
     everything = np.full(len(data.cells), ALL_CELLS)
     embedded = embed_genes(data.encoder, data.cells, everything, vocabulary, options.stream, options.min_cells)

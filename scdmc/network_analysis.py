@@ -219,6 +219,18 @@ def require_masked_gene_head(data: GeneData, options: NetworkOptions) -> None:
         )
 
 
+def require_layers_and_heads(data: GeneData, options: NetworkOptions) -> None:
+    """Refuse layers and heads that the model does not have."""
+    config = data.encoder.config
+    for name, chosen, there_are in (
+        ("layers", options.layers, config.num_hidden_layers),
+        ("heads", options.heads, config.num_attention_heads),
+    ):
+        wrong = [number for number in chosen or () if not 1 <= number <= there_are]
+        if wrong or chosen == ():
+            raise ScDMCError(f"--{name} {wrong[0] if wrong else 'without a number'}: the model has 1 to {there_are}")
+
+
 def mean_agreement(evaluation: pd.DataFrame) -> pd.DataFrame:
     """Mean over the cell types, a row for each method and kind of pairs."""
     numbers = [name for name in evaluation if name not in ("cell_type", "pairs", "method", "n_pairs", "n_known")]
@@ -233,11 +245,17 @@ def network_verdict(evaluation: pd.DataFrame) -> str:
     texts = []
     for pairs, rows in means.groupby("pairs", sort=False):
         ratio = rows.set_index("method")["auprc_ratio"].sort_values(ascending=False)
-        n_types = evaluation[evaluation["pairs"] == pairs]["cell_type"].nunique()
+        by_type = evaluation[evaluation["pairs"] == pairs].pivot(
+            index="cell_type", columns="method", values="auprc_ratio"
+        )
+        best_baseline = by_type[[PEARSON, BOOSTING, RANDOM]].max(axis=1)
         listed = ", ".join(f"{method} {value:.2f}" for method, value in ratio.items())
         ours = [method for method in (ATTENTION, ASSOCIATION, PERTURBATION) if method in ratio]
-        baselines = max(ratio[PEARSON], ratio[BOOSTING])
-        better = [method for method in ours if ratio[method] > max(baselines, ratio[RANDOM])]
+        better = [method for method in ours if ratio[method] > ratio[[PEARSON, BOOSTING, RANDOM]].max()]
         says = f"{' and '.join(better)} above all baselines" if better else "no score of scDMC is above all baselines"
-        texts.append(f"{pairs.capitalize()}: AUPRC ratio, mean of {n_types} types (1 is chance): {listed}; {says}.")
+        n_above = ", ".join(f"{method} in {(by_type[method] > best_baseline).sum()}" for method in ours)
+        texts.append(
+            f"{pairs.capitalize()}: AUPRC ratio, mean of {len(by_type)} types: {listed}; {says}. Above all "
+            f"baselines of the type: {n_above} of {len(by_type)}."
+        )
     return " ".join(texts)

@@ -68,7 +68,10 @@ def known_pairs(regulons: Mapping[int, set[int]], factors: np.ndarray, targets: 
 
 
 def agreement(scores: np.ndarray, is_known: np.ndarray) -> dict[str, float]:
-    """How well scores rank known pairs before the others; 1 by chance for all of them.
+    """How well scores rank known pairs before the others.
+
+    Random scores have about 1 where many pairs are known and more where few are: compare with them, not with 1. Equal
+    scores are in random order, the same in every call.
 
     Parameters
     ----------
@@ -81,7 +84,8 @@ def agreement(scores: np.ndarray, is_known: np.ndarray) -> dict[str, float]:
     as many pairs as are known; ``odds_ratio_top_x%`` of the known among the highest.
     """
     share, n_known = is_known.mean(), int(is_known.sum())
-    by_score = is_known[np.argsort(-scores, kind="stable")]
+    at_random = np.random.default_rng(0).random(len(scores))
+    by_score = is_known[np.lexsort((at_random, -scores))]
     found = {
         "auprc_ratio": float(average_precision_score(is_known, scores) / share),
         "early_precision_ratio": float(by_score[:n_known].mean() / share),
@@ -91,7 +95,7 @@ def agreement(scores: np.ndarray, is_known: np.ndarray) -> dict[str, float]:
         hits = int(by_score[:n_top].sum())
         # Half a pair only where there is none to divide by: added everywhere it would lift chance far above 1.
         inside = hits / max(n_top - hits, 0.5)
-        outside = max(n_known - hits, 0.5) / (len(scores) - n_top - n_known + hits)
+        outside = max(n_known - hits, 0.5) / max(len(scores) - n_top - n_known + hits, 0.5)
         found[f"odds_ratio_top_{100 * top:g}%"] = inside / outside
     return found
 

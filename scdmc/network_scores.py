@@ -101,8 +101,8 @@ def _mean_attention(
 ):  # fmt: skip
     """Yield genes, attention among them times the cell's length (n_genes, n_genes), and bin of their rank, per cell."""
     encoder = data.encoder
-    layers = range(encoder.config.num_hidden_layers) if layers is None else layers
-    heads = list(range(encoder.config.num_attention_heads)) if heads is None else list(heads)
+    layers = set(range(encoder.config.num_hidden_layers) if layers is None else layers)
+    heads = sorted(set(range(encoder.config.num_attention_heads) if heads is None else heads))
     with eager_attention(encoder):
         for chosen, batch in attention_batches(encoder, cells, stream, what):
             sums = [0.0] * len(chosen)

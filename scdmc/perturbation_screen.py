@@ -18,13 +18,15 @@ from scdmc.annotated_file import Annotator
 from scdmc.annotators import classifier_annotator, reference_annotator
 from scdmc.errors import ScDMCError
 from scdmc.gene_data import GeneData, cells_with_gene
-from scdmc.gene_edits import EDITS, edit_genes
+from scdmc.gene_edits import EDITS, distinct_genes, edit_genes, require_room
 from scdmc.modeling import ScDMCForCellClassification
 
 logger = logging.getLogger(__name__)
 
-MATCHED_GENES = 100  # from which the genes of a random set are drawn
+MATCHED_GENES = 100  # from which each gene of a random set is drawn ...
+MATCHED_PER_GENE = 5  # ... or so many for each gene of a larger set, so that random sets differ
 REFERENCE_CELLS = 2_000
+LARGEST_FDR = 0.05
 STATISTICS = ("shift", "towards_goal", "own_probability", "goal_probability")
 
 
@@ -101,7 +103,7 @@ def screen_genes(
     data
         Model and cells. A classifier says the types itself; for other models the nearest cells of the data do.
     sets
-        Name -> tokens; one token for a single gene.
+        Name -> tokens; one token for a single gene. A token that is there twice counts once.
     options
         See :class:`ScreenOptions`.
     show_progress
@@ -117,7 +119,7 @@ def screen_genes(
     Raises
     ------
     ScDMCError
-        If an option is unknown, or no cell has any of the genes.
+        If an option is unknown, a set is too large to be raised, or no cell has any of the genes.
     """
     options = options or ScreenOptions()
     if options.edit not in EDITS:
@@ -129,6 +131,9 @@ def screen_genes(
         unknown = [name for name in wanted if name not in data.types]
         if unknown:
             raise ScDMCError(f"{flag} {unknown[0]}: no such type with enough cells; there are {', '.join(data.types)}")
+    sets = {name: distinct_genes(tokens) for name, tokens in sets.items()}
+    for name, tokens in sets.items():
+        require_room(tokens, options.edit, data.model_directory.context, name)
     reader = _Reader(data, options, _annotator(data, options))
     starts = [name for name in options.cell_types or data.types if name != options.goal]
     rows = []
@@ -142,12 +147,27 @@ def screen_genes(
     table = pd.DataFrame([row for row in rows if row is not None])
     if table.empty:
         raise ScDMCError(f"no cell that the model reads has any of {', '.join(list(sets)[:5])}; raise them instead?")
+    needed = rows_needed(len(table), options.null_draws)
+    if needed > 1:
+        logger.warning(
+            "warning: with %d rows and --null_draws %d at least %d rows must have the smallest p before one has an FDR "
+            "below %g; raise --null_draws", len(table), options.null_draws, needed, LARGEST_FDR,
+        )  # fmt: skip
     for name in STATISTICS:
         p = table[f"{name}_p"].to_numpy()
         table[f"{name}_fdr"] = np.nan
         if np.isfinite(p).any():
             table.loc[np.isfinite(p), f"{name}_fdr"] = false_discovery_control(p[np.isfinite(p)])
     return table.dropna(axis=1, how="all")
+
+
+def rows_needed(n_rows: int, null_draws: int) -> int:
+    """How many of the rows must have the smallest p possible, 1 / (1 + draws), before their FDR is below 0.05.
+
+    Benjamini and Hochberg: the FDR of the k rows at the smallest p is n_rows * p / k. More than there are rows: none
+    can ever have it.
+    """
+    return int(n_rows / (LARGEST_FDR * (1 + null_draws)) + 1e-9) + 1
 
 
 def _annotator(data: GeneData, options: ScreenOptions) -> Annotator:
@@ -177,12 +197,12 @@ class _GeneMatcher:
         self.cell_of_token = np.repeat(np.arange(len(self.cells)), self.cells.rank_lengths)
 
     def alike(self, token: int, excluded: np.ndarray) -> np.ndarray:
-        """The 100 genes most like this one; like the rarest where the type does not have it."""
+        """The genes most like this one, more for a larger set; like the rarest where the type does not have it."""
         at = np.flatnonzero(self.seen == token)
         features = self.features[at[0]] if len(at) else self.features[self.features[:, 0].argmin()]
         distance = ((self.features - features) ** 2).sum(axis=1)
         distance[np.isin(self.seen, excluded)] = np.inf
-        nearest = np.argsort(distance, kind="stable")[:MATCHED_GENES]
+        nearest = np.argsort(distance, kind="stable")[: max(MATCHED_GENES, MATCHED_PER_GENE * len(excluded))]
         return self.seen[nearest[np.isfinite(distance[nearest])]]
 
     def cells_to_edit(self, tokens: np.ndarray, edit: str, n_cells: int, generator: np.random.Generator) -> np.ndarray:
@@ -205,9 +225,9 @@ def _screen_one(
         return None
     present = tokens if options.edit == "raise" else tokens[np.isin(tokens, matcher.seen)]
     pools = [matcher.alike(int(token), tokens) for token in present]
-    if any(len(pool) == 0 for pool in pools):
+    if any(len(pool) < len(pools) for pool in pools):
         raise ScDMCError(f"{cell_type}: there are too few other genes to compare {name} with")
-    draws = [np.array([generator.choice(pool) for pool in pools]) for _ in range(options.null_draws)]
+    draws = [random_set(pools, generator) for _ in range(options.null_draws)]
     rows, genes, draw_of = [edited], [tokens] * len(edited), [np.full(len(edited), -1)]
     for number, drawn in enumerate(draws):
         its_rows = matcher.cells_to_edit(drawn, options.edit, options.max_cells, generator)
@@ -220,6 +240,26 @@ def _screen_one(
     for statistic in STATISTICS:
         row |= against_chance(statistic, float(means.loc[-1, statistic]), means[statistic].drop(-1).to_numpy())
     return row
+
+
+def random_set(pools: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """One gene of each pool, all different: a set with fewer genes than the tested one would shift cells less.
+
+    Parameters
+    ----------
+    pools
+        Tokens that may stand for each gene; each pool as large as there are pools, or larger.
+    generator
+        Draws them.
+
+    Returns
+    -------
+    Shape (n_pools,).
+    """
+    drawn: list[int] = []
+    for pool in pools:
+        drawn.append(int(generator.choice(pool[~np.isin(pool, drawn)])))
+    return np.array(drawn, dtype=np.int64)
 
 
 def against_chance(name: str, observed: float, null: np.ndarray) -> dict[str, float]:

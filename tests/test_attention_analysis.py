@@ -7,7 +7,8 @@ import scipy.sparse
 import torch
 
 from scdmc.attention_maps import head_properties, received_attention
-from scdmc.attribution import attention_rollout, attribute_genes, integrated_gradients, type_directions
+from scdmc.attention_results import ATTRIBUTED_EXPRESSION, EXPRESSION, SCORES, AttentionResults, analyse_attention
+from scdmc.attribution import Attributions, attention_rollout, attribute_genes, integrated_gradients, type_directions
 from scdmc.batches import packed_streams
 from scdmc.embeddings import cell_embeddings
 from scdmc.errors import ScDMCError
@@ -15,7 +16,7 @@ from scdmc.marker_recovery import auroc, auroc_at_equal_expression, marker_genes
 from scdmc.model_directory import load_model
 from scdmc.modeling import ScDMCModel
 from scdmc.vocabulary import load_vocabulary
-from tests.gene_models import cells_of_genes, planted_model, save_small_model
+from tests.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
 
 CELLS = cells_of_genes([[10, 11, 12], [12, 10, 14, 15], [11, 10, 13], [10, 13]])
 LABELS = np.array(["a", "a", "b", "b"])
@@ -89,6 +90,14 @@ def test_a_planted_gene_is_what_its_reader_reads():
     assert 0 < heads["entropy"].item() < 1
 
 
+def test_a_cell_without_genes_is_no_reader(encoder):
+    with_empty = cells_of_genes([[10, 11, 12], []])
+    expected = head_properties(encoder, cells_of_genes([[10, 11, 12]]), "rank", False)
+    pd.testing.assert_frame_equal(head_properties(encoder, with_empty, "rank", False), expected)
+    with pytest.raises(ScDMCError, match="none of the cells has a gene"):
+        head_properties(encoder, cells_of_genes([[], []]), "rank", False)
+
+
 def test_attributions_are_means_over_cells(encoder):
     cells = cells_of_genes([[10, 11, 12]] * 3 + [[13, 10, 14]] * 4)
     labels = np.array(["a"] * 3 + ["b"] * 4)
@@ -129,6 +138,22 @@ def test_expression_alone_does_not_win_at_equal_expression():
     assert row["markers"] == is_marker.sum()
 
 
+@pytest.mark.parametrize(
+    ("attention", "expression", "says"),
+    [(0.67, 0.6, "points at markers weakly"), (0.58, 0.57, "does NOT point"), (0.62, 0.4, "points at markers clearly")],
+)
+def test_attention_is_judged_against_what_expression_has_at_equal_expression(attention, expression, says):
+    scores = {SCORES["received"]: attention, SCORES["from_cls"]: 0.5, EXPRESSION: expression}
+    rows = [
+        {"cell_type": name, "method": method, "auroc": 0.6, "auroc_at_equal_expression": value}
+        for name in "ab"
+        for method, value in scores.items()
+    ]
+    found = AttentionResults(None, None, pd.DataFrame(rows), Attributions(None, 0.1, 0.0), [])
+    assert f"Among genes of equal expression it {says}" in found.verdict
+    assert "above both in 2 of 2 types" in found.verdict
+
+
 def test_the_script_writes_tables_figures_and_a_report(load_script, folder, islets_path, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--model_path", folder, "--data_path", islets_path, "--output_dir", out, "--min_cells", 5]
@@ -144,8 +169,19 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, folder, isle
     assert {"mean expression (baseline)", "attention received", "<cls>: integrated gradients"} <= set(
         recovery["method"]
     )
+    n_genes = recovery.set_index(["cell_type", "method"])["genes"].unstack()
+    assert (n_genes[ATTRIBUTED_EXPRESSION] == n_genes["<cls>: attention rollout"]).all()
     assert len(pd.read_csv(out / "heads.csv")) == 4
     names = ("top_genes", "marker_recovery", "heads_entropy", "cell_1", "attribution")
     assert all((out / f"{name}.{suffix}").exists() for name in names for suffix in ("png", "pdf"))
     assert script.main([str(word) for word in [*options[:-1], "--overwrite"]]) == 2
     assert "markers need two cell types with enough cells, and there is only 'beta'" in capsys.readouterr().err
+    few = [*options, "--overwrite", "--attribution_cells", 2]
+    assert script.main([str(word) for word in few]) == 2
+    assert "--attribution_cells 2: a gene is looked at where 3 of these cells have it" in capsys.readouterr().err
+
+
+def test_a_type_of_one_cell_is_refused_before_the_work(encoder):
+    data = gene_data(encoder, CELLS, ["a", "a", "a", "b"], load_vocabulary(), None)
+    with pytest.raises(ScDMCError, match="b has one cell, and markers need two of each type"):
+        analyse_attention(data)

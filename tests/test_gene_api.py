@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 import scdmc
+from scdmc.errors import ScDMCError
 from tests.gene_models import save_small_model
 
 
@@ -34,12 +35,14 @@ def test_networks_and_perturbations_come_as_tables(folder, adata):
     assert set(networks) == {"alpha", "beta"}
     assert set(networks["beta"].edges["tf"]) == {"INS"}
     assert np.isfinite(networks["beta"].edges["attention"]).all()
+    with pytest.raises(ScDMCError, match="--heads 0: the model has 1 to 2"):
+        scdmc.gene_network(adata, folder, "cell_type", regulons, heads=(0,), **options)
     table = scdmc.perturb(adata, folder, ["INS"], "cell_type", max_cells=2, null_draws=3, edit="raise")
     assert table["perturbed"].tolist() == ["INS", "INS"]
 
 
 def test_attention_of_both_types_is_scored(folder, adata):
-    found = scdmc.attention_analysis(adata, folder, "cell_type", min_cells=5, attribution_cells=2, map_cells=1)
+    found = scdmc.attention_analysis(adata, folder, "cell_type", min_cells=5, attribution_cells=3, map_cells=1)
     assert set(found.genes["cell_type"]) == {"alpha", "beta"}
     assert "AUROC" in found.verdict
     assert len(found.maps) == 1

@@ -8,6 +8,7 @@ import scipy.sparse
 from scipy.stats import hypergeom
 
 from scdmc.gene_states import centred_units
+from scdmc.module_analysis import COEXPRESSION, METHOD, WORDS, ModuleResults
 from scdmc.module_detection import (
     central_genes,
     coexpression_vectors,
@@ -115,6 +116,20 @@ def test_a_module_is_active_where_its_genes_are_expressed():
     assert inside.mean() > outside.mean() + 0.2
 
 
+def test_the_verdict_names_every_baseline_and_what_cannot_be_compared():
+    test = {"test": "pathway consistency", "observed": 0.3, "null_mean": 0.1, "p": 0.001}
+    other = test | {"test": "enriched gene sets"}
+    tests = [
+        test | {"method": METHOD, "z": 3.0}, test | {"method": WORDS, "z": 5.0},
+        test | {"method": COEXPRESSION, "z": 2.0},
+        other | {"method": METHOD, "z": np.nan}, other | {"method": COEXPRESSION, "z": 2.0},
+    ]  # fmt: skip
+    verdict = ModuleResults(None, None, None, None, tests=pd.DataFrame(tests)).verdict
+    assert f"less far (3.0 standard deviations) than {WORDS} (5.0;" in verdict
+    assert f"further (3.0 standard deviations) than {COEXPRESSION} (2.0;" in verdict
+    assert f"not comparable with {COEXPRESSION} (random sets do not vary;" in verdict
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return save_small_model(tmp_path_factory.mktemp("model") / "m")
@@ -129,7 +144,9 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, folder, isle
     options += ["--gene_sets", tmp_path / "sets.gmt", "--permutations", 20, "--resolutions", 0.5, 1.5]
     script = load_script("downstream_tasks/gene_modules.py")
     assert script.main([str(word) for word in options]) == 0
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "with --permutations 20 no p can be below 0.01, so no claim can hold" in captured.err
+    printed = captured.out
     assert "Genes of one set lie closer together" in printed
     assert "co-expression" in printed
     genes = pd.read_csv(out / "genes.csv")

@@ -9,8 +9,10 @@ import torch
 
 from scdmc.attention_maps import eager_attention, layer_weights
 from scdmc.batches import packed_streams
+from scdmc.errors import ScDMCError
 from scdmc.gene_edits import edit_genes
 from scdmc.gene_states import GeneEmbeddings, centred_units
+from scdmc.network_analysis import network_verdict
 from scdmc.network_evaluation import (
     agreement,
     boosting_scores,
@@ -106,6 +108,11 @@ def test_removed_genes_leave_both_streams_and_raised_ones_lead_them():
     assert raised.expression_ids.tolist() == [2, 7, 9, 3, 2, 5, 6, 3]
     assert raised.expression_values.tolist() == [1, 3, 3, 1, 1, 3, 3, 1]  # the highest value of the cell is 3
     assert raised.rank_offsets.tolist() == [0, 4, 8]
+    twice = edit_genes(cells, [np.array([7, 7]), np.array([5, 8, 5])], "raise", 64)
+    assert twice.rank_ids.tolist() == [2, 7, 9, 5, 3, 2, 5, 8, 6, 3]
+    assert twice.expression_ids.tolist() == [2, 5, 7, 9, 3, 2, 5, 6, 8, 3]
+    with pytest.raises(ScDMCError, match="has 3 genes, and no more than 2 can be raised: the model reads 4 tokens"):
+        edit_genes(cells, [np.array([5, 7, 8]), np.array([5])], "raise", 4)
 
 
 def test_baselines_find_a_target_that_follows_its_factor():
@@ -129,6 +136,26 @@ def test_agreement_with_known_pairs_by_hand():
     assert found["early_precision_ratio"] == pytest.approx(0.5 / 0.5)
     assert found["odds_ratio_top_10%"] == pytest.approx((1 / 0.5) / (1 / 2))  # one pair on top, a known one
     assert known_pairs({5: {7, 8}}, np.array([5, 6]), np.array([7, 9])).tolist() == [[True, False], [False, False]]
+
+
+def test_equal_scores_gain_nothing_by_the_order_of_the_pairs():
+    known = np.arange(1000) < 100
+    assert agreement(np.zeros(1000), known)["early_precision_ratio"] < 2  # 10 in the order of the pairs
+    only_unknown_on_top = agreement(np.array([3.0, 2, 1]), np.array([False, True, True]))
+    assert np.isfinite(list(only_unknown_on_top.values())).all()
+
+
+def test_the_verdict_says_in_how_many_types_ours_is_above_all_baselines():
+    ratios = {"scDMC attention": (3, 1), "scDMC association": (1, 1), "Pearson": (2, 1.1), "random": (1.2, 1.3)}
+    ratios["gradient boosting"] = (1, 1)
+    rows = [
+        {"cell_type": name, "pairs": "all pairs", "method": method, "auprc_ratio": values[place]}
+        for method, values in ratios.items()
+        for place, name in enumerate("ab")
+    ]
+    text = network_verdict(pd.DataFrame(rows))
+    assert "scDMC attention above all baselines" in text
+    assert "Above all baselines of the type: scDMC attention in 1, scDMC association in 0 of 2" in text
 
 
 def test_random_scores_are_at_chance_and_too_few_known_pairs_are_not_judged():
@@ -212,4 +239,27 @@ def test_bad_input_is_named(run, capsys):
     assert run(["INS"], "--min_cells", 28, "--cell_types", "alpha") == 2
     assert "no cell type has a transcription factor in 28 of its cells" in capsys.readouterr().err
     assert run(["PAX6"], "--layers", 3) == 2
-    assert "--layers 3: the model has 2" in capsys.readouterr().err
+    assert "--layers 3: the model has 1 to 2" in capsys.readouterr().err
+    assert run(["INS"], "--graph_score", "perturbation", "--perturbed_factors", 0, "--model_path", "nowhere") == 2
+    assert "--graph_score perturbation needs factors that are perturbed" in capsys.readouterr().err
+    assert run(["GNAS"], "--n_targets", 1, "--perturbed_factors", 0, "--cell_types", "beta") == 2  # all there is
+    printed = capsys.readouterr().err
+    assert "beta has no graph: no pair has a score of attention" in printed
+    assert "no cell type has a pair with a score of attention" in printed
+
+
+def test_graphs_have_names_of_their_own_and_the_strongest_effects_of_either_sign(load_script):
+    script = load_script("downstream_tasks/gene_regulatory_network.py")
+    names = script.file_names(["T/NK", "T NK", "β", "t_nk", "CD4+ T"])
+    assert list(names.values()) == ["T_NK", "T_NK_2", "β", "t_nk_3", "CD4+_T"]
+    edges = pd.DataFrame({"tf": "A", "target": list("XYZ"), "is_known": False, "perturbation": [0.1, -2.0, np.nan]})
+    assert script.strongest_first(edges, "perturbation")["target"].tolist() == ["Y", "X"]
+    edges["attention"] = [0.1, -2.0, 0.2]
+    assert script.strongest_first(edges, "attention")["target"].tolist() == ["Z", "X", "Y"]
+
+
+def test_a_layer_named_twice_counts_once(data):
+    few = data.select(np.arange(5))
+    once = attention_scores(few, FACTORS, TARGETS, layers=[0], heads=[0], show_progress=False)
+    twice = attention_scores(few, FACTORS, TARGETS, layers=[0, 0], heads=[0, 0], show_progress=False)
+    np.testing.assert_array_equal(once, twice)

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from scipy.stats import false_discovery_control
 
 from scdmc.errors import ScDMCError
-from scdmc.perturbation_screen import ScreenOptions, against_chance, screen_genes
+from scdmc.perturbation_screen import ScreenOptions, against_chance, random_set, rows_needed, screen_genes
 from tests.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
 
 GENES = [f"ENSG{i:011d}" for i in range(60)]
@@ -56,6 +57,14 @@ def test_the_same_seed_gives_the_same_table(data):
     pd.testing.assert_frame_equal(*tables)
 
 
+def test_a_random_set_has_as_many_genes_as_the_tested_one(data):
+    generator = np.random.default_rng(0)
+    drawn = [random_set([np.arange(10, 16)] * 6, generator) for _ in range(20)]
+    assert all(sorted(genes) == list(range(10, 16)) for genes in drawn)
+    with pytest.raises(ScDMCError, match="a: there are too few other genes to compare half with"):
+        screen_genes(data, {"half": np.arange(10, 50)}, ScreenOptions(null_draws=2), False)
+
+
 def test_chance_is_counted_by_hand():
     null = np.array([1.0, 2, 3, 4])
     assert against_chance("shift", 3.0, null) == {
@@ -63,6 +72,17 @@ def test_chance_is_counted_by_hand():
     }  # fmt: skip
     assert against_chance("towards_goal", 1.0, null)["towards_goal_p"] == 3 / 5  # two-sided: 1 and 4
     assert np.isnan(against_chance("shift", np.nan, null)["shift_p"])
+
+
+def test_so_many_rows_must_have_the_smallest_p(data, caplog):
+    assert [rows_needed(*numbers) for numbers in ((4, 100), (5, 99), (6, 100), (30, 100), (3, 5))] == [1, 2, 2, 6, 11]
+    for n_rows, draws in ((6, 100), (30, 100)):
+        needed = rows_needed(n_rows, draws)
+        for k, reached in ((needed - 1, False), (needed, True)):
+            p = np.r_[np.full(k, 1 / (1 + draws)), np.ones(n_rows - k)]
+            assert (false_discovery_control(p).min() < 0.05) == reached
+    screen_genes(data, {"x": np.array([30])}, ScreenOptions(max_cells=2, null_draws=5), False)
+    assert "with 2 rows and --null_draws 5 at least 7 rows must have the smallest p" in caplog.text
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +106,9 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     (tmp_path / "s.gmt").write_text("both\tx\tINS\tIAPP\tNOSUCHGENE\n")
     options = ("--genes", "ins", "ENSG00000115263", "--gene_sets", tmp_path / "s.gmt", "--goal", "alpha")
     assert run(*options, "--cell_types", "beta", "alpha", "delta") == 0
-    assert "Genes were removed in silico" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "Genes were removed in silico. With 5 random genes no FDR can be below 0.05" in printed.out
+    assert "both: 1 of 3 genes are not in the model's vocabulary" in printed.err
     table = pd.read_csv(tmp_path / "out" / "perturbations.csv")
     assert set(table["perturbed"]) <= {"INS", "GCG", "both"}
     assert set(table["cell_type"]) == {"beta", "delta"}
@@ -94,7 +116,10 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     assert all((tmp_path / "out" / name).exists() for name in ("shift.png", "towards_goal.pdf", "report.html"))
 
 
-def test_bad_input_is_named(run, capsys):
+def test_bad_input_is_named(run, tmp_path, capsys):
+    (tmp_path / "s.gmt").write_text("INS\tx\tGCG\n")
+    assert run("--genes", "INS", "--gene_sets", tmp_path / "s.gmt") == 2
+    assert "INS is one of --genes and a set of" in capsys.readouterr().err
     assert run("--genes", "INSS") == 2
     assert "--genes: 1 of 1 genes are not in the model's vocabulary, such as INSS" in capsys.readouterr().err
     assert run() == 2
