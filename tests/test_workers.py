@@ -1,5 +1,6 @@
 """Tokenizing on several workers, and runs that end early: the same bytes, errors that name what failed."""
 
+import functools
 import os
 import resource
 import signal
@@ -205,7 +206,11 @@ def test_ctrl_c_leaves_nothing_half_written_and_resuming_goes_on(islets_path, tm
     script = request.config.rootpath / "tokenizer" / "tokenizer_combine.py"
     command = [sys.executable, script, "--input_directory", tmp_path / "in", "--output_directory", tmp_path / "out"]
     command += ["--output_prefix", "cells", "--cells_per_shard", "20", "--num_workers", str(num_workers)]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # What started the tests may ignore Ctrl-C, which a child would inherit.
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     hidden = tmp_path / "out" / ".cells.shards"
     deadline = time.monotonic() + 60
     while not list(hidden.glob("*.json")) and process.poll() is None and time.monotonic() < deadline:
