@@ -1,6 +1,5 @@
 """Tokenizing on several workers, and runs that end early: the same bytes, errors that name what failed."""
 
-import functools
 import os
 import resource
 import signal
@@ -23,6 +22,13 @@ from scdmc.tokenization import Tokenizer
 from scdmc.vocabulary import load_vocabulary
 
 distributed = pytest.importorskip("distributed")
+
+# What started the tests may ignore Ctrl-C, which a child would inherit.
+HEEDS_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +212,9 @@ def test_ctrl_c_leaves_nothing_half_written_and_resuming_goes_on(islets_path, tm
     script = request.config.rootpath / "tokenizer" / "tokenizer_combine.py"
     command = [sys.executable, script, "--input_directory", tmp_path / "in", "--output_directory", tmp_path / "out"]
     command += ["--output_prefix", "cells", "--cells_per_shard", "20", "--num_workers", str(num_workers)]
-    # What started the tests may ignore Ctrl-C, which a child would inherit.
     process = subprocess.Popen(
-        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", HEEDS_CTRL_C, *map(str, command)],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     hidden = tmp_path / "out" / ".cells.shards"
     deadline = time.monotonic() + 60
