@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 
 from scdmc.baselines import pca_of_variable_genes
 from scdmc.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
@@ -71,9 +72,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def cluster(arguments: argparse.Namespace, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters and UMAP coordinates of an embedding."""
-    graph = neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
+def cluster(
+    arguments: argparse.Namespace, embedding: np.ndarray, graph: scipy.sparse.csr_matrix
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters and UMAP coordinates of an embedding and its neighbours."""
     chosen = arguments.resolution
     if chosen == AUTO:
         chosen = resolution_by_silhouette(embedding, graph, RESOLUTIONS, arguments.seed)
@@ -95,15 +97,18 @@ def score_rows(
 
 
 def oracle_rows(
-    arguments: argparse.Namespace, embeddings: dict[str, np.ndarray], labels: np.ndarray, is_labelled: np.ndarray
+    arguments: argparse.Namespace,
+    embeddings: dict[str, np.ndarray],
+    graphs: dict[str, scipy.sparse.csr_matrix],
+    labels: np.ndarray,
+    is_labelled: np.ndarray,
 ) -> list[dict[str, object]]:
     """Scores of the clusters that fit the labels best, which no user without labels could choose."""
     rows = []
     for method, embedding in embeddings.items():
-        graph = neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
         scores = []
         for candidate in RESOLUTIONS:
-            clusters = leiden_clusters(graph, candidate, arguments.seed)
+            clusters = leiden_clusters(graphs[method], candidate, arguments.seed)
             scores.append(clustering_scores(labels[is_labelled], clusters[is_labelled], embedding[is_labelled]))
         rows += metric_rows(TASK, f"oracle ({method})", max(scores, key=lambda of_one: of_one["NMI"]))
     return rows
@@ -148,10 +153,14 @@ def main(argv: list[str] | None = None) -> int:
         expression, genes = read_expression(arguments.data_path, cells, model_directory, count_options(arguments))
     if arguments.baselines != "none":
         embeddings[BASELINE] = pca_of_variable_genes(expression, seed=arguments.seed)
-    results = {method: cluster(arguments, embedding) for method, embedding in embeddings.items()}
+    graphs = {
+        method: neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
+        for method, embedding in embeddings.items()
+    }
+    results = {method: cluster(arguments, embedding, graphs[method]) for method, embedding in embeddings.items()}
     rows = score_rows(results, embeddings, labels, is_labelled) if label_key else []
     if arguments.oracle:
-        rows += oracle_rows(arguments, embeddings, labels, is_labelled)
+        rows += oracle_rows(arguments, embeddings, graphs, labels, is_labelled)
     clusters, coordinates = results[METHOD]
     markers = marker_genes(expression, genes, clusters, arguments.markers) if arguments.markers else pd.DataFrame()
     adata = annotated_data(arguments.data_path, cells, {"scDMC_cluster": clusters.astype(object)},

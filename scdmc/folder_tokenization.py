@@ -26,9 +26,7 @@ from scdmc.tokenization import (
     require_obs_columns,
     tokenize_blocks,
 )
-from scdmc.tokenized_data import (
-    parquet_schema,
-)
+from scdmc.tokenized_data import parquet_schema
 from scdmc.tokenized_output import TokenizedOutput, write_cells
 from scdmc.workers import Progress, Task, run_here, run_on_workers
 

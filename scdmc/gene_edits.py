@@ -75,8 +75,3 @@ def require_room(tokens: np.ndarray, edit: str, context: int, name: str = "the s
             f"{name} has {len(tokens)} genes, and no more than {context - 2} can be raised: the model reads {context} "
             "tokens; take a smaller set, or remove the genes instead"
         )
-
-
-def rank_places(cells: TokenizedCells, cell: int) -> np.ndarray:
-    """Genes of a cell in the order of their ranks, without special tokens."""
-    return cells.rank_ids[cells.rank_offsets[cell] + 1 : cells.rank_offsets[cell + 1] - 1]

@@ -261,8 +261,8 @@ def read_split(path: Path, obs: pd.DataFrame, labels: np.ndarray | None = None) 
 def cells_in_training(path: Path, obs: pd.DataFrame) -> np.ndarray:
     """True for the cells whose labels a classifier was made with: 'train' and 'validation' of its split.
 
-    Cells that the split does not know are no cells of its training. If no cell is known by file and name together (a
-    file was renamed, or the cells come from memory), the names alone decide.
+    Cells that the split does not know are no cells of its training. Where the split does not know a cell's file (it was
+    renamed, or the cells come from memory), the cell's name alone decides.
 
     Parameters
     ----------
