@@ -23,6 +23,7 @@ from scdmc.command_line import (
     probability,
     script,
     seed,
+    share,
 )
 from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
@@ -163,16 +164,27 @@ def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
     objective.add_argument(
         "--mask_probability", type=fraction, default=defaults.mask_probability, help="share of masked genes"
     )
+    objective.add_argument(
+        "--mlm_weight", type=non_negative_float, default=defaults.mlm_weight, help="weight of the masked genes"
+    )
     objective.add_argument("--alpha", type=non_negative_float, default=defaults.alpha, help="weight of the contrast")
     objective.add_argument("--temperature", type=positive_float, default=defaults.temperature, help="of the contrast")
     objective.add_argument(
-        "--momentum", type=probability, default=defaults.momentum, help="m of the momentum encoder, per step"
+        "--momentum",
+        type=share,
+        default=defaults.momentum,
+        help="m of the momentum encoder, per step; 1 freezes it",
     )
-
     objective.add_argument("--queue_size", type=non_negative_int, default=0, help="past keys as more negatives")
     objective.add_argument("--streams", choices=STREAMS, default="both", help="one stream only, for ablations")
     objective.add_argument("--expression_order", choices=EXPRESSION_ORDERS, default="token_id", help="of its genes")
     objective.add_argument("--expression_input", choices=EXPRESSION_INPUTS, default="none", help="values as input")
+    objective.add_argument(
+        "--view_dropout",
+        type=probability,
+        default=defaults.view_dropout,
+        help="share of its genes that each stream lacks, drawn apart, so that the contrast is harder",
+    )
     objective.add_argument(
         "--published_objective",
         action="store_true",
@@ -251,7 +263,7 @@ def save(
 
 def guessing_metrics(run: Pretraining) -> dict[str, float]:
     """What guessing from position alone reaches on the masked genes of the held-out cells."""
-    lines = guessing_lines(run.cells, run.training, run.held_out, run.settings.masking, EVALUATION_EPOCH)
+    lines = guessing_lines(run.cells, run.training, run.held_out, run.settings.evaluation_masking, EVALUATION_EPOCH)
     return {f"guessing_{name}": value for name, value in lines.items()}
 
 

@@ -22,7 +22,7 @@ BATCHES_PER_GROUP = 32
 
 EXPRESSION_ORDERS = ("token_id", "random")
 
-_RANK, _EXPRESSION, _ORDER = 0, 1, 2
+_RANK, _EXPRESSION, _ORDER, _RANK_VIEW, _EXPRESSION_VIEW = 0, 1, 2, 3, 4
 
 
 def hashed_uniform(seed: int, epoch: int, stream: int, cells: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -181,6 +181,9 @@ class MaskingOptions:
         ``token_id`` (published), or ``random``: a fresh permutation per cell and epoch.
     mask_expression_input
         False for the published objective, which labels genes of the expression stream but leaves them visible.
+    view_dropout
+        Share of its genes that each stream of a cell lacks, drawn independently before masking, so that the two views
+        of a cell share only a part of their genes; 0 is the published method, which shows all of them twice.
     """
 
     seed: int = 42
@@ -188,6 +191,7 @@ class MaskingOptions:
     streams: str = "both"
     expression_order: str = "token_id"
     mask_expression_input: bool = True
+    view_dropout: float = 0.0
 
 
 def masked_batch(
@@ -218,6 +222,11 @@ def masked_batch(
     rows = cells.rows[chosen]
     rank, expression = _stream_positions(cells, chosen, options.streams)
     fingerprints = _fingerprints(cells, rank, expression)
+    if options.view_dropout:
+        rank = _thinned(cells.rank_ids, rank, rows, (options.seed, epoch, _RANK_VIEW), options.view_dropout)
+        expression = _thinned(
+            cells.expression_ids, expression, rows, (options.seed, epoch, _EXPRESSION_VIEW), options.view_dropout
+        )
     if options.expression_order == "random":
         expression = _shuffled(cells, expression, rows, options.seed, epoch)
     streams = _pack(cells, rank, expression)
@@ -243,6 +252,17 @@ def masked_batch(
         torch.from_numpy(fingerprints),
         cells_by_process,
     )
+
+
+def _thinned(
+    ids: np.ndarray, stream: _StreamPositions, rows: np.ndarray, draw: tuple[int, int, int], view_dropout: float
+) -> _StreamPositions:
+    """A stream without a random share of its genes; the others, and the special tokens, keep their order."""
+    lengths = np.diff(stream.offsets)
+    uniform = hashed_uniform(*draw, np.repeat(rows, lengths), _positions_in_cell(stream.offsets))
+    is_kept = (uniform >= view_dropout) | (ids[stream.positions] <= EOS_TOKEN_ID)
+    n_kept_before = np.concatenate([[0], np.cumsum(is_kept)])
+    return _StreamPositions(stream.positions[is_kept], n_kept_before[stream.offsets])
 
 
 def _shuffled(

@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from scdmc.errors import ScDMCError
@@ -60,9 +60,43 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR_STATUS, f"error: {message}\n")
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows every default but None: the text of such a flag says what happens without it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def argument_parser(description: str) -> argparse.ArgumentParser:
     """Parser whose ``--help`` shows every default, and for which a wrong flag is one line ``error: ...``."""
-    return _Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    return _Parser(description=description, formatter_class=_HelpFormatter)
+
+
+def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, object], has_effect: bool, why_not: str) -> None:
+    """Give flags that only mean something together with others their defaults, and refuse those given in vain.
+
+    Parameters
+    ----------
+    arguments
+        The parsed flags, changed in place; one that was left out is None (or False, if it is a switch).
+    defaults
+        Name of each flag -> its default.
+    has_effect
+        Whether these flags mean something here.
+    why_not
+        Goes into the message: "without --reference", say.
+
+    Raises
+    ------
+    ScDMCError
+        If a flag was given that cannot have an effect.
+    """
+    for name, default in defaults.items():
+        value = getattr(arguments, name)
+        if value is None:
+            setattr(arguments, name, default)
+        elif value is not False and not has_effect:
+            raise ScDMCError(f"--{name} has no effect {why_not}; leave it out")
 
 
 def positive_int(text: str) -> int:
@@ -94,6 +128,14 @@ def probability(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
+    return value
+
+
+def share(text: str) -> float:
+    """Argparse type: a number from 0 to 1, both included."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
     return value
 
 

@@ -28,14 +28,17 @@ class ObjectiveOptions:
 
     Attributes
     ----------
-    alpha, temperature
-        Weight and temperature of the contrast.
+    mlm_weight, alpha
+        Weights of the masked genes and of the contrast; 1 and 1 are the published method.
+    temperature
+        Of the contrast.
     queue_size
         Past keys of each stream that serve as more negatives; 0 is the published method.
     published_objective
         Divide the MLM losses by all tokens, as the released code does, instead of averaging over masked genes.
     """
 
+    mlm_weight: float = 1.0
     alpha: float = 1.0
     temperature: float = TEMPERATURE
     queue_size: int = 0
@@ -107,7 +110,8 @@ class ScDMCForPretraining(nn.Module):
         states = self.model.bert.encode(batch.streams)  # (total_tokens of all streams, hidden_size)
         genes = self.masked_genes(states, batch)
         contrast, metrics = self.contrast(states, batch)
-        loss = genes.judged.loss + self.options.alpha * contrast
+        mlm_weight, alpha = self.options.mlm_weight, self.options.alpha
+        loss = mlm_weight * genes.judged.loss + alpha * contrast
         with torch.no_grad():
             sums = genes.sums()
             for stream in genes.stream_values:
@@ -115,7 +119,7 @@ class ScDMCForPretraining(nn.Module):
                 total = torch.where(total > 0, total, torch.ones_like(total))
                 for name in (f"mlm_{stream}_loss", f"mlm_{stream}_accuracy"):
                     metrics[name] = global_sum(sums[name]) / total
-            metrics["total_loss"] = global_sum(genes.judged.loss) + self.options.alpha * contrast
+            metrics["total_loss"] = mlm_weight * global_sum(genes.judged.loss) + alpha * contrast
         return {"loss": loss * n_processes(), **metrics}
 
     def sums(self, batch: PretrainingBatch) -> dict[str, torch.Tensor]:

@@ -102,7 +102,7 @@ class ValueEmbedding(nn.Module):
     def forward(self, expression_values: torch.Tensor) -> torch.Tensor:
         """(total_tokens,) -> (total_tokens, hidden_size)."""
         values = expression_values[:, None]
-        known = self.output(F.gelu(self.dense(values.clamp(min=0))))
+        known = self.output(F.gelu(self.dense(values.clamp(min=0).to(self.dense.weight.dtype))))
         vectors = torch.where(values == UNKNOWN_VALUE, self.unknown.weight.to(known.dtype), known)
         return vectors.masked_fill(values == NO_VALUE, 0.0)
 

@@ -78,13 +78,13 @@ class PretrainingSettings:
         Save a checkpoint and stop after this long (a queue's limit); a resumed run goes on with the same schedule.
     seed
         Of masks, order of the cells, and dropout.
-    mask_probability, streams, expression_order
+    mask_probability, streams, expression_order, view_dropout
         See :class:`scdmc.batches.MaskingOptions`.
-    alpha, temperature, queue_size, published_objective
+    mlm_weight, alpha, temperature, queue_size, published_objective
         See :class:`scdmc.dual_stream.ObjectiveOptions`. The published objective also leaves the masked genes of the
         expression stream visible and freezes the momentum encoder.
     momentum
-        m of the momentum encoder, per optimizer step.
+        m of the momentum encoder, per optimizer step; 1 freezes it.
     max_gradient_norm
         Gradients are scaled down to this norm.
     gradient_accumulation_steps
@@ -114,6 +114,8 @@ class PretrainingSettings:
     mask_probability: float = 0.15
     streams: str = "both"
     expression_order: str = "token_id"
+    view_dropout: float = 0.0
+    mlm_weight: float = 1.0
     alpha: float = 1.0
     temperature: float = TEMPERATURE
     queue_size: int = 0
@@ -134,13 +136,25 @@ class PretrainingSettings:
     @property
     def masking(self) -> MaskingOptions:
         """How cells become batches."""
-        visible = self.published_objective
-        return MaskingOptions(self.seed, self.mask_probability, self.streams, self.expression_order, not visible)
+        return MaskingOptions(
+            self.seed,
+            self.mask_probability,
+            self.streams,
+            self.expression_order,
+            mask_expression_input=not self.published_objective,
+            view_dropout=self.view_dropout,
+        )
+
+    @property
+    def evaluation_masking(self) -> MaskingOptions:
+        """How held-out cells become batches: whole, so that runs with other views are judged alike."""
+        return replace(self.masking, view_dropout=0.0)
 
     @property
     def objective(self) -> ObjectiveOptions:
         """What the loss is made of."""
-        return ObjectiveOptions(self.alpha, self.temperature, self.queue_size, self.published_objective)
+        names = ObjectiveOptions.__dataclass_fields__
+        return ObjectiveOptions(**{name: getattr(self, name) for name in names})
 
 
 class _Batches(Dataset):
@@ -706,7 +720,7 @@ def evaluate(
     batch_size: int,
     settings: PretrainingSettings,
 ) -> dict[str, float]:
-    """Losses and accuracies on held-out cells, whose masks are the same at every call.
+    """Losses and accuracies on held-out cells, whose masks are the same at every call and whose views are whole.
 
     MLM metrics are means over all masked genes of the held-out cells (weighted by expression in that stream), whatever
     the batches. The contrast depends on the number of negatives, so it is computed in batches as large as in training
@@ -718,16 +732,16 @@ def evaluate(
     device = module.model.device
     order = _batch_order(cells, held_out, replace(settings, batch_size=batch_size, gradient_accumulation_steps=1))
     for chosen in order.batches(EVALUATION_EPOCH):
-        batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.masking).to(device)
+        batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.evaluation_masking).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             parts = module.sums(batch)
         for name, value in parts.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     module.train(was_training)
-    return _means(sums, len(held_out), settings.alpha)
+    return _means(sums, len(held_out), settings)
 
 
-def _means(sums: dict[str, float], n_cells: int, alpha: float) -> dict[str, float]:
+def _means(sums: dict[str, float], n_cells: int, settings: PretrainingSettings) -> dict[str, float]:
     """Sums over batches -> means; ``loss`` first."""
     means = {}
     for stream in ("rank", "expression"):
@@ -737,8 +751,9 @@ def _means(sums: dict[str, float], n_cells: int, alpha: float) -> dict[str, floa
             if total > 0:
                 means[name] = value / total
     means |= {name: value / n_cells for name, value in sums.items()}
-    losses = [means.get(f"mlm_{stream}_loss", 0.0) for stream in ("rank", "expression")]
-    return {"loss": sum(losses) + alpha * means.get("contrastive_loss", 0.0), **means}
+    mlm = sum(means.get(f"mlm_{stream}_loss", 0.0) for stream in ("rank", "expression"))
+    contrast = means.get("contrastive_loss", 0.0)
+    return {"loss": settings.mlm_weight * mlm + settings.alpha * contrast, **means}
 
 
 def write_history(history: list[dict[str, float]], path: Path) -> None:

@@ -340,6 +340,61 @@ def test_a_random_order_of_the_expression_stream_changes_with_the_epoch_and_keep
     assert sum(ids != shuffled for (ids, _), (shuffled, _) in zip(plain, first, strict=True)) >= 9
 
 
+def views(cells, chosen, **draw):
+    """Cell -> the genes of its rank stream and those of its expression stream, with their values."""
+    batch = masked_batch(cells, np.array(chosen), **{"seed": 1, "mask_probability": 1e-9, **draw})
+    lengths = batch.streams.layout.lengths
+    ids = [part.tolist() for part in batch.streams.input_ids.split(lengths)]
+    values = [part.tolist() for part in batch.streams.expression_values.split(lengths)]
+    half = len(chosen)
+    return {cell: (ids[i], ids[half + i], values[half + i]) for i, cell in enumerate(chosen)}
+
+
+def test_each_view_lacks_its_own_share_of_the_genes_and_keeps_their_order_and_values():
+    cells = random_cells(n_cells=20, longest=400, vocab_size=1000)
+    whole, thin = (views(cells, range(20), view_dropout=share) for share in (0.0, 0.3))
+    n_genes, n_kept, n_shared = 0, 0, 0
+    for cell, (rank, expression, values) in thin.items():
+        all_rank, all_expression, all_values = whole[cell]
+        assert (rank[0], rank[-1], expression[0], expression[-1]) == (CLS_TOKEN_ID, EOS_TOKEN_ID) * 2
+        assert rank == [gene for gene in all_rank if gene in set(rank)]
+        assert expression == [gene for gene in all_expression if gene in set(expression)]
+        value = dict(zip(all_expression, all_values, strict=True))
+        assert values == [value[gene] for gene in expression]
+        n_genes += len(all_rank) - 2
+        n_kept += len(rank) - 2
+        n_shared += len(set(rank) & set(expression)) - 2
+    assert n_kept / n_genes == pytest.approx(0.7, abs=0.04)
+    assert n_shared / n_genes == pytest.approx(0.49, abs=0.04)  # drawn apart
+
+
+def test_the_views_of_a_cell_follow_from_seed_epoch_and_row_alone(cells):
+    together = views(cells, [9, 4, 30], view_dropout=0.5)
+    assert views(cells, [30, 9], view_dropout=0.5) == {cell: together[cell] for cell in (30, 9)}
+    assert views(cells, [9, 4, 30], view_dropout=0.5, epoch=1) != together
+    assert views(cells, [9, 4, 30], view_dropout=0.5, seed=2) != together
+
+
+def test_views_are_masked_and_shuffled_as_whole_streams_are(cells):
+    batch = masked_batch(cells, np.arange(8), seed=1, view_dropout=0.5, expression_order="random")
+    input_ids, labels = batch.streams.input_ids, batch.labels
+    assert (input_ids[batch.masked_positions] == MASK_TOKEN_ID).all()
+    assert (labels > EOS_TOKEN_ID).all()
+    assert 0 < len(labels) < 0.25 * len(input_ids)
+
+
+def test_cells_whose_views_lost_all_genes_stay_as_empty_cells():
+    cells = random_cells(n_cells=6, longest=3)
+    batch = masked_batch(cells, np.arange(6), seed=1, view_dropout=1 - 1e-12)
+    assert list(batch.streams.layout.lengths) == [2] * 12
+    assert len(batch.labels) == 0
+
+
+def test_identical_cells_are_known_as_such_whatever_their_views(cells):
+    whole, thin = (masked_batch(cells, np.arange(9), seed=1, view_dropout=share) for share in (0.0, 0.5))
+    assert thin.fingerprints.tolist() == whole.fingerprints.tolist()
+
+
 @pytest.mark.parametrize("stream", ["rank", "expression"])
 def test_one_stream_alone_is_masked_as_beside_the_other(cells, stream):
     both = masked_batch(cells, np.arange(6), seed=1)

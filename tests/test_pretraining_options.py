@@ -60,8 +60,9 @@ def test_the_published_objective_divides_by_all_tokens_and_weighs_the_expression
     torch.testing.assert_close(module(batch)["loss"], expected)
 
 
-def test_the_published_objective_freezes_the_momentum_encoder(tmp_path):
-    run = make_run(tmp_path, replace(SETTINGS, published_objective=True))
+@pytest.mark.parametrize("frozen", [{"published_objective": True}, {"momentum": 1.0}])
+def test_the_momentum_encoder_can_be_frozen_as_the_published_objective_does(tmp_path, frozen):
+    run = make_run(tmp_path, replace(SETTINGS, **frozen))
     before = {name: tensor.clone() for name, tensor in run.module.momentum_encoder.state_dict().items()}
     run.run()
     require_equal_states(before, run.module.momentum_encoder.state_dict())
@@ -78,6 +79,27 @@ def test_one_stream_alone_has_its_mlm_loss_and_nothing_to_contrast(stream):
 def test_without_contrast_the_loss_is_that_of_the_masked_genes():
     metrics = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(alpha=0.0)).eval()(batch_of())
     assert metrics["loss"].item() == pytest.approx((metrics["mlm_rank_loss"] + metrics["mlm_expression_loss"]).item())
+
+
+def test_without_weight_on_the_masked_genes_the_loss_is_the_contrast():
+    module = ScDMCForPretraining(make_model(dropout=0.0), ObjectiveOptions(mlm_weight=0.0)).eval()
+    metrics = module(batch_of())
+    torch.testing.assert_close(metrics["loss"], metrics["contrastive_loss"])
+    torch.testing.assert_close(metrics["total_loss"], metrics["contrastive_loss"])
+    metrics["loss"].backward()
+    assert not module.model.cls.predictions.transform.dense.weight.grad.any()
+    assert module.model.bert.embeddings.word_embeddings.weight.grad.any()
+
+
+def test_views_are_thinned_in_training_and_whole_where_they_are_judged(tmp_path):
+    run = make_run(tmp_path, replace(SETTINGS, view_dropout=0.5))
+    assert run.settings.masking.view_dropout == 0.5
+    assert run.settings.evaluation_masking == MaskingOptions(run.settings.seed, run.settings.mask_probability)
+    whole = make_run(tmp_path / "whole")
+    run.run()
+    whole.run()
+    assert run.history[0] == whole.history[0]  # the same weights, judged on the same masks
+    assert run.history[-1] != whole.history[-1]
 
 
 def test_identical_cells_are_not_each_others_negatives():
