@@ -25,7 +25,7 @@ from scdmc.task_data import (
     add_dtype_argument,
     add_model_arguments,
     annotated_data,
-    count_options,
+    count_options_for,
     labels_of,
     place_model,
     read_cells,
@@ -72,14 +72,23 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def resolution_for(arguments: argparse.Namespace, embedding: np.ndarray, graph: scipy.sparse.csr_matrix) -> float:
+    """The resolution that was asked for, or the one that fits an embedding and its neighbours."""
+    if arguments.resolution != AUTO:
+        return arguments.resolution
+    return resolution_by_silhouette(embedding, graph, RESOLUTIONS, arguments.seed)
+
+
 def cluster(
-    arguments: argparse.Namespace, embedding: np.ndarray, graph: scipy.sparse.csr_matrix
+    arguments: argparse.Namespace, embedding: np.ndarray, graph: scipy.sparse.csr_matrix, chosen: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Clusters and UMAP coordinates of an embedding and its neighbours."""
-    chosen = arguments.resolution
-    if chosen == AUTO:
-        chosen = resolution_by_silhouette(embedding, graph, RESOLUTIONS, arguments.seed)
     return leiden_clusters(graph, chosen, arguments.seed), umap_coordinates(embedding, graph, arguments.seed)
+
+
+def resolution_rows(resolutions: dict[str, float]) -> list[dict[str, object]]:
+    """The resolution chosen for each method, as rows of metrics.csv; a setting, of which no value is the best."""
+    return [row for method, chosen in resolutions.items() for row in metric_rows(TASK, method, {"resolution": chosen})]
 
 
 def score_rows(
@@ -136,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir, label_key = arguments.output_dir, arguments.label_key
     if arguments.oracle and not label_key:
         raise ScDMCError("--oracle chooses by labels: name their column with --label_key")
+    options = count_options_for(arguments, arguments.data_path)
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     if saw_labels(model_directory):
@@ -144,21 +154,26 @@ def main(argv: list[str] | None = None) -> int:
             "give the pre-trained model"
         )
     encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
-    cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], count_options(arguments))
+    cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], options)
     labels = labels_of(cells.obs[label_key]) if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
 
     embeddings = {METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
     if arguments.baselines != "none" or arguments.markers:
-        expression, genes = read_expression(arguments.data_path, cells, model_directory, count_options(arguments))
+        expression, genes = read_expression(arguments.data_path, cells, model_directory, options)
     if arguments.baselines != "none":
         embeddings[BASELINE] = pca_of_variable_genes(expression, seed=arguments.seed)
     graphs = {
         method: neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
         for method, embedding in embeddings.items()
     }
-    results = {method: cluster(arguments, embedding, graphs[method]) for method, embedding in embeddings.items()}
+    resolutions = {method: resolution_for(arguments, embeddings[method], graph) for method, graph in graphs.items()}
+    results = {
+        method: cluster(arguments, embeddings[method], graph, resolutions[method]) for method, graph in graphs.items()
+    }
     rows = score_rows(results, embeddings, labels, is_labelled) if label_key else []
+    if arguments.resolution == AUTO:
+        rows += resolution_rows(resolutions)
     if arguments.oracle:
         rows += oracle_rows(arguments, embeddings, graphs, labels, is_labelled)
     clusters, coordinates = results[METHOD]

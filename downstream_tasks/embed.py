@@ -3,20 +3,18 @@
 import argparse
 from pathlib import Path
 
+from scdmc.annotated_file import embed_file
 from scdmc.command_line import argument_parser, script
-from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
+from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS
 from scdmc.files import require_new_file
-from scdmc.h5ad import write_h5ad
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.task_data import (
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
-    annotated_data,
-    count_options,
+    count_options_for,
     place_model,
-    read_cells,
 )
 
 
@@ -37,16 +35,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 @script
 def main(argv: list[str] | None = None) -> int:
-    """Embed all cells."""
+    """Embed all cells, block by block."""
     arguments = parse_arguments(argv)
+    options = count_options_for(arguments, arguments.data_path)
     require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
-    cells = read_cells(arguments.data_path, model_directory, options=count_options(arguments))
-    embeddings = cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)
-    adata = annotated_data(arguments.data_path, cells, obsm={EMBEDDING_KEY: embeddings})
-    write_h5ad(adata, arguments.output_file)
-    print(f"obsm['{EMBEDDING_KEY}'] of shape {embeddings.shape}; wrote {arguments.output_file}")
+    shape = embed_file(
+        arguments.data_path, arguments.output_file, model_directory, encoder,
+        arguments.stream, arguments.pooling, options,
+    )  # fmt: skip
+    print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Annotating a file block by block: cells are read, labelled and written without the whole matrix ever in memory."""
+"""Embedding or annotating a file block by block: its cells are never in memory all at once."""
 
 import logging
 import shutil
@@ -18,14 +18,15 @@ from tqdm import tqdm
 from scdmc.annotation import EMPTY_LENGTH, UNKNOWN, annotation_columns
 from scdmc.clustering import leiden_clusters, neighbour_graph
 from scdmc.counts import Counts, open_counts
-from scdmc.embeddings import EMBEDDING_KEY
+from scdmc.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_width
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.gene_coverage import log_coverage
 from scdmc.model_directory import ModelDirectory
+from scdmc.modeling import ScDMCModel
 from scdmc.task_data import CountOptions, is_h5ad, obs_column, require_same_tokenization, tokenizer_of_model
 from scdmc.tokenization import ROW_COLUMN, new_report, tokenize_blocks
-from scdmc.tokenized_data import TokenizedCells, parquet_files, read_row_groups, read_settings
+from scdmc.tokenized_data import TokenizedCells, parquet_files, read_row_groups, read_settings, require_valid_ids
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +87,11 @@ class CellSource(Protocol):
     def obs(self) -> pd.DataFrame:
         """Annotation of all cells, once the blocks have been read."""
 
+    def log_summary(self) -> None:
+        """Say what was read and dropped, once the blocks have been read."""
+
     def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
-        """Say how well its genes are those of the model, once the blocks have been read."""
+        """Say how well its genes are those of the labelled cells, once the blocks have been read."""
 
 
 class _CountsSource:
@@ -119,8 +123,10 @@ class _CountsSource:
     def obs(self) -> pd.DataFrame:
         return self.counts.obs
 
-    def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
+    def log_summary(self) -> None:
         logger.info(self.report.summary())
+
+    def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
         available = set(self.vocabulary.tokens[self.match.token_ids[self.match.is_matched]])
         log_coverage(self.counts.name, self.report.share_of_counts_lost, training_genes, available)
 
@@ -139,15 +145,26 @@ class _ParquetSource:
         first = 0
         for path in self.files:
             for cells in read_row_groups(path, None, self.settings, self.model_directory.context):
-                if not self.obs_tables:
-                    require_same_tokenization(cells, self.model_directory, self.data_path)
                 self.obs_tables.append(cells.obs_table)
+                if not len(cells):
+                    continue
+                if first:
+                    require_valid_ids(cells, len(self.model_directory.vocabulary), str(self.data_path))
+                else:
+                    require_same_tokenization(cells, self.model_directory, self.data_path)
                 yield np.arange(first, first + len(cells)), cells
                 first += len(cells)
 
     def obs(self) -> pd.DataFrame:
+        import anndata
+
         table = pa.concat_tables(self.obs_tables, promote_options="permissive").unify_dictionaries().to_pandas()
-        return table.set_index(table.pop("cell_id").astype(str))
+        adata = anndata.AnnData(obs=table.set_index(table.pop("cell_id").astype(str)))
+        adata.strings_to_categoricals()  # as anndata does where it writes a whole file
+        return adata.obs
+
+    def log_summary(self) -> None:
+        """Nothing is dropped."""
 
     def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
         """Nothing is known."""
@@ -167,6 +184,52 @@ def open_cells(data_path: Path, model_directory: ModelDirectory, options: CountO
         return
     with open_counts(data_path, options.layer, options.allow_normalized) as counts:
         yield _CountsSource(counts, model_directory, options)
+
+
+def embed_file(
+    data_path: Path,
+    output_file: Path,
+    model_directory: ModelDirectory,
+    encoder: ScDMCModel,
+    stream: str,
+    pooling: str,
+    count_options: CountOptions,
+) -> tuple[int, int]:
+    """Write a copy of a file with ``obsm['X_scDMC']``; memory grows by the annotation of the cells only.
+
+    Parameters
+    ----------
+    data_path
+        ``.h5ad`` with raw counts, or tokenized parquet.
+    output_file
+        ``.h5ad``: the input with the embeddings added, NaN for cells that ``filter_pass`` leaves out; of parquet, its
+        annotation of the cells, without genes.
+    model_directory
+        How the cells must be tokenized.
+    encoder, stream, pooling
+        See :func:`scdmc.embeddings.cell_embeddings`.
+    count_options
+        How to read an ``.h5ad``.
+
+    Returns
+    -------
+    Number of cells that were embedded, and of the columns of their embeddings.
+
+    Raises
+    ------
+    ScDMCError
+        If the data cannot be read as the model was trained or hold no cell, or stream or pooling are unknown.
+    """
+    width, n_embedded = embedding_width(encoder, stream), 0
+    with open_cells(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
+        with _new_h5ad(temporary, data_path, source.n_cells, width) as (file, embeddings):
+            for rows, cells in _shown_blocks(source, "embed"):
+                _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, show_progress=False))
+                n_embedded += len(rows)
+            if not is_h5ad(data_path):
+                _write_obs(file, source.obs())
+        source.log_summary()
+    return n_embedded, width
 
 
 def annotate_file(
@@ -211,11 +274,10 @@ def annotate_file(
             results = _annotate_blocks(source, annotator, options, embeddings)
             _add_columns(source.obs(), results).to_csv(temporary, index_label="cell_id")
         else:
-            _start_h5ad(temporary, data_path, source.n_cells)
-            with h5py.File(temporary, "a") as file:
-                embeddings = _new_embeddings(file, source.n_cells, annotator.width)
+            with _new_h5ad(temporary, data_path, source.n_cells, annotator.width) as (file, embeddings):
                 results = _annotate_blocks(source, annotator, options, embeddings)
                 _write_obs(file, _add_columns(source.obs(), results))
+        source.log_summary()
         source.log_coverage(annotator.training_genes)
     return results
 
@@ -228,24 +290,37 @@ def _annotate_blocks(
 ) -> pd.DataFrame:
     """Results of all blocks, indexed by row of the file; embeddings (n_cells, width) are filled where given."""
     parts = []
-    with tqdm(total=source.n_cells, unit=" cells", desc="annotate") as progress:
-        for rows, cells in source.blocks():
-            probabilities, states = annotator.annotate(cells)
-            is_empty = cells.rank_lengths <= EMPTY_LENGTH
-            columns = annotation_columns(annotator.names, probabilities, is_empty, options.min_probability)
-            parts.append(pd.DataFrame({**columns, "is_empty": is_empty}, index=rows))
-            if embeddings is not None:
-                # Whole stretches of rows: HDF5 is slow at single ones.
-                stretch = np.full((rows[-1] + 1 - rows[0], annotator.width), np.nan, dtype=np.float32)
-                stretch[rows - rows[0]] = states
-                embeddings[rows[0] : rows[-1] + 1] = stretch
-            progress.update(rows[-1] + 1 - progress.n)
-    if not parts:
-        raise ScDMCError("there is no cell to annotate: the file is empty, or filter_pass drops them all")
+    for rows, cells in _shown_blocks(source, "annotate"):
+        probabilities, states = annotator.annotate(cells)
+        is_empty = cells.rank_lengths <= EMPTY_LENGTH
+        columns = annotation_columns(annotator.names, probabilities, is_empty, options.min_probability)
+        parts.append(pd.DataFrame({**columns, "is_empty": is_empty}, index=rows))
+        if embeddings is not None:
+            _fill_rows(embeddings, rows, states)
     results = pd.concat(parts)
     if options.majority_vote:
         results = pd.concat([results, _voted(results, embeddings[:], options)], axis=1)
     return results
+
+
+def _shown_blocks(source: CellSource, what: str) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
+    """The blocks, at least one, with a progress bar; ``what`` is done to the cells."""
+    is_empty = True
+    with tqdm(total=source.n_cells, unit=" cells", desc=what) as progress:
+        for rows, cells in source.blocks():
+            yield rows, cells
+            is_empty = False
+            progress.update(rows[-1] + 1 - progress.n)
+    if is_empty:
+        raise ScDMCError(f"there is no cell to {what}: the file is empty, or filter_pass drops them all")
+
+
+def _fill_rows(embeddings: "np.ndarray | h5py.Dataset", rows: np.ndarray, states: np.ndarray) -> None:
+    """Write the embeddings of a block; the rows between its first and last that it lacks become NaN."""
+    # Whole stretches of rows: HDF5 is slow at single ones.
+    stretch = np.full((rows[-1] + 1 - rows[0], states.shape[1]), np.nan, dtype=np.float32)
+    stretch[rows - rows[0]] = states
+    embeddings[rows[0] : rows[-1] + 1] = stretch
 
 
 def _voted(results: pd.DataFrame, embeddings: np.ndarray, options: AnnotationOptions) -> pd.DataFrame:
@@ -282,14 +357,17 @@ def _add_columns(obs: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     return obs.assign(**columns)
 
 
-def _start_h5ad(path: Path, data_path: Path, n_cells: int) -> None:
-    """A copy of an ``.h5ad``; for parquet a file of cells without genes."""
+@contextmanager
+def _new_h5ad(path: Path, data_path: Path, n_cells: int, width: int) -> Iterator[tuple[h5py.File, h5py.Dataset]]:
+    """A copy of an ``.h5ad``, for parquet a file of cells without genes; and its embeddings, NaN so far."""
     import anndata
 
     if is_h5ad(data_path):
         shutil.copyfile(data_path, path)
     else:
         anndata.AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str))).write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        yield file, _new_embeddings(file, n_cells, width)
 
 
 def _new_embeddings(file: h5py.File, n_cells: int, width: int) -> h5py.Dataset:

@@ -8,7 +8,7 @@ import numpy as np
 from scdmc.annotated_file import Annotator
 from scdmc.annotation import annotate_cells, names_of_classes
 from scdmc.calibration import read_temperature
-from scdmc.embeddings import cell_embeddings
+from scdmc.embeddings import cell_embeddings, embedding_width
 from scdmc.gene_coverage import genes_of_cells, read_training_genes
 from scdmc.label_transfer import N_NEIGHBORS, fit_reference, transfer_labels
 from scdmc.modeling import ScDMCForCellClassification, ScDMCModel
@@ -69,5 +69,5 @@ def reference_annotator(
         embeddings = cell_embeddings(encoder, cells, stream, pooling, show_progress=False)
         return transfer_labels(fitted, embeddings), embeddings
 
-    width = encoder.config.hidden_size * (2 if stream == "both" else 1)
+    width = embedding_width(encoder, stream)
     return Annotator(fitted.names, width, annotate, genes_of_cells(reference, vocabulary))

@@ -39,6 +39,11 @@ def inference_batches(
             progress.update(len(chosen))
 
 
+def embedding_width(encoder: ScDMCModel, stream: str) -> int:
+    """Number of columns of :func:`cell_embeddings`: hidden_size, or twice that for both streams."""
+    return encoder.config.hidden_size * (2 if stream == "both" else 1)
+
+
 @torch.inference_mode()
 def cell_embeddings(
     encoder: ScDMCModel,
@@ -76,8 +81,8 @@ def cell_embeddings(
         raise ScDMCError(f"--stream {stream}: there are {', '.join(STREAMS)}")
     if pooling not in POOLINGS:
         raise ScDMCError(f"--pooling {pooling}: there are {', '.join(POOLINGS)}")
+    embeddings = np.empty((len(cells), embedding_width(encoder, stream)), dtype=np.float32)
     n_streams = 2 if stream == "both" else 1
-    embeddings = np.empty((len(cells), n_streams * encoder.config.hidden_size), dtype=np.float32)
     was_training = encoder.training
     encoder.eval()
     for chosen, batch in inference_batches(cells, stream, pooling, "embed" if show_progress else None):

@@ -38,9 +38,7 @@ def write_results(
     -------
     The data set's section of the page.
     """
-    for key in OBSM_KEYS.values():
-        for suffix in (".png", ".pdf"):
-            remove(folder / f"umap_{key[2:]}{suffix}")  # of an earlier run with other methods
+    remove_maps(folder)
     rows = mean_rows(list(runs))
     table = write_metrics(folder / "metrics.csv", rows)
     deviations = wide_metrics(pd.DataFrame(rows), "sd") if len(runs) > 1 else None
@@ -53,6 +51,13 @@ def write_results(
         tables.append((f"Standard deviation over the {len(runs)} runs", deviations.reset_index(names="method")))
     figures = [("Scores, the higher the better", scores), (f"Cells by {keys[1]} and {keys[0]}", grid)]
     return Section(data.name, _text(data, table, keys), tables, figures)
+
+
+def remove_maps(folder: Path) -> None:
+    """Delete the maps of cells that an earlier run, with other methods or data sets, left in a folder."""
+    for name in ("umap_grid", *(f"umap_{key[2:]}" for key in OBSM_KEYS.values())):
+        for suffix in (".png", ".pdf"):
+            remove(folder / f"{name}{suffix}")
 
 
 def write_page(folder: Path, sections: Sequence[Section]) -> None:
@@ -75,6 +80,7 @@ def write_study(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> tuple
     -------
     Averages, methods x (data set and score), and their section of the page.
     """
+    remove_maps(folder)  # each data set has a folder of its own
     rows = {name: pd.DataFrame(mean_rows(runs)) for name, runs in by_data.items()}
     with atomic_path(folder / "metrics.csv") as temporary:
         pd.concat(rows, names=["dataset"]).reset_index("dataset").to_csv(temporary, index=False)

@@ -248,6 +248,23 @@ def count_options(arguments: argparse.Namespace) -> CountOptions:
     return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
 
 
+def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOptions:
+    """The options of :func:`count_options` for one file; refuses flags that say nothing of it.
+
+    Raises
+    ------
+    ScDMCError
+        If one of the flags is given, and the data are tokenized already.
+    """
+    options = count_options(arguments)
+    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
+    if given and not is_h5ad(data_path):
+        raise ScDMCError(
+            f"{', '.join(given)}: only an .h5ad is read so, and {data_path} is tokenized already; leave that out"
+        )
+    return options
+
+
 def annotated_data(
     data_path: Path,
     cells: TokenizedCells,

@@ -1,5 +1,6 @@
 """The integration benchmark: each method on real cells, adaptation, several seeds and data sets, what is refused."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -260,8 +261,11 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
     for name, part in (("one", few[::2]), ("two", few[1::2])):
         part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
     paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
+    (tmp_path / "out").mkdir()
+    for name in ("umap_grid.pdf", "umap_harmony.png"):
+        (tmp_path / "out" / name).write_text("of an earlier run on one data set")
     more = ["--seeds", "2", "--adapt", "--adapt_steps", "2", "--batch_balanced", "--adapt_queue_size", "16"]
-    more += ["--centre_batches", "--methods", "pca"]
+    more += ["--centre_batches", "--methods", "pca", "--overwrite"]
     assert integration([*command(model_path, tmp_path / "out", *paths), *more]) == 0
     out = tmp_path / "out"
     metrics = pd.read_csv(out / "metrics.csv")
@@ -279,6 +283,8 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
             assert (out / name / file).stat().st_size > 0
         integrated = anndata.read_h5ad(out / name / "integrated.h5ad")
         assert set(integrated.obsm) == {"X_scDMC_adapted", "X_scDMC_adapted_centred", "X_pca"}
+    in_common = {"metrics.csv", "metrics.md", "metrics.tex", "report.html", "scores.pdf", "scores.png"}
+    assert {path.name for path in out.iterdir()} == {*in_common, "one", "two"}
     page = (out / "report.html").read_text(encoding="utf8")
     assert page.count("data:image/png;base64,") == 5
     assert "one: overall" in page
@@ -294,6 +300,44 @@ def test_methods_can_be_chosen_and_old_figures_of_others_go(integration, tmp_pat
     assert set(pd.read_csv(out / "metrics.csv")["method"]) == {"PCA, not integrated"}
     assert not (out / "umap_harmony.png").exists()
     assert (out / "umap_pca.png").exists()
+
+
+@pytest.fixture
+def few_path(tmp_path, adata):
+    """The cells of two frequent types."""
+    adata[adata.obs["cell_type"].isin(["beta", "ductal"])].write_h5ad(tmp_path / "few.h5ad")
+    return tmp_path / "few.h5ad"
+
+
+def test_the_full_table_is_written_beside_the_six(integration, tmp_path, model_path, few_path):
+    pytest.importorskip("scib_metrics", reason="scib-metrics is not installed")
+    out = tmp_path / "out"
+    assert integration([*command(model_path, out, few_path), "--methods", "pca", "--full_scores"]) == 0
+    scores = wide_metrics(pd.read_csv(out / "metrics.csv"))
+    assert list(scores.index) == ["PCA, not integrated"]
+    more = ["isolated_labels", "cLISI", "iLISI", "kBET", "PCR_comparison"]
+    assert set(scores) == {*SIX, *more}
+    assert scores.drop(columns="kBET").notna().all().all()  # which needs larger types
+    assert ((scores[more] >= 0) & (scores[more] <= 1) | scores[more].isna()).all().all()
+    assert scores.loc["PCA, not integrated", "PCR_comparison"] == 0  # beside itself
+    header = (out / "metrics.md").read_text().splitlines()[0]
+    assert [name.strip() for name in header.strip("|").split("|")] == ["method", *scores.columns]
+
+
+def test_adapting_for_a_while_stops_by_the_clock_and_changes_the_embedding(
+    integration, tmp_path, model_path, few_path, capsys
+):
+    more = ["--methods", "scdmc", "--adapt", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
+    more += ["--adapt_batch_size", "4"]
+    assert integration([*command(model_path, tmp_path / "out", few_path), *more]) == 0
+    scores = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))
+    assert list(scores.index) == ["scDMC zero-shot", "scDMC adapted"]
+    assert scores.notna().all().all()
+    n_steps = int(re.search(r"adapted in (\d+) steps", capsys.readouterr().err)[1])
+    assert 1 <= n_steps < 1000  # 1.2 seconds
+    obsm = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad").obsm
+    change = abs(obsm["X_scDMC_adapted"] - obsm["X_scDMC"]).max()
+    assert (change > 1e-3) == (n_steps > 1)  # at the start of the clock the learning rate is 0
 
 
 def test_scvi_on_tokens_is_refused_before_anything_is_computed(
@@ -378,11 +422,10 @@ def test_batches_of_single_cells_are_refused(model_directory, cells):
 # --- in Python
 
 
-def test_the_function_gives_the_scores_of_the_command_and_adds_embeddings(integration, tmp_path, model_path, adata):
-    few = adata[adata.obs["cell_type"].isin(["beta", "ductal"])].copy()
-    few.write_h5ad(tmp_path / "few.h5ad")
+def test_the_function_gives_the_scores_of_the_command_and_adds_embeddings(integration, tmp_path, model_path, few_path):
+    few = anndata.read_h5ad(few_path)
     table = scdmc.integration_benchmark(few, model_path, batch_key="batch", label_key="cell_type")
-    assert integration(command(model_path, tmp_path / "out", tmp_path / "few.h5ad")) == 0
+    assert integration(command(model_path, tmp_path / "out", few_path)) == 0
     written = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))
     pd.testing.assert_frame_equal(table, written)
     assert table.loc["Harmony", "overall"] > 0.7
