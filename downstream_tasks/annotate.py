@@ -15,7 +15,7 @@ from scdmc.annotated_file import (
 )
 from scdmc.annotation import UNKNOWN
 from scdmc.annotators import classifier_annotator, reference_annotator
-from scdmc.command_line import argument_parser, positive_float, positive_int, probability, script
+from scdmc.command_line import argument_parser, fill_in, positive_float, positive_int, probability, script
 from scdmc.embeddings import POOLING_HELP, POOLINGS
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file
@@ -23,16 +23,20 @@ from scdmc.label_transfer import N_NEIGHBORS
 from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCForCellClassification, ScDMCModel
 from scdmc.task_data import (
+    CountOptions,
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
     count_options,
+    is_h5ad,
     labels_of,
     place_model,
     read_cells,
 )
 
 logger = logging.getLogger(__name__)
+
+TRANSFER_DEFAULTS = {"label_key": "cell_type", "n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -45,18 +49,24 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
                         "labels, or .csv, their table of obs with the labels")  # fmt: skip
     parser.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
     parser.add_argument("--majority_vote", action="store_true", help="add the most frequent label of each cluster")
-    parser.add_argument("--vote_resolution", type=positive_float, default=VOTE_RESOLUTION, help="of these clusters")
+    parser.add_argument("--vote_resolution", type=positive_float, help=f"of these clusters; {VOTE_RESOLUTION} "
+                        "without it")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
     transfer = parser.add_argument_group("label transfer, instead of a classifier")
     transfer.add_argument("--reference", type=Path, help="labelled .h5ad or tokenized parquet; its nearest cells vote")
-    transfer.add_argument("--label_key", default="cell_type", help="column of obs with the labels of the reference")
-    transfer.add_argument("--n_neighbors", type=positive_int, default=N_NEIGHBORS, help="reference cells that vote")
-    transfer.add_argument("--stream", choices=STREAMS, default="both", help="which stream is compared")
-    transfer.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    transfer.add_argument("--label_key", help="column of obs with the labels of the reference; cell_type without it")
+    transfer.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote; {N_NEIGHBORS} without it")
+    transfer.add_argument("--stream", choices=STREAMS, help="which stream is compared; both without it")
+    transfer.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP}; cls without it")
     add_model_arguments(parser)
     add_dtype_argument(parser)
     add_count_arguments(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    fill_in(arguments, TRANSFER_DEFAULTS, arguments.reference is not None, "without --reference")
+    fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
+    has_counts = any(is_h5ad(path) for path in (arguments.data_path, arguments.reference) if path)
+    fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
+    return arguments
 
 
 def make_annotator(arguments: argparse.Namespace, model_directory: ModelDirectory) -> Annotator:

@@ -1,6 +1,7 @@
 """Attention of a model: which genes get it in which cell type, whether these are markers, and what <cls> rests on."""
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,9 @@ import pandas as pd
 from scdmc.attention_results import ATTRIBUTION_SCORES, AttentionOptions, AttentionResults, analyse_attention
 from scdmc.command_line import argument_parser, positive_int, script
 from scdmc.figures import save_figure
-from scdmc.files import atomic_path, require_new_folder
+from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.gene_data import add_gene_arguments, open_gene_data
-from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, head_of_each, heat_map_figure
+from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, head_of_each, heat_map_figure, remove_figures
 from scdmc.gene_states import CELLS_PER_GENE
 from scdmc.report import Section, write_report
 
@@ -36,6 +37,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--map_cells", type=positive_int, default=4, help="cells whose attention is drawn")
     parser.add_argument("--map_genes", type=positive_int, default=25, help="genes of such a cell, the highest ranks")
     return parser.parse_args(argv)
+
+
+def remove_optional_figures(output_dir: Path) -> None:
+    """Delete the figures of an earlier run that this one may not draw: maps of more cells, markers that were found."""
+    remove_figures(output_dir, ["marker_recovery"])
+    for path in output_dir.glob("cell_*"):
+        if re.fullmatch(r"cell_\d+\.(png|pdf)", path.name):
+            remove(path)
 
 
 def draw(results: AttentionResults, output_dir: Path, seed: int) -> list[tuple[str, Path]]:
@@ -104,6 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     results = analyse_attention(data, options)
 
+    remove_optional_figures(output_dir)
     figures = draw(results, output_dir, arguments.seed)
     tables = {
         "genes": results.genes,

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from scdmc.baselines import (
 )
 from scdmc.command_line import (
     argument_parser,
+    fill_in,
     non_negative_float,
     positive_float,
     positive_int,
@@ -44,7 +46,7 @@ from scdmc.command_line import (
 from scdmc.cross_validation import RunPlan, plan_runs
 from scdmc.devices import choose_device
 from scdmc.embeddings import POOLING_HELP, cell_embeddings
-from scdmc.files import atomic_path, require_new_folder
+from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.fine_tuning import CLASS_WEIGHTS, EMBEDDING_OPTIMIZERS, SAMPLERS, TRAINED_PARTS, FineTuningSettings
 from scdmc.model_directory import (
     ModelDirectory,
@@ -54,11 +56,11 @@ from scdmc.model_directory import (
     open_model_directory,
 )
 from scdmc.modeling import POOLINGS, STREAMS, ScDMCModel
-from scdmc.splits import PARTS, add_split_arguments, split_columns
+from scdmc.splits import PARTS, SPLIT_DEFAULTS, add_split_arguments, split_columns
 from scdmc.task_data import (
     add_count_arguments,
     add_model_arguments,
-    count_options,
+    count_options_for,
     labels_of,
     place_model,
     read_cells,
@@ -85,7 +87,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_training_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    fill_in_defaults(arguments)
+    return arguments
+
+
+def fill_in_defaults(arguments: argparse.Namespace) -> None:
+    """Give the flags that mean something together with others only their defaults, and refuse those given in vain."""
+    split_file, train = arguments.split_file, arguments.train
+    why_not = "with --cross_validate, whose folds are the test cells"
+    if split_file:
+        why_not = "with --split_file, which says the part of every cell"
+    of_drawn_split = {name: default for name, default in SPLIT_DEFAULTS.items() if name != "test_fraction"}
+    of_random_test = {"test_fraction": SPLIT_DEFAULTS["test_fraction"]}
+    fill_in(arguments, of_drawn_split, not split_file, why_not)
+    fill_in(arguments, of_random_test, not (split_file or arguments.cross_validate), why_not)
+    for name, needed in (("train_layers", "top_layers"), ("lora_rank", "lora"), ("embedding_optimizer", "full")):
+        default = {name: getattr(FineTuningSettings, name)}
+        fill_in(arguments, default, train == needed, f"with --train {train}, only with {needed}")
+    learns_by_sgd = train == "full" and arguments.embedding_optimizer == "sgd"
+    default = {"embedding_rate": FineTuningSettings.embedding_rate}
+    fill_in(arguments, default, learns_by_sgd, "unless the word embeddings learn by sgd (--train full)")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,8 +133,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                        "pre-trained model, which can read more")  # fmt: skip
     group.add_argument("--from_scratch", action="store_true", help="start from random weights, not the pre-trained")
     group.add_argument("--train", choices=TRAINED_PARTS, default=defaults.train, help="which weights; lora needs peft")
-    group.add_argument("--train_layers", type=positive_int, default=defaults.train_layers, help="for top_layers")
-    group.add_argument("--lora_rank", type=positive_int, default=defaults.lora_rank, help="for lora")
+    group.add_argument("--train_layers", type=positive_int,
+                       help=f"for top_layers; {defaults.train_layers} without it")  # fmt: skip
+    group.add_argument("--lora_rank", type=positive_int, help=f"for lora; {defaults.lora_rank} without it")
     group.add_argument("--class_weights", choices=CLASS_WEIGHTS, default=defaults.class_weights,
                        help="balanced: errors in rare types cost more")  # fmt: skip
     group.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler,
@@ -123,10 +146,12 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patience", type=positive_int, help=f"epochs without better validation macro-F1; {adapted}")
     group.add_argument("--batch_size", type=positive_int, help=f"cells of a step; {adapted}")
     group.add_argument("--learning_rate", type=positive_float, help=f"peak; {adapted}, the model and --train")
-    group.add_argument("--embedding_optimizer", choices=EMBEDDING_OPTIMIZERS, default=defaults.embedding_optimizer,
-                       help="of the word embeddings; sgd learns genes of few cells less by heart")  # fmt: skip
-    group.add_argument("--embedding_rate", type=non_negative_float, default=defaults.embedding_rate,
-                       help="peak rate of sgd, a multiple of the mean square of the word embeddings")  # fmt: skip
+    group.add_argument("--embedding_optimizer", choices=EMBEDDING_OPTIMIZERS,
+                       help="of the word embeddings, with --train full; sgd, which learns genes of few cells less by "
+                       "heart, without it")  # fmt: skip
+    group.add_argument("--embedding_rate", type=non_negative_float,
+                       help="peak rate of sgd, a multiple of the mean square of the word embeddings; "
+                       f"{defaults.embedding_rate:g} without it")  # fmt: skip
     group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
     group.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
 
@@ -172,12 +197,14 @@ def read_baseline_data(
     arguments: argparse.Namespace, model_directory: ModelDirectory, cells: TokenizedCells
 ) -> BaselineData:
     """The same cells for the baselines; no label is used."""
-    expression, genes = read_expression(arguments.finetune_data_path, cells, model_directory, count_options(arguments))
-    torch.manual_seed(arguments.seed)
-    encoders = {
-        "pre-trained": load_model(model_directory.path, ScDMCModel),
-        "untrained": ScDMCModel(model_directory.config),
-    }
+    options = count_options_for(arguments, arguments.finetune_data_path)
+    expression, genes = read_expression(arguments.finetune_data_path, cells, model_directory, options)
+    with torch.random.fork_rng(devices=[]):  # models are made on the CPU
+        torch.default_generator.manual_seed(arguments.seed)
+        encoders = {
+            "pre-trained": load_model(model_directory.path, ScDMCModel),
+            "untrained": ScDMCModel(model_directory.config),
+        }
     embeddings = {
         name: cell_embeddings(place_model(encoder, arguments), cells, arguments.stream, arguments.pooling)
         for name, encoder in encoders.items()
@@ -234,16 +261,29 @@ def save_results(
     return table
 
 
+def remove_earlier_runs(output_dir: Path, names: set[str]) -> None:
+    """Delete the folders of single runs that an earlier start left and that are none of these.
+
+    Only what looks like one, by its name and by what it holds, goes.
+    """
+    for folder in output_dir.glob("seed_*"):
+        is_run = re.fullmatch(r"seed_\d+(_fold_\d+)?", folder.name) and all(
+            (folder / name).is_file() for name in ("predictions.csv", "split.csv", "config.json")
+        )
+        if is_run and folder.name not in names:
+            remove(folder)
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Split, fine-tune, score once on the test cells, save."""
     arguments = parse_arguments(argv)
     choose_device(arguments.num_gpus)
+    options = count_options_for(arguments, arguments.finetune_data_path)
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.pretrained_model_path, arguments.token_dictionary_file)
     model_directory = model_directory.with_context(arguments.max_length)
-    options = count_options(arguments)
     cells = read_cells(arguments.finetune_data_path, model_directory, split_columns(arguments), options)
     labels = labels_of(cells.obs[arguments.label_key])
     plans = plan_runs(arguments, cells.obs, labels)
@@ -267,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
             save_results(folder, arguments, model_directory, runs[-1:], methods[-1:], command)
             runs = with_best_model_only(runs)
 
+    remove_earlier_runs(output_dir, {plan.name for plan in plans} if len(plans) > 1 else set())
     table = save_results(output_dir, arguments, model_directory, runs, methods, command)
     with atomic_path(output_dir / "arguments.json") as temporary:
         temporary.write_text(describe_arguments(arguments), encoding="utf8")

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.command_line import argument_parser, positive_float, positive_int, script
+from scdmc.command_line import argument_parser, fill_in, positive_float, positive_int, script
 from scdmc.figures import save_figure, umap_figure
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.gene_data import add_gene_arguments, open_gene_data
-from scdmc.gene_figures import bar_panels_figure, heat_map_figure, histograms_figure
+from scdmc.gene_figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
 from scdmc.gene_sets import read_gene_sets
 from scdmc.gene_states import CELLS_PER_GENE
 from scdmc.modeling import STREAMS
@@ -21,6 +21,7 @@ from scdmc.set_consistency import LARGEST_FDR
 
 OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
 MOST_BARS = 20
+PERMUTATIONS = 1000
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -34,8 +35,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="of Leiden; all are written, the one with the best silhouette is looked at closer",
     )  # fmt: skip
     parser.add_argument("--n_neighbors", type=positive_int, default=15, help="of the neighbour graph of genes")
-    parser.add_argument("--permutations", type=positive_int, default=1000, help="random gene sets of the tests")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--permutations", type=positive_int, help=f"random gene sets of the tests; {PERMUTATIONS:,} without it"
+    )
+    arguments = parser.parse_args(argv)
+    fill_in(arguments, {"permutations": PERMUTATIONS}, arguments.gene_sets is not None, "without --gene_sets")
+    return arguments
 
 
 def draw(results: ModuleResults, output_dir: Path, seed: int) -> list[tuple[str, Path]]:
@@ -87,9 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     results = analyse_modules(data, gene_sets, options, str(arguments.gene_sets))
 
-    for name in OPTIONAL_OUTPUTS:  # those of an earlier run would belong to other modules
-        for suffix in (".csv", ".png", ".pdf"):
-            remove(output_dir / f"{name}{suffix}")
+    remove_figures(output_dir, OPTIONAL_OUTPUTS)  # those of an earlier run would belong to other modules
+    for name in OPTIONAL_OUTPUTS:
+        remove(output_dir / f"{name}.csv")
     figures = draw(results, output_dir, arguments.seed)
     tables = {name: getattr(results, name) for name in ("genes", "modules", *OPTIONAL_OUTPUTS)}
     tables["activity"] = results.activity.rename_axis("module").reset_index()

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, non_negative_int, positive_int, script
+from scdmc.command_line import argument_parser, fill_in, non_negative_int, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.figures import save_figure
 from scdmc.files import atomic_path, require_new_folder
 from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
 from scdmc.gene_edits import EDITS
-from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, lines_figure
+from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, lines_figure, remove_figures
 from scdmc.gene_states import CELLS_PER_GENE, GeneEmbeddings
 from scdmc.network_analysis import (
     ALL_PAIRS,
@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 GRAPH_SHARE = 0.01
 MOST_TYPES = 4
 TOP_HUBS = 10
+OPTIONAL_FIGURES = ("auprc_all", "odds_all", "auprc_perturbed", "odds_perturbed")  # need enough known pairs
+PERTURBATION_DEFAULTS = {"perturbed_cells": 8, "perturbation": "remove"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -63,14 +65,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=positive_int, nargs="+", help="whose attention is averaged, from 1; or all")
     parser.add_argument("--heads", type=positive_int, nargs="+", help="whose attention is averaged, from 1; or all")
     parser.add_argument("--perturbed_factors", type=non_negative_int, default=10, help="of each type; 0 for none")
-    parser.add_argument("--perturbed_cells", type=positive_int, default=8, help="cells in which each is perturbed")
-    parser.add_argument("--perturbation", choices=EDITS, default="remove", help="what is done to a factor")
+    parser.add_argument("--perturbed_cells", type=positive_int, help="cells in which each is perturbed; 8 without it")
+    parser.add_argument("--perturbation", choices=EDITS, help="what is done to a factor; remove without it")
     parser.add_argument(
         "--graph_score", choices=tuple(SCORE_COLUMNS.values()), default="attention",
         help="whose strongest edges are drawn, written as GraphML and searched for hubs",
     )  # fmt: skip
     parser.add_argument("--neighbors", type=positive_int, default=5, help="edges of a gene in the association network")
     arguments = parser.parse_args(argv)
+    fill_in(arguments, PERTURBATION_DEFAULTS, arguments.perturbed_factors > 0, "with --perturbed_factors 0")
     if arguments.graph_score == SCORE_COLUMNS[PERTURBATION] and not arguments.perturbed_factors:
         raise ScDMCError("--graph_score perturbation needs factors that are perturbed; raise --perturbed_factors")
     return arguments
@@ -232,11 +235,15 @@ def main(argv: list[str] | None = None) -> int:
     for name, table in tables.items():
         with atomic_path(output_dir / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
+    remove_figures(output_dir, OPTIONAL_FIGURES)  # those of an earlier run would show other networks
     figures = draw(collected, evaluation, output_dir, arguments.graph_score)
     about = (
         "Association is the cosine of gene embeddings and has no direction. Attention: what the target reads of the "
-        "factor, against what ranks alone explain. Perturbation: change of the target's predicted probability. Known "
-        f"pairs: {arguments.regulons.name}; regulon databases have licences of their own."
+        "factor, against what ranks alone explain. Perturbation: change of the target's predicted probability. "
+        "Baselines: Pearson correlation of expression, gradient boosting in the style of GRNBoost2 (not the program "
+        "itself), and random scores. AUPRC ratio: average precision of the known pairs over their share; the higher, "
+        f"the better they are ranked. Known pairs: {arguments.regulons.name}; regulon databases have licences of their "
+        "own."
     )
     shown = [("Mean over the types; compare with random", mean_agreement(evaluation))] if len(evaluation) else []
     sections = [Section("Verdict", verdict), Section("Agreement with known regulons", about, shown)]

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.command_line import argument_parser, positive_int, script
+from scdmc.command_line import argument_parser, fill_in, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.figures import save_figure
 from scdmc.files import atomic_path, require_new_folder
 from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
 from scdmc.gene_edits import EDITS
-from scdmc.gene_figures import heat_map_figure
+from scdmc.gene_figures import heat_map_figure, remove_figures
 from scdmc.gene_sets import read_gene_sets
 from scdmc.gene_symbols import tokens_of_genes
-from scdmc.modeling import STREAMS
+from scdmc.modeling import STREAMS, ScDMCForCellClassification
 from scdmc.perturbation_screen import LARGEST_FDR, STATISTICS, ScreenOptions, rows_needed, screen_genes
 from scdmc.report import Section, write_report
 
@@ -41,6 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of in-silico perturbation."""
     parser = argument_parser(__doc__)
     add_gene_arguments(parser, ("rank", *(name for name in STREAMS if name != "rank")))
+    parser.set_defaults(stream=None)  # a classifier brings its own
     parser.add_argument("--genes", nargs="+", default=[], metavar="GENE", help="symbols or Ensembl ids, one by one")
     parser.add_argument("--gene_sets", type=Path, help="GMT file: the genes of each set are perturbed together")
     parser.add_argument("--perturbation", choices=EDITS, default="remove", help="knock-out, or over-expression")
@@ -88,8 +89,8 @@ def verdict(table: pd.DataFrame, edit: str, null_draws: int) -> str:
         texts.append(f"With {null_draws} random genes no FDR can be below {LARGEST_FDR}: raise --null_draws.")
     elif needed > 1:
         texts.append(
-            f"With {null_draws} random genes an FDR below {LARGEST_FDR} takes {needed} rows beyond all of them: "
-            "raise --null_draws to find single ones."
+            f"With {null_draws} random genes nothing has an FDR below {LARGEST_FDR} unless {needed} rows of the table "
+            "lie beyond all of these: raise --null_draws to find single hits."
         )
     for name in STATISTICS:
         if f"{name}_fdr" in table:
@@ -124,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
     data = open_gene_data(arguments, all_types=True)
+    is_classifier = isinstance(data.model, ScDMCForCellClassification)
+    fill_in(arguments, {"stream": "rank"}, not is_classifier, "with a classifier, which reads what it was trained on")
     chosen = tokens_to_perturb(arguments, data)
     options = ScreenOptions(
         arguments.perturbation, arguments.stream, arguments.max_cells, arguments.null_draws, arguments.goal,
@@ -133,6 +136,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with atomic_path(output_dir / "perturbations.csv") as temporary:
         table.to_csv(temporary, index=False)
+    remove_figures(output_dir, STATISTICS)  # those of an earlier run, with a goal say, would show other cells
     figures = draw(table, output_dir)
     text = verdict(table, arguments.perturbation, options.null_draws)
     about = (

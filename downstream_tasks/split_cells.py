@@ -5,10 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, script, seed
+from scdmc.command_line import argument_parser, fill_in, script, seed
 from scdmc.files import require_new_file
 from scdmc.h5ad import h5ad_files, read_obs
-from scdmc.splits import add_split_arguments, draw_split, require_usable_split, split_columns, write_split
+from scdmc.splits import (
+    SPLIT_DEFAULTS,
+    add_split_arguments,
+    draw_split,
+    require_usable_split,
+    split_columns,
+    write_split,
+)
 from scdmc.task_data import labels_of
 from scdmc.tokenization import require_obs_columns
 
@@ -21,7 +28,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=seed, default=42, help="of the split")
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
     add_split_arguments(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    fill_in(arguments, SPLIT_DEFAULTS, True, "")
+    return arguments
 
 
 def read_cells_of(data_path: Path, columns: list[str]) -> pd.DataFrame:

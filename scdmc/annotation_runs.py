@@ -135,8 +135,8 @@ def train_classifier(
     place
         Moves a model to the device where it is to be trained.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)  # the new head's weights, or all of them
+    with torch.random.fork_rng(devices=[]):  # models are made on the CPU
+        torch.default_generator.manual_seed(plan.seed)  # the new head's weights, or all of them
         model = load_classifier_for_training(
             model_directory,
             class_names(labels, plan.split),

@@ -23,7 +23,7 @@ from scdmc.task_data import (
     CountOptions,
     add_count_arguments,
     add_model_arguments,
-    count_options,
+    count_options_for,
     is_h5ad,
     labels_of,
     log1p_cp10k,
@@ -132,9 +132,9 @@ def open_gene_data(arguments: argparse.Namespace, all_types: bool = False) -> Ge
     Raises
     ------
     ScDMCError
-        If they cannot be read, or no type has enough cells.
+        If they cannot be read, no type has enough cells, or parquet comes with a flag of how counts are read.
     """
-    options = count_options(arguments)
+    options = count_options_for(arguments, arguments.data_path)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     cells = read_cells(arguments.data_path, model_directory, [arguments.label_key], options)
     expression = _expression_of_file(arguments.data_path, cells, model_directory, options)

@@ -1,6 +1,7 @@
 """Figures of the gene-level analyses (see :mod:`scdmc.figures` for their rules)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,8 +9,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scdmc.figures import GREY, PALETTE, PANEL_INCHES
+from scdmc.files import remove
 
 LONGEST_NAME = 34
+
+
+def remove_figures(folder: Path, names: Iterable[str]) -> None:
+    """Delete figures that an earlier run may have left and this one may not draw, in both formats of a figure."""
+    for name in names:
+        for suffix in (".png", ".pdf"):
+            remove(folder / f"{name}{suffix}")
 
 
 def shortened(name: str) -> str:

@@ -33,10 +33,25 @@ def pearson_scores(expression: np.ndarray, factor_columns: np.ndarray, target_co
 def boosting_scores(
     expression: np.ndarray, factor_columns: np.ndarray, target_columns: np.ndarray, n_trees: int = 50, seed: int = 42
 ) -> np.ndarray:
-    """Importance of each factor for each target by gradient boosting, as GRNBoost2 does, shape (n_factors, n_targets).
+    """Importance of each factor for each target by gradient boosting in the style of GRNBoost2.
 
-    GRNBoost2 (Moerman et al. 2019): a model of regression trees for each target (depth 3, a tenth of the factors for a
-    tree, 90% of the cells). Here the number of trees is fixed, where it stops early. A factor does not explain itself.
+    As in GRNBoost2 (Moerman et al. 2019) there is a model of regression trees for each target (depth 3, a tenth of the
+    factors for a split, 90% of the cells for a tree). It is not GRNBoost2 itself, which learns five times more slowly
+    and takes up to 5,000 trees, until they no longer help: here their number is fixed. A factor does not explain
+    itself.
+
+    Parameters
+    ----------
+    expression
+        log1p CP10k, shape (n_cells, n_genes).
+    factor_columns, target_columns
+        Columns of the factors and of the targets.
+    n_trees, seed
+        Trees for each target, and the seed of their cells and factors.
+
+    Returns
+    -------
+    Shape (n_factors, n_targets).
     """
     scores = np.zeros((len(factor_columns), len(target_columns)))
     for number, target in enumerate(target_columns):

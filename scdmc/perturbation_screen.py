@@ -119,7 +119,8 @@ def screen_genes(
     Raises
     ------
     ScDMCError
-        If an option is unknown, a set is too large to be raised, or no cell has any of the genes.
+        If an option is unknown, a set is too large to be raised, no cell is left to start from, or none has any of the
+        genes.
     """
     options = options or ScreenOptions()
     if options.edit not in EDITS:
@@ -136,6 +137,8 @@ def screen_genes(
         require_room(tokens, options.edit, data.model_directory.context, name)
     reader = _Reader(data, options, _annotator(data, options))
     starts = [name for name in options.cell_types or data.types if name != options.goal]
+    if not starts:
+        raise ScDMCError(f"all cells are of the type --goal {options.goal}; choose other types to start from")
     rows = []
     with tqdm(total=len(starts) * len(sets), desc="perturb", disable=not show_progress) as progress:
         for cell_type in starts:
@@ -146,7 +149,10 @@ def screen_genes(
                 progress.update()
     table = pd.DataFrame([row for row in rows if row is not None])
     if table.empty:
-        raise ScDMCError(f"no cell that the model reads has any of {', '.join(list(sets)[:5])}; raise them instead?")
+        raise ScDMCError(
+            f"no cell that the model reads has any of {', '.join(list(sets)[:5])}, so there is nothing to remove; "
+            "--perturbation raise needs no cell that has it"
+        )
     needed = rows_needed(len(table), options.null_draws)
     if needed > 1:
         logger.warning(

@@ -56,6 +56,9 @@ SYMBOL_OF_ACCESSION = {
 def read_regulons(archive: zipfile.ZipFile, database: str = "CollecTRI") -> pd.DataFrame:
     """Read the regulons of one database out of the wheel.
 
+    Repressed targets are targets like activated ones. The signs are those of the database: CollecTRI takes a pair of
+    which nothing is known as activating (Mueller-Dott et al. 2023), DoRothEA leaves most pairs without a sign.
+
     Parameters
     ----------
     archive
@@ -66,7 +69,8 @@ def read_regulons(archive: zipfile.ZipFile, database: str = "CollecTRI") -> pd.D
     Returns
     -------
     Columns tf, target (official symbols), sign (+1 activates, -1 represses, 0 unknown or both), sources; a row for each
-    pair, in the order of tf and target. A complex stands for each of its members.
+    pair, in the order of tf and target. A complex stands for each of its members. Rows of one pair are united: their
+    sources are put together, a sign of one stands where the others have none, and opposite ones make 0.
 
     Raises
     ------
@@ -79,18 +83,24 @@ def read_regulons(archive: zipfile.ZipFile, database: str = "CollecTRI") -> pd.D
     tagged = table[table["sources"].str.contains(database, regex=False, na=False)]
     if tagged.empty:
         raise ScDMCError(f"{REGULONS_WHEEL}: no row of {OMNIPATH_FILE} has the source {database}")
-    sign = tagged["is_stimulation"].astype(int) - tagged["is_inhibition"].astype(int)
-    pairs = pd.DataFrame(
-        {"tf": tagged["source"], "target": tagged["target"], "sign": sign, "sources": tagged["sources"]}
-    )
+    names = {"source": "tf", "is_stimulation": "activates", "is_inhibition": "represses"}
+    pairs = tagged.rename(columns=names).astype({"activates": int, "represses": int})
     for column in ("tf", "target"):
         pairs[column] = pairs[column].map(_members)
         pairs = pairs.explode(column, ignore_index=True)
     is_known = pairs["tf"].notna() & pairs["target"].notna()
     logger.info("%d of %d pairs are dropped: a name in them is no gene symbol", (~is_known).sum(), len(pairs))
     pairs = pairs[is_known & (pairs["tf"] != pairs["target"])]
-    pairs = pairs.sort_values(["tf", "target"], kind="stable").drop_duplicates(["tf", "target"])
-    return pairs.reset_index(drop=True)
+    united = pairs.groupby(["tf", "target"], as_index=False).agg(
+        activates=("activates", "max"), represses=("represses", "max"), sources=("sources", _united)
+    )
+    united["sign"] = united["activates"] - united["represses"]
+    return united[["tf", "target", "sign", "sources"]]
+
+
+def _united(sources: pd.Series) -> str:
+    """Tags of several rows, each once."""
+    return ";".join(sorted({tag for row in sources for tag in row.split(";")}))
 
 
 def _members(name: str) -> list[str]:

@@ -16,18 +16,22 @@ PARTS = ("train", "validation", "test", "left_out")
 SPLIT_COLUMNS = ("source_file", "cell_id", "label", "split")
 # Whole groups leave few choices, and a blind draw can put all of a type into one part: the best of these is kept.
 GROUP_DRAWS = 100
+SPLIT_DEFAULTS = {"split_by": None, "validation_fraction": 0.1, "test_fraction": 0.2, "minimum_cells": 10}
 
 logger = logging.getLogger(__name__)
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of how cells are split; the seed is the script's own ``--seed``."""
+    """Flags of how cells are split; the seed is the script's own ``--seed``.
+
+    Those of :data:`SPLIT_DEFAULTS` have None for a default: :func:`scdmc.command_line.fill_in` gives them theirs.
+    """
     group = parser.add_argument_group("split")
     group.add_argument("--label_key", default="cell_type", help="column of obs with the labels")
     group.add_argument("--split_by", help="column of obs (donor_id, batch) whose groups stay in one part")
-    group.add_argument("--validation_fraction", type=fraction, default=0.1, help="share of validation cells")
-    group.add_argument("--test_fraction", type=fraction, default=0.2, help="share of test cells")
-    group.add_argument("--minimum_cells", type=positive_int, default=10, help="rarer types are left out and named")
+    group.add_argument("--validation_fraction", type=fraction, help="share of validation cells; 0.1 without it")
+    group.add_argument("--test_fraction", type=fraction, help="share of test cells; 0.2 without it")
+    group.add_argument("--minimum_cells", type=positive_int, help="rarer types are left out and named; 10 without it")
 
 
 def split_columns(arguments: argparse.Namespace) -> list[str]:

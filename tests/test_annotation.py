@@ -287,6 +287,28 @@ def test_a_reference_labels_cells_without_training(annotate, three_types, tmp_pa
     require_same_labels(annotate(new, *flags).obs, result.obs)
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--n_neighbors", 15), "--n_neighbors has no effect without --reference; leave it out"),
+        (("--label_key", "cell_type"), "--label_key has no effect without --reference"),
+        (("--stream", "rank"), "--stream has no effect without --reference"),
+        (("--pooling", "cls"), "--pooling has no effect without --reference"),
+        (("--vote_resolution", 5), "--vote_resolution has no effect without --majority_vote"),
+        (("--layer", "X", "--data_path", "x.parquet"), "--layer has no effect on tokenized parquet"),
+        (("--allow_normalized", "--data_path", "x.parquet"), "--allow_normalized has no effect on tokenized parquet"),
+    ],
+)
+def test_flags_that_cannot_have_an_effect_are_refused(
+    load_script, tmp_path, capsys, classifier_path, islets_path, flags, said
+):
+    main = load_script("downstream_tasks/annotate.py").main
+    command = ("--model_path", classifier_path, "--data_path", islets_path, "--output_file", tmp_path / "out.csv")
+    assert main([str(word) for word in (*command, *flags)]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_a_reference_without_the_label_column_is_refused(
     load_script, tmp_path, capsys, three_types, model_path, islets_path
 ):

@@ -211,6 +211,13 @@ def test_the_same_model_without_pretraining_stands_beside_ours(fine_tune, tmp_pa
         (("--cross_validate", 99), "use fewer folds"),
         (("--hold_out_type", "no such type"), "there are alpha, beta, ductal"),
         (("--train", "top_layers", "--train_layers", 9), "the model has 1 layers"),
+        (("--train_layers", 2), "--train_layers has no effect with --train full, only with top_layers"),
+        (("--train", "classifier", "--lora_rank", 8), "--lora_rank has no effect with --train classifier"),
+        (("--train", "lora", "--embedding_optimizer", "sgd"), "--embedding_optimizer has no effect with --train lora"),
+        (("--embedding_optimizer", "adamw", "--embedding_rate", 0), "--embedding_rate has no effect unless"),
+        (("--cross_validate", 3, "--test_fraction", 0.2), "--test_fraction has no effect with --cross_validate"),
+        (("--split_file", "x.csv", "--split_by", "batch"), "--split_by has no effect with --split_file"),
+        (("--split_file", "x.csv", "--test_fraction", 0.2), "--test_fraction has no effect with --split_file"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_one_line_and_no_output(fine_tune, tmp_path, capsys, flags, said):
@@ -233,6 +240,66 @@ def test_the_flags_reach_the_training(fine_tune, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     for said in ("train classifier", "sampler balanced", "class_weights balanced", "gene_dropout 0.2", "patience 2"):
         assert said in card
+
+
+def test_fewer_labels_are_a_part_of_the_same_split(fine_tune, tmp_path, single):
+    assert fine_tune(tmp_path / "out", "--label_fraction", 0.3, "--baselines", "none") == 0
+    full, fewer = (pd.read_csv(folder / "split.csv") for folder in (single, tmp_path / "out"))
+    assert (fewer["cell_id"] == full["cell_id"]).all()
+    is_used = fewer["split"] != "left_out"
+    assert (fewer["split"] == full["split"])[is_used].all()
+    sizes = {split.name: split for split in (full.groupby(["split", "label"]).size().rename("full"),
+                                             fewer.groupby(["split", "label"]).size().rename("fewer"))}  # fmt: skip
+    for part, label in sizes["full"].index:
+        expected = sizes["full"][part, label]
+        if part != "test":
+            expected = max(1, round(0.3 * expected))
+        assert sizes["fewer"][part, label] == expected
+
+
+def test_low_rank_additions_have_the_rank_that_was_asked_for(fine_tune, model_path, tmp_path):
+    flags = ("--train", "lora", "--lora_rank", 3, "--learning_rate", "1e-2", "--baselines", "none")
+    assert fine_tune(tmp_path / "out", *flags) == 0
+    before, after = (dict(load(folder).bert.named_parameters()) for folder in (model_path, tmp_path / "out"))
+    change = {name: (after[name] - before[name]).detach().double().numpy() for name in before}
+    matrix = change["encoder.layer.0.attention.self.Wqkv.weight"]
+    sizes = np.linalg.svd(matrix, compute_uv=False)
+    assert sizes[2] > 1e3 * sizes[3]
+    assert not change["embeddings.word_embeddings.weight"].any()
+    assert "lora_rank 3" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_dropout_before_the_classifier_reaches_the_training(fine_tune, tmp_path):
+    losses = {}
+    for dropout in (0, 0.9):
+        output = tmp_path / str(dropout)
+        flags = ("--classifier_dropout", dropout, "--baselines", "none", "--train", "classifier")
+        assert fine_tune(output, *flags) == 0
+        assert load(output).config.classifier_dropout == dropout
+        losses[dropout] = pd.read_csv(output / "history.csv")["loss"][0]
+    assert losses[0.9] > losses[0]
+
+
+def test_a_run_leaves_the_random_state_of_the_caller_alone(fine_tune, tmp_path):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert fine_tune(tmp_path / "out", "--baselines", "fast") == 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_folders_of_runs_of_an_earlier_start_go_and_nothing_else(fine_tune, tmp_path):
+    output = tmp_path / "out"
+    runs, others = ("seed_4", "seed_5_fold_1"), ("seed_3_mine", "seed_6")
+    for folder in (*runs, others[0]):
+        (output / folder).mkdir(parents=True)
+        for name in ("config.json", "predictions.csv", "split.csv"):
+            (output / folder / name).touch()
+    (output / "seed_6").mkdir()  # no run, but something of the user's
+    (output / "seed_6" / "notes.txt").touch()
+    flags = ("--baselines", "none", "--train", "classifier", "--seeds", 2, "--seed", 3, "--overwrite")
+    assert fine_tune(output, *flags) == 0
+    assert {path.name for path in output.glob("seed_*")} == {"seed_3", "seed_4", *others}
+    assert (output / "seed_4" / "report.html").exists()
 
 
 def test_seeds_that_share_a_split_are_also_scored_together(fine_tune, tmp_path, single):

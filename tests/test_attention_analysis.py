@@ -174,6 +174,12 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, folder, isle
     assert len(pd.read_csv(out / "heads.csv")) == 4
     names = ("top_genes", "marker_recovery", "heads_entropy", "cell_1", "attribution")
     assert all((out / f"{name}.{suffix}").exists() for name in names for suffix in ("png", "pdf"))
+    for name in ("cell_2.png", "cell_10.pdf", "cell_types.png", "cell_2.csv"):
+        (out / name).touch()
+    script.remove_optional_figures(out)
+    left = {path.name for path in out.iterdir()}
+    assert {"cell_types.png", "cell_2.csv", "marker_recovery.csv", "attribution.png"} <= left
+    assert not left & {"cell_1.png", "cell_1.pdf", "cell_2.png", "cell_10.pdf", "marker_recovery.png"}
     assert script.main([str(word) for word in [*options[:-1], "--overwrite"]]) == 2
     assert "markers need two cell types with enough cells, and there is only 'beta'" in capsys.readouterr().err
     few = [*options, "--overwrite", "--attribution_cells", 2]

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from scdmc import command_line
-from scdmc.command_line import argument_parser, script
+from scdmc.command_line import argument_parser, fill_in, script
 from scdmc.errors import ScDMCError
 
 
@@ -70,3 +70,32 @@ def test_numbers_outside_of_their_range_are_refused(capsys, name, good, bad):
         with pytest.raises(SystemExit):
             parser.parse_args([f"--flag={text}"])
         assert text in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_flags_that_were_left_out_get_their_defaults_and_those_in_vain_are_refused():
+    def arguments(*argv):
+        parser = argument_parser("a test")
+        parser.add_argument("--n", type=int, help="so many; 3 without it")
+        parser.add_argument("--switch", action="store_true")
+        return parser.parse_args(argv)
+
+    defaults = {"n": 3, "switch": False}
+    left_out, given = arguments(), arguments("--n", "0", "--switch")
+    fill_in(left_out, defaults, False, "here")
+    assert (left_out.n, left_out.switch) == (3, False)
+    fill_in(given, defaults, True, "here")
+    assert (given.n, given.switch) == (0, True)
+    for argv, named in ((["--n", "3"], "--n"), (["--n", "0"], "--n"), (["--switch"], "--switch")):
+        with pytest.raises(ScDMCError, match=f"^{named} has no effect here; leave it out$"):
+            fill_in(arguments(*argv), defaults, False, "here")
+
+
+def test_help_shows_defaults_but_none(capsys):
+    parser = argument_parser("a test")
+    parser.add_argument("--n", type=int, help="so many; 3 without it")
+    parser.add_argument("--m", type=int, default=7, help="more")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    printed = capsys.readouterr().out
+    assert "more (default: 7)" in printed
+    assert "None" not in printed

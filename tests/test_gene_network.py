@@ -231,6 +231,19 @@ def test_the_script_writes_networks_and_their_agreement(run, tmp_path, capsys):
     assert pd.read_csv(out / "association_edges.csv")["cosine"].between(-1.001, 1.001).all()
     assert len(pd.read_csv(out / "topology.csv")) == 12
     assert all((out / name).exists() for name in ("networks.png", "hubs.pdf", "report.html", "factors.csv", "hubs.csv"))
+    assert "gradient boosting in the style of GRNBoost2" in (out / "report.html").read_text(encoding="utf8")
+    figures = {f"{name}.{suffix}" for name in ("auprc_all", "odds_all") for suffix in ("png", "pdf")}
+    assert all((out / name).exists() for name in figures)
+    of_perturbed = ("auprc_perturbed.png", "odds_perturbed.pdf")
+    for name in of_perturbed:
+        (out / name).touch()
+    (out / "mine_auprc_all.png").touch()
+    alone = ("--n_targets", 40, "--n_factors", 1, "--perturbed_factors", 0, "--cell_types", "beta", "--overwrite")
+    assert run(["TTR"], *alone) == 0  # a factor has 12 known targets at most, of which few are frequent
+    assert "so the networks were not judged" in capsys.readouterr().out
+    assert not [name for name in (*figures, *of_perturbed) if (out / name).exists()]
+    assert (out / "mine_auprc_all.png").exists()
+    assert [path.name for path in (out / "graphs").iterdir()] == ["beta.graphml"]
 
 
 def test_bad_input_is_named(run, capsys):
@@ -242,6 +255,8 @@ def test_bad_input_is_named(run, capsys):
     assert "--layers 3: the model has 1 to 2" in capsys.readouterr().err
     assert run(["INS"], "--graph_score", "perturbation", "--perturbed_factors", 0, "--model_path", "nowhere") == 2
     assert "--graph_score perturbation needs factors that are perturbed" in capsys.readouterr().err
+    assert run(["INS"], "--perturbed_factors", 0, "--perturbed_cells", 8) == 2
+    assert "--perturbed_cells has no effect with --perturbed_factors 0; leave it out" in capsys.readouterr().err
     assert run(["GNAS"], "--n_targets", 1, "--perturbed_factors", 0, "--cell_types", "beta") == 2  # all there is
     printed = capsys.readouterr().err
     assert "beta has no graph: no pair has a score of attention" in printed

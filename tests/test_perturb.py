@@ -8,6 +8,7 @@ import torch
 from scipy.stats import false_discovery_control
 
 from scdmc.errors import ScDMCError
+from scdmc.model_directory import load_classifier_for_training, open_model_directory, save_model_directory
 from scdmc.perturbation_screen import ScreenOptions, against_chance, random_set, rows_needed, screen_genes
 from tests.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
 
@@ -114,6 +115,23 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     assert set(table["cell_type"]) == {"beta", "delta"}
     assert table["shift"].between(0, 2).all()
     assert all((tmp_path / "out" / name).exists() for name in ("shift.png", "towards_goal.pdf", "report.html"))
+    assert run("--genes", "INS", "--cell_types", "beta") == 0
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"own_probability.pdf", "own_probability.png", "perturbations.csv", "report.html", "shift.pdf",
+                    "shift.png"}  # fmt: skip
+
+
+def test_a_stream_is_not_asked_of_a_classifier_which_has_its_own(run, folder, tmp_path, capsys):
+    directory = open_model_directory(folder)
+    torch.manual_seed(0)
+    classifier = load_classifier_for_training(directory, ["alpha", "beta"], "expression", 0.0)
+    save_model_directory(
+        tmp_path / "c", classifier, directory.vocabulary, directory.medians, directory.settings, "a test"
+    )
+    flags = ("--genes", "INS", "--cell_types", "beta", "--model_path", tmp_path / "c")
+    assert run(*flags, "--stream", "expression") == 2
+    assert "--stream has no effect with a classifier, which reads what it was trained on" in capsys.readouterr().err
+    assert run(*flags) == 0
 
 
 def test_bad_input_is_named(run, tmp_path, capsys):
@@ -125,4 +143,6 @@ def test_bad_input_is_named(run, tmp_path, capsys):
     assert run() == 2
     assert "nothing to perturb" in capsys.readouterr().err
     assert run("--genes", "XIST", "--cell_types", "beta") == 2
-    assert "no cell that the model reads has any of XIST" in capsys.readouterr().err
+    assert "no cell that the model reads has any of XIST, so there is nothing to remove" in capsys.readouterr().err
+    assert run("--genes", "INS", "--cell_types", "beta", "--goal", "beta") == 2
+    assert "all cells are of the type --goal beta; choose other types to start from" in capsys.readouterr().err

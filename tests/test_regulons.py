@@ -20,6 +20,10 @@ ROWS = [
     ("GATA1", "Q9ZZZ9", "CollecTRI", True, False),
     ("GATA1", "GATA1", "CollecTRI", True, False),
     ("CALM1", "TRPC1", "TRIP", True, False),
+    ("COMPLEX:P05412_FOS", "VIM", "CollecTRI", True, False),  # JUN -> VIM once more, with the opposite sign
+    ("P05412", "VIM", "SIGNOR_CollecTRI;CollecTRI", False, True),
+    ("MYC", "TERT", "CollecTRI", False, False),  # known without a sign here, and as repressing below
+    ("MYC", "O14746", "CollecTRI", False, True),
 ]
 
 
@@ -43,8 +47,10 @@ def test_pairs_and_gene_sets_hold_official_symbols(load_script, wheel, tmp_path)
     assert run(load_script, "--output_directory", tmp_path / "out", "--wheel", wheel) == 0
     table = load_regulons(tmp_path / "out" / "regulons.csv")
     assert list(zip(table["tf"], table["target"], table["sign"], strict=True)) == [
-        ("FOS", "MMP1", 0), ("JUN", "MMP1", 0), ("SPI1", "CD14", 1), ("SPI1", "LYZ", -1), ("TP53", "CDKN1A", 1)
+        ("FOS", "MMP1", 0), ("FOS", "VIM", 1), ("JUN", "MMP1", 0), ("JUN", "VIM", 0), ("MYC", "TERT", -1),
+        ("SPI1", "CD14", 1), ("SPI1", "LYZ", -1), ("TP53", "CDKN1A", 1)
     ]  # fmt: skip
+    assert table["sources"][3] == "CollecTRI;SIGNOR_CollecTRI"
     assert read_gene_sets(tmp_path / "out" / "regulons.gmt")["SPI1"] == ["CD14", "LYZ"]
 
 
