@@ -13,6 +13,7 @@ import torch
 from scdmc.attention import BACK_ENDS
 from scdmc.batches import EXPRESSION_ORDERS
 from scdmc.checkpoints import find_checkpoint
+from scdmc.coexpression import start_from_coexpression
 from scdmc.command_line import (
     argument_parser,
     fraction,
@@ -37,6 +38,8 @@ from scdmc.pretraining_data import CellChoice, PretrainingData, read_pretraining
 from scdmc.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
+
+GENE_STARTS = ("random", "coexpression")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -111,6 +114,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_float,
         default=config.initializer_range,
         help="standard deviation of the initial weights; a narrow model wants more, about 0.45 / sqrt(hidden_size)",
+    )
+    model.add_argument(
+        "--gene_start",
+        choices=GENE_STARTS,
+        default="random",
+        help="what the embeddings of genes start as; coexpression: singular vectors of the training cells' values",
     )
     model.add_argument("--attention", choices=BACK_ENDS, default="auto", help="attention back end")
 
@@ -335,6 +344,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.gene_median_file,
     )
     model = new_model(arguments, data.vocabulary, data.settings.model_input_size)
+    if arguments.gene_start == "coexpression" and not arguments.resume_from_checkpoint:
+        start_from_coexpression(model, data.cells, data.training, arguments.seed)
     run = Pretraining(
         model,
         data.cells,

@@ -583,6 +583,17 @@ def test_cells_that_are_memory_mapped_train_the_same_model(model_folder, script,
     assert list((tmp_path / "cache").iterdir())
 
 
+def test_the_script_starts_from_co_expression_and_resumes(script, dataset, tmp_path):
+    def train(folder, *flags):
+        data = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / folder)]
+        assert script([*data, *SHORT, "--gene_start", "coexpression", *flags]) == 0
+        return (tmp_path / folder / "model.safetensors").read_bytes()
+
+    weights = train("model")
+    first = next((tmp_path / "model" / "checkpoints").glob("*1"))
+    assert train("model", "--resume_from_checkpoint", str(first)) == weights
+
+
 def test_cells_are_held_out_and_left_out_by_a_column_of_obs(script, load_script, islets_path, tmp_path, capsys):
     folder = tmp_path / "tokenized"
     arguments = ["--input_directory", islets_path.parent, "--output_directory", folder, "--output_prefix", "islets"]
