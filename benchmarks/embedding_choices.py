@@ -18,13 +18,14 @@ from scdmc.integration_study import usable_cells
 from scdmc.metric_tables import best_of_columns, markdown, score_texts
 from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
 from scdmc.modeling import ScDMCModel
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.task_data import add_count_arguments, add_model_arguments, count_options, labels_of, place_model, read_cells
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the comparison."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, required=True, help="model folder")
+    add_model_path_argument(parser)
     parser.add_argument(
         "--tokenized_data_path", type=Path, nargs="+", required=True, help="tokenized parquet, or .h5ad; one or several"
     )
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output_file:
         require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments)
     tables = {path.stem: scores_of(path, encoder, model_directory, arguments) for path in arguments.tokenized_data_path}
     if arguments.output_file:
         with atomic_path(arguments.output_file) as temporary:

@@ -22,6 +22,7 @@ from scdmc.files import require_new_file
 from scdmc.label_transfer import N_NEIGHBORS
 from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCForCellClassification, ScDMCModel
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.task_data import (
     CountOptions,
     add_count_arguments,
@@ -42,8 +43,9 @@ TRANSFER_DEFAULTS = {"label_key": "cell_type", "n_neighbors": N_NEIGHBORS, "stre
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, required=True, help="folder of a classifier (downstream_tasks.py); "
-                        "with --reference, of any model")  # fmt: skip
+    add_model_path_argument(
+        parser, meaning="folder of a classifier (downstream_tasks.py); with --reference, of any model"
+    )
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
     parser.add_argument("--output_file", type=Path, required=True, help="to write: .h5ad, the same cells with their "
                         "labels, or .csv, their table of obs with the labels")  # fmt: skip
@@ -72,9 +74,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def make_annotator(arguments: argparse.Namespace, model_directory: ModelDirectory) -> Annotator:
     """What labels the cells: the classifier, or the reference cells as the encoder sees them."""
     if not arguments.reference:
-        model = load_model(arguments.model_path, ScDMCForCellClassification)
-        return classifier_annotator(place_model(model, arguments, arguments.dtype), arguments.model_path)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
+        model = load_model(model_directory.path, ScDMCForCellClassification)
+        return classifier_annotator(place_model(model, arguments, arguments.dtype), model_directory.path)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments, arguments.dtype)
     reference = read_cells(arguments.reference, model_directory, [arguments.label_key], count_options(arguments))
     labels = labels_of(reference.obs[arguments.label_key])
     return reference_annotator(

@@ -20,6 +20,7 @@ from scdmc.marker_genes import cluster_sizes, marker_genes
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.scores import clustering_scores, metric_rows, require_types, write_metrics
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.task_data import (
     add_count_arguments,
     add_dtype_argument,
@@ -49,7 +50,7 @@ def resolution(text: str) -> float | str:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of clustering."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, required=True, help="model folder")
+    add_model_path_argument(parser)
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for clusters, scores and figures")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
@@ -153,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{arguments.model_path} is a classifier, whose encoder saw labels, and clusters are made without; "
             "give the pre-trained model"
         )
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments, arguments.dtype)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], options)
     labels = labels_of(cells.obs[label_key]) if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None

@@ -56,6 +56,7 @@ from scdmc.model_directory import (
     open_model_directory,
 )
 from scdmc.modeling import POOLINGS, STREAMS, ScDMCModel
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.splits import PARTS, SPLIT_DEFAULTS, add_split_arguments, split_columns
 from scdmc.task_data import (
     add_count_arguments,
@@ -74,7 +75,7 @@ METHOD, FROM_SCRATCH = "scDMC fine-tuned", "scDMC without pre-training"
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of fine-tuning."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--pretrained_model_path", type=Path, required=True, help="folder of a pre-trained model")
+    add_model_path_argument(parser, "--pretrained_model_path", "folder of a pre-trained model")
     parser.add_argument("--finetune_data_path", type=Path, required=True, help="labelled .h5ad or tokenized parquet")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for the classifier and its scores")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")

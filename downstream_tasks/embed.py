@@ -9,6 +9,7 @@ from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS
 from scdmc.files import require_new_file
 from scdmc.model_directory import load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.task_data import (
     add_count_arguments,
     add_dtype_argument,
@@ -21,7 +22,7 @@ from scdmc.task_data import (
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of embedding."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, required=True, help="model folder")
+    add_model_path_argument(parser)
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
     parser.add_argument("--output_file", type=Path, required=True, help=".h5ad to write")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     options = count_options_for(arguments, arguments.data_path)
     require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(arguments.model_path, ScDMCModel), arguments, arguments.dtype)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments, arguments.dtype)
     shape = embed_file(
         arguments.data_path, arguments.output_file, model_directory, encoder,
         arguments.stream, arguments.pooling, options,

@@ -28,6 +28,7 @@ from scdmc.integration_study import (
 from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
 from scdmc.modeling import STREAMS, ScDMCModel, ScDMCPreTrainedModel
 from scdmc.scores import wide_metrics
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.task_data import (
     add_count_arguments,
     add_dtype_argument,
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the integration benchmark."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--model_path", type=Path, required=True, help="model folder")
+    add_model_path_argument(parser)
     parser.add_argument(
         "--tokenized_data_path", type=Path, nargs="+", required=True, help="tokenized parquet, or .h5ad; one or several"
     )
@@ -148,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     def place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
         return place_model(model, arguments, arguments.dtype)
 
-    place(load_model(arguments.model_path, ScDMCModel))  # what cannot run is refused before the cells are read
+    place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read
     data_sets = [read_data(path, name, model_directory, arguments) for path, name in zip(paths, names, strict=True)]
     for data in data_sets:
         require_runnable(data, model_directory, options)

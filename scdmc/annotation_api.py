@@ -24,6 +24,7 @@ from scdmc.gene_coverage import log_coverage
 from scdmc.label_transfer import N_NEIGHBORS
 from scdmc.model_directory import load_model, model_card, open_model_directory
 from scdmc.modeling import ScDMCForCellClassification, ScDMCModel, ScDMCPreTrainedModel
+from scdmc.shipped_models import model_folder
 from scdmc.splits import PARTS, make_split, require_usable_split
 from scdmc.task_data import CountOptions, add_results, labels_of, place_model, tokenizer_of_model
 from scdmc.tokenization import ROW_COLUMN
@@ -62,7 +63,7 @@ def fine_tune(
     adata
         Raw counts and labels; not changed.
     model
-        Folder of a pre-trained model.
+        Folder of a pre-trained model, or the name of a shipped one.
     label_key
         Column of obs with the types.
     output_dir
@@ -143,7 +144,7 @@ def annotate(
         Raw counts. It gets ``obs['scDMC_cell_type']``, ``obs['scDMC_probability']``, ``obs['scDMC_margin']`` and
         ``obsm['X_scDMC']``.
     model
-        Folder of a classifier; with a reference, of any model.
+        Folder of a classifier; with a reference, of any model, or the name of a shipped one.
     min_probability
         Less certain cells become Unknown.
     reference, label_key, n_neighbors
@@ -162,10 +163,11 @@ def annotate(
     """
     cells = tokenize(adata, model_path=model, layer=layer)
     if reference is None:
-        annotator = classifier_annotator(_place(load_model(Path(model), ScDMCForCellClassification)), Path(model))
+        classifier = _place(load_model(model, ScDMCForCellClassification))
+        annotator = classifier_annotator(classifier, model_folder(model))
     else:
-        annotator = _by_reference(Path(model), reference, label_key, n_neighbors, layer)
-    _log_genes(adata, annotator, Path(model), layer)
+        annotator = _by_reference(model, reference, label_key, n_neighbors, layer)
+    _log_genes(adata, annotator, model, layer)
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
@@ -188,7 +190,7 @@ def embed(
     adata
         Raw counts. It gets ``obsm['X_scDMC']``.
     model
-        Model folder.
+        Model folder, or the name of a shipped model.
     stream, pooling
         See :func:`scdmc.embeddings.cell_embeddings`.
     layer
@@ -199,13 +201,13 @@ def embed(
     The same AnnData.
     """
     cells = tokenize(adata, model_path=model, layer=layer)
-    encoder = _place(load_model(Path(model), ScDMCModel))
+    encoder = _place(load_model(model, ScDMCModel))
     add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: cell_embeddings(encoder, cells, stream, pooling)})
     return adata
 
 
 def _by_reference(
-    model: Path, reference: "anndata.AnnData", label_key: str, n_neighbors: int, layer: str | None
+    model: str | Path, reference: "anndata.AnnData", label_key: str, n_neighbors: int, layer: str | None
 ) -> Annotator:
     if label_key not in reference.obs:
         raise ScDMCError(f"reference.obs has no column {label_key!r}; there are {sorted(reference.obs)}")
@@ -215,7 +217,7 @@ def _by_reference(
     return reference_annotator(encoder, cells, labels_of(cells.obs[label_key]), vocabulary, n_neighbors=n_neighbors)
 
 
-def _log_genes(adata: "anndata.AnnData", annotator: Annotator, model: Path, layer: str | None) -> None:
+def _log_genes(adata: "anndata.AnnData", annotator: Annotator, model: str | Path, layer: str | None) -> None:
     """Say which genes of the training cells the data lack."""
     model_directory = open_model_directory(model)
     match = tokenizer_of_model(model_directory, CountOptions()).match(counts_of_adata(adata, layer))

@@ -42,7 +42,8 @@ def tokenize(
     adata
         Raw counts, n_cells x n_genes; not changed.
     model_path
-        Model folder: vocabulary, medians and context are those with which the model was trained.
+        Model folder, or the name of a shipped model: vocabulary, medians and context are those with which it was
+        trained.
     gene_median_file
         Gene medians, JSON id -> number, or ``"default"`` for those that ship with scDMC.
     medians
@@ -88,7 +89,7 @@ def tokenize(
     else:
         if gene_median_file is not None or medians is not None or model_input_size is not None:
             raise ScDMCError("medians and model_input_size come with the model; leave them out beside model_path")
-        vocabulary, of_genes, context = _as_trained(Path(model_path), token_dictionary_file)
+        vocabulary, of_genes, context = _as_trained(model_path, token_dictionary_file)
     tokenizer = Tokenizer(
         vocabulary=vocabulary,
         medians=of_genes,
@@ -102,7 +103,9 @@ def tokenize(
     return tokenize_counts(counts_of_adata(adata, layer, allow_normalized, name), tokenizer, obs_columns)
 
 
-def _as_trained(model_path: Path, token_dictionary_file: str | Path | None) -> tuple[Vocabulary, GeneMedians, int]:
+def _as_trained(
+    model_path: str | Path, token_dictionary_file: str | Path | None
+) -> tuple[Vocabulary, GeneMedians, int]:
     """How cells must be tokenized for a model."""
     # Only now: the models need torch, and tokens do not.
     from scdmc.model_directory import open_model_directory

@@ -46,7 +46,7 @@ def gene_embeddings(
     adata
         Raw counts; not changed.
     model
-        Model folder.
+        Model folder, or the name of a shipped model.
     label_key
         Column of obs with the cell types; without it all cells are one type, "all cells".
     stream

@@ -18,6 +18,7 @@ from scdmc.gene_ids import UNMATCHED
 from scdmc.gene_symbols import gene_symbols
 from scdmc.model_directory import ModelDirectory, open_model_directory
 from scdmc.modeling import ScDMCModel, ScDMCPreTrainedModel, load
+from scdmc.shipped_models import add_model_path_argument
 from scdmc.splits import is_missing
 from scdmc.task_data import (
     CountOptions,
@@ -104,7 +105,7 @@ class GeneData:
 
 def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...] = ONE_STREAM) -> None:
     """Flags that all gene-level scripts share."""
-    parser.add_argument("--model_path", type=Path, required=True, help="model folder")
+    add_model_path_argument(parser)
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder for tables, figures and report.html")
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
@@ -138,7 +139,7 @@ def open_gene_data(arguments: argparse.Namespace, all_types: bool = False) -> Ge
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     cells = read_cells(arguments.data_path, model_directory, [arguments.label_key], options)
     expression = _expression_of_file(arguments.data_path, cells, model_directory, options)
-    model = place_model(load(arguments.model_path), arguments)
+    model = place_model(load(model_directory.path), arguments)
     labels = labels_of(cells.obs[arguments.label_key])
     data = _with_enough_cells(GeneData(model, model_directory, cells, labels, expression), arguments.min_cells_per_type)
     return data if all_types or not arguments.cell_types else data.of_types(arguments.cell_types)
@@ -158,14 +159,14 @@ def gene_data_of_adata(
     ScDMCError
         If the cells cannot be tokenized, or no type has enough cells.
     """
-    model_directory = open_model_directory(Path(model))
+    model_directory = open_model_directory(model)
     cells = tokenize(adata, model_path=model, obs_columns=[label_key] if label_key else [], layer=layer)
     counts = counts_of_adata(adata, layer)
     tokens = tokenizer_of_model(model_directory, CountOptions()).match(counts).token_ids
     expression = log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()]
     expression = _sum_by_token(expression, tokens, len(model_directory.vocabulary))
     labels = labels_of(cells.obs[label_key]) if label_key else np.full(len(cells), ALL_CELLS, dtype=object)
-    placed = place_model(load(Path(model)), argparse.Namespace(num_gpus=None, attention="auto"))
+    placed = place_model(load(model_directory.path), argparse.Namespace(num_gpus=None, attention="auto"))
     return _with_enough_cells(GeneData(placed, model_directory, cells, labels, expression), min_cells_per_type)
 
 

@@ -58,7 +58,7 @@ def integration_benchmark(
         Raw counts, batches and labels. It gets the embeddings of the first seed: ``obsm['X_scDMC']``,
         ``obsm['X_pca']``, ``obsm['X_harmony']``, ...
     model
-        Model folder.
+        Model folder, or the name of a shipped model.
     batch_key, label_key
         Columns of obs.
     methods
@@ -100,7 +100,7 @@ def integration_benchmark(
     )  # fmt: skip
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
-    model_directory = open_model_directory(Path(model))
+    model_directory = open_model_directory(model)
     cells = tokenize(adata, model_path=model, obs_columns=list(dict.fromkeys(keys)), layer=layer)
     usable = usable_cells(cells, model_directory, *keys)
     rows = cells.obs[ROW_COLUMN].to_numpy()

@@ -24,6 +24,7 @@ from scdmc.modeling import (
     ScDMCModel,
     ScDMCPreTrainedModel,
 )
+from scdmc.shipped_models import model_folder
 from scdmc.tokenized_data import TokenizationSettings
 from scdmc.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
 
@@ -75,13 +76,13 @@ class ModelDirectory:
         return replace(self, config=config, settings=replace(self.settings, model_input_size=context))
 
 
-def open_model_directory(path: Path, token_dictionary_file: Path | None = None) -> ModelDirectory:
+def open_model_directory(path: str | Path, token_dictionary_file: Path | None = None) -> ModelDirectory:
     """Read everything but the weights.
 
     Parameters
     ----------
     path
-        The model folder.
+        The model folder, or the name of a shipped model.
     token_dictionary_file
         Vocabulary of a published folder that brings none.
 
@@ -90,9 +91,7 @@ def open_model_directory(path: Path, token_dictionary_file: Path | None = None) 
     ScDMCError
         If the folder is absent or incomplete, or its parts disagree.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise ScDMCError(f"{path}: no such model folder")
+    path = model_folder(path)
     weights_file(path)
     config = read_config(path)
     if token_dictionary_file is None and not (path / TOKEN_IDS_FILE).exists():
@@ -202,9 +201,17 @@ def write_split_weights(path: Path, weights: Mapping[str, torch.Tensor], max_byt
         used += n_bytes
     paths = [path / SPLIT_WEIGHTS_FILE.format(number) for number in range(1, len(files) + 1)]
     for file, content in zip(paths, files, strict=True):
-        with atomic_path(file) as temporary:
-            save_file(content, temporary, metadata={"format": "pt", "files": str(len(files))})
+        _save_tensors(file, content, files=str(len(files)))
     return paths
+
+
+def _save_tensors(file: Path, tensors: Mapping[str, torch.Tensor], **more: str) -> None:
+    """Write safetensors; transformers reads the format from the metadata."""
+    with atomic_path(file) as temporary:
+        temporary.touch()
+        rights = temporary.stat().st_mode  # those that the user's umask gives, and safetensors would not
+        save_file(dict(tensors), temporary, metadata={"format": "pt", **more})
+        temporary.chmod(rights)
 
 
 def _read_split_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -220,21 +227,23 @@ def _read_split_weights(path: Path) -> dict[str, torch.Tensor]:
     return {name: torch.cat(blocks) if len(blocks) > 1 else blocks[0] for name, blocks in joined.items()}
 
 
-def load_model(path: Path, model_class: type[ScDMCPreTrainedModel]) -> ScDMCPreTrainedModel:
+def load_model(path: str | Path, model_class: type[ScDMCPreTrainedModel]) -> ScDMCPreTrainedModel:
     """Load a model, in evaluation mode, strictly: no weight stays random.
 
     Parameters
     ----------
     path
-        Model folder, ours or a published one (recognised by the names of its parameters).
+        Model folder, ours or a published one (recognised by the names of its parameters), or the name of a shipped
+        model.
     model_class
         ``ScDMCModel``, ``ScDMCForMaskedLM`` or ``ScDMCForCellClassification``.
 
     Raises
     ------
     ScDMCError
-        If weights are missing, unknown, or of another shape.
+        If there is no such folder, or weights are missing, unknown, or of another shape.
     """
+    path = model_folder(path)
     model = model_class(read_config(path))
     load_weights(model, read_weights(path), str(path))
     return model.eval()
@@ -331,12 +340,7 @@ def save_model_directory(
     with atomic_path(path / CONFIG_FILE) as temporary:
         model.config.to_json_file(temporary, use_diff=False)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
-    with atomic_path(path / WEIGHTS_FILE) as temporary:
-        # transformers reads the format from the metadata; the file gets the rights that the user's umask gives.
-        temporary.touch()
-        rights = temporary.stat().st_mode
-        save_file(weights, temporary, metadata={"format": "pt"})
-        temporary.chmod(rights)
+    _save_tensors(path / WEIGHTS_FILE, weights)
 
 
 def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, float], command: Sequence[str]) -> str:

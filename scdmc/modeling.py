@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput, Seque
 from scdmc.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
+from scdmc.shipped_models import model_folder
 from scdmc.vocabulary import EOS_TOKEN_ID
 
 STREAMS = ("rank", "expression", "both")
@@ -539,8 +540,10 @@ def _join_streams(states: torch.Tensor, stream: str) -> torch.Tensor:
     return torch.cat(states.chunk(2), dim=-1) if stream == "both" else states
 
 
-def load(folder: Path) -> ScDMCPreTrainedModel:
+def load(folder: str | Path) -> ScDMCPreTrainedModel:
     """Load a model folder, ours or a published one, as what its weights say that it is; strict, in evaluation mode.
+
+    The name of a shipped model, such as ``"scDMC-small"``, stands for its folder.
 
     Returns
     -------
@@ -553,7 +556,8 @@ def load(folder: Path) -> ScDMCPreTrainedModel:
     """
     from scdmc.model_directory import load_model, read_weights  # which needs this module
 
-    heads = {name.split(".")[0] for name in read_weights(Path(folder))}
+    folder = model_folder(folder)
+    heads = {name.split(".")[0] for name in read_weights(folder)}
     if "classifier" in heads:
         return load_model(folder, ScDMCForCellClassification)
     return load_model(folder, ScDMCForMaskedLM if "cls" in heads else ScDMCModel)

@@ -33,4 +33,9 @@ def test_the_tokenizer_and_its_stages_are_measured(load_script, tmp_path, capfd)
 
 
 def test_no_benchmark_is_left_out():
-    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {*SMALLEST, "embedding_choices", "tokenize_cells"}
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {
+        *SMALLEST,
+        "embedding_choices",
+        "probe",
+        "tokenize_cells",
+    }
