@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from sklearn.metrics import confusion_matrix
 
 from scdmc.errors import ScDMCError
@@ -495,3 +495,93 @@ def score_table_figure(scores: pd.DataFrame, title: str, is_best: np.ndarray) ->
     axes.set_xlabel("colour: lowest to highest of the column; bold: best", fontsize=6.5, color="#555555")
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw scores of variants as dots, one panel for each score; a dashed line stands at the first variant's mean.
+
+    A small dot is one run, a large one the mean of a variant's runs with one budget.
+
+    Parameters
+    ----------
+    rows
+        Columns variant, budget, score (its name), value; one row for each run, in the order to be drawn.
+    title
+        Of the figure: what it shows.
+    """
+    variants, scores, budgets = (list(rows[name].unique()) for name in ("variant", "score", "budget"))
+    n_columns = min(4, len(scores))
+    n_rows = -(-len(scores) // n_columns)
+    size = (1.2 + 2.2 * n_columns, 0.9 + n_rows * (0.7 + 0.16 * len(variants)))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flat
+    for axes, score in zip(panels, scores, strict=False):
+        for index, budget in enumerate(budgets):
+            shown = rows[(rows["score"] == score) & (rows["budget"] == budget)]
+            means = shown.groupby("variant")["value"].mean()
+            axes.scatter(shown["value"], shown["variant"].map(variants.index), s=5, color=_colour(index), alpha=0.6)
+            axes.scatter(means, means.index.map(variants.index), s=22, color=_colour(index), label=budget)
+            if variants[0] in means:
+                axes.axvline(means[variants[0]], color=_colour(index), linewidth=0.8, linestyle="--")
+        axes.set_title(_two_lines(score), fontsize=7)
+        axes.set_yticks(range(len(variants)), variants, fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.grid(axis="y", color="#eeeeee", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylim(len(variants) - 0.5, -0.5)  # the first one on top
+    for axes in figure.axes[len(scores) :]:
+        axes.set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, title="budget (minutes)", loc="outside lower center", ncols=6, fontsize=7,
+                  title_fontsize=7, frameon=False)  # fmt: skip
+    figure.suptitle(f"{title}\nlarge dots: means over seeds; dashed: {variants[0]}", fontsize=9)
+    return figure
+
+
+def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw scores against the cells that training saw, a line for each variant, one panel for each score.
+
+    Where some variants were run with several budgets only those are drawn, otherwise all, as points.
+
+    Parameters
+    ----------
+    rows
+        Columns variant, budget, cells_seen, score (its name), value; one row for each run.
+    title
+        Of the figure: what it shows.
+    """
+    n_budgets = rows.groupby("variant", sort=False)["budget"].nunique()
+    variants = list(n_budgets.index[n_budgets > 1]) or list(n_budgets.index)
+    rows = rows[rows["variant"].isin(variants)]
+    scores = list(rows["score"].unique())
+    n_columns = min(3, len(scores))
+    n_rows = -(-len(scores) // n_columns)
+    figure = Figure(figsize=(2.6 * n_columns, 0.6 + 0.14 * len(variants) + 2.3 * n_rows), layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
+    for axes, score in zip(panels, scores, strict=False):
+        for index, variant in enumerate(variants):
+            shown = rows[(rows["score"] == score) & (rows["variant"] == variant)]
+            means = shown.groupby("budget")[["cells_seen", "value"]].mean().sort_values("cells_seen")
+            style = {"color": _colour(index), "marker": "osD^v"[index // 5 % 5], "ms": 3.5, "lw": 1.2}
+            axes.plot(means["cells_seen"], means["value"], label=variant, **style)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(_two_lines(score), fontsize=7)
+        axes.set_xlabel("cells seen in training", fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.tick_params(axis="x", labelrotation=30)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in figure.axes[len(scores) :]:
+        axes.set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=6.5, frameon=False)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _two_lines(score: str) -> str:
+    """The name of a score over the name of its data set, or over what stands in brackets."""
+    return score.replace(": ", "\n").replace(" (", "\n(")

@@ -35,6 +35,7 @@ def test_the_tokenizer_and_its_stages_are_measured(load_script, tmp_path, capfd)
 def test_no_benchmark_is_left_out():
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == {
         *SMALLEST,
+        "ablation",
         "embedding_choices",
         "probe",
         "tokenize_cells",

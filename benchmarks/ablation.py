@@ -1,0 +1,336 @@
+"""What matters in pre-training: variants trained with one budget, and judged on cells that none of them saw.
+
+Each variant differs from the first one by one idea. Runs, scores and the table append to one output folder: a run that
+is there is not trained again, and a score that is there is not computed again, so judges, seeds, budgets and variants
+can be added later, and several processes can work on different variants. Labels are for the judges only.
+"""
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import matplotlib.style
+import pandas as pd
+
+from scdmc.ablation import (
+    HELD_OUT,
+    TINY,
+    VARIANTS,
+    JudgedModel,
+    headline_scores,
+    integration_judge,
+    masked_gene_judge,
+    open_judged,
+    probe_judge,
+    score_rows,
+    study_markdown,
+    training_flags,
+)
+from scdmc.checkpoints import STATE_FILE, checkpoints
+from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
+from scdmc.devices import choose_device
+from scdmc.errors import ScDMCError
+from scdmc.figures import dot_plot_figure, save_figure, scaling_figure
+from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
+from scdmc.model_directory import WEIGHTS_FILE
+from scdmc.obs_filter import add_leave_out_argument
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parent.parent
+PRETRAIN, FINE_TUNE = ROOT / "pretrain" / "scDMC_pretrain.py", ROOT / "downstream_tasks" / "downstream_tasks.py"
+JUDGES = ("mlm", "probe", "integration", "fine_tuning")
+FINE_TUNED = "scDMC fine-tuned"  # what metrics.csv of downstream_tasks.py calls the model
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a variant."""
+
+    variant: str
+    budget: str
+    seed: int
+    folder: Path
+
+    @property
+    def log(self) -> Path:
+        """What training and fine-tuning print."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+Scores = dict[str, dict[str, float]]  # embedding -> metric -> value
+# Name of the judge, name of the data, what computes the scores.
+Task = tuple[str, str, Callable[[JudgedModel], Scores]]
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of the study."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--dataset_path", required=True, help="tokenized parquet to train on")
+    parser.add_argument("--dataset_without_medians", help="the same cells, tokenized without gene medians")
+    add_leave_out_argument(parser)
+    parser.add_argument("--types_data_path", type=Path, nargs="+", default=[], metavar="FILE", help="labelled cells "
+                        "that were never trained on, for probes and fine-tuning: .h5ad or parquet")  # fmt: skip
+    parser.add_argument("--batches_data_path", type=Path, nargs="+", default=[], metavar="FILE", help="cells of "
+                        "several batches, never trained on, for zero-shot integration")  # fmt: skip
+    parser.add_argument("--label_key", default="cell_type", help="column of obs with the types, for the judges only")
+    parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="which to run; all "
+                        "without it")  # fmt: skip
+    parser.add_argument("--budget", type=budget, default="5", help=f"minutes of training of each run; {TINY}: two "
+                        "steps of a tiny model, to see that all works")  # fmt: skip
+    parser.add_argument("--seed", type=seed, default=42, help="of the first run of each variant")
+    parser.add_argument("--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from "
+                        "--seed on")  # fmt: skip
+    parser.add_argument("--judges", nargs="+", default=list(JUDGES[:3]), metavar="NAME", help=", ".join(JUDGES))
+    parser.add_argument("--label_fractions", type=label_fraction, nargs="+", default=[0.05, 1.0], metavar="SHARE",
+                        help="shares of the labels that fine-tuning gets")  # fmt: skip
+    parser.add_argument("--most_cells", type=positive_int, default=2000, help="cells of --types_data_path that the "
+                        "probes read; fine-tuning reads all")  # fmt: skip
+    parser.add_argument("--output_dir", type=Path, required=True, help="models, scores, table and figures; appended to")
+    parser.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
+    arguments = parser.parse_args(argv)
+    require_known(arguments)
+    return arguments
+
+
+def budget(text: str) -> str:
+    """Argparse type: minutes as text, always written alike, or ``tiny``."""
+    return text if text == TINY else f"{positive_float(text):g}"
+
+
+def label_fraction(text: str) -> float:
+    """Argparse type: a number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def require_known(arguments: argparse.Namespace) -> None:
+    """Refuse what would only fail after hours of training: unknown names, absent files, judges without data."""
+    for flag, known in (("variants", VARIANTS), ("judges", JUDGES)):
+        unknown = [name for name in getattr(arguments, flag) if name not in known]
+        if unknown:
+            raise ScDMCError(f"--{flag} {' '.join(unknown)}: there are {', '.join(known)}")
+    for paths in (arguments.types_data_path, arguments.batches_data_path):
+        twice = [name for name, count in Counter(path.stem for path in paths).items() if count > 1]
+        if twice:
+            raise ScDMCError(f"two files are named {twice[0]}, so their scores could not be told apart; rename one")
+        absent = [path for path in paths if not path.exists()]
+        if absent:
+            raise ScDMCError(f"{absent[0]}: no such file")
+    if "fine_tuning" in arguments.judges and not arguments.types_data_path:
+        raise ScDMCError("--judges fine_tuning needs labelled cells: --types_data_path")
+
+
+# ---- training
+
+
+def planned_runs(arguments: argparse.Namespace) -> list[Run]:
+    """All variants with the first seed, then with the next."""
+    variants = list(dict.fromkeys(arguments.variants))
+    if arguments.dataset_without_medians is None and not all(VARIANTS[name].has_medians for name in variants):
+        logger.info("no_medians is left out: it needs --dataset_without_medians")
+        variants = [name for name in variants if VARIANTS[name].has_medians]
+    models, length = arguments.output_dir / "models", arguments.budget
+    return [
+        Run(name, length, number, models / f"{name}-{length}-{number}")
+        for number in range(arguments.seed, arguments.seed + arguments.seeds)
+        for name in variants
+    ]
+
+
+def run_script(command: list[str], log: Path) -> None:
+    """Run a script of this repository, its output appended to a log.
+
+    Raises
+    ------
+    ScDMCError
+        If it fails; the message has the last lines of the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as output:
+        status = subprocess.run([sys.executable, *command], stdout=output, stderr=output, check=False).returncode
+    if status:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines[-5:] if line.startswith("error: ")] or lines[-5:]
+        raise ScDMCError(f"{Path(command[0]).name} ended with status {status} ({log}):\n" + "\n".join(errors))
+
+
+def device_flags(arguments: argparse.Namespace) -> list[str]:
+    """``--num_gpus``, where it was given."""
+    return [] if arguments.num_gpus is None else ["--num_gpus", str(arguments.num_gpus)]
+
+
+def train(run: Run, arguments: argparse.Namespace) -> None:
+    """Train a run, or go on with it where it was interrupted; one that is there stays.
+
+    Raises
+    ------
+    ScDMCError
+        If training fails, or the run that is there was trained on other data or with other flags.
+    """
+    dataset = arguments.dataset_path if VARIANTS[run.variant].has_medians else arguments.dataset_without_medians
+    flags = training_flags(run.variant, run.budget, run.seed)
+    if arguments.leave_out:
+        flags += ["--leave_out", *arguments.leave_out]
+    if not (run.folder / WEIGHTS_FILE).is_file():
+        start = ["--resume_from_checkpoint", "last"] if checkpoints(run.folder) else ["--overwrite"]
+        place = ["--dataset_path", dataset, "--output_dir", str(run.folder)]
+        logger.info("training %s; its log is %s", run.folder.name, run.log)
+        run_script([str(PRETRAIN), *place, *flags, *start, *device_flags(arguments)], run.log)
+    facts = {"dataset": Path(dataset).name, "flags": flags}
+    record_training(run, facts)
+    recorded = read_json_object(run.folder / "training.json", "how the run was trained")
+    if any(recorded[name] != fact for name, fact in facts.items()):
+        raise ScDMCError(
+            f"{run.folder} was trained on {recorded['dataset']} with {' '.join(recorded['flags'])}, not on "
+            f"{facts['dataset']} with {' '.join(flags)}; choose another --output_dir, or delete it"
+        )
+
+
+def record_training(run: Run, facts: dict[str, object]) -> None:
+    """Keep what a finished run took in ``training.json``, and delete its checkpoints, which are larger than the model.
+
+    Nothing happens if that has been done.
+    """
+    if (run.folder / "training.json").is_file():
+        return
+    state = json.loads((checkpoints(run.folder)[-1] / STATE_FILE).read_text())
+    took = {"cells_seen": state["step"] * state["run"]["batch_size"], "minutes": state["trained_seconds"] / 60}
+    write_json(run.folder / "training.json", facts | took)
+    remove(run.folder / "checkpoints")
+
+
+# ---- judging
+
+
+def fine_tuning_flags(run: Run, path: Path, fraction: float, arguments: argparse.Namespace) -> list[str]:
+    """Flags of ``downstream_tasks.py``, but for the output."""
+    return [
+        "--pretrained_model_path", str(run.folder), "--finetune_data_path", str(path), "--seed", str(run.seed),
+        "--label_key", arguments.label_key, "--label_fraction", str(fraction), "--baselines", "none",
+        "--stream", VARIANTS[run.variant].stream, *(["--epochs", "1"] if run.budget == TINY else []),
+        *device_flags(arguments),
+    ]  # fmt: skip
+
+
+def fine_tuning_judge(model: JudgedModel, flags: list[str], log: Path) -> Scores:
+    """Macro-F1 of the fine-tuned model on the test cells, by the script that users call; its classifier is not kept."""
+    folder = model.directory.path
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as output_dir:
+        run_script([str(FINE_TUNE), *flags, "--output_dir", output_dir], log)
+        metrics = pd.read_csv(Path(output_dir) / "metrics.csv").set_index(["method", "metric"])["value"]
+    return {"fine-tuned": {"macro_f1": metrics[FINE_TUNED, "macro_f1"]}}
+
+
+def tasks(run: Run, arguments: argparse.Namespace) -> Iterator[Task]:
+    """Every judge on every data set that it reads."""
+    label_key, batch_key, judges = arguments.label_key, arguments.batch_key, arguments.judges
+    if "mlm" in judges:
+        yield "mlm", HELD_OUT, masked_gene_judge
+    for path in arguments.types_data_path if "probe" in judges else ():
+        options = {"path": path, "label_key": label_key, "most_cells": arguments.most_cells}
+        yield "probe", path.stem, partial(probe_judge, **options)
+    for path in arguments.batches_data_path if "integration" in judges else ():
+        options = {"path": path, "label_key": label_key, "batch_key": batch_key}
+        yield "integration", path.stem, partial(integration_judge, **options)
+    for path in arguments.types_data_path if "fine_tuning" in judges else ():
+        for fraction in arguments.label_fractions:
+            judge = partial(fine_tuning_judge, flags=fine_tuning_flags(run, path, fraction, arguments), log=run.log)
+            yield "fine_tuning", f"{path.stem}, {100 * fraction:g}% of labels", judge
+
+
+def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
+    """Add the scores that ``scores.csv`` of a run lacks, each judge's as soon as they are there; True if any was."""
+    path = run.folder / "scores.csv"
+    scores = pd.read_csv(path, dtype={"budget": str}) if path.is_file() else pd.DataFrame(columns=["judge", "data"])
+    known = set(zip(scores["judge"], scores["data"], strict=True))
+    missing = [task for task in tasks(run, arguments) if task[:2] not in known]
+    if not missing:
+        return False
+    took = read_json_object(run.folder / "training.json", "how the run was trained")
+    facts = {"variant": run.variant, "budget": run.budget, "seed": run.seed,
+             "cells_seen": took["cells_seen"], "minutes": took["minutes"]}  # fmt: skip
+    model = open_judged(run.folder, VARIANTS[run.variant].stream, choose_device(arguments.num_gpus))
+    rows = scores.to_dict("records")
+    for judge, data, compute in missing:
+        logger.info("judging %s: %s, %s", run.folder.name, judge, data)
+        rows += [facts | row for row in score_rows(judge, data, compute(model))]
+        with atomic_path(path) as temporary:
+            pd.DataFrame(rows).to_csv(temporary, index=False)
+    return True
+
+
+# ---- the table
+
+
+def read_study(output_dir: Path) -> pd.DataFrame:
+    """The scores of all runs in the folder, below each other."""
+    files = sorted((output_dir / "models").glob("*/scores.csv"))
+    if not files:
+        raise ScDMCError(f"{output_dir} holds no score yet")
+    return pd.concat([pd.read_csv(path, dtype={"budget": str}) for path in files], ignore_index=True)
+
+
+def write_study(output_dir: Path) -> str:
+    """Rebuild the table from the scores of all runs; returns it for people."""
+    study = read_study(output_dir)
+    table = study_markdown(study)
+    with atomic_path(output_dir / "study.csv") as temporary:
+        study.to_csv(temporary, index=False)
+    with atomic_path(output_dir / "study.md") as temporary:
+        temporary.write_text(table, encoding="utf8")
+    return table
+
+
+def draw_study(output_dir: Path) -> None:
+    """Draw the scores of all runs, and how they grow with training."""
+    rows = headline_scores(read_study(output_dir))
+    is_trained = ~rows["variant"].isin([name for name, variant in VARIANTS.items() if not variant.is_trained])
+    with matplotlib.style.context("default"):  # importing scib makes lines and text of all figures large
+        figure = dot_plot_figure(rows, "Variants of pre-training, judged on cells that were not trained on")
+        save_figure(figure, output_dir / "study")
+        if is_trained.any():
+            title = "Scores on cells that were not trained on, by length of training"
+            save_figure(scaling_figure(rows[is_trained], title), output_dir / "scaling")
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Train and judge each variant, then print the table of all that are there."""
+    arguments = parse_arguments(argv)
+    output_dir = arguments.output_dir
+    require_writable_folder(output_dir)
+    runs = planned_runs(arguments)
+    failed = []
+    for number, run in enumerate(runs, 1):
+        logger.info("run %d of %d: %s", number, len(runs), run.folder.name)
+        try:
+            train(run, arguments)
+        except ScDMCError as error:  # a variant that diverges is a result, too; the others go on
+            logger.warning("warning: %s failed: %s", run.folder.name, error)
+            failed.append(run.folder.name)
+            continue
+        if judge_run(run, arguments):
+            write_study(output_dir)
+    if len(failed) < len(runs):
+        print(write_study(output_dir))
+        draw_study(output_dir)
+        print(f"wrote {output_dir / 'study.csv'}, study.md, and the figures study and scaling")
+    if failed:
+        raise ScDMCError(f"{len(failed)} of {len(runs)} runs failed, see above: {', '.join(failed)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
