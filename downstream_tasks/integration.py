@@ -7,7 +7,17 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.adaptation import AdaptationSettings
-from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
+from scdmc.command_line import (
+    argument_parser,
+    non_negative_float,
+    non_negative_int,
+    positive_float,
+    positive_int,
+    probability,
+    script,
+    seed,
+    share,
+)
 from scdmc.embeddings import POOLING_HELP, POOLINGS
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
@@ -93,16 +103,29 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapt_queue_size", type=non_negative_int, default=defaults.queue_size, help="past keys as more negatives"
     )
     group.add_argument(
+        "--adapt_mutual_neighbours", type=non_negative_int, default=defaults.mutual_neighbours,
+        help="cells of two batches among so many nearest neighbours of each other are drawn together; 0 for none",
+    )  # fmt: skip
+    group.add_argument(
+        "--adapt_view_dropout", type=probability, default=defaults.view_dropout,
+        help="share of its genes that each stream lacks",
+    )  # fmt: skip
+    group.add_argument(
+        "--adapt_mlm_weight", type=non_negative_float, default=defaults.mlm_weight, help="weight of the masked genes"
+    )
+    group.add_argument("--adapt_momentum", type=share, default=defaults.momentum, help="of the momentum encoder")
+    group.add_argument(
         "--batch_balanced", action="store_true", help="each step holds the batches of the data in their shares"
     )
 
 
 def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     """What the flags ask for."""
+    prefix = "adapt_"
+    settings = {name.removeprefix(prefix): value for name, value in vars(arguments).items() if name.startswith(prefix)}
     adaptation = AdaptationSettings(
-        arguments.adapt_minutes, arguments.adapt_steps, arguments.adapt_learning_rate, arguments.adapt_batch_size,
-        arguments.batch_balanced, arguments.adapt_queue_size,
-    )  # fmt: skip
+        batch_balanced=arguments.batch_balanced, bf16=arguments.dtype == "bfloat16", **settings
+    )
     return IntegrationOptions(
         methods=tuple(arguments.methods),
         adaptation=adaptation if arguments.adapt else None,

@@ -4,12 +4,17 @@ import logging
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
 
 from scdmc.batches import BatchOrder
 from scdmc.errors import ScDMCError
+from scdmc.integration import centred_batches
 from scdmc.model_directory import ModelDirectory, load_model
 from scdmc.modeling import ScDMCForMaskedLM, ScDMCModel, ScDMCPreTrainedModel
 from scdmc.pretraining import Pretraining, PretrainingSettings
@@ -40,6 +45,11 @@ class AdaptationSettings:
         otherwise cells of similar lengths meet, which often are cells of one batch.
     queue_size
         Past keys of each stream that serve as more negatives; 0 for none.
+    mutual_neighbours
+        Cells of two batches that are among so many nearest neighbours of each other (:func:`mutual_neighbours`) are
+        positives of each other, and meet in the same steps; 0 for none.
+    view_dropout, mlm_weight, momentum, bf16
+        As in pre-training. A short adaptation wants a lower momentum: with 0.995 the keys are 200 steps old.
     """
 
     minutes: float = 3.0
@@ -48,6 +58,11 @@ class AdaptationSettings:
     batch_size: int = 24
     batch_balanced: bool = False
     queue_size: int = 0
+    mutual_neighbours: int = 0
+    view_dropout: float = 0.0
+    mlm_weight: float = 1.0
+    momentum: float = 0.995
+    bf16: bool = False
 
     def for_seed(self, seed: int) -> PretrainingSettings:
         """Settings of the run: it is evaluated and saved at its end only."""
@@ -58,6 +73,10 @@ class AdaptationSettings:
             schedule_minutes=None if self.steps else self.minutes,
             seed=seed,
             queue_size=self.queue_size,
+            view_dropout=self.view_dropout,
+            mlm_weight=self.mlm_weight,
+            momentum=self.momentum,
+            bf16=self.bf16,
             evaluate_every=NEVER,
             save_every=NEVER,
             keep_checkpoints=1,
@@ -88,6 +107,85 @@ class MixedBatchOrder(BatchOrder):
         return np.split(np.argsort(place), np.arange(1, self.n_batches(0)) * self.batch_size)
 
 
+class PairedBatchOrder(MixedBatchOrder):
+    """Batches as of :class:`MixedBatchOrder`, half as large, to which each cell brings one of its partners.
+
+    Parameters
+    ----------
+    lengths, batch_size, seed, groups
+        See :class:`MixedBatchOrder`; batches have at most ``batch_size`` cells, partners included.
+    pairs
+        Which cells are partners, shape (n_cells, n_cells), bool, symmetric.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        batch_size: int,
+        seed: int,
+        groups: np.ndarray,
+        pairs: scipy.sparse.csr_array,
+    ) -> None:
+        super().__init__(lengths, max(2, batch_size // 2), seed, groups)
+        self.pairs = pairs
+
+    def _batches_of_equal_cells(self, generator: np.random.Generator) -> list[np.ndarray]:
+        batches = super()._batches_of_equal_cells(generator)
+        return [np.unique(np.concatenate([batch, self._partners(batch, generator)])) for batch in batches]
+
+    def _partners(self, batch: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """One partner of each cell that has any."""
+        first, n_partners = self.pairs.indptr[batch], np.diff(self.pairs.indptr)[batch]
+        has_partner = n_partners > 0
+        return self.pairs.indices[(first + generator.integers(np.maximum(n_partners, 1)))[has_partner]]
+
+
+def mutual_neighbours(embedding: np.ndarray, batch: np.ndarray, n_neighbors: int) -> scipy.sparse.csr_array:
+    """Pairs of cells of two batches that are among each other's nearest neighbours there (Haghverdi et al. 2018).
+
+    Neighbours are by cosine, after the batches have been moved to one mean. No label is read.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions): principal components of variable genes, say.
+    batch
+        Shape (n_cells,).
+    n_neighbors
+        Neighbours of a cell in each other batch.
+
+    Returns
+    -------
+    Shape (n_cells, n_cells), bool, symmetric.
+    """
+    centred = centred_batches(embedding, batch)
+    directions = normalize(centred - centred.mean(axis=0))
+    names = np.asarray(batch, dtype=object).astype(str)
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
+    pairs = scipy.sparse.csr_array((len(names), len(names)), dtype=bool)
+    for one, other in combinations(members, 2):
+        pairs += _neighbours(directions, one, other, n_neighbors) * _neighbours(directions, other, one, n_neighbors).T
+    return scipy.sparse.csr_array(pairs + pairs.T)
+
+
+def _neighbours(
+    directions: np.ndarray, cells: np.ndarray, among: np.ndarray, n_neighbors: int
+) -> scipy.sparse.csr_array:
+    """True where a cell of ``among`` is one of the nearest of a cell of ``cells``, shape (n_cells, n_cells)."""
+    k = min(n_neighbors, len(among))
+    found = NearestNeighbors(n_neighbors=k).fit(directions[among]).kneighbors(directions[cells], return_distance=False)
+    place = (np.repeat(cells, k), among[found.ravel()])
+    shape = (len(directions), len(directions))
+    return scipy.sparse.csr_array((np.ones(found.size, dtype=bool), place), shape=shape)
+
+
+def _by_row(pairs: scipy.sparse.csr_array, rows: np.ndarray) -> scipy.sparse.csr_array:
+    """Pairs of cells as pairs of their rows in the data, which is how a training batch knows its cells."""
+    pairs = pairs.tocoo()
+    n_rows = int(rows.max()) + 1
+    return scipy.sparse.csr_array((pairs.data, (rows[pairs.row], rows[pairs.col])), shape=(n_rows, n_rows))
+
+
 def adapted_encoder(
     model_directory: ModelDirectory,
     cells: TokenizedCells,
@@ -95,6 +193,7 @@ def adapted_encoder(
     settings: AdaptationSettings,
     seed: int,
     place: Callable[[ScDMCPreTrainedModel], ScDMCPreTrainedModel],
+    unintegrated: np.ndarray | None = None,
 ) -> ScDMCModel:
     """The encoder of a pre-trained model after more pre-training on the given cells; no label is read.
 
@@ -105,13 +204,15 @@ def adapted_encoder(
     cells
         The cells, as long as the model reads them.
     batch
-        Shape (n_cells,): used with ``settings.batch_balanced`` only.
+        Shape (n_cells,): used with ``settings.batch_balanced`` and ``settings.mutual_neighbours`` only.
     settings
         See :class:`AdaptationSettings`.
     seed
         Of masks, order and dropout.
     place
         Puts a model onto its device, with its attention.
+    unintegrated
+        Principal components of the cells, shape (n_cells, n_components), for ``settings.mutual_neighbours``.
 
     Raises
     ------
@@ -121,12 +222,19 @@ def adapted_encoder(
     device = place(load_model(model_directory.path, ScDMCModel)).device
     everything = np.arange(len(cells))
     watched = np.sort(np.random.default_rng(seed).permutation(everything)[:CELLS_OF_EVALUATION])
-    order = None
-    if settings.batch_balanced:
-        order = MixedBatchOrder(2 * cells.rank_lengths, settings.batch_size, seed, batch)
+    lengths, order, pairs = 2 * cells.rank_lengths, None, None
+    if settings.mutual_neighbours:
+        pairs = mutual_neighbours(unintegrated, batch, settings.mutual_neighbours)
+        has_partner = np.diff(pairs.indptr) > 0
+        logger.info("%d of %d cells have mutual neighbours in other batches", has_partner.sum(), len(cells))
+        order = PairedBatchOrder(lengths, settings.batch_size, seed, batch, pairs)
+    elif settings.batch_balanced:
+        order = MixedBatchOrder(lengths, settings.batch_size, seed, batch)
     model = load_model(model_directory.path, ScDMCForMaskedLM)
     with tempfile.TemporaryDirectory() as folder:
         run = Pretraining(model, cells, everything, watched, settings.for_seed(seed), Path(folder), device, order=order)
+        if pairs is not None:
+            run.module.positive_pairs = _by_row(pairs, cells.rows)
         run.run()
     if not run.is_finished:
         raise ScDMCError(f"adapting was interrupted at step {run.step}; start it again")

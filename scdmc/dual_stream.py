@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 
+import scipy.sparse
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -29,7 +30,8 @@ class ObjectiveOptions:
     Attributes
     ----------
     mlm_weight, alpha
-        Weights of the masked genes and of the contrast; 1 and 1 are the published method.
+        Weights of the masked genes and of the contrast; 1 and 1 are the published method. Without weight on them the
+        masked genes are not even judged in training.
     temperature
         Of the contrast.
     queue_size
@@ -82,6 +84,12 @@ class ScDMCForPretraining(nn.Module):
         The encoder with its masked-gene head.
     options
         See :class:`ObjectiveOptions`.
+
+    Attributes
+    ----------
+    positive_pairs
+        Shape (n_rows, n_rows), bool, symmetric, over the rows of the data: cells that are positives of each other in
+        the contrast, beside their own other view. None, as published, for none; for one process only.
     """
 
     def __init__(self, model: ScDMCForMaskedLM, options: ObjectiveOptions | None = None) -> None:
@@ -94,6 +102,11 @@ class ScDMCForPretraining(nn.Module):
         for stream in ("rank", "expression"):
             self.register_buffer(f"{stream}_queue", torch.zeros(size))
         self.register_buffer("queue_filled", torch.zeros((), dtype=torch.int64))
+        self.positive_pairs: scipy.sparse.csr_array | None = None
+        if not self.options.mlm_weight:
+            # Its matrix is that of the word embeddings, which the contrast trains.
+            model.cls.predictions.transform.requires_grad_(False)
+            model.cls.predictions.decoder.bias.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "ScDMCForPretraining":
         """Training mode for the model; the keys of the momentum encoder never see dropout."""
@@ -108,9 +121,12 @@ class ScDMCForPretraining(nn.Module):
         DistributedDataParallel takes, is the gradient of the joined batch.
         """
         states = self.model.bert.encode(batch.streams)  # (total_tokens of all streams, hidden_size)
-        genes = self.masked_genes(states, batch)
         contrast, metrics = self.contrast(states, batch)
         mlm_weight, alpha = self.options.mlm_weight, self.options.alpha
+        if not mlm_weight:
+            loss = alpha * contrast
+            return {"loss": loss * n_processes(), **metrics, "total_loss": loss.detach()}
+        genes = self.masked_genes(states, batch)
         loss = mlm_weight * genes.judged.loss + alpha * contrast
         with torch.no_grad():
             sums = genes.sums()
@@ -162,9 +178,12 @@ class ScDMCForPretraining(nn.Module):
             keys = tuple(gather_rows(key, batch.cells_by_process) for key in keys)
             fingerprints = gather_rows(fingerprints, batch.cells_by_process)
         is_same = fingerprints[:, None] == fingerprints[None, :]
+        is_positive = self._positives(batch)
         queues = self._past_keys()
         loss = sum(
-            contrastive_loss(queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream])
+            contrastive_loss(
+                queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream], is_positive
+            )
             for stream in (0, 1)
         ) / 2  # fmt: skip
         with torch.no_grad():
@@ -177,6 +196,13 @@ class ScDMCForPretraining(nn.Module):
             if self.training and self.options.queue_size:
                 self._remember(keys)
         return loss, metrics
+
+    def _positives(self, batch: PretrainingBatch) -> torch.Tensor | None:
+        """Which cells of the batch are positives of each other, shape (n_cells, n_cells); None without such pairs."""
+        if self.positive_pairs is None or not self.training:
+            return None
+        rows = batch.cells.numpy()
+        return torch.from_numpy(self.positive_pairs[rows][:, rows].toarray()).to(batch.labels.device)
 
     def _past_keys(self) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The filled part of the queues of both streams; None without queues."""

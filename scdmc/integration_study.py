@@ -249,8 +249,9 @@ def run_benchmark(
         if len(options.seeds) > 1:
             logger.info("seed %d", seed)
         embeddings = dict(zero_shot)
+        pca = pca_of_variable_genes(data.expression, seed=seed)
         if options.adaptation is not None:
-            encoder = adapted_encoder(model_directory, data.cells, data.batch, options.adaptation, seed, place)
+            encoder = adapted_encoder(model_directory, data.cells, data.batch, options.adaptation, seed, place, pca)
             embeddings[ADAPTED] = cell_embeddings(encoder, data.cells, options.stream, options.pooling)
         if options.centre_batches:
             embeddings |= {
@@ -258,7 +259,6 @@ def run_benchmark(
                 for method, embedding in embeddings.items()
                 if method in CENTRED
             }
-        pca = pca_of_variable_genes(data.expression, seed=seed)
         embeddings |= _standard_embeddings(data, pca, options, seed)
         unintegrated = pca if options.full_scores else None
         results = compare_integrations(

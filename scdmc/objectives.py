@@ -184,6 +184,7 @@ def contrastive_loss(
     temperature: float = TEMPERATURE,
     is_same: torch.Tensor | None = None,
     past_keys: torch.Tensor | None = None,
+    is_positive: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric InfoNCE of two views of the same cells (MoCo; design.md, section 6).
 
@@ -197,16 +198,25 @@ def contrastive_loss(
         Shape (n_cells, n_cells): True where two cells have identical streams; they are not each other's negatives.
     past_keys
         Shape (n_past, hidden_size): keys of earlier batches, more negatives of the queries.
+    is_positive
+        Shape (n_cells, n_cells), symmetric: True where two cells should be as near as two views of one. The loss of a
+        query is then the mean over its positives, itself among them (Khosla et al. 2020, L_out).
     """
     similarities = contrastive_similarities(queries, keys, temperature)
+    own = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
+    positive = own if is_positive is None else own | is_positive
     if is_same is not None:
-        off_diagonal = ~torch.eye(len(queries), dtype=torch.bool, device=queries.device)
-        similarities = similarities.masked_fill(is_same & off_diagonal, float("-inf"))
-    cells = torch.arange(len(queries), device=queries.device)
-    key_to_query = F.cross_entropy(similarities.T, cells)
+        similarities = similarities.masked_fill(is_same & ~positive, float("-inf"))
+    key_to_query = _mean_surprise(similarities.T, positive)
     if past_keys is not None:
         similarities = torch.cat([similarities, contrastive_similarities(queries, past_keys, temperature)], dim=1)
-    return (F.cross_entropy(similarities, cells) + key_to_query) / 2
+    return (_mean_surprise(similarities, positive) + key_to_query) / 2
+
+
+def _mean_surprise(similarities: torch.Tensor, is_positive: torch.Tensor) -> torch.Tensor:
+    """Mean over rows of the mean -ln softmax of their positives; columns beyond ``is_positive`` are negatives."""
+    surprises = -similarities.log_softmax(dim=1)[:, : is_positive.shape[1]]
+    return (surprises.masked_fill(~is_positive, 0.0).sum(dim=1) / is_positive.sum(dim=1)).mean()
 
 
 def alignment(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -12,9 +12,16 @@ import torch
 
 import scdmc
 from scdmc import integration_methods
-from scdmc.adaptation import AdaptationSettings, MixedBatchOrder, adapted_encoder
+from scdmc.adaptation import (
+    AdaptationSettings,
+    MixedBatchOrder,
+    PairedBatchOrder,
+    adapted_encoder,
+    mutual_neighbours,
+)
 from scdmc.baselines import pca_of_variable_genes
 from scdmc.configuration import ScDMCConfig
+from scdmc.embeddings import cell_embeddings
 from scdmc.errors import ScDMCError
 from scdmc.gene_medians import GeneMedians
 from scdmc.integration import centred_batches
@@ -204,6 +211,65 @@ def test_mixed_batches_hold_every_group_in_its_share_and_each_cell_once():
     assert [chosen.tolist() for chosen in batches] != [chosen.tolist() for chosen in order.batches(1)]
 
 
+def test_mutual_neighbours_are_found_across_batches_whatever_their_shift():
+    # Directions from the mean of a batch, in degrees: b0 is nearest to a0, b1 to a1, and a2 to b1, which prefers a1.
+    angles = {"a": [0, 120, 150, 260], "b": [5, 115, 240, 250]}
+    points = {name: np.array([[np.cos(x), np.sin(x)] for x in np.radians(degrees)]) for name, degrees in angles.items()}
+    points = {name: values - values.mean(axis=0) for name, values in points.items()}
+    embedding = np.concatenate([points["a"], points["b"] + [100, -40]])
+    batch = np.repeat(["a", "b"], 4).astype(object)
+    pairs = mutual_neighbours(embedding, batch, 1).toarray()
+    directions = {name: values / np.linalg.norm(values, axis=1)[:, None] for name, values in points.items()}
+    cosines = directions["a"] @ directions["b"].T
+    expected = {
+        (a, 4 + b) for a in range(4) for b in range(4) if cosines[a].argmax() == b and cosines[:, b].argmax() == a
+    }
+    assert {(i, j) for i, j in np.argwhere(pairs) if i < j} == expected
+    assert (0, 4) in expected
+    assert len(expected) in (2, 3)
+    assert (pairs == pairs.T).all()
+    everything = mutual_neighbours(embedding, batch, 50).toarray()  # more than there are
+    assert (everything == (batch[:, None] != batch[None, :])).all()
+
+
+def test_paired_batches_bring_a_partner_for_each_cell_that_has_one():
+    generator = np.random.default_rng(0)
+    groups = np.repeat(["a", "b"], 40)
+    pairs = mutual_neighbours(generator.normal(size=(80, 3)), groups, 2)
+    is_partner = pairs.toarray()
+    order = PairedBatchOrder(np.arange(80), 16, 3, groups, pairs)
+    for epoch in (0, 1):
+        batches = order.batches(epoch)
+        assert set(np.concatenate(batches).tolist()) == set(range(80))
+        for chosen in batches:
+            assert len(chosen) == len(set(chosen.tolist())) <= 16
+            alone = ~is_partner[np.ix_(chosen, chosen)].any(axis=1)
+            assert not is_partner[chosen[alone]].any()
+    assert [batch.tolist() for batch in order.batches(0)] != [batch.tolist() for batch in order.batches(1)]
+    assert [batch.tolist() for batch in order.batches(0)] == [batch.tolist() for batch in order.batches(0)]
+
+
+def test_adapting_with_mutual_neighbours_draws_them_together(model_directory, cells, batch):
+    chosen = np.random.default_rng(1).permutation(len(batch))[:80]  # of several batches
+    few, of_few = cells.select(chosen), batch[chosen]
+    space = np.random.default_rng(0).normal(size=(80, 4))
+    pairs = mutual_neighbours(space, of_few, 2).toarray()
+    others = (of_few[:, None] != of_few[None, :]) & ~pairs
+
+    def nearer_than_others(n_neighbors):
+        settings = AdaptationSettings(
+            steps=60, learning_rate=1e-2, mlm_weight=0.0, momentum=0.9, mutual_neighbours=n_neighbors
+        )
+        encoder = adapted_encoder(model_directory, few, of_few, settings, 1, place, space)
+        embedding = cell_embeddings(encoder, few, show_progress=False)
+        centred = embedding - embedding.mean(axis=0)
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        cosines = unit @ unit.T
+        return cosines[pairs].mean() - cosines[others].mean()
+
+    assert nearer_than_others(2) > nearer_than_others(0) + 0.1
+
+
 # --- scores and tables
 
 
@@ -328,7 +394,8 @@ def test_adapting_for_a_while_stops_by_the_clock_and_changes_the_embedding(
     integration, tmp_path, model_path, few_path, capsys
 ):
     more = ["--methods", "scdmc", "--adapt", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
-    more += ["--adapt_batch_size", "4"]
+    more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbours", "5", "--adapt_view_dropout", "0.2"]
+    more += ["--adapt_mlm_weight", "0", "--adapt_momentum", "0.9", "--dtype", "bfloat16"]
     assert integration([*command(model_path, tmp_path / "out", few_path), *more]) == 0
     scores = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))
     assert list(scores.index) == ["scDMC zero-shot", "scDMC adapted"]

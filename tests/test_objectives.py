@@ -296,6 +296,31 @@ def test_identical_cells_are_not_each_others_negatives():
     assert loss < contrastive_loss(queries, keys)
 
 
+def test_further_positives_share_the_loss_of_a_query():
+    queries, keys = two_views()
+    past = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
+    is_positive = torch.zeros(5, 5, dtype=torch.bool)
+    is_positive[0, 2] = is_positive[2, 0] = is_positive[2, 4] = is_positive[4, 2] = True
+    is_same = torch.eye(5, dtype=torch.bool)
+    is_same[0, 2] = is_same[2, 0] = True  # identical cells may be positives
+    loss = contrastive_loss(queries, keys, is_same=is_same, past_keys=past, is_positive=is_positive)
+
+    positives = {0: [0, 2], 1: [1], 2: [0, 2, 4], 3: [3], 4: [2, 4]}
+    similarities = contrastive_similarities(queries, keys)
+    terms = []
+    for matrix in (torch.cat([similarities, contrastive_similarities(queries, past)], dim=1), similarities.T):
+        for cell, partners in positives.items():
+            surprises = torch.logsumexp(matrix[cell], dim=0) - matrix[cell, partners]
+            terms.append(surprises.mean())
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+
+
+def test_no_further_positives_are_as_none():
+    queries, keys = two_views()
+    nothing = torch.zeros(5, 5, dtype=torch.bool)
+    assert torch.equal(contrastive_loss(queries, keys, is_positive=nothing), contrastive_loss(queries, keys))
+
+
 def test_without_identical_cells_nothing_is_removed():
     queries, keys = two_views()
     same = contrastive_loss(queries, keys, is_same=torch.eye(5, dtype=torch.bool))
