@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,6 +41,10 @@ from scdmc.vocabulary import Vocabulary
 logger = logging.getLogger(__name__)
 
 GENE_STARTS = ("random", "coexpression")
+OBJECTIVE = (
+    "mask_probability", "mlm_weight", "alpha", "temperature", "momentum", "queue_size", "streams", "expression_order",
+    "expression_input", "view_dropout", "gene_start",
+)  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -257,7 +262,7 @@ def save(
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
         "context": f"{config.max_position_embeddings} tokens",
         "gene medians": f"{len(data.medians.medians):,} genes",
-        "objective": "as published" if arguments.published_objective else "as in the paper",
+        "objective": objective_of(arguments),
         "seed": arguments.seed,
     }
     guesses = guessing_metrics(run)
@@ -268,6 +273,15 @@ def save(
     write_json(output_dir / "guessing.json", guesses)
     draw_loss_curves(run.history, guesses, output_dir)
     save_model_directory(output_dir, model, data.vocabulary, data.medians, data.settings, card)
+
+
+def objective_of(arguments: argparse.Namespace) -> str:
+    """What the loss was made of, in words: how it differs from the paper's."""
+    if arguments.published_objective:
+        return "as published"
+    defaults = {**asdict(PretrainingSettings()), "expression_input": "none", "gene_start": GENE_STARTS[0]}
+    changed = [f"{name} {getattr(arguments, name)}" for name in OBJECTIVE if getattr(arguments, name) != defaults[name]]
+    return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
 
 
 def guessing_metrics(run: Pretraining) -> dict[str, float]:

@@ -545,6 +545,7 @@ def model_folder(script, dataset, tmp_path_factory):
 
 def test_the_script_writes_a_whole_model_folder(model_folder, dataset):
     files = {path.name for path in model_folder.iterdir()}
+    assert "| objective | as in the paper |" in (model_folder / "README.md").read_text()
     assert {"config.json", "model.safetensors", "token_ids.json", "gene_medians.json", "tokenization.json", "README.md",
             "arguments.json", "history.csv", "checkpoints", "tensorboard"} <= files  # fmt: skip
     assert not [name for name in files if name.startswith(".") or name == "saved"]
@@ -586,7 +587,9 @@ def test_cells_that_are_memory_mapped_train_the_same_model(model_folder, script,
 def test_the_script_starts_from_co_expression_and_resumes(script, dataset, tmp_path):
     def train(folder, *flags):
         data = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / folder)]
-        assert script([*data, *SHORT, "--gene_start", "coexpression", *flags]) == 0
+        assert script([*data, *SHORT, "--gene_start", "coexpression", "--alpha", "0.5", *flags]) == 0
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "| objective | as in the paper, but alpha 0.5, gene_start coexpression |" in card
         return (tmp_path / folder / "model.safetensors").read_bytes()
 
     weights = train("model")
