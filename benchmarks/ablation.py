@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import matplotlib.style
 import pandas as pd
 
 from scdmc.ablation import (
@@ -297,12 +296,11 @@ def draw_study(output_dir: Path) -> None:
     """Draw the scores of all runs, and how they grow with training."""
     rows = headline_scores(read_study(output_dir))
     is_trained = ~rows["variant"].isin([name for name, variant in VARIANTS.items() if not variant.is_trained])
-    with matplotlib.style.context("default"):  # importing scib makes lines and text of all figures large
-        figure = dot_plot_figure(rows, "Variants of pre-training, judged on cells that were not trained on")
-        save_figure(figure, output_dir / "study")
-        if is_trained.any():
-            title = "Scores on cells that were not trained on, by length of training"
-            save_figure(scaling_figure(rows[is_trained], title), output_dir / "scaling")
+    figure = dot_plot_figure(rows, "Variants of pre-training, judged on cells that were not trained on")
+    save_figure(figure, output_dir / "study")
+    if is_trained.any():
+        title = "Scores on cells that were not trained on, by length of training"
+        save_figure(scaling_figure(rows[is_trained], title), output_dir / "scaling")
 
 
 @script

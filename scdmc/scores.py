@@ -184,7 +184,10 @@ def integration_scores(
         If the lengths differ, a label is missing, there are fewer than two types, or no type is in two batches.
     """
     import anndata
-    import scib
+    import matplotlib
+
+    with matplotlib.rc_context():  # scib sets sizes and widths for the figures of everybody who imports it
+        import scib
 
     labels, batch, clusters = _known(labels=labels, batch=batch, clusters=clusters)
     _require_two_types(labels)

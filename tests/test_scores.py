@@ -1,5 +1,7 @@
 """Scores: the published numbers of a fixed embedding, and cases that can be worked out by hand."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,17 @@ def test_one_class_everywhere_is_no_agreement_beyond_chance():
     scores = classification_scores(np.array(["a", "a"]), np.array(["a", "a"]))
     assert scores["accuracy"] == 1
     assert scores["cohen_kappa"] == scores["matthews_correlation"] == 0
+
+
+def test_scoring_leaves_the_figures_of_others_alone():
+    script = (
+        "import matplotlib, numpy as np\n"
+        "from scdmc.scores import integration_scores\n"
+        "from scdmc.clustering import neighbour_graph\n"
+        "before = dict(matplotlib.rcParams)\n"
+        "points = np.random.default_rng(0).normal(size=(40, 3))\n"
+        "labels, batch = np.repeat(['a', 'b'], 20), np.tile(['x', 'y'], 20)\n"
+        "integration_scores(points, labels, batch, labels, neighbour_graph(points, 5, 0))\n"
+        "assert dict(matplotlib.rcParams) == before\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)  # scib is imported once in a process
