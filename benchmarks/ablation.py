@@ -11,7 +11,6 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +33,14 @@ from scdmc.ablation import (
     training_flags,
 )
 from scdmc.checkpoints import STATE_FILE, checkpoints
-from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
+from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed, share
 from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
 from scdmc.figures import dot_plot_figure, save_figure, scaling_figure
 from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
 from scdmc.model_directory import WEIGHTS_FILE
 from scdmc.obs_filter import add_leave_out_argument
+from scdmc.task_data import names_of_files
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from "
                         "--seed on")  # fmt: skip
     parser.add_argument("--judges", nargs="+", default=list(JUDGES[:3]), metavar="NAME", help=", ".join(JUDGES))
-    parser.add_argument("--label_fractions", type=label_fraction, nargs="+", default=[0.05, 1.0], metavar="SHARE",
+    parser.add_argument("--label_fractions", type=share, nargs="+", default=[0.05, 1.0], metavar="SHARE",
                         help="shares of the labels that fine-tuning gets")  # fmt: skip
     parser.add_argument("--most_cells", type=positive_int, default=2000, help="cells of --types_data_path that the "
                         "probes read; fine-tuning reads all")  # fmt: skip
@@ -106,24 +106,15 @@ def budget(text: str) -> str:
     return text if text == TINY else f"{positive_float(text):g}"
 
 
-def label_fraction(text: str) -> float:
-    """Argparse type: a number above 0 and at most 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
-    return value
-
-
 def require_known(arguments: argparse.Namespace) -> None:
     """Refuse what would only fail after hours of training: unknown names, absent files, judges without data."""
     for flag, known in (("variants", VARIANTS), ("judges", JUDGES)):
         unknown = [name for name in getattr(arguments, flag) if name not in known]
         if unknown:
             raise ScDMCError(f"--{flag} {' '.join(unknown)}: there are {', '.join(known)}")
-    for paths in (arguments.types_data_path, arguments.batches_data_path):
-        twice = [name for name, count in Counter(path.stem for path in paths).items() if count > 1]
-        if twice:
-            raise ScDMCError(f"two files are named {twice[0]}, so their scores could not be told apart; rename one")
+    for flag in ("types_data_path", "batches_data_path"):
+        paths = getattr(arguments, flag)
+        names_of_files(paths, f"--{flag}")
         absent = [path for path in paths if not path.exists()]
         if absent:
             raise ScDMCError(f"{absent[0]}: no such file")

@@ -21,6 +21,7 @@ from scdmc.task_data import (
     add_model_arguments,
     count_options_for,
     labels_of,
+    names_of_files,
     place_model,
     read_cells,
     read_expression,
@@ -46,14 +47,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
-
-
-def require_different_names(paths: list[Path]) -> None:
-    """Refuse two data sets of one name: their scores could not be told apart."""
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ScDMCError(f"--data_path: two data sets are called {', '.join(twice)}; rename a file")
 
 
 def scores_of(
@@ -89,14 +82,17 @@ def table_of(scores: dict[str, dict[str, object]]) -> pd.DataFrame:
 def main(argv: list[str] | None = None) -> int:
     """Embed without labels, probe, print."""
     arguments = parse_arguments(argv)
-    require_different_names(arguments.data_path)
+    names = names_of_files(arguments.data_path, "--data_path")
     if arguments.output_file:
         require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(f"{arguments.model_path} is a classifier, whose encoder saw labels; probe a pre-trained model")
     encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments)
-    scores = {path.stem: scores_of(path, encoder, model_directory, arguments) for path in arguments.data_path}
+    scores = {
+        name: scores_of(path, encoder, model_directory, arguments)
+        for name, path in zip(names, arguments.data_path, strict=True)
+    }
     if arguments.output_file:
         write_json(arguments.output_file, scores)
     table = table_of(scores)

@@ -42,6 +42,7 @@ from scdmc.command_line import (
     probability,
     script,
     seed,
+    share,
 )
 from scdmc.cross_validation import RunPlan, plan_runs
 from scdmc.devices import choose_device
@@ -162,14 +163,6 @@ def fold_count(text: str) -> int:
     value = int(text)
     if value < 2:
         raise argparse.ArgumentTypeError(f"{text}: a cross-validation needs at least 2 folds")
-    return value
-
-
-def share(text: str) -> float:
-    """Argparse type: a number above 0 and at most 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
     return value
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from scdmc.adaptation import AdaptationSettings
 from scdmc.command_line import (
     argument_parser,
+    closed_fraction,
     non_negative_float,
     non_negative_int,
     positive_float,
@@ -16,10 +17,8 @@ from scdmc.command_line import (
     probability,
     script,
     seed,
-    share,
 )
 from scdmc.embeddings import POOLING_HELP, POOLINGS
-from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
 from scdmc.h5ad import write_h5ad
 from scdmc.integration_results import summary_lines, write_page, write_results, write_study
@@ -45,6 +44,7 @@ from scdmc.task_data import (
     add_model_arguments,
     annotated_data,
     count_options,
+    names_of_files,
     place_model,
     read_cells,
     read_expression,
@@ -113,7 +113,9 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--adapt_mlm_weight", type=non_negative_float, default=defaults.mlm_weight, help="weight of the masked genes"
     )
-    group.add_argument("--adapt_momentum", type=share, default=defaults.momentum, help="of the momentum encoder")
+    group.add_argument(
+        "--adapt_momentum", type=closed_fraction, default=defaults.momentum, help="of the momentum encoder"
+    )
     group.add_argument(
         "--batch_balanced", action="store_true", help="each step holds the batches of the data in their shares"
     )
@@ -140,15 +142,6 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     )
 
 
-def names_of(paths: list[Path]) -> list[str]:
-    """What the data sets are called: their files without suffix."""
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ScDMCError(f"--tokenized_data_path: two data sets are called {', '.join(twice)}; rename a file")
-    return names
-
-
 def read_data(path: Path, name: str, model_directory: ModelDirectory, arguments: argparse.Namespace) -> IntegrationData:
     """The cells of a data set that can be integrated, after a check that they can be scored."""
     keys, options = (arguments.batch_key, arguments.label_key), count_options(arguments)
@@ -165,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output_dir, paths = arguments.output_dir, arguments.tokenized_data_path
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
-    names = names_of(paths)
+    names = names_of_files(paths, "--tokenized_data_path")
     require_new_folder(output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
 

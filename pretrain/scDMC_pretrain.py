@@ -17,6 +17,7 @@ from scdmc.checkpoints import find_checkpoint
 from scdmc.coexpression import start_from_coexpression
 from scdmc.command_line import (
     argument_parser,
+    closed_fraction,
     fraction,
     non_negative_float,
     non_negative_int,
@@ -25,7 +26,6 @@ from scdmc.command_line import (
     probability,
     script,
     seed,
-    share,
 )
 from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
@@ -185,7 +185,7 @@ def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
     objective.add_argument("--temperature", type=positive_float, default=defaults.temperature, help="of the contrast")
     objective.add_argument(
         "--momentum",
-        type=share,
+        type=closed_fraction,
         default=defaults.momentum,
         help="m of the momentum encoder, per step; 1 freezes it",
     )

@@ -129,6 +129,11 @@ class PairedBatchOrder(MixedBatchOrder):
         super().__init__(lengths, max(2, batch_size // 2), seed, groups)
         self.pairs = pairs
 
+    @property
+    def cells_per_batch(self) -> float:
+        """Cells of a batch, about: a partner may be there already."""
+        return super().cells_per_batch * (1 + np.mean(np.diff(self.pairs.indptr) > 0))
+
     def _batches_of_equal_cells(self, generator: np.random.Generator) -> list[np.ndarray]:
         batches = super()._batches_of_equal_cells(generator)
         return [np.unique(np.concatenate([batch, self._partners(batch, generator)])) for batch in batches]

@@ -370,6 +370,11 @@ class BatchOrder:
         n_full, rest = divmod(len(self.lengths), self.batch_size)
         return max(1, n_full + (rest > 0 and 2 * rest >= self.batch_size))
 
+    @property
+    def cells_per_batch(self) -> float:
+        """Cells of a batch, on average."""
+        return len(self.lengths) / len(self)
+
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Rows of the cells of every batch of an epoch."""
         generator = self._generator(epoch)

@@ -11,24 +11,13 @@ import torch
 
 from scdmc.errors import ScDMCError
 from scdmc.modeling import ScDMCForMaskedLM
-from scdmc.tokenized_data import TokenizedCells, gather_index
-from scdmc.vocabulary import EOS_TOKEN_ID
+from scdmc.tokenized_data import TokenizedCells, expression_of_cells
 
 MOST_CELLS = 20_000
 # Standard deviation of the vectors, and how much larger the vector is that all tokens share. LayerNorm after the sum
 # would otherwise make every gene equally loud; beside a large common part, a gene with a small vector stays quiet.
 VECTOR_SCALE = 0.3
 COMMON_SCALE = 1.0
-
-
-def expression_of_cells(cells: TokenizedCells, chosen: np.ndarray, vocab_size: int) -> scipy.sparse.csr_matrix:
-    """Values ln(1 + CP10k / median) of the chosen cells, shape (n_chosen, vocab_size), float32."""
-    positions, offsets = gather_index(cells.expression_offsets, chosen)
-    tokens, values = cells.expression_ids[positions], cells.expression_values[positions]
-    values = np.where(tokens > EOS_TOKEN_ID, values, np.float32(0))
-    matrix = scipy.sparse.csr_matrix((values, tokens.astype(np.int64), offsets), shape=(len(chosen), vocab_size))
-    matrix.eliminate_zeros()
-    return matrix
 
 
 def coexpression_vectors(expression: scipy.sparse.csr_matrix, n_dimensions: int, seed: int = 42) -> np.ndarray:

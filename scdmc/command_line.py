@@ -132,6 +132,14 @@ def probability(text: str) -> float:
 
 
 def share(text: str) -> float:
+    """Argparse type: a number above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
+
+
+def closed_fraction(text: str) -> float:
     """Argparse type: a number from 0 to 1, both included."""
     value = float(text)
     if not 0 <= value <= 1:

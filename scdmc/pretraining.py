@@ -291,7 +291,7 @@ class Pretraining:
     @property
     def cells_per_step(self) -> float:
         """Cells of an optimizer step, on average."""
-        return len(self.training) / len(self.order) * self.settings.gradient_accumulation_steps
+        return self.order.cells_per_batch * self.settings.gradient_accumulation_steps
 
     def run(self) -> None:
         """Train to the end of the schedule, or until a signal or ``max_minutes`` asks to stop."""

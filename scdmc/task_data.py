@@ -23,8 +23,8 @@ from scdmc.modeling import ScDMCPreTrainedModel
 from scdmc.splits import is_missing
 from scdmc.streams import COUNTS_PER_CELL, has_counts, total_counts
 from scdmc.tokenization import ROW_COLUMN, Tokenizer, tokenize_counts
-from scdmc.tokenized_data import TokenizedCells, read_tokenized, require_valid_ids
-from scdmc.vocabulary import EOS_TOKEN_ID, require_same_vocabulary
+from scdmc.tokenized_data import TokenizedCells, expression_of_cells, read_tokenized, require_valid_ids
+from scdmc.vocabulary import require_same_vocabulary
 
 if TYPE_CHECKING:
     import anndata
@@ -55,6 +55,15 @@ class CountOptions:
 def is_h5ad(data_path: Path) -> bool:
     """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
     return Path(data_path).suffix == ".h5ad"
+
+
+def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
+    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix."""
+    names = [path.stem for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
+    return names
 
 
 def read_cells(
@@ -200,13 +209,12 @@ def _expression_of_streams(
     cells: TokenizedCells, model_directory: ModelDirectory
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
     vocabulary = model_directory.vocabulary
-    row = np.repeat(np.arange(len(cells)), np.diff(cells.expression_offsets))
-    is_gene = cells.expression_ids > EOS_TOKEN_ID
-    tokens = cells.expression_ids[is_gene]
-    relative = np.expm1(cells.expression_values[is_gene].astype(np.float64))
-    values = np.log1p(relative * model_directory.medians.by_token(vocabulary)[tokens]).astype(np.float32)
-    expression = scipy.sparse.csr_matrix((values, (row[is_gene], tokens)), shape=(len(cells), len(vocabulary)))
-    seen = np.unique(tokens)
+    expression = expression_of_cells(cells, np.arange(len(cells)), len(vocabulary))
+    relative = np.expm1(expression.data.astype(np.float64))
+    medians = model_directory.medians.by_token(vocabulary)
+    expression.data = np.log1p(relative * medians[expression.indices]).astype(np.float32)
+    expression.sum_duplicates()  # data of the published tool may name a gene twice
+    seen = np.unique(expression.indices)
     return expression[:, seen], vocabulary.tokens[seen]
 
 

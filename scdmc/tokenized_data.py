@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.streams import CellStreams
@@ -175,6 +176,19 @@ def gather_index(offsets: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np
     np.cumsum(lengths, out=new_offsets[1:])
     positions = np.arange(new_offsets[-1]) + np.repeat(offsets[cells] - new_offsets[:-1], lengths)
     return positions, new_offsets
+
+
+def expression_of_cells(cells: TokenizedCells, chosen: np.ndarray, vocab_size: int) -> scipy.sparse.csr_matrix:
+    """Values ln(1 + CP10k / median) of the chosen cells' streams, shape (n_chosen, vocab_size), float32.
+
+    A gene that a stream names twice has two entries.
+    """
+    positions, offsets = gather_index(cells.expression_offsets, chosen)
+    tokens, values = cells.expression_ids[positions], cells.expression_values[positions]
+    values = np.where(tokens > EOS_TOKEN_ID, values, np.float32(0))
+    matrix = scipy.sparse.csr_matrix((values, tokens.astype(np.int64), offsets), shape=(len(chosen), vocab_size))
+    matrix.eliminate_zeros()
+    return matrix
 
 
 def _offsets_of_kept(keep: np.ndarray, offsets: np.ndarray) -> np.ndarray:

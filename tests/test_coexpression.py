@@ -9,10 +9,10 @@ from scdmc.coexpression import (
     COMMON_SCALE,
     VECTOR_SCALE,
     coexpression_vectors,
-    expression_of_cells,
     start_from_coexpression,
 )
 from scdmc.errors import ScDMCError
+from scdmc.tokenized_data import expression_of_cells
 from tests.test_pretraining import CELLS, VOCAB_SIZE, make_model
 
 N_GENES = 30
