@@ -31,7 +31,8 @@ TINY_SIZES = (
     "--batch_size 4"
 )
 NO_TRAINING = "--max_steps 1 --learning_rate 1e-12"
-HARDER_VIEWS = "--view_dropout 0.5 --expression_order random --momentum 0.99"
+COEXPRESSION = "--gene_start coexpression"
+HARDER = "--view_dropout 0.5 --expression_order random --expression_input value --momentum 0.99"
 CELLS_SEED = 42  # which cells of a large data set are judged: the same for every run
 HELD_OUT = "held-out cells"
 
@@ -89,16 +90,19 @@ VARIANTS = {
     "context_256": Variant("A shorter context, and so more cells?", "--max_length 256"),
     "context_1024": Variant("A longer context, and so fewer cells?", "--max_length 1024"),
     "no_medians": Variant("Are gene medians needed?", has_medians=False),
-    "coexpression_start": Variant("Do genes that start from co-expression help?", "--gene_start coexpression"),
+    "coexpression_start": Variant("Do genes that start from co-expression help?", COEXPRESSION),
     "recipe": Variant(
-        "Co-expression at the start, harder views, random order and a faster momentum encoder together.",
-        f"--gene_start coexpression {HARDER_VIEWS}",
+        "Co-expression at the start, harder views, random order, values and a faster momentum encoder together.",
+        f"{COEXPRESSION} {HARDER}",
     ),
-    "recipe_random_start": Variant("The recipe without co-expression at the start.", HARDER_VIEWS),
+    "recipe_random_start": Variant("The recipe without co-expression at the start.", HARDER),
+    "recipe_mlm_only": Variant("The recipe without the contrast.", f"{COEXPRESSION} {HARDER} --alpha 0"),
+    "recipe_light_contrast": Variant(
+        "The recipe with a tenth of the contrast.", f"{COEXPRESSION} {HARDER} --alpha 0.1"
+    ),
+    "recipe_low_rate": Variant("The recipe at a lower rate.", f"{COEXPRESSION} {HARDER} --learning_rate 3e-4"),
     "untrained": Variant("No pre-training at all.", is_trained=False),
-    "coexpression_only": Variant(
-        "Co-expression at the start and no pre-training.", "--gene_start coexpression", is_trained=False
-    ),
+    "coexpression_only": Variant("Co-expression at the start and no pre-training.", COEXPRESSION, is_trained=False),
 }
 
 # Judge, embedding, metric: what the table and the figures show of all scores, and its name there.
