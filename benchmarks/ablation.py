@@ -92,8 +92,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--judges", nargs="+", default=list(JUDGES[:3]), metavar="NAME", help=", ".join(JUDGES))
     parser.add_argument("--label_fractions", type=share, nargs="+", default=[0.05, 1.0], metavar="SHARE",
                         help="shares of the labels that fine-tuning gets")  # fmt: skip
-    parser.add_argument("--most_cells", type=positive_int, default=2000, help="cells of --types_data_path that the "
-                        "probes read; fine-tuning reads all")  # fmt: skip
+    parser.add_argument("--most_cells", type=positive_int, default=2000, help="cells of each data set that "
+                        "probes and integration read; fine-tuning reads all")  # fmt: skip
     parser.add_argument("--output_dir", type=Path, required=True, help="models, scores, table and figures; appended to")
     parser.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
     arguments = parser.parse_args(argv)
@@ -232,7 +232,7 @@ def tasks(run: Run, arguments: argparse.Namespace) -> Iterator[Task]:
         options = {"path": path, "label_key": label_key, "most_cells": arguments.most_cells}
         yield "probe", path.stem, partial(probe_judge, **options)
     for path in arguments.batches_data_path if "integration" in judges else ():
-        options = {"path": path, "label_key": label_key, "batch_key": batch_key}
+        options = {"path": path, "label_key": label_key, "batch_key": batch_key, "most_cells": arguments.most_cells}
         yield "integration", path.stem, partial(integration_judge, **options)
     for path in arguments.types_data_path if "fine_tuning" in judges else ():
         for fraction in arguments.label_fractions:

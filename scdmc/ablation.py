@@ -202,6 +202,14 @@ def judged_embeddings(model: JudgedModel, cells: TokenizedCells) -> dict[str, np
     return {name: embeddings[EmbeddingChoice(layer, *choice)] for name, choice in choices.items()}
 
 
+def drawn_cells(cells: TokenizedCells, most_cells: int) -> TokenizedCells:
+    """So many of the cells, the same at every call, in their order; all if there are not more."""
+    if len(cells) <= most_cells:
+        return cells
+    drawn = np.random.default_rng(CELLS_SEED).choice(len(cells), most_cells, replace=False)
+    return cells.select(np.sort(drawn))
+
+
 def probe_judge(model: JudgedModel, path: Path, label_key: str, most_cells: int) -> dict[str, dict[str, float]]:
     """Embedding -> linear probe and 15 nearest neighbours on labelled cells that were not trained on.
 
@@ -221,15 +229,14 @@ def probe_judge(model: JudgedModel, path: Path, label_key: str, most_cells: int)
     ScDMCError
         If the data cannot be read as the model was trained, or hold too few types.
     """
-    cells = read_cells(path, model.directory, (label_key,))
-    if len(cells) > most_cells:
-        drawn = np.random.default_rng(CELLS_SEED).choice(len(cells), most_cells, replace=False)
-        cells = cells.select(np.sort(drawn))
+    cells = drawn_cells(read_cells(path, model.directory, (label_key,)), most_cells)
     labels = labels_of(cells.obs[label_key])
     return {name: probe_scores(values, labels) for name, values in judged_embeddings(model, cells).items()}
 
 
-def integration_judge(model: JudgedModel, path: Path, label_key: str, batch_key: str) -> dict[str, dict[str, float]]:
+def integration_judge(
+    model: JudgedModel, path: Path, label_key: str, batch_key: str, most_cells: int
+) -> dict[str, dict[str, float]]:
     """Embedding -> scores of zero-shot integration (:func:`scdmc.scores.integration_scores`).
 
     Parameters
@@ -240,13 +247,15 @@ def integration_judge(model: JudgedModel, path: Path, label_key: str, batch_key:
         ``.h5ad`` or tokenized parquet.
     label_key, batch_key
         Columns of obs with types and batches.
+    most_cells
+        Of more cells, so many are drawn, the same for every model.
 
     Raises
     ------
     ScDMCError
         If the data cannot be read as the model was trained, or cannot be scored.
     """
-    cells = read_cells(path, model.directory, (batch_key, label_key))
+    cells = drawn_cells(read_cells(path, model.directory, (batch_key, label_key)), most_cells)
     cells = cells.select(usable_cells(cells, model.directory, batch_key, label_key))
     batch, labels = (labels_of(cells.obs[key]) for key in (batch_key, label_key))
     results = compare_integrations(judged_embeddings(model, cells), labels, batch)

@@ -15,9 +15,10 @@ from scdmc.tokenized_data import TokenizedCells, expression_of_cells
 
 MOST_CELLS = 20_000
 # Standard deviation of the vectors, and how much larger the vector is that all tokens share. LayerNorm after the sum
-# would otherwise make every gene equally loud; beside a large common part, a gene with a small vector stays quiet.
-VECTOR_SCALE = 0.3
-COMMON_SCALE = 1.0
+# would otherwise make every gene equally loud; beside a large common part, a gene with a small vector stays quiet. Only
+# their ratio matters to the encoder; the output layer is tied to them and starts far above chance if they are larger.
+VECTOR_SCALE = 0.1
+COMMON_SCALE = 1 / 3
 
 
 def coexpression_vectors(expression: scipy.sparse.csr_matrix, n_dimensions: int, seed: int = 42) -> np.ndarray:

@@ -342,7 +342,7 @@ def run_two_processes(folder, code, *arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(folder / "two.py"), str(folder), *arguments]
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize("changes", [{}, {"queue_size": 16}, {"fsdp": True}], ids=str)
