@@ -18,6 +18,7 @@ from scdmc.coexpression import start_from_coexpression
 from scdmc.command_line import (
     argument_parser,
     closed_fraction,
+    fill_in,
     fraction,
     non_negative_float,
     non_negative_int,
@@ -31,16 +32,29 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
 from scdmc.guessing import guessing_lines
-from scdmc.model_directory import describe_arguments, model_card, save_model_directory
+from scdmc.model_directory import (
+    ModelDirectory,
+    describe_arguments,
+    load_model,
+    model_card,
+    open_model_directory,
+    require_same_settings,
+    save_model_directory,
+)
 from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
 from scdmc.obs_filter import add_leave_out_argument
 from scdmc.pretraining import EVALUATION_EPOCH, Pretraining, PretrainingSettings, write_history
 from scdmc.pretraining_data import CellChoice, PretrainingData, read_pretraining_data
-from scdmc.vocabulary import Vocabulary
+from scdmc.shipped_models import add_model_path_argument
 
 logger = logging.getLogger(__name__)
 
 GENE_STARTS = ("random", "coexpression")
+# What flags say of a new model; one to start from says it itself.
+DESCRIBED = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range",
+    "expression_input",
+)  # fmt: skip
 OBJECTIVE = (
     "mask_probability", "mlm_weight", "alpha", "temperature", "momentum", "queue_size", "streams", "expression_order",
     "expression_input", "view_dropout", "gene_start",
@@ -98,15 +112,23 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sizes of the model."""
+    """A new model, whose sizes have defaults that :func:`complete` fills in, or one to go on with."""
     config = ScDMCConfig()
     model = parser.add_argument_group("model")
-    model.add_argument("--hidden_size", type=positive_int, default=config.hidden_size, help="width of the encoder")
-    model.add_argument("--num_hidden_layers", type=positive_int, default=config.num_hidden_layers, help="layers")
-    model.add_argument("--num_attention_heads", type=positive_int, default=config.num_attention_heads, help="heads")
-    model.add_argument(
-        "--intermediate_size", type=positive_int, default=config.intermediate_size, help="width of the gated unit"
+    add_model_path_argument(
+        model,
+        "--pretrained_model_path",
+        "start from the weights of this model folder, which also sets the sizes",
+        False,
     )
+    sizes = {
+        "hidden_size": "width of the encoder",
+        "num_hidden_layers": "layers",
+        "num_attention_heads": "heads",
+        "intermediate_size": "width of the gated unit",
+    }
+    for name, meaning in sizes.items():
+        model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {getattr(config, name)})")
     model.add_argument("--max_length", type=positive_int, help="context N; as long as the data's streams without it")
     model.add_argument(
         "--hidden_dropout_prob", type=probability, default=config.hidden_dropout_prob, help="dropout of the states"
@@ -117,14 +139,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--initializer_range",
         type=positive_float,
-        default=config.initializer_range,
-        help="standard deviation of the initial weights; a narrow model wants more, about 0.45 / sqrt(hidden_size)",
+        help="standard deviation of the initial weights; a narrow model wants more, about 0.45 / sqrt(hidden_size) "
+        f"(default: {config.initializer_range})",
     )
     model.add_argument(
         "--gene_start",
         choices=GENE_STARTS,
-        default="random",
-        help="what the embeddings of genes start as; coexpression: singular vectors of the training cells' values",
+        help="what the embeddings of genes start as; coexpression: singular vectors of the training cells' values "
+        f"(default: {GENE_STARTS[0]})",
     )
     model.add_argument("--attention", choices=BACK_ENDS, default="auto", help="attention back end")
 
@@ -192,7 +214,7 @@ def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
     objective.add_argument("--queue_size", type=non_negative_int, default=0, help="past keys as more negatives")
     objective.add_argument("--streams", choices=STREAMS, default="both", help="one stream only, for ablations")
     objective.add_argument("--expression_order", choices=EXPRESSION_ORDERS, default="token_id", help="of its genes")
-    objective.add_argument("--expression_input", choices=EXPRESSION_INPUTS, default="none", help="values as input")
+    objective.add_argument("--expression_input", choices=EXPRESSION_INPUTS, help="values as input (default: none)")
     objective.add_argument(
         "--view_dropout",
         type=probability,
@@ -220,22 +242,45 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def new_model(arguments: argparse.Namespace, vocabulary: Vocabulary, context: int) -> ScDMCForMaskedLM:
-    """A model with random weights drawn from the seed."""
+def complete(arguments: argparse.Namespace, start: ModelDirectory | None) -> None:
+    """Fill in the flags that describe a new model; refuse them where there is a model to start from."""
+    config = start.config if start else ScDMCConfig()
+    described = {name: getattr(config, name) for name in DESCRIBED}
+    fill_in(arguments, {**described, "gene_start": GENE_STARTS[0]}, start is None, "with --pretrained_model_path")
+    if start and arguments.max_length is None:
+        arguments.max_length = start.context
+
+
+def trained_model(arguments: argparse.Namespace, data: PretrainingData, start: ModelDirectory) -> ScDMCForMaskedLM:
+    """The model to start from, with the dropouts and the context of this run.
+
+    Raises
+    ------
+    ScDMCError
+        If the data were tokenized for another model.
+    """
+    require_same_settings(data.settings, start, str(arguments.dataset_path))
+    return load_model(start.path, ScDMCForMaskedLM, {
+        "max_position_embeddings": data.settings.model_input_size,
+        "hidden_dropout_prob": arguments.hidden_dropout_prob,
+        "attention_probs_dropout_prob": arguments.attention_probs_dropout_prob,
+    })  # fmt: skip
+
+
+def new_model(arguments: argparse.Namespace, data: PretrainingData) -> ScDMCForMaskedLM:
+    """A model with weights drawn from the seed; its genes may start from the co-expression of the training cells."""
     config = ScDMCConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=arguments.hidden_size,
-        num_hidden_layers=arguments.num_hidden_layers,
-        num_attention_heads=arguments.num_attention_heads,
-        intermediate_size=arguments.intermediate_size,
-        max_position_embeddings=context,
-        initializer_range=arguments.initializer_range,
+        vocab_size=len(data.vocabulary),
+        max_position_embeddings=data.settings.model_input_size,
         hidden_dropout_prob=arguments.hidden_dropout_prob,
         attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
-        expression_input=arguments.expression_input,
+        **{name: getattr(arguments, name) for name in DESCRIBED},
     )
     torch.manual_seed(arguments.seed)
-    return ScDMCForMaskedLM(config)
+    model = ScDMCForMaskedLM(config)
+    if arguments.gene_start == "coexpression" and not arguments.resume_from_checkpoint:
+        start_from_coexpression(model, data.cells, data.training, arguments.seed)
+    return model
 
 
 def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
@@ -262,6 +307,7 @@ def save(
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
         "context": f"{config.max_position_embeddings} tokens",
         "gene medians": f"{len(data.medians.medians):,} genes",
+        **({"started from": arguments.pretrained_model_path.name} if arguments.pretrained_model_path else {}),
         "objective": objective_of(arguments),
         "seed": arguments.seed,
     }
@@ -343,6 +389,8 @@ def train(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
+    start = open_model_directory(arguments.pretrained_model_path) if arguments.pretrained_model_path else None
+    complete(arguments, start)
     device = choose_device(arguments.num_gpus)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume_from_checkpoint:
@@ -357,9 +405,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.token_dictionary_file,
         arguments.gene_median_file,
     )
-    model = new_model(arguments, data.vocabulary, data.settings.model_input_size)
-    if arguments.gene_start == "coexpression" and not arguments.resume_from_checkpoint:
-        start_from_coexpression(model, data.cells, data.training, arguments.seed)
+    model = trained_model(arguments, data, start) if start else new_model(arguments, data)
     run = Pretraining(
         model,
         data.cells,

@@ -116,6 +116,32 @@ def open_model_directory(path: str | Path, token_dictionary_file: Path | None = 
     return ModelDirectory(path, config, vocabulary, medians, settings)
 
 
+def require_same_settings(found: TokenizationSettings, model_directory: ModelDirectory, source: str) -> None:
+    """Refuse cells that were tokenized with another vocabulary or other medians than a model's.
+
+    Parameters
+    ----------
+    found
+        How the cells were tokenized.
+    model_directory
+        The model that is to read them.
+    source
+        Where the cells are, for the message.
+
+    Raises
+    ------
+    ScDMCError
+        If vocabulary or medians differ.
+    """
+    expected, path = model_directory.settings, model_directory.path
+    require_same_vocabulary(expected.vocabulary_sha256, found.vocabulary_sha256, str(path), source)
+    if found.gene_medians_sha256 != expected.gene_medians_sha256:
+        raise ScDMCError(
+            f"{source} was tokenized with other gene medians than {path}; tokenize the counts again with "
+            f"--gene_median_file {path / GENE_MEDIANS_FILE}"
+        )
+
+
 def weights_file(path: Path) -> Path:
     """The file of weights in a model folder.
 
@@ -227,7 +253,9 @@ def _read_split_weights(path: Path) -> dict[str, torch.Tensor]:
     return {name: torch.cat(blocks) if len(blocks) > 1 else blocks[0] for name, blocks in joined.items()}
 
 
-def load_model(path: str | Path, model_class: type[ScDMCPreTrainedModel]) -> ScDMCPreTrainedModel:
+def load_model(
+    path: str | Path, model_class: type[ScDMCPreTrainedModel], changes: Mapping[str, object] | None = None
+) -> ScDMCPreTrainedModel:
     """Load a model, in evaluation mode, strictly: no weight stays random.
 
     Parameters
@@ -237,6 +265,8 @@ def load_model(path: str | Path, model_class: type[ScDMCPreTrainedModel]) -> ScD
         model.
     model_class
         ``ScDMCModel``, ``ScDMCForMaskedLM`` or ``ScDMCForCellClassification``.
+    changes
+        Fields of the configuration to be changed, such as dropouts; none that changes the shape of a weight.
 
     Raises
     ------
@@ -244,7 +274,10 @@ def load_model(path: str | Path, model_class: type[ScDMCPreTrainedModel]) -> ScD
         If there is no such folder, or weights are missing, unknown, or of another shape.
     """
     path = model_folder(path)
-    model = model_class(read_config(path))
+    config = read_config(path)
+    for name, value in (changes or {}).items():
+        setattr(config, name, value)
+    model = model_class(config)
     load_weights(model, read_weights(path), str(path))
     return model.eval()
 

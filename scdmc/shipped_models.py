@@ -37,11 +37,14 @@ def model_folder(model: str | Path) -> Path:
 
 
 def add_model_path_argument(
-    parser: argparse.ArgumentParser, flag: str = "--model_path", meaning: str = "model folder"
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    flag: str = "--model_path",
+    meaning: str = "model folder",
+    is_required: bool = True,
 ) -> None:
     """The flag that names a model, which may as well be written ``--model``.
 
     The value stays as it was given; all that opens a model folder asks :func:`model_folder` what it means.
     """
     text = f"{meaning}, or the name of a model under models/, such as scDMC-small"
-    parser.add_argument(flag, "--model", type=Path, required=True, help=text)
+    parser.add_argument(flag, "--model", type=Path, required=is_required, help=text)

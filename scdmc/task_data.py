@@ -18,13 +18,12 @@ from scdmc.counts import Counts, cell_totals, open_counts
 from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
 from scdmc.gene_ids import load_gene_mapping
-from scdmc.model_directory import ModelDirectory
+from scdmc.model_directory import ModelDirectory, require_same_settings
 from scdmc.modeling import ScDMCPreTrainedModel
 from scdmc.splits import is_missing
 from scdmc.streams import COUNTS_PER_CELL, has_counts, total_counts
 from scdmc.tokenization import ROW_COLUMN, Tokenizer, tokenize_counts
 from scdmc.tokenized_data import TokenizedCells, expression_of_cells, read_tokenized, require_valid_ids
-from scdmc.vocabulary import require_same_vocabulary
 
 if TYPE_CHECKING:
     import anndata
@@ -127,19 +126,11 @@ def require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirec
             model_directory.path,
         )
         return
-    expected, found = model_directory.settings, cells.settings
-    require_same_vocabulary(
-        expected.vocabulary_sha256, found.vocabulary_sha256, str(model_directory.path), str(data_path)
-    )
-    if found.gene_medians_sha256 != expected.gene_medians_sha256:
-        raise ScDMCError(
-            f"{data_path} was tokenized with other gene medians than {model_directory.path}; "
-            f"tokenize the counts again with --gene_median_file {model_directory.path}/gene_medians.json"
-        )
-    if found.model_input_size < model_directory.context:
+    require_same_settings(cells.settings, model_directory, str(data_path))
+    if cells.settings.model_input_size < model_directory.context:
         logger.warning(
             "warning: %s holds %d tokens a cell at most, but the model reads %d",
-            data_path, found.model_input_size, model_directory.context,
+            data_path, cells.settings.model_input_size, model_directory.context,
         )  # fmt: skip
 
 

@@ -597,6 +597,51 @@ def test_the_script_starts_from_co_expression_and_resumes(script, dataset, tmp_p
     assert train("model", "--resume_from_checkpoint", str(first)) == weights
 
 
+BARELY = ["--batch_size", "4", "--max_steps", "1", "--learning_rate", "1e-12", "--num_gpus", "0"]
+
+
+def test_the_script_goes_on_from_the_weights_of_a_model(model_folder, script, dataset, tmp_path):
+    arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY]
+    assert script([*arguments, "--pretrained_model_path", str(model_folder), "--hidden_dropout_prob", "0.1"]) == 0
+    before, after = (load_model(folder, ScDMCForMaskedLM) for folder in (model_folder, tmp_path / "on"))
+    for name, tensor in before.state_dict().items():
+        torch.testing.assert_close(after.state_dict()[name], tensor, atol=1e-9, rtol=0)
+    config = after.config
+    assert (config.hidden_dropout_prob, config.hidden_size, config.max_position_embeddings) == (0.1, 16, 64)
+    assert "| started from | model |" in (tmp_path / "on" / "README.md").read_text()
+
+
+def test_a_model_to_go_on_from_takes_another_context(model_folder, script, dataset, tmp_path):
+    arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY, "--max_length", "100"]
+    assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 0
+    opened = open_model_directory(tmp_path / "on")
+    assert opened.context == opened.settings.model_input_size == 100
+
+
+@pytest.mark.parametrize(
+    "flag", [("--hidden_size", "16"), ("--gene_start", "coexpression"), ("--expression_input", "value")], ids=str
+)
+def test_a_model_to_go_on_from_says_what_it_is_itself(flag, model_folder, script, dataset, tmp_path, capsys):
+    arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY, *flag]
+    assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 2
+    assert f"{flag[0]} has no effect with --pretrained_model_path; leave it out" in capsys.readouterr().err
+    assert not list((tmp_path / "on").glob("*"))
+
+
+def test_a_model_to_go_on_from_needs_data_that_were_tokenized_for_it(
+    model_folder, script, load_script, islets_path, tmp_path, capsys
+):
+    medians = tmp_path / "medians.json"
+    medians.write_text(json.dumps({"ENSG00000254647": 3.0}))
+    tokenize = ["--input_directory", islets_path.parent, "--output_directory", tmp_path, "--output_prefix", "others"]
+    tokenize += ["--gene_median_file", medians, "--model_input_size", "64"]
+    assert load_script("tokenizer/tokenizer_combine.py").main([*map(str, tokenize)]) == 0
+    arguments = ["--dataset_path", str(tmp_path / "others.parquet"), "--output_dir", str(tmp_path / "on"), *BARELY]
+    assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 2
+    message = f"was tokenized with other gene medians than {model_folder}"
+    assert message in capsys.readouterr().err
+
+
 def test_cells_are_held_out_and_left_out_by_a_column_of_obs(script, load_script, islets_path, tmp_path, capsys):
     folder = tmp_path / "tokenized"
     arguments = ["--input_directory", islets_path.parent, "--output_directory", folder, "--output_prefix", "islets"]

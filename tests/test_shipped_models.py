@@ -28,12 +28,15 @@ from tests.gene_models import save_small_model
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted(path.parent for path in (ROOT / "models").glob("*/config.json"))
 MIB = 2**20
-DATA_FLAG = {"integration": "--tokenized_data_path", "downstream_tasks": "--finetune_data_path"}
+DATA_FLAG = {
+    "integration": "--tokenized_data_path", "downstream_tasks": "--finetune_data_path",
+    "scDMC_pretrain": "--dataset_path",
+}  # fmt: skip
 WITH_MODEL = {
     "downstream_tasks": ("annotate", "attention_analysis", "cluster", "downstream_tasks", "embed", "gene_modules",
                          "gene_regulatory_network", "integration", "perturb"),
     "benchmarks": ("embedding_choices", "probe"),
-    "pretrain": ("export_model",),
+    "pretrain": ("export_model", "scDMC_pretrain"),
 }  # fmt: skip
 
 
@@ -109,7 +112,7 @@ def test_without_shipped_models_the_error_says_so(shipped, monkeypatch, tmp_path
 @pytest.mark.parametrize(("place", "name"), [(place, name) for place, names in WITH_MODEL.items() for name in names])
 def test_every_script_takes_a_name_and_refuses_an_unknown_one(shipped, load_script, islets_path, capsys, place, name):
     command = ["--model", "tyni"]
-    command += [] if place == "pretrain" else [DATA_FLAG.get(name, "--data_path"), islets_path]
+    command += [] if name == "export_model" else [DATA_FLAG.get(name, "--data_path"), islets_path]
     if name == "embedding_choices":
         command[-2] = "--tokenized_data_path"
     if place != "benchmarks":
