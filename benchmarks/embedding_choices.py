@@ -19,7 +19,14 @@ from scdmc.metric_tables import best_of_columns, markdown, score_texts
 from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
 from scdmc.modeling import ScDMCModel
 from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import add_count_arguments, add_model_arguments, count_options, labels_of, place_model, read_cells
+from scdmc.task_data import (
+    add_count_arguments,
+    add_model_arguments,
+    count_options_for,
+    labels_of,
+    place_model,
+    read_cells,
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -45,7 +52,7 @@ def scores_of(
 ) -> pd.DataFrame:
     """Scores of every choice on one data set, choices x metrics."""
     keys = (arguments.batch_key, arguments.label_key)
-    cells = read_cells(path, model_directory, keys, count_options(arguments))
+    cells = read_cells(path, model_directory, keys, count_options_for(arguments, path))
     cells = cells.select(usable_cells(cells, model_directory, *keys))
     batch, labels = (labels_of(cells.obs[key]) for key in keys)
     return score_choices(embeddings_of_choices(encoder, cells), labels, batch, arguments.resolution, arguments.seed)

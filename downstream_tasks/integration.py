@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from scdmc.adaptation import AdaptationSettings
 from scdmc.command_line import (
     argument_parser,
     closed_fraction,
+    fill_in,
     non_negative_float,
     non_negative_int,
     positive_float,
@@ -43,7 +45,7 @@ from scdmc.task_data import (
     add_dtype_argument,
     add_model_arguments,
     annotated_data,
-    count_options,
+    count_options_for,
     names_of_files,
     place_model,
     read_cells,
@@ -52,6 +54,12 @@ from scdmc.task_data import (
 )
 
 logger = logging.getLogger(__name__)
+
+ADAPTATION_DEFAULTS = {
+    f"adapt_{name}": value
+    for name, value in asdict(AdaptationSettings()).items()
+    if name not in ("batch_balanced", "bf16")
+}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -87,35 +95,34 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_dtype_argument(parser)
     add_count_arguments(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, arguments.adapt, "without --adapt")
+    fill_in(arguments, {"scvi_epochs": None}, "scvi" in arguments.methods, "without scvi among --methods")
+    return arguments
 
 
 def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the row 'scDMC adapted'."""
-    defaults = AdaptationSettings()
+    """Flags of the row 'scDMC adapted'; :func:`parse_arguments` fills in their defaults."""
     group = parser.add_argument_group("adapting to the cells without labels")
     group.add_argument("--adapt", action="store_true", help="add scDMC after more pre-training on these cells")
-    group.add_argument("--adapt_minutes", type=positive_float, default=defaults.minutes, help="train this long")
-    group.add_argument("--adapt_steps", type=positive_int, help="optimizer steps, instead of --adapt_minutes")
-    group.add_argument("--adapt_learning_rate", type=positive_float, default=defaults.learning_rate, help="its peak")
-    group.add_argument("--adapt_batch_size", type=positive_int, default=defaults.batch_size, help="cells of a step")
-    group.add_argument(
-        "--adapt_queue_size", type=non_negative_int, default=defaults.queue_size, help="past keys as more negatives"
-    )
-    group.add_argument(
-        "--adapt_mutual_neighbours", type=non_negative_int, default=defaults.mutual_neighbours,
-        help="cells of two batches among so many nearest neighbours of each other are drawn together; 0 for none",
-    )  # fmt: skip
-    group.add_argument(
-        "--adapt_view_dropout", type=probability, default=defaults.view_dropout,
-        help="share of its genes that each stream lacks",
-    )  # fmt: skip
-    group.add_argument(
-        "--adapt_mlm_weight", type=non_negative_float, default=defaults.mlm_weight, help="weight of the masked genes"
-    )
-    group.add_argument(
-        "--adapt_momentum", type=closed_fraction, default=defaults.momentum, help="of the momentum encoder"
-    )
+    flags = {
+        "minutes": (positive_float, "train this long"),
+        "steps": (positive_int, "optimizer steps, instead of --adapt_minutes"),
+        "learning_rate": (positive_float, "its peak"),
+        "batch_size": (positive_int, "cells of a step"),
+        "queue_size": (non_negative_int, "past keys as more negatives"),
+        "mutual_neighbours": (
+            non_negative_int,
+            "cells of two batches among so many nearest neighbours of each other are drawn together; 0 for none",
+        ),
+        "view_dropout": (probability, "share of its genes that each stream lacks"),
+        "mlm_weight": (non_negative_float, "weight of the masked genes"),
+        "momentum": (closed_fraction, "of the momentum encoder"),
+    }
+    for name, (kind, meaning) in flags.items():
+        default = ADAPTATION_DEFAULTS[f"adapt_{name}"]
+        meaning += "" if default is None else f" (default: {default})"
+        group.add_argument(f"--adapt_{name}", type=kind, help=meaning)
     group.add_argument(
         "--batch_balanced", action="store_true", help="each step holds the batches of the data in their shares"
     )
@@ -144,7 +151,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
 
 def read_data(path: Path, name: str, model_directory: ModelDirectory, arguments: argparse.Namespace) -> IntegrationData:
     """The cells of a data set that can be integrated, after a check that they can be scored."""
-    keys, options = (arguments.batch_key, arguments.label_key), count_options(arguments)
+    keys, options = (arguments.batch_key, arguments.label_key), count_options_for(arguments, path)
     cells = read_cells(path, model_directory, keys, options)
     usable = usable_cells(cells, model_directory, *keys)
     expression, _ = read_expression(path, cells, model_directory, options)

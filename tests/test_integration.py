@@ -445,6 +445,21 @@ def test_a_classifier_is_marked_and_its_training_cells_are_left_out(
     assert "is a classifier; adapt a pre-trained model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--adapt_steps", "5"], "--adapt_steps has no effect without --adapt; leave it out"),
+        (["--adapt_momentum", "0"], "--adapt_momentum has no effect without --adapt; leave it out"),
+        (["--batch_balanced"], "--batch_balanced has no effect without --adapt; leave it out"),
+        (["--scvi_epochs", "5"], "--scvi_epochs has no effect without scvi among --methods; leave it out"),
+    ],
+    ids=str,
+)
+def test_flags_in_vain_are_refused(integration, model_path, tmp_path, islets_path, capsys, flags, message):
+    assert integration([*command(model_path, tmp_path / "out", islets_path), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_classifier_that_does_not_say_what_it_was_trained_on_is_refused(tmp_path, classifier_path, cells):
     shutil.copytree(classifier_path, tmp_path / "classifier")
     (tmp_path / "classifier" / "split.csv").unlink()

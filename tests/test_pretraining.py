@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -670,6 +671,26 @@ def test_a_dry_run_of_the_script_says_what_a_run_would_take_and_writes_nothing(s
     assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "dry"), *SHORT, "--dry_run"]) == 0
     assert "estimated time" in capsys.readouterr().out
     assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize("name", ["scDMC-small", "published"])
+def test_a_recipe_runs_and_flags_after_it_win(name, dataset, tmp_path):
+    root = Path(__file__).parent.parent
+    recipe = root / "pretrain" / "configs" / f"{name}.sh"
+    more = [*TINY, "--schedule_minutes", "0.01"] if name == "scDMC-small" else [*TINY, "--dry_run"]
+    command = [recipe, "--dataset_path", dataset, "--output_dir", tmp_path / "model", *more]
+    environment = {**os.environ, "PYTHON": sys.executable, "ACCELERATE_USE_CPU": "true"}
+    finished = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    if name == "published":
+        assert "estimated time" in finished.stdout
+    else:
+        assert open_model_directory(tmp_path / "model").config.expression_input == "value"
+
+
+def test_every_recipe_is_tested():
+    recipes = Path(__file__).parent.parent / "pretrain" / "configs"
+    assert {path.stem for path in recipes.iterdir()} == {"scDMC-small", "published"}
 
 
 def test_overwrite_leaves_nothing_of_the_run_before_that_could_be_resumed(script, dataset, tmp_path, capsys):
