@@ -33,7 +33,7 @@ from scdmc.ablation import (
     training_flags,
 )
 from scdmc.checkpoints import STATE_FILE, checkpoints
-from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed, share
+from scdmc.command_line import argument_parser, non_negative_int, positive_int, script, seed, share
 from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
 from scdmc.figures import dot_plot_figure, save_figure, scaling_figure
@@ -84,8 +84,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="which to run; all "
                         "without it")  # fmt: skip
-    parser.add_argument("--budget", type=budget, default="5", help=f"minutes of training of each run; {TINY}: two "
-                        "steps of a tiny model, to see that all works")  # fmt: skip
+    parser.add_argument("--budget", type=budget, default="4000", help=f"cells that each run sees; {TINY}: two steps "
+                        "of a tiny model, to see that all works")  # fmt: skip
     parser.add_argument("--seed", type=seed, default=42, help="of the first run of each variant")
     parser.add_argument("--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from "
                         "--seed on")  # fmt: skip
@@ -102,8 +102,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def budget(text: str) -> str:
-    """Argparse type: minutes as text, always written alike, or ``tiny``."""
-    return text if text == TINY else f"{positive_float(text):g}"
+    """Argparse type: a number of cells as text, or ``tiny``."""
+    return text if text == TINY else str(positive_int(text))
 
 
 def require_known(arguments: argparse.Namespace) -> None:

@@ -533,7 +533,7 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
     for axes in figure.axes[len(scores) :]:
         axes.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, title="budget (minutes)", loc="outside lower center", ncols=6, fontsize=7,
+    figure.legend(handles, labels, title="budget (cells)", loc="outside lower center", ncols=6, fontsize=7,
                   title_fontsize=7, frameon=False)  # fmt: skip
     figure.suptitle(f"{title}\nlarge dots: means over seeds; dashed: {variants[0]}", fontsize=9)
     return figure
