@@ -2,12 +2,21 @@
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.files import require_new_folder
-from scdmc.model_directory import CONFIG_FILE, open_model_directory, read_weights, weights_file, write_split_weights
+from scdmc.files import read_json_object, require_new_folder, write_json
+from scdmc.model_directory import (
+    CONFIG_FILE,
+    TOKENIZATION_FILE,
+    open_model_directory,
+    read_weights,
+    weights_file,
+    write_split_weights,
+)
 from scdmc.shipped_models import add_model_path_argument
+from scdmc.tokenized_data import TokenizationSettings
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -16,8 +25,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_path_argument(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder to write")
     parser.add_argument("--max_file_mib", type=positive_int, default=15, help="largest file of weights, in MiB")
+    parser.add_argument(
+        "--max_length", type=positive_int, help="tokens of a stream that the exported model reads (ALiBi reads longer "
+        "ones than it was trained on); as many as before without it",
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
     return parser.parse_args(argv)
+
+
+def set_context(folder: Path, settings: TokenizationSettings, max_length: int) -> None:
+    """Have a model folder read so many tokens of a stream."""
+    config = read_json_object(folder / CONFIG_FILE, "model configuration")
+    names = {"max_position_embeddings", "alibi_starting_size"} & {*config, "max_position_embeddings"}
+    write_json(folder / CONFIG_FILE, config | dict.fromkeys(sorted(names), max_length))
+    write_json(folder / TOKENIZATION_FILE, replace(settings, model_input_size=max_length).to_dict())
 
 
 @script
@@ -25,16 +46,19 @@ def main(argv: list[str] | None = None) -> int:
     """Copy what is small, convert and split what is large."""
     arguments = parse_arguments(argv)
     require_new_folder(arguments.output_dir, arguments.overwrite)
-    model_path = open_model_directory(arguments.model_path).path
+    model_directory = open_model_directory(arguments.model_path)
+    model_path = model_directory.path
     weights = read_weights(model_path)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     skipped = {weights_file(model_path).name}
     for path in sorted(model_path.iterdir()):
         if path.is_file() and path.name not in skipped and not path.name.startswith("model-"):
             shutil.copyfile(path, arguments.output_dir / path.name)
+    if arguments.max_length:
+        set_context(arguments.output_dir, model_directory.settings, arguments.max_length)
     files = write_split_weights(arguments.output_dir, weights, arguments.max_file_mib * 2**20)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
-    print(f"{sizes}; {CONFIG_FILE} and the rest as they were; wrote {arguments.output_dir}")
+    print(f"{sizes}; the rest as it was; wrote {arguments.output_dir}")
     return 0
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -206,6 +207,19 @@ def test_float16_weights_compute_in_float32(shipped, islets_path):
 
 
 # ---- the probe
+
+
+def test_an_exported_model_may_read_longer_streams(shipped, load_script, islets_path, adata):
+    export = load_script("pretrain/export_model.py").main
+    assert export(["--model", "tiny", "--output_dir", "longer", "--max_length", "500"]) == 0
+    before, after = open_model_directory("tiny"), open_model_directory("longer")
+    assert (after.context, after.settings.model_input_size) == (500, 500)
+    assert after.settings == replace(before.settings, model_input_size=500)
+    shorter, longer = (scdmc.tokenize(adata, model_path=name).rank_lengths for name in ("tiny", "longer"))
+    assert shorter.max() == before.context < longer.max() <= 500
+    weights = load_model("longer", ScDMCModel).state_dict()
+    for name, tensor in load_model("tiny", ScDMCModel).state_dict().items():
+        assert torch.equal(weights[name], tensor), name
 
 
 def test_the_probe_prints_its_table_and_keeps_its_scores(shipped, load_script, islets_path, adata, capsys):
