@@ -502,8 +502,14 @@ class Pretraining:
         self.accelerator.wait_for_everyone()
 
     def end(self) -> None:
-        """Part from the other processes once all are done: one that just exits may abort, and fail the whole job."""
+        """Part from the other processes once all are done: one that just exits may abort, and fail the whole job.
+
+        No step can follow. The wrapper that averages gradients holds on to the connections: it must go before them, or
+        they last until the interpreter has gone.
+        """
         self.accelerator.wait_for_everyone()
+        self.wrapped = self.module
+        self.accelerator.free_memory()
         self.accelerator.end_training()
 
     def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
