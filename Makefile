@@ -5,9 +5,11 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 DEMO := $(CURDIR)/demo_output
 SMALL := $(CURDIR)/models/scDMC-small
-# Where the demo's model starts. From random weights of the same size instead:
-# make demo DEMO_START="--hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 --initializer_range 0.06 --expression_input value"
-DEMO_START ?= --pretrained_model_path scDMC-small
+# Where the demo's model starts; `make demo START=random` shows what it is without the shipped weights.
+START ?= shipped
+START_shipped := --pretrained_model_path scDMC-small
+START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
+	--initializer_range 0.06 --expression_input value
 
 .PHONY: demo test lint format clean
 
@@ -41,7 +43,7 @@ demo: $(VENV)/installed
 	cd pretrain && $(BIN)/python -u scDMC_pretrain.py --dataset_path $(DEMO)/tokenized/islets.parquet \
 		--output_dir $(DEMO)/pretrained --split_file $(DEMO)/split.csv --max_length 256 \
 		--view_dropout 0.5 --expression_order random --momentum 0.99 --alpha 0.1 \
-		--batch_size 16 --learning_rate 3e-4 --max_steps 300 --evaluate_every 50 --save_every 100 $(DEMO_START)
+		--batch_size 16 --learning_rate 3e-4 --max_steps 300 --evaluate_every 50 --save_every 100 $(START_$(START))
 	cd downstream_tasks && $(BIN)/python -u downstream_tasks.py --pretrained_model_path $(DEMO)/pretrained \
 		--finetune_data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/annotation \
 		--split_file $(DEMO)/split.csv --label_key cell_type

@@ -59,9 +59,8 @@ def data_section(demo: Path) -> Section:
 def pretraining_section(demo: Path) -> Section:
     """Loss curves."""
     arguments = json.loads((demo / "pretrained" / "arguments.json").read_text())
-    metrics, model = pretraining_metrics(demo), arguments["pretrained_model_path"]
-    is_new = model == "None"  # arguments.json holds text
-    start = "A small, new model" if is_new else f"{Path(model).name}, which has seen blood, went on here: it"
+    metrics, model = pretraining_metrics(demo), arguments.get("pretrained_model_path", "None")  # text, also where none
+    start = "A small, new model" if model == "None" else f"A small model that started from {Path(model).name}"
     is_below = (
         metrics["held_out_mlm_rank_loss"] < metrics["guessing_rank_given_rank"]
         and metrics["held_out_mlm_expression_loss"] < metrics["guessing_expression_given_neighbours"]

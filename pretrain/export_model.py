@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.files import read_json_object, require_new_folder, write_json
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, read_json_object, require_new_folder, write_json
 from scdmc.model_directory import (
+    CARD_FILE,
     CONFIG_FILE,
     TOKENIZATION_FILE,
     open_model_directory,
@@ -34,17 +36,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def set_context(folder: Path, settings: TokenizationSettings, max_length: int) -> None:
-    """Have a model folder read so many tokens of a stream."""
+    """Have a model folder read so many tokens of a stream; its card says so."""
     config = read_json_object(folder / CONFIG_FILE, "model configuration")
-    names = {"max_position_embeddings", "alibi_starting_size"} & {*config, "max_position_embeddings"}
-    write_json(folder / CONFIG_FILE, config | dict.fromkeys(sorted(names), max_length))
+    config["max_position_embeddings"] = max_length
+    if "alibi_starting_size" in config:  # what a published folder calls it
+        config["alibi_starting_size"] = max_length
+    write_json(folder / CONFIG_FILE, config)
     write_json(folder / TOKENIZATION_FILE, replace(settings, model_input_size=max_length).to_dict())
+    card = folder / CARD_FILE
+    if card.is_file():
+        trained = f"{settings.model_input_size:,}"
+        note = f"\nReads streams of {max_length:,} tokens since its export; it was trained on {trained}.\n"
+        with atomic_path(card) as temporary:
+            temporary.write_text(card.read_text(encoding="utf8") + note, encoding="utf8")
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Copy what is small, convert and split what is large."""
     arguments = parse_arguments(argv)
+    if arguments.max_length is not None and arguments.max_length < 3:
+        raise ScDMCError(f"--max_length {arguments.max_length}: take 3 (<cls>, a gene, <eos>) or more")
     require_new_folder(arguments.output_dir, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path)
     model_path = model_directory.path

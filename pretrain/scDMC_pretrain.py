@@ -30,6 +30,7 @@ from scdmc.command_line import (
 )
 from scdmc.configuration import ScDMCConfig
 from scdmc.devices import choose_device
+from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
 from scdmc.guessing import guessing_lines
 from scdmc.model_directory import (
@@ -38,6 +39,7 @@ from scdmc.model_directory import (
     load_model,
     model_card,
     open_model_directory,
+    read_weights,
     require_same_settings,
     save_model_directory,
 )
@@ -45,12 +47,14 @@ from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
 from scdmc.obs_filter import add_leave_out_argument
 from scdmc.pretraining import EVALUATION_EPOCH, Pretraining, PretrainingSettings, write_history
 from scdmc.pretraining_data import CellChoice, PretrainingData, read_pretraining_data
-from scdmc.shipped_models import add_model_path_argument
+from scdmc.shipped_models import add_model_path_argument, model_folder
+from scdmc.tokenized_data import parquet_files, read_settings
 
 logger = logging.getLogger(__name__)
 
 GENE_STARTS = ("random", "coexpression")
 # What flags say of a new model; one to start from says it itself.
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 DESCRIBED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range",
     "expression_input",
@@ -115,12 +119,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """A new model, whose sizes have defaults that :func:`complete` fills in, or one to go on with."""
     config = ScDMCConfig()
     model = parser.add_argument_group("model")
-    add_model_path_argument(
-        model,
-        "--pretrained_model_path",
-        "start from the weights of this model folder, which also sets the sizes",
-        False,
-    )
+    meaning = "start from this model, instead of random weights of the sizes below: a folder"
+    add_model_path_argument(model, "--pretrained_model_path", meaning, is_required=False)
     sizes = {
         "hidden_size": "width of the encoder",
         "num_hidden_layers": "layers",
@@ -129,12 +129,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for name, meaning in sizes.items():
         model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {getattr(config, name)})")
-    model.add_argument("--max_length", type=positive_int, help="context N; as long as the data's streams without it")
     model.add_argument(
-        "--hidden_dropout_prob", type=probability, default=config.hidden_dropout_prob, help="dropout of the states"
+        "--max_length",
+        type=positive_int,
+        help="context N; without it as long as the data's streams, or as that of the model to start from",
     )
     model.add_argument(
-        "--attention_probs_dropout_prob", type=probability, default=0.0, help="dropout of attention (paper: 0.1)"
+        "--hidden_dropout_prob",
+        type=probability,
+        help=f"dropout of the states (default: {config.hidden_dropout_prob}, or as in the model to start from)",
+    )
+    model.add_argument(
+        "--attention_probs_dropout_prob",
+        type=probability,
+        help="dropout of attention (paper: 0.1; default: 0.0, or as in the model to start from)",
     )
     model.add_argument(
         "--initializer_range",
@@ -242,17 +250,44 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def complete(arguments: argparse.Namespace, start: ModelDirectory | None) -> None:
-    """Fill in the flags that describe a new model; refuse them where there is a model to start from."""
+def model_to_start_from(arguments: argparse.Namespace) -> ModelDirectory | None:
+    """The folder of ``--pretrained_model_path``, or None.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such model, or it cannot be pre-trained further, or it would be overwritten.
+    """
+    if arguments.pretrained_model_path is None:
+        return None
+    start = open_model_directory(arguments.pretrained_model_path, arguments.token_dictionary_file)
+    if any(name.startswith("classifier.") for name in read_weights(start.path)):
+        raise ScDMCError(f"{start.path} is a classifier; go on from the pre-trained model that it was made of")
+    if start.path.resolve() == arguments.output_dir.resolve():
+        raise ScDMCError(f"{start.path} would be overwritten by what starts from it; choose another --output_dir")
+    return start
+
+
+def fill_in_model_flags(arguments: argparse.Namespace, start: ModelDirectory | None) -> None:
+    """Give the flags of the model their defaults: those of the paper, or what the model to start from has.
+
+    Raises
+    ------
+    ScDMCError
+        If a flag describes a new model, and there is one to start from.
+    """
     config = start.config if start else ScDMCConfig()
+    fill_in(arguments, {name: getattr(config, name) for name in DROPOUTS}, True, "")
     described = {name: getattr(config, name) for name in DESCRIBED}
-    fill_in(arguments, {**described, "gene_start": GENE_STARTS[0]}, start is None, "with --pretrained_model_path")
+    described["gene_start"] = None if start else GENE_STARTS[0]
+    fill_in(arguments, described, start is None, "with --pretrained_model_path")
     if start and arguments.max_length is None:
-        arguments.max_length = start.context
+        settings = read_settings(parquet_files(arguments.dataset_path))
+        arguments.max_length = min(start.context, settings.model_input_size if settings else start.context)
 
 
 def trained_model(arguments: argparse.Namespace, data: PretrainingData, start: ModelDirectory) -> ScDMCForMaskedLM:
-    """The model to start from, with the dropouts and the context of this run.
+    """The model to start from, with the context and dropouts of this run.
 
     Raises
     ------
@@ -262,8 +297,7 @@ def trained_model(arguments: argparse.Namespace, data: PretrainingData, start: M
     require_same_settings(data.settings, start, str(arguments.dataset_path))
     return load_model(start.path, ScDMCForMaskedLM, {
         "max_position_embeddings": data.settings.model_input_size,
-        "hidden_dropout_prob": arguments.hidden_dropout_prob,
-        "attention_probs_dropout_prob": arguments.attention_probs_dropout_prob,
+        **{name: getattr(arguments, name) for name in DROPOUTS},
     })  # fmt: skip
 
 
@@ -272,9 +306,7 @@ def new_model(arguments: argparse.Namespace, data: PretrainingData) -> ScDMCForM
     config = ScDMCConfig(
         vocab_size=len(data.vocabulary),
         max_position_embeddings=data.settings.model_input_size,
-        hidden_dropout_prob=arguments.hidden_dropout_prob,
-        attention_probs_dropout_prob=arguments.attention_probs_dropout_prob,
-        **{name: getattr(arguments, name) for name in DESCRIBED},
+        **{name: getattr(arguments, name) for name in (*DROPOUTS, *DESCRIBED)},
     )
     torch.manual_seed(arguments.seed)
     model = ScDMCForMaskedLM(config)
@@ -307,7 +339,7 @@ def save(
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
         "context": f"{config.max_position_embeddings} tokens",
         "gene medians": f"{len(data.medians.medians):,} genes",
-        **({"started from": arguments.pretrained_model_path.name} if arguments.pretrained_model_path else {}),
+        **({"started from": start_name(arguments)} if arguments.pretrained_model_path else {}),
         "objective": objective_of(arguments),
         "seed": arguments.seed,
     }
@@ -321,12 +353,18 @@ def save(
     save_model_directory(output_dir, model, data.vocabulary, data.medians, data.settings, card)
 
 
+def start_name(arguments: argparse.Namespace) -> str:
+    """What the model to start from is called: its folder."""
+    return model_folder(arguments.pretrained_model_path).resolve().name
+
+
 def objective_of(arguments: argparse.Namespace) -> str:
     """What the loss was made of, in words: how it differs from the paper's."""
     if arguments.published_objective:
         return "as published"
     defaults = {**asdict(PretrainingSettings()), "expression_input": "none", "gene_start": GENE_STARTS[0]}
-    changed = [f"{name} {getattr(arguments, name)}" for name in OBJECTIVE if getattr(arguments, name) != defaults[name]]
+    flags = {name: getattr(arguments, name) for name in OBJECTIVE if getattr(arguments, name) is not None}
+    changed = [f"{name} {value}" for name, value in flags.items() if value != defaults[name]]
     return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
 
 
@@ -389,8 +427,8 @@ def train(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
-    start = open_model_directory(arguments.pretrained_model_path) if arguments.pretrained_model_path else None
-    complete(arguments, start)
+    start = model_to_start_from(arguments)
+    fill_in_model_flags(arguments, start)
     device = choose_device(arguments.num_gpus)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume_from_checkpoint:

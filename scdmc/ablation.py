@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import torch
 
 from scdmc.embedding_choices import EmbeddingChoice, embeddings_of_choices
+from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
 from scdmc.integration import compare_integrations
 from scdmc.integration_study import usable_cells
@@ -139,9 +141,15 @@ def training_flags(name: str, budget: str, seed: int) -> list[str]:
     flags = f"{SIZED} {variant.flags} {sizes} --seed {seed}".split()
     if not variant.is_trained:
         return [*flags, *NO_TRAINING.split()]
-    last = len(flags) - flags[::-1].index("--batch_size")
-    n_steps = 2 if budget == TINY else max(1, round(int(budget) / int(flags[last])))
+    n_steps = 2 if budget == TINY else round(int(budget) / int(last_value(flags, "--batch_size")))
+    if n_steps == 0:
+        raise ScDMCError(f"--budget {budget} cells is less than half a batch of {name}; it is counted in cells")
     return [*flags, "--max_steps", str(n_steps)]
+
+
+def last_value(flags: list[str], name: str) -> str:
+    """The value of a flag that may be given several times: the last one counts."""
+    return next(value for flag, value in reversed(list(pairwise(flags))) if flag == name)
 
 
 # ---- judges
@@ -304,10 +312,12 @@ def study_markdown(study: pd.DataFrame) -> str:
         grouped = shown.groupby(["variant", "score"])["value"]
         means, deviations = (table.unstack().loc[order] for table in (grouped.mean(), grouped.std()))
         texts, is_best = score_texts(means, deviations), best_of_columns(means)
-        runs = shown.drop_duplicates(["variant", "seed"]).groupby("variant")["minutes"].agg(["count", "mean"])
-        texts.insert(0, "seeds", [f"{runs.loc[name, 'count']}" for name in order[0]])
-        texts.insert(1, "minutes", [f"{runs.loc[name, 'mean']:.1f}" for name in order[0]])
-        is_best = np.hstack([np.zeros((len(texts), 2), dtype=bool), is_best])
+        runs = shown.drop_duplicates(["variant", "seed"]).groupby("variant")
+        counts, took = runs.size(), runs[["cells_seen", "minutes"]].mean()
+        texts.insert(0, "seeds", [f"{counts[name]}" for name in order[0]])
+        texts.insert(1, "cells seen", [f"{took.loc[name, 'cells_seen']:,.0f}" for name in order[0]])
+        texts.insert(2, "minutes", [f"{took.loc[name, 'minutes']:.1f}" for name in order[0]])
+        is_best = np.hstack([np.zeros((len(texts), 3), dtype=bool), is_best])
         title = "two steps, to see that all works" if budget == TINY else f"{int(budget):,} cells"
         parts.append(f"## Budget: {title}\n\n{markdown(texts, is_best)}")
     questions = [f"- {name}: {VARIANTS[name].question}" for name in rows["variant"].unique() if name in VARIANTS]

@@ -14,9 +14,9 @@ from scdmc.modeling import ScDMCForMaskedLM
 from scdmc.tokenized_data import TokenizedCells, expression_of_cells
 
 MOST_CELLS = 20_000
-# Standard deviation of the vectors, and how much larger the vector is that all tokens share. LayerNorm after the sum
-# would otherwise make every gene equally loud; beside a large common part, a gene with a small vector stays quiet. Only
-# their ratio matters to the encoder; the output layer is tied to them and starts far above chance if they are larger.
+# Standard deviation of the vectors, and the share of it that every entry of the vector has which all tokens share.
+# LayerNorm after the sum would otherwise make every gene equally loud; beside a common part, a gene with a small vector
+# stays quiet. Larger vectors would start the output layer, which is tied to them, far above the loss of chance.
 VECTOR_SCALE = 0.1
 COMMON_SCALE = 1 / 3
 

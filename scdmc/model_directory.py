@@ -72,7 +72,7 @@ class ModelDirectory:
         """The same with another context, or as it is for None; ALiBi lets a model read more than it was trained on."""
         if context is None:
             return self
-        config = ScDMCConfig(**{**self.config.to_dict(), "max_position_embeddings": context})
+        config = changed_config(self.config, max_position_embeddings=context)
         return replace(self, config=config, settings=replace(self.settings, model_input_size=context))
 
 
@@ -138,7 +138,7 @@ def require_same_settings(found: TokenizationSettings, model_directory: ModelDir
     if found.gene_medians_sha256 != expected.gene_medians_sha256:
         raise ScDMCError(
             f"{source} was tokenized with other gene medians than {path}; tokenize the counts again with "
-            f"--gene_median_file {path / GENE_MEDIANS_FILE}"
+            f"--gene_median_file {path / GENE_MEDIANS_FILE} --token_dictionary_file {path / TOKEN_IDS_FILE}"
         )
 
 
@@ -166,6 +166,14 @@ def read_config(path: Path) -> ScDMCConfig:
     if "alibi_starting_size" in content:
         config.max_position_embeddings = content["alibi_starting_size"]
     return config
+
+
+def changed_config(config: ScDMCConfig, **changes: object) -> ScDMCConfig:
+    """The same configuration with some fields changed; a field that there is not is a ``TypeError``."""
+    unknown = sorted(set(changes) - set(config.to_dict()))
+    if unknown:
+        raise TypeError(f"ScDMCConfig has no field {', '.join(unknown)}")
+    return ScDMCConfig(**{**config.to_dict(), **changes})
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -274,10 +282,7 @@ def load_model(
         If there is no such folder, or weights are missing, unknown, or of another shape.
     """
     path = model_folder(path)
-    config = read_config(path)
-    for name, value in (changes or {}).items():
-        setattr(config, name, value)
-    model = model_class(config)
+    model = model_class(changed_config(read_config(path), **(changes or {})))
     load_weights(model, read_weights(path), str(path))
     return model.eval()
 
@@ -325,13 +330,8 @@ def load_classifier_for_training(
     pooling: str = "cls",
 ) -> ScDMCForCellClassification:
     """A classifier with the encoder of a pre-trained folder (or, to compare, a random one) and a new, random head."""
-    config = ScDMCConfig(
-        **{
-            **model_directory.config.to_dict(),
-            "classifier_stream": stream,
-            "classifier_dropout": dropout,
-            "classifier_pooling": pooling,
-        }
+    config = changed_config(
+        model_directory.config, classifier_stream=stream, classifier_dropout=dropout, classifier_pooling=pooling
     )
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in enumerate(label_names)}

@@ -37,7 +37,7 @@ def model_folder(model: str | Path) -> Path:
 
 
 def add_model_path_argument(
-    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    parser: argparse._ActionsContainer,
     flag: str = "--model_path",
     meaning: str = "model folder",
     is_required: bool = True,

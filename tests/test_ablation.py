@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from scdmc.ablation import HEADLINES, HELD_OUT, VARIANTS, headline_scores, study_markdown, training_flags
+from scdmc.errors import ScDMCError
 
 EMBEDDINGS_OF_BOTH = {"cls", "weighted", "cls of the rank stream"}
 
@@ -58,8 +59,8 @@ def test_the_study_trains_judges_and_appends(study, capfd):
     capfd.readouterr()
     assert study("recipe", "expression_only", judges="probe")[0] == 0
     printed = capfd.readouterr().out
-    assert re.search(r"\| recipe \| 1 \| 0\.\d \|", printed)
-    assert re.search(r"\| expression_only \| 1 \| 0\.\d \| – \| – \|", printed)  # the probe only was asked for
+    assert re.search(r"\| recipe \| 1 \| 8 \| \d+\.\d \|", printed)
+    assert re.search(r"\| expression_only \| 1 \| 8 \| \d+\.\d \| – \| – \|", printed)  # the probe only was asked for
     assert [(model / name).stat().st_mtime_ns for name in ("model.safetensors", "scores.csv")] == [trained, scored]
     both = pd.read_csv(folder / "study.csv")
     kept = both[both["variant"] == "recipe"].reset_index(drop=True)
@@ -98,7 +99,7 @@ def test_an_unknown_name_is_an_error_that_names_the_known_ones(script, tmp_path,
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.parametrize("budget", ["800", "8", "tiny"])
+@pytest.mark.parametrize("budget", ["800", "48", "tiny"])
 def test_the_flags_of_every_variant_are_flags_of_pre_training(load_script, budget):
     parse = load_script("pretrain/scDMC_pretrain.py").parse_arguments
     parsed = {
@@ -106,14 +107,19 @@ def test_the_flags_of_every_variant_are_flags_of_pre_training(load_script, budge
     }
     assert all(arguments.seed == 7 for arguments in parsed.values())
     trained = parsed["sized"]
-    assert trained.max_steps == {"800": 50, "8": 1, "tiny": 2}[budget]
-    assert parsed["batch_64"].max_steps == {"800": 12, "8": 1, "tiny": 2}[budget]
+    assert trained.max_steps == {"800": 50, "48": 3, "tiny": 2}[budget]
+    assert parsed["batch_64"].max_steps == {"800": 12, "48": 1, "tiny": 2}[budget]
     assert parsed["untrained"].max_steps == 1
     assert (parsed["sized"].gene_start, parsed["random_start"].gene_start) == ("coexpression", "random")
     assert parsed["frozen_momentum"].momentum == 1
     same = {name for name, arguments in parsed.items() if vars(arguments) == vars(trained)}
     sizes = {"batch_8", "batch_64", "context_256", "context_1024"} if budget == "tiny" else set()
     assert same == {"sized", "no_medians"} | sizes
+
+
+def test_a_budget_of_minutes_is_refused():
+    with pytest.raises(ScDMCError, match="--budget 5 cells is less than half a batch of sized"):
+        training_flags("sized", "5", 1)
 
 
 def test_the_flags_of_fine_tuning_are_flags_of_its_script(script, load_script, tmp_path):
@@ -155,6 +161,6 @@ def test_the_table_has_means_over_seeds_and_the_best_of_each_budget():
     rows.append(rows[0] | {"metric": "another", "value": np.nan})
     table = study_markdown(pd.DataFrame(rows))
     assert table.index("Budget: 500 cells") < table.index("Budget: 2,000 cells")
-    assert "| sized | 2 | 1.5 | **2.000 ± 0.707** |\n| untrained | 2 | 1.5 | 1.500 ± 0.707 |" in table
-    assert "| sized | 2 | 1.5 | **1.600 ± 0.707** |" in table
+    assert "| sized | 2 | 1,000 | 1.5 | **2.000 ± 0.707** |\n| untrained | 2 | 1,000 | 1.5 | 1.500 ± 0.707 |" in table
+    assert "| sized | 2 | 1,000 | 1.5 | **1.600 ± 0.707** |" in table
     assert list(headline_scores(pd.DataFrame(rows))["variant"].unique()) == ["sized", "untrained"]

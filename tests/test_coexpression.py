@@ -85,4 +85,6 @@ def test_a_model_starts_from_its_training_cells_alone():
     assert torch.equal(words[22:], before[22:])  # genes that no training cell has
     common = model.bert.embeddings.token_type_embeddings.weight[0].abs()
     assert torch.equal(common, torch.full_like(common, COMMON_SCALE * VECTOR_SCALE))
+    loudness = words[4:22].std() / common[0]
+    assert 1.5 < loudness < 6, "a gene speaks about three times as loud as what all tokens share"
     assert model.cls.predictions.decoder.weight is words

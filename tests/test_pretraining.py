@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -25,7 +26,7 @@ from scdmc.checkpoints import checkpoints, find_checkpoint
 from scdmc.configuration import ScDMCConfig
 from scdmc.dual_stream import ObjectiveOptions, ScDMCForPretraining
 from scdmc.errors import ScDMCError
-from scdmc.model_directory import load_model, open_model_directory
+from scdmc.model_directory import load_classifier_for_training, load_model, open_model_directory
 from scdmc.modeling import ScDMCForMaskedLM
 from scdmc.optimization import parameter_groups
 from scdmc.pretraining import Pretraining, PretrainingSettings, evaluate, write_history
@@ -609,7 +610,49 @@ def test_the_script_goes_on_from_the_weights_of_a_model(model_folder, script, da
         torch.testing.assert_close(after.state_dict()[name], tensor, atol=1e-9, rtol=0)
     config = after.config
     assert (config.hidden_dropout_prob, config.hidden_size, config.max_position_embeddings) == (0.1, 16, 64)
-    assert "| started from | model |" in (tmp_path / "on" / "README.md").read_text()
+    assert config.attention_probs_dropout_prob == before.config.attention_probs_dropout_prob
+    card = (tmp_path / "on" / "README.md").read_text()
+    assert "| started from | model |" in card
+    assert "| objective | as in the paper |" in card
+    recorded = json.loads((tmp_path / "on" / "arguments.json").read_text())
+    assert (recorded["hidden_size"], recorded["gene_start"]) == ("16", "None")
+
+
+def test_a_run_that_started_from_a_model_resumes(model_folder, script, dataset, tmp_path):
+    arguments = ["--dataset_path", str(dataset), "--pretrained_model_path", str(model_folder), "--batch_size", "4"]
+    arguments += ["--max_steps", "2", "--save_every", "1", "--num_gpus", "0", "--output_dir"]
+    assert script([*arguments, str(tmp_path / "straight")]) == 0
+    first = tmp_path / "straight" / "checkpoints" / "step-00000001"
+    assert script([*arguments, str(tmp_path / "again"), "--resume_from_checkpoint", str(first)]) == 0
+    weights = [(tmp_path / folder / "model.safetensors").read_bytes() for folder in ("straight", "again")]
+    assert weights[0] == weights[1] != (model_folder / "model.safetensors").read_bytes()
+
+
+def test_a_model_to_go_on_from_is_not_overwritten(model_folder, script, dataset, capsys):
+    before = (model_folder / "model.safetensors").read_bytes()
+    arguments = ["--dataset_path", str(dataset), "--output_dir", str(model_folder), *BARELY, "--overwrite"]
+    assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 2
+    assert "would be overwritten by what starts from it" in capsys.readouterr().err
+    assert (model_folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_classifier_is_nothing_to_go_on_from(model_folder, script, dataset, tmp_path, capsys):
+    classifier = load_classifier_for_training(open_model_directory(model_folder), ["a", "b"], "rank", 0.1)
+    shutil.copytree(model_folder, tmp_path / "classifier", ignore=shutil.ignore_patterns("checkpoints"))
+    classifier.save_pretrained(tmp_path / "classifier")
+    arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY]
+    assert script([*arguments, "--pretrained_model_path", str(tmp_path / "classifier")]) == 2
+    assert "is a classifier; go on from the pre-trained model" in capsys.readouterr().err
+
+
+def test_data_that_are_shorter_than_the_model_to_go_on_from_set_the_context(
+    model_folder, script, load_script, islets_path, tmp_path
+):
+    tokenize = ["--input_directory", islets_path.parent, "--output_directory", tmp_path, "--output_prefix", "short"]
+    assert load_script("tokenizer/tokenizer_combine.py").main([*map(str, tokenize), "--model_input_size", "40"]) == 0
+    arguments = ["--dataset_path", str(tmp_path / "short.parquet"), "--output_dir", str(tmp_path / "on"), *BARELY]
+    assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 0
+    assert open_model_directory(tmp_path / "on").context == 40
 
 
 def test_a_model_to_go_on_from_takes_another_context(model_folder, script, dataset, tmp_path):
@@ -685,7 +728,8 @@ def test_a_recipe_runs_and_flags_after_it_win(name, dataset, tmp_path):
     if name == "published":
         assert "estimated time" in finished.stdout
     else:
-        assert open_model_directory(tmp_path / "model").config.expression_input == "value"
+        config = open_model_directory(tmp_path / "model").config
+        assert (config.expression_input, config.hidden_size) == ("value", 16)
 
 
 def test_every_recipe_is_tested():

@@ -217,6 +217,8 @@ def test_an_exported_model_may_read_longer_streams(shipped, load_script, islets_
     assert after.settings == replace(before.settings, model_input_size=500)
     shorter, longer = (scdmc.tokenize(adata, model_path=name).rank_lengths for name in ("tiny", "longer"))
     assert shorter.max() == before.context < longer.max() <= 500
+    assert "Reads streams of 500 tokens" in Path("longer/README.md").read_text()
+    assert export(["--model", "tiny", "--output_dir", "short", "--max_length", "2"]) == 2
     weights = load_model("longer", ScDMCModel).state_dict()
     for name, tensor in load_model("tiny", ScDMCModel).state_dict().items():
         assert torch.equal(weights[name], tensor), name

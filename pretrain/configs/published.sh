@@ -2,8 +2,8 @@
 # The paper's model and objective: 12 layers, 2,048 tokens, three epochs over 2 million Census cells (tokenizer/census.py).
 # usage: GPUS=8 published.sh --dataset_path TOKENIZED --output_dir DIR [more flags]; with --dry_run: hours on this machine
 set -euo pipefail
-cd "$(dirname "$0")/.."
-exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node "${GPUS:-1}" scDMC_pretrain.py \
+exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node "${GPUS:-1}" \
+    "$(dirname "$0")/../scDMC_pretrain.py" \
     --hidden_size 512 --num_hidden_layers 12 --num_attention_heads 8 --intermediate_size 1024 --max_length 2048 \
     --attention_probs_dropout_prob 0.1 --batch_size 24 --learning_rate 5e-5 --epochs 3 \
     --bf16 --max_held_out_cells 2000 --evaluate_every 5000 --save_every 5000 "$@"
