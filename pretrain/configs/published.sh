@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The paper's model and objective: 12 layers, 2,048 tokens, three epochs over 2 million Census cells (tokenizer/census.py).
-# usage: GPUS=8 published.sh --dataset_path TOKENIZED --output_dir DIR [more flags]; with --dry_run: hours on this machine
+# The paper's model and objective: 12 layers, 2,048 tokens, three epochs over 2 million cells (tokenizer/census.py).
+# usage: GPUS=8 published.sh --dataset_path TOKENIZED --output_dir DIR [more flags, which win]
+# With --dry_run it says how many hours the whole run would take on this machine.
 set -euo pipefail
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node "${GPUS:-1}" \
     "$(dirname "$0")/../scDMC_pretrain.py" \

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# How models/scDMC-small was trained: two layers on one CPU thread.
-# usage: scDMC-small.sh --dataset_path TOKENIZED --output_dir DIR [more flags, which win over those below]
+# How models/scDMC-small was trained, with OMP_NUM_THREADS=1, and --leave_out as its card says.
+# usage: scDMC-small.sh --dataset_path TOKENIZED --output_dir DIR [more flags, which win over the same ones below;
+# --schedule_minutes wins over --max_steps and --epochs]
 set -euo pipefail
 exec "${PYTHON:-python}" -u \
     "$(dirname "$0")/../scDMC_pretrain.py" \
     --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 --initializer_range 0.06 \
     --max_length 512 --gene_start coexpression --expression_input value \
-    --view_dropout 0.5 --expression_order random --momentum 0.99 \
-    --batch_size 16 --learning_rate 1e-3 --bf16 --schedule_minutes 75 \
+    --view_dropout 0.5 --expression_order random --momentum 0.99 --alpha 0.1 \
+    --batch_size 16 --learning_rate 3e-4 --bf16 --schedule_minutes 40 \
     --held_out_fraction 0.03 --max_held_out_cells 256 --evaluate_every 300 --save_every 300 "$@"
