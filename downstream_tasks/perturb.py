@@ -101,6 +101,15 @@ def verdict(table: pd.DataFrame, edit: str, null_draws: int) -> str:
     return f"Genes were {edit}d in silico. " + " ".join(texts)
 
 
+def readable(wide: pd.DataFrame, unit: str) -> tuple[pd.DataFrame, str]:
+    """Numbers that are all small in a power of ten that two decimals can show, and the unit that says so."""
+    largest = np.nanmax(np.abs(wide.to_numpy(dtype=float)), initial=0.0)
+    if largest == 0 or largest >= 0.1:
+        return wide, unit
+    power = int(np.floor(np.log10(largest)))
+    return wide / 10.0**power, f"{unit}, times 1e{power}"
+
+
 def draw(table: pd.DataFrame, output_dir: Path) -> list[tuple[str, Path]]:
     """Save a heat map of each statistic; returns captions and PNG files."""
     figures = []
@@ -110,10 +119,11 @@ def draw(table: pd.DataFrame, output_dir: Path) -> list[tuple[str, Path]]:
             wide = wide.loc[wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index].head(MOST_ROWS)
             fdr = table.pivot(index="perturbed", columns="cell_type", values=f"{name}_fdr").loc[wide.index]
             title = f"{LABELS[name].capitalize()} (* FDR below {LARGEST_FDR})"
+            wide, unit = readable(wide, UNITS[name])
             figure = heat_map_figure(
-                wide, title, UNITS[name], "cell type", "perturbed", name != "shift", ".2f", fdr < LARGEST_FDR
+                wide, title, unit, "cell type", "perturbed", name != "shift", ".2f", fdr < LARGEST_FDR
             )
-            caption = f"{title}, {UNITS[name]}; blank: no cell has the gene"
+            caption = f"{title}, {unit}; blank: no cell has the gene"
             figures.append((caption, save_figure(figure, output_dir / name)))
     return figures
 

@@ -121,6 +121,17 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
                     "shift.png"}  # fmt: skip
 
 
+def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them(load_script):
+    readable = load_script("downstream_tasks/perturb.py").readable
+    wide, unit = readable(pd.DataFrame([[7e-4, np.nan], [-2e-5, 0.0]]), "1 - cosine")
+    np.testing.assert_allclose(wide, [[7, np.nan], [-0.2, 0]])
+    assert unit == "1 - cosine, times 1e-4"
+    for table in (pd.DataFrame([[0.4, 1e-4]]), pd.DataFrame([[0.0, np.nan]])):
+        same, unit = readable(table, "share")
+        assert same is table
+        assert unit == "share"
+
+
 def test_a_stream_is_not_asked_of_a_classifier_which_has_its_own(run, folder, tmp_path, capsys):
     directory = open_model_directory(folder)
     torch.manual_seed(0)
