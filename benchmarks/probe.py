@@ -10,9 +10,8 @@ from scdmc.command_line import argument_parser, positive_int, script, seed
 from scdmc.embeddings import POOLING_HELP, POOLINGS, cell_embeddings
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file, write_json
-from scdmc.integration_study import saw_labels
 from scdmc.metric_tables import best_of_columns, markdown, score_texts
-from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
+from scdmc.model_directory import ModelDirectory, load_model, open_model_directory, saw_labels
 from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.probing import probe_scores
 from scdmc.shipped_models import add_model_path_argument

@@ -15,9 +15,8 @@ from scdmc.errors import ScDMCError
 from scdmc.figures import save_figure, umap_figure
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.h5ad import write_h5ad
-from scdmc.integration_study import saw_labels
 from scdmc.marker_genes import cluster_sizes, marker_genes
-from scdmc.model_directory import load_model, open_model_directory
+from scdmc.model_directory import load_model, open_model_directory, saw_labels
 from scdmc.modeling import STREAMS, ScDMCModel
 from scdmc.scores import clustering_scores, metric_rows, require_types, write_metrics
 from scdmc.shipped_models import add_model_path_argument

@@ -2,7 +2,6 @@
 
 import argparse
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from scdmc.command_line import argument_parser, positive_int, script
@@ -12,13 +11,13 @@ from scdmc.model_directory import (
     CARD_FILE,
     CONFIG_FILE,
     TOKENIZATION_FILE,
+    ModelDirectory,
     open_model_directory,
     read_weights,
     weights_file,
     write_split_weights,
 )
 from scdmc.shipped_models import add_model_path_argument
-from scdmc.tokenized_data import TokenizationSettings
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -35,17 +34,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def set_context(folder: Path, settings: TokenizationSettings, max_length: int) -> None:
+def set_context(folder: Path, model_directory: ModelDirectory, max_length: int) -> None:
     """Have a model folder read so many tokens of a stream; its card says so."""
     config = read_json_object(folder / CONFIG_FILE, "model configuration")
     config["max_position_embeddings"] = max_length
     if "alibi_starting_size" in config:  # what a published folder calls it
         config["alibi_starting_size"] = max_length
     write_json(folder / CONFIG_FILE, config)
-    write_json(folder / TOKENIZATION_FILE, replace(settings, model_input_size=max_length).to_dict())
+    write_json(folder / TOKENIZATION_FILE, model_directory.with_context(max_length).settings.to_dict())
     card = folder / CARD_FILE
     if card.is_file():
-        trained = f"{settings.model_input_size:,}"
+        trained = f"{model_directory.settings.model_input_size:,}"
         note = f"\nReads streams of {max_length:,} tokens since its export; it was trained on {trained}.\n"
         with atomic_path(card) as temporary:
             temporary.write_text(card.read_text(encoding="utf8") + note, encoding="utf8")
@@ -67,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         if path.is_file() and path.name not in skipped and not path.name.startswith("model-"):
             shutil.copyfile(path, arguments.output_dir / path.name)
     if arguments.max_length:
-        set_context(arguments.output_dir, model_directory.settings, arguments.max_length)
+        set_context(arguments.output_dir, model_directory, arguments.max_length)
     files = write_split_weights(arguments.output_dir, weights, arguments.max_file_mib * 2**20)
     sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
     print(f"{sizes}; the rest as it was; wrote {arguments.output_dir}")

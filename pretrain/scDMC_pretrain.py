@@ -39,9 +39,9 @@ from scdmc.model_directory import (
     load_model,
     model_card,
     open_model_directory,
-    read_weights,
     require_same_settings,
     save_model_directory,
+    saw_labels,
 )
 from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
 from scdmc.obs_filter import add_leave_out_argument
@@ -53,8 +53,8 @@ from scdmc.tokenized_data import parquet_files, read_settings
 logger = logging.getLogger(__name__)
 
 GENE_STARTS = ("random", "coexpression")
-# What flags say of a new model; one to start from says it itself.
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+# What flags say of a new model; one to start from says it itself.
 DESCRIBED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range",
     "expression_input",
@@ -116,7 +116,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """A new model, whose sizes have defaults that :func:`complete` fills in, or one to go on with."""
+    """A new model, whose sizes have defaults that :func:`fill_in_model_flags` fills in, or one to go on with."""
     config = ScDMCConfig()
     model = parser.add_argument_group("model")
     meaning = "start from this model, instead of random weights of the sizes below: a folder"
@@ -261,7 +261,7 @@ def model_to_start_from(arguments: argparse.Namespace) -> ModelDirectory | None:
     if arguments.pretrained_model_path is None:
         return None
     start = open_model_directory(arguments.pretrained_model_path, arguments.token_dictionary_file)
-    if any(name.startswith("classifier.") for name in read_weights(start.path)):
+    if saw_labels(start):
         raise ScDMCError(f"{start.path} is a classifier; go on from the pre-trained model that it was made of")
     if start.path.resolve() == arguments.output_dir.resolve():
         raise ScDMCError(f"{start.path} would be overwritten by what starts from it; choose another --output_dir")

@@ -19,7 +19,7 @@ from scdmc.integration import (
     require_types_in_batches,
 )
 from scdmc.integration_methods import require_packages, scanorama, scvi
-from scdmc.model_directory import ModelDirectory, load_model, read_weights
+from scdmc.model_directory import ModelDirectory, load_model, saw_labels
 from scdmc.modeling import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.scores import mean_metrics, metric_rows
 from scdmc.splits import cells_in_training
@@ -141,11 +141,6 @@ class IntegrationRun:
     seed: int
     embeddings: dict[str, np.ndarray]
     results: dict[str, IntegrationResult]
-
-
-def saw_labels(model_directory: ModelDirectory) -> bool:
-    """True if the folder holds a classifier, whose encoder was trained with labels."""
-    return any(name.startswith("classifier.") for name in read_weights(model_directory.path))
 
 
 def usable_cells(cells: TokenizedCells, model_directory: ModelDirectory, batch_key: str, label_key: str) -> np.ndarray:

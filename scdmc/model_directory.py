@@ -199,6 +199,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
+def saw_labels(model_directory: ModelDirectory) -> bool:
+    """True if the folder holds a classifier, whose encoder was trained with labels."""
+    return any(name.startswith("classifier.") for name in read_weights(model_directory.path))
+
+
 def write_split_weights(path: Path, weights: Mapping[str, torch.Tensor], max_bytes: int) -> list[Path]:
     """Write weights as float16 in files of at most ``max_bytes``; tables are cut between rows where they must be.
 

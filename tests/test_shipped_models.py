@@ -206,9 +206,6 @@ def test_float16_weights_compute_in_float32(shipped, islets_path):
     assert set(states) == {torch.float32}
 
 
-# ---- the probe
-
-
 def test_an_exported_model_may_read_longer_streams(shipped, load_script, islets_path, adata):
     export = load_script("pretrain/export_model.py").main
     assert export(["--model", "tiny", "--output_dir", "longer", "--max_length", "500"]) == 0
@@ -222,6 +219,9 @@ def test_an_exported_model_may_read_longer_streams(shipped, load_script, islets_
     weights = load_model("longer", ScDMCModel).state_dict()
     for name, tensor in load_model("tiny", ScDMCModel).state_dict().items():
         assert torch.equal(weights[name], tensor), name
+
+
+# ---- the probe
 
 
 def test_the_probe_prints_its_table_and_keeps_its_scores(shipped, load_script, islets_path, adata, capsys):

@@ -3,8 +3,7 @@
 # usage: scDMC-small.sh --dataset_path TOKENIZED --output_dir DIR [more flags, which win over the same ones below;
 # --schedule_minutes wins over --max_steps and --epochs]
 set -euo pipefail
-exec "${PYTHON:-python}" -u \
-    "$(dirname "$0")/../scDMC_pretrain.py" \
+exec "${PYTHON:-python}" -u "$(dirname "$0")/../scDMC_pretrain.py" \
     --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 --initializer_range 0.06 \
     --max_length 512 --gene_start coexpression --expression_input value \
     --view_dropout 0.5 --expression_order random --momentum 0.99 --alpha 0.1 \
