@@ -4,6 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 DEMO := $(CURDIR)/demo_output
+SMALL := $(CURDIR)/models/scDMC-small
+# Where the demo's model starts; `make demo START=random` shows what it is without the shipped weights.
+START ?= shipped
+START_shipped := --pretrained_model_path scDMC-small
+START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
+	--initializer_range 0.06 --expression_input value
 
 .PHONY: demo test lint format clean
 
@@ -30,15 +36,14 @@ demo: $(VENV)/installed
 	cd downstream_tasks && $(BIN)/python -u fetch_demo_data.py --output_directory $(DEMO)/counts
 	cd downstream_tasks && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
 		--output_file $(DEMO)/split.csv --label_key cell_type
-	cd tokenizer && $(BIN)/python -u gene_medians.py --input_directory $(DEMO)/counts \
-		--output_file $(DEMO)/gene_medians.json --split_file $(DEMO)/split.csv
 	cd tokenizer && $(BIN)/python -u tokenizer_combine.py --input_directory $(DEMO)/counts \
 		--output_directory $(DEMO)/tokenized --output_prefix islets \
-		--gene_median_file $(DEMO)/gene_medians.json --obs_columns cell_type batch
+		--token_dictionary_file $(SMALL)/token_ids.json --gene_median_file $(SMALL)/gene_medians.json \
+		--obs_columns cell_type batch
 	cd pretrain && $(BIN)/python -u scDMC_pretrain.py --dataset_path $(DEMO)/tokenized/islets.parquet \
 		--output_dir $(DEMO)/pretrained --split_file $(DEMO)/split.csv --max_length 256 \
-		--hidden_size 64 --num_hidden_layers 3 --num_attention_heads 4 --intermediate_size 128 \
-		--initializer_range 0.06 --batch_size 16 --learning_rate 1e-3 --max_steps 300 --evaluate_every 50 --save_every 100
+		--view_dropout 0.75 --expression_order random --momentum 0.97 \
+		--batch_size 32 --learning_rate 3e-3 --max_steps 150 --evaluate_every 25 --save_every 50 $(START_$(START))
 	cd downstream_tasks && $(BIN)/python -u downstream_tasks.py --pretrained_model_path $(DEMO)/pretrained \
 		--finetune_data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/annotation \
 		--split_file $(DEMO)/split.csv --label_key cell_type

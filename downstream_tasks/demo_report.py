@@ -9,6 +9,7 @@ import pandas as pd
 from scdmc.command_line import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_file
+from scdmc.guessing import best_guess
 from scdmc.report import Section, write_report
 from scdmc.scores import metric_rows, wide_metrics
 from scdmc.splits import PARTS
@@ -47,10 +48,11 @@ def data_section(demo: Path) -> Section:
     text = (
         f"{report['cells_in']:,} human pancreatic islet cells (Baron et al. 2016; raw UMI counts, three libraries of "
         "one donor). The cells were split once into train, validation and test; types of fewer than 10 cells are left "
-        "out. Gene medians and pre-training saw training cells only.\n\n"
+        "out. Pre-training saw training cells only.\n\n"
         f"Of {report['genes']:,} genes {report['genes_matched']:,} are in the vocabulary; {lost:.1%} of the counts lie "
-        f"in genes that are not (symbols that are no longer in use, mostly). {report['cells_truncated']:,} cells have "
-        "more genes than a stream of 2,048 tokens holds; their lowest genes are cut."
+        "in genes that are not (the model knows the genes of its training cells and all that code for proteins; some "
+        f"symbols are out of use). {report['cells_truncated']:,} cells have more genes than a stream of 2,048 tokens "
+        "holds; their lowest genes are cut."
     )
     return Section("The cells", text, tables=[("Cells by type and part of the split", sizes)])
 
@@ -58,27 +60,24 @@ def data_section(demo: Path) -> Section:
 def pretraining_section(demo: Path) -> Section:
     """Loss curves."""
     arguments = json.loads((demo / "pretrained" / "arguments.json").read_text())
-    metrics = pretraining_metrics(demo)
-    is_below = (
-        metrics["held_out_mlm_rank_loss"] < metrics["guessing_rank_given_rank"]
-        and metrics["held_out_mlm_expression_loss"] < metrics["guessing_expression_given_neighbours"]
-    )
+    metrics, model = pretraining_metrics(demo), arguments.get("pretrained_model_path", "None")  # text, also where none
+    start = "A small, new model" if model == "None" else f"A small model that started from {Path(model).name}"
+    losses = {stream: metrics[f"held_out_mlm_{stream}_loss"] for stream in ("rank", "expression")}
+    guesses = {stream: best_guess(metrics, stream) for stream in losses}
+    is_below = all(losses[stream] < guesses[stream] for stream in losses)
     verdict = (
-        "The model is below both lines: it uses more than position."
+        "The model is below both: it uses more than position."
         if is_below
-        else "The model is not below both lines: so short a training has learned little about which genes go together."
+        else "The model is not below both: so short a training has learned little about which genes go together."
     )
     text = (
-        f"A small model ({arguments['num_hidden_layers']} layers, hidden size {arguments['hidden_size']}, streams of "
+        f"{start} ({arguments['num_hidden_layers']} layers, hidden size {arguments['hidden_size']}, streams of "
         f"{arguments['max_length']} tokens) learned for {arguments['max_steps']} steps of {arguments['batch_size']} "
         "cells to name masked genes in both streams and to tell which two streams are of one cell. On held-out cells "
-        f"the cross entropy of masked genes is {metrics['held_out_mlm_rank_loss']:.2f} nats (rank stream) and "
-        f"{metrics['held_out_mlm_expression_loss']:.2f} (expression stream). Guessing by the frequency of each gene "
-        f"reaches {metrics['guessing_rank_unigram']:.2f} and {metrics['guessing_expression_unigram']:.2f}; guessing "
-        f"from position alone {metrics['guessing_rank_given_rank']:.2f} and "
-        f"{metrics['guessing_expression_given_neighbours']:.2f}. {verdict}\n\n"
-        "A few minutes on two cores show that the machinery works. They are no pre-trained model: the published one "
-        "saw two million cells."
+        f"the cross entropy of masked genes is {losses['rank']:.2f} nats (rank stream) and {losses['expression']:.2f} "
+        f"(expression stream). The best guess from frequency and position alone reaches {guesses['rank']:.2f} and "
+        f"{guesses['expression']:.2f}. {verdict}\n\n"
+        "A few minutes on two cores show that the machinery works; the published model saw two million cells."
     )
     figures = [("Losses of training batches and of held-out cells", demo / "pretrained" / "loss_curves.png")]
     return Section("Pre-training", text, figures=figures)

@@ -12,6 +12,7 @@ import torch
 from scdmc.embedding_choices import EmbeddingChoice, embeddings_of_choices
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
+from scdmc.guessing import best_guess
 from scdmc.integration import compare_integrations
 from scdmc.integration_study import usable_cells
 from scdmc.metric_tables import best_of_columns, markdown, score_texts
@@ -191,9 +192,8 @@ def masked_gene_judge(model: JudgedModel) -> dict[str, dict[str, float]]:
         if f"eval_mlm_{stream}_loss" not in last:
             continue  # a variant without this stream
         loss = last[f"eval_mlm_{stream}_loss"]
-        lines = [value for name, value in guesses.items() if name.startswith(f"guessing_{stream}_")]
         scores[f"{stream}_nats_below_unigram"] = guesses[f"guessing_{stream}_unigram"] - loss
-        scores[f"{stream}_nats_below_guessing"] = min(lines) - loss
+        scores[f"{stream}_nats_below_guessing"] = best_guess(guesses, stream) - loss
     if "eval_contrastive_accuracy" in last:
         scores["contrastive_accuracy"] = last["eval_contrastive_accuracy"]
     return {"none": scores}

@@ -1,5 +1,7 @@
 """How well masked genes can be guessed without any biology: the lines that a loss curve must be read against."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from scdmc.batches import MaskingOptions, PretrainingBatch, masked_batch
@@ -66,6 +68,19 @@ def guessing_lines(
     if masking.expression_order == "token_id":
         lines["expression_given_neighbours"] = sums[3] / expression
     return {name: float(value) for name, value in lines.items()}
+
+
+def best_guess(guesses: Mapping[str, float], stream: str) -> float:
+    """The lowest of a stream's lines: what a loss must be below to know more than frequency and position.
+
+    Parameters
+    ----------
+    guesses
+        ``guessing.json`` of a pre-trained model: name of the line, with ``guessing_`` before it -> nats.
+    stream
+        ``rank`` or ``expression``.
+    """
+    return min(value for name, value in guesses.items() if name.startswith(f"guessing_{stream}_"))
 
 
 def _rank_bin(ranks: np.ndarray) -> np.ndarray:

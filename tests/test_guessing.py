@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from scdmc.batches import MaskingOptions, masked_batch
-from scdmc.guessing import guessing_lines
+from scdmc.guessing import best_guess, guessing_lines
 from scdmc.tokenized_data import TokenizedCells
 from tests.test_batches import random_cells
 
@@ -64,3 +64,10 @@ def test_a_shuffled_expression_stream_has_no_bracket():
     masking = MaskingOptions(seed=3, expression_order="random")
     lines = guessing_lines(random_cells(), TRAINING, HELD_OUT, masking, epoch=0)
     assert set(lines) == {"rank_unigram", "rank_given_rank", "expression_unigram"}
+
+
+def test_the_best_guess_of_a_stream_is_its_lowest_line_whichever_there_are():
+    guesses = {"guessing_rank_unigram": 9.0, "guessing_rank_given_rank": 8.5, "guessing_expression_unigram": 9.1}
+    assert best_guess(guesses, "rank") == 8.5
+    assert best_guess(guesses, "expression") == 9.1  # in random order no neighbours tell anything
+    assert best_guess(guesses | {"guessing_expression_given_neighbours": 4.0}, "expression") == 4.0
