@@ -24,6 +24,7 @@ from scdmc.splits import is_missing
 DOTS_PER_INCH = 200
 PANEL_INCHES = 3.4
 MOST_CATEGORIES = 20
+SMALLEST_SPAN = 0.15  # of the axis of a score, in a figure of trends
 # Ten colours chosen for colour-blind readers (Petroff 2021, arXiv:2107.02270), brown and the greys last.
 PALETTE = (
     "#3f90da",
@@ -505,11 +506,12 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
     Parameters
     ----------
     rows
-        Columns variant, budget, score (its name), value; one row for each run, in the order to be drawn.
+        Columns variant, budget, cells_seen, score (its name), value; one row for each run, in the order to be drawn.
     title
         Of the figure: what it shows.
     """
-    variants, scores, budgets = (list(rows[name].unique()) for name in ("variant", "score", "budget"))
+    variants, scores = (list(rows[name].unique()) for name in ("variant", "score"))
+    budgets = list(rows.groupby("budget")["cells_seen"].max().sort_values().index)
     n_columns = min(4, len(scores))
     n_rows = -(-len(scores) // n_columns)
     size = (1.2 + 2.2 * n_columns, 0.9 + n_rows * (0.7 + 0.16 * len(variants)))
@@ -523,6 +525,9 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
             axes.scatter(means, means.index.map(variants.index), s=22, color=_colour(index), label=budget)
             if variants[0] in means:
                 axes.axvline(means[variants[0]], color=_colour(index), linewidth=0.8, linestyle="--")
+        if rows.loc[rows["score"] == score, "value"].min() < -1:  # nats above guessing: far ones would hide the rest
+            axes.set_xscale("symlog", linthresh=1)
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(_two_lines(score), fontsize=7)
         axes.set_yticks(range(len(variants)), variants, fontsize=7)
         axes.tick_params(labelsize=7)
@@ -542,7 +547,8 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
 def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
     """Draw scores against the cells that training saw, a line for each variant, one panel for each score.
 
-    Where some variants were run with several budgets only those are drawn, otherwise all, as points.
+    Where some variants were run with several budgets only those are drawn, otherwise all, as points. A small dot is one
+    run; no panel spans less than ``SMALLEST_SPAN``, so that noise does not look like a trend.
 
     Parameters
     ----------
@@ -555,7 +561,7 @@ def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
     variants = list(n_budgets.index[n_budgets > 1]) or list(n_budgets.index)
     rows = rows[rows["variant"].isin(variants)]
     scores = list(rows["score"].unique())
-    n_columns = min(3, len(scores))
+    n_columns = min(4, len(scores))
     n_rows = -(-len(scores) // n_columns)
     figure = Figure(figsize=(2.6 * n_columns, 0.6 + 0.14 * len(variants) + 2.3 * n_rows), layout="constrained")
     panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
@@ -565,6 +571,10 @@ def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
             means = shown.groupby("budget")[["cells_seen", "value"]].mean().sort_values("cells_seen")
             style = {"color": _colour(index), "marker": "osD^v"[index // 5 % 5], "ms": 3.5, "lw": 1.2}
             axes.plot(means["cells_seen"], means["value"], label=variant, **style)
+            axes.scatter(shown["cells_seen"], shown["value"], s=5, color=_colour(index), alpha=0.6)
+        bottom, top = axes.get_ylim()
+        lacking = max(0.0, SMALLEST_SPAN - (top - bottom)) / 2
+        axes.set_ylim(bottom - lacking, top + lacking)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter("{x:,.0f}")
