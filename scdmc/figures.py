@@ -547,8 +547,9 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
 def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
     """Draw scores against the cells that training saw, a line for each variant, one panel for each score.
 
-    Where some variants were run with several budgets only those are drawn, otherwise all, as points. A small dot is one
-    run; no panel spans less than ``SMALLEST_SPAN``, so that noise does not look like a trend.
+    Where some variants were run with several budgets only those are drawn, and only the scores that they have with
+    several, otherwise all, as points. A small dot is one run; no panel spans less than ``SMALLEST_SPAN``, so that noise
+    does not look like a trend.
 
     Parameters
     ----------
@@ -560,7 +561,8 @@ def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
     n_budgets = rows.groupby("variant", sort=False)["budget"].nunique()
     variants = list(n_budgets.index[n_budgets > 1]) or list(n_budgets.index)
     rows = rows[rows["variant"].isin(variants)]
-    scores = list(rows["score"].unique())
+    n_budgets = rows.groupby("score", sort=False)["budget"].nunique()
+    scores = list(n_budgets.index[n_budgets > 1]) or list(n_budgets.index)
     n_columns = min(4, len(scores))
     n_rows = -(-len(scores) // n_columns)
     figure = Figure(figsize=(2.6 * n_columns, 0.6 + 0.14 * len(variants) + 2.3 * n_rows), layout="constrained")

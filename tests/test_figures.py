@@ -15,6 +15,7 @@ from scdmc.figures import (
     per_class_figure,
     reliability_figure,
     save_figure,
+    scaling_figure,
     score_table_figure,
     umap_figure,
 )
@@ -206,3 +207,16 @@ def test_a_reliability_figure_shows_accuracy_against_confidence():
     points = next(line for line in curve.lines if line.get_label() == "test cells")
     np.testing.assert_allclose(points.get_xydata(), [[0.3, 0.5], [0.9, 0.8]])
     assert [bar.get_height() for bar in cells.patches] == [4, 100]
+
+
+def test_trends_are_drawn_of_what_was_run_with_several_budgets_and_noise_looks_small():
+    runs = [("sized", "600", 600, "probe", 0.700), ("sized", "2400", 2400, "probe", 0.702),
+            ("sized", "2400", 2400, "fine-tuned", 0.9), ("mlm_only", "600", 600, "probe", 0.6)]  # fmt: skip
+    rows = pd.DataFrame(runs, columns=["variant", "budget", "cells_seen", "score", "value"])
+    panels = [axes for axes in scaling_figure(rows, "title").axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["probe"]
+    assert [line.get_label() for line in panels[0].lines] == ["sized"]
+    bottom, top = panels[0].get_ylim()
+    assert top - bottom == pytest.approx(0.15)
+    alone = scaling_figure(rows[rows["budget"] == "600"], "title").axes
+    assert [line.get_label() for line in alone[0].lines] == ["sized", "mlm_only"]
