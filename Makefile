@@ -10,6 +10,7 @@ START ?= shipped
 START_shipped := --pretrained_model_path scDMC-small
 START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
 	--initializer_range 0.06 --expression_input value
+$(if $(START_$(START)),,$(error START is shipped or random, not '$(START)'))
 
 .PHONY: demo test lint format clean
 

@@ -48,7 +48,8 @@ def data_section(demo: Path) -> Section:
     text = (
         f"{report['cells_in']:,} human pancreatic islet cells (Baron et al. 2016; raw UMI counts, three libraries of "
         "one donor). The cells were split once into train, validation and test; types of fewer than 10 cells are left "
-        "out. Pre-training saw training cells only.\n\n"
+        "out. Of these cells pre-training saw the training cells only; gene medians and vocabulary are those of "
+        "scDMC-small.\n\n"
         f"Of {report['genes']:,} genes {report['genes_matched']:,} are in the vocabulary; {lost:.1%} of the counts lie "
         "in genes that are not (the model knows the genes of its training cells and all that code for proteins; some "
         f"symbols are out of use). {report['cells_truncated']:,} cells have more genes than a stream of 2,048 tokens "
@@ -60,7 +61,8 @@ def data_section(demo: Path) -> Section:
 def pretraining_section(demo: Path) -> Section:
     """Loss curves."""
     arguments = json.loads((demo / "pretrained" / "arguments.json").read_text())
-    metrics, model = pretraining_metrics(demo), arguments.get("pretrained_model_path", "None")  # text, also where none
+    metrics = pretraining_metrics(demo)
+    model = arguments["pretrained_model_path"]  # every argument is stored as text, None too
     start = "A small, new model" if model == "None" else f"A small model that started from {Path(model).name}"
     losses = {stream: metrics[f"held_out_mlm_{stream}_loss"] for stream in ("rank", "expression")}
     guesses = {stream: best_guess(metrics, stream) for stream in losses}

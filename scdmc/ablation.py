@@ -118,8 +118,8 @@ HEADLINES = (
 )
 NOTE = (
     "All scores are of cells that were not trained on; higher is better. Nats below guessing: how far the loss of "
-    "masked genes lies below the best guess from position alone. Probe and 15-NN read the mean state of the genes, "
-    "weighted by their values, in the streams that the variant has, unless cls is named. Overall: 0.6 "
+    "masked genes lies below the best guess from frequency and position. Probe and 15-NN read the mean state of the "
+    "genes, weighted by their values, in the streams that the variant has, unless cls is named. Overall: 0.6 "
     "AvgBIO + 0.4 AvgBATCH.\n"
 )
 

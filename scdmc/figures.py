@@ -525,7 +525,7 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
             axes.scatter(means, means.index.map(variants.index), s=22, color=_colour(index), label=budget)
             if variants[0] in means:
                 axes.axvline(means[variants[0]], color=_colour(index), linewidth=0.8, linestyle="--")
-        if rows.loc[rows["score"] == score, "value"].min() < -1:  # nats above guessing: far ones would hide the rest
+        if rows.loc[rows["score"] == score, "value"].min() < -1:  # nats below guessing: far ones hide the rest
             axes.set_xscale("symlog", linthresh=1)
             axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(_two_lines(score), fontsize=7)

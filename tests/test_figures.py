@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scdmc.errors import ScDMCError
 from scdmc.figures import (
     confusion_matrix_figure,
+    dot_plot_figure,
     loss_curve_figure,
     per_class_figure,
     reliability_figure,
@@ -220,3 +221,11 @@ def test_trends_are_drawn_of_what_was_run_with_several_budgets_and_noise_looks_s
     assert top - bottom == pytest.approx(0.15)
     alone = scaling_figure(rows[rows["budget"] == "600"], "title").axes
     assert [line.get_label() for line in alone[0].lines] == ["sized", "mlm_only"]
+
+
+def test_far_losses_do_not_hide_near_ones_and_budgets_stand_in_order():
+    runs = [("sized", "2400", 2400, "nats", 0.1), ("sized", "600", 600, "nats", -0.2),
+            ("untrained", "2400", 16, "nats", -20.0), ("sized", "2400", 2400, "probe", 0.7)]  # fmt: skip
+    figure = dot_plot_figure(pd.DataFrame(runs, columns=["variant", "budget", "cells_seen", "score", "value"]), "title")
+    assert [axes.get_xscale() for axes in figure.axes] == ["symlog", "linear"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["600", "2400"]
