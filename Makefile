@@ -10,7 +10,6 @@ START ?= shipped
 START_shipped := --pretrained_model_path scDMC-small
 START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
 	--initializer_range 0.06 --expression_input value
-$(if $(START_$(START)),,$(error START is shipped or random, not '$(START)'))
 
 .PHONY: demo test lint format clean
 
@@ -33,6 +32,7 @@ format: $(VENV)/installed
 
 # The main job, end to end, on 1,937 real cells: the scripts that the README documents, one after the other.
 demo: $(VENV)/installed
+	$(if $(START_$(START)),,$(error START is shipped or random, not '$(START)'))
 	rm -rf $(DEMO)
 	cd downstream_tasks && $(BIN)/python -u fetch_demo_data.py --output_directory $(DEMO)/counts
 	cd downstream_tasks && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
