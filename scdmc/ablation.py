@@ -176,8 +176,8 @@ def masked_gene_judge(model: JudgedModel) -> dict[str, dict[str, float]]:
     """How far a run's losses on its held-out cells lie below what guessing reaches, in nats; higher is better.
 
     ``STREAM_nats_below_unigram`` is against the frequency of each gene, ``STREAM_nats_below_guessing`` against the best
-    guess from frequency and position (:func:`scdmc.guessing.best_guess`), so that an order of genes which gives much away
-    is no merit. ``contrastive_accuracy`` is among the cells of a batch: compare it at one batch size only.
+    guess from frequency and position (:func:`scdmc.guessing.best_guess`), so that an order of genes which gives much
+    away is no merit. ``contrastive_accuracy`` is among the cells of a batch: compare it at one batch size only.
 
     Parameters
     ----------
