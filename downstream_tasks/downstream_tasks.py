@@ -48,7 +48,16 @@ from scdmc.cross_validation import RunPlan, plan_runs
 from scdmc.devices import choose_device
 from scdmc.embeddings import POOLING_HELP, cell_embeddings
 from scdmc.files import atomic_path, remove, require_new_folder
-from scdmc.fine_tuning import CLASS_WEIGHTS, EMBEDDING_OPTIMIZERS, SAMPLERS, TRAINED_PARTS, FineTuningSettings
+from scdmc.fine_tuning import (
+    CLASS_WEIGHTS,
+    CLASSIFIER_STARTS,
+    EMBEDDING_OPTIMIZERS,
+    EMBEDDING_RATE,
+    SAMPLERS,
+    START_FACTORS,
+    TRAINED_PARTS,
+    FineTuningSettings,
+)
 from scdmc.model_directory import (
     ModelDirectory,
     describe_arguments,
@@ -108,8 +117,8 @@ def fill_in_defaults(arguments: argparse.Namespace) -> None:
         default = {name: getattr(FineTuningSettings, name)}
         fill_in(arguments, default, train == needed, f"with --train {train}, only with {needed}")
     learns_by_sgd = train == "full" and arguments.embedding_optimizer == "sgd"
-    default = {"embedding_rate": FineTuningSettings.embedding_rate}
-    fill_in(arguments, default, learns_by_sgd, "unless the word embeddings learn by sgd (--train full)")
+    why_not = "unless the word embeddings learn by sgd (--train full)"
+    fill_in(arguments, {"embedding_rate": None}, learns_by_sgd, why_not)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +147,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train_layers", type=positive_int,
                        help=f"for top_layers; {defaults.train_layers} without it")  # fmt: skip
     group.add_argument("--lora_rank", type=positive_int, help=f"for lora; {defaults.lora_rank} without it")
+    group.add_argument("--classifier_start", choices=CLASSIFIER_STARTS,
+                       help="probe: a logistic regression on the states of the training cells, before the encoder "
+                       "moves, which is the default; random: small random weights, the default with --from_scratch, "
+                       "and in the comparison without pre-training")  # fmt: skip
     group.add_argument("--class_weights", choices=CLASS_WEIGHTS, default=defaults.class_weights,
                        help="balanced: errors in rare types cost more")  # fmt: skip
     group.add_argument("--sampler", choices=SAMPLERS, default=defaults.sampler,
@@ -152,8 +165,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                        help="of the word embeddings, with --train full; sgd, which learns genes of few cells less by "
                        "heart, without it")  # fmt: skip
     group.add_argument("--embedding_rate", type=non_negative_float,
-                       help="peak rate of sgd, a multiple of the mean square of the word embeddings; "
-                       f"{defaults.embedding_rate:g} without it")  # fmt: skip
+                       help="peak rate of sgd, a multiple of the mean square of the word embeddings; without it "
+                       f"{EMBEDDING_RATE * START_FACTORS['probe']:g} from a probe, {EMBEDDING_RATE:g} from a random "
+                       "classifier")  # fmt: skip
     group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
     group.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
 

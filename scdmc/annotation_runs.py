@@ -34,7 +34,8 @@ class ClassifierOptions:
         False for random weights instead of the pre-trained ones.
     settings
         Fields of :class:`scdmc.fine_tuning.FineTuningSettings`; what is None or absent is chosen for the number of
-        cells (:func:`scdmc.fine_tuning.adapted_settings`).
+        cells (:func:`scdmc.fine_tuning.adapted_settings`). Without pre-training ``classifier_start`` is ``random``
+        unless it is given.
     """
 
     stream: str = "both"
@@ -148,6 +149,8 @@ def train_classifier(
     place(model)
     n_training = int((plan.split == "train").sum())
     chosen = {**options.settings, "seed": plan.seed}
+    if chosen.get("classifier_start") is None:  # states of random weights are worth no probe, and need a higher rate
+        chosen["classifier_start"] = "probe" if options.is_pretrained else "random"
     settings = adapted_settings(n_training, model.config.hidden_size, **chosen)
     logger.info(
         "%s: %s training cells; at most %d epochs of batches of %d, learning rate %g",

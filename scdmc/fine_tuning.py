@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from scdmc.annotation import names_of_classes, predict_probabilities
+from scdmc.annotation import annotate_cells, names_of_classes, predict_probabilities
 from scdmc.batches import BatchOrder, hashed_uniform, packed_streams
 from scdmc.errors import ScDMCError
 from scdmc.modeling import PackedCells, ScDMCForCellClassification
 from scdmc.optimization import parameter_groups
+from scdmc.probing import linear_probe
 from scdmc.scores import classification_scores
 from scdmc.tokenized_data import TokenizedCells
 from scdmc.vocabulary import EOS_TOKEN_ID
@@ -26,6 +27,7 @@ TRAINED_PARTS = ("full", "classifier", "top_layers", "lora")
 CLASS_WEIGHTS = ("none", "balanced")
 SAMPLERS = ("shuffle", "balanced")
 EMBEDDING_OPTIMIZERS = ("sgd", "adamw")
+CLASSIFIER_STARTS = ("probe", "random")
 EMBEDDING_MOMENTUM = 0.9
 # The matrices of every layer; those of the classifier are trained whole.
 LORA_TARGETS = r".*encoder\.layer\.\d+\.(attention\.self\.Wqkv|attention\.output\.dense|mlp\.gated_layers|mlp\.wo)"
@@ -34,6 +36,9 @@ LORA_TARGETS = r".*encoder\.layer\.\d+\.(attention\.self\.Wqkv|attention\.output
 CELLS_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 30_000, 5, 30
 RATE_TIMES_WIDTH, BASE_BATCH = 0.064, 16
 RATE_FACTORS = {"full": 1.0, "top_layers": 1.0, "lora": 4.0, "classifier": 10.0}
+# A probe is right from the first step on: higher rates undo the encoder that it was fitted to.
+START_FACTORS = {"probe": 0.3, "random": 1.0}
+EMBEDDING_RATE = 1000.0
 WARMUP_SHARE = 0.1
 _GENE_DROPOUT = 16  # The stream of random numbers; pre-training has others.
 
@@ -62,6 +67,11 @@ class FineTuningSettings:
         layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
     train_layers, lora_rank
         See ``train``.
+    classifier_start
+        ``probe``: the classifier starts as a logistic regression on the states of the training cells, as
+        :func:`scdmc.probing.linear_probe` fits it, before the encoder moves (linear probing, then fine-tuning; Kumar et
+        al. 2022); it is a row of epoch 0 in the history, and stays where no epoch is better. ``random``: small random
+        weights.
     class_weights
         ``balanced``: the loss of a cell is weighted by n_cells / (n_classes * cells of its type).
     sampler
@@ -75,14 +85,15 @@ class FineTuningSettings:
     epochs: int = 12
     patience: int = 4
     batch_size: int = 16
-    learning_rate: float = 5e-4
+    learning_rate: float = 1.5e-4
     weight_decay: float = 1e-2
     max_gradient_norm: float = 1.0
     embedding_optimizer: str = "sgd"
-    embedding_rate: float = 1000.0
+    embedding_rate: float = EMBEDDING_RATE * START_FACTORS["probe"]
     train: str = "full"
     train_layers: int = 2
     lora_rank: int = 8
+    classifier_start: str = "probe"
     class_weights: str = "none"
     sampler: str = "shuffle"
     gene_dropout: float = 0.0
@@ -93,8 +104,8 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     """Settings for a number of training cells and a width of the encoder.
 
     Few cells are seen more often (30,000 in all, in 5 to 30 epochs); from 5,000 cells on a batch is twice as large; the
-    learning rate goes with the inverse of the width and the square root of the batch, and is higher where less is
-    trained.
+    learning rate goes with the inverse of the width and the square root of the batch, is higher where less is trained,
+    and 0.3 of that where the classifier starts from a probe; so is the rate of the word embeddings.
 
     Parameters
     ----------
@@ -108,17 +119,17 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     Raises
     ------
     ScDMCError
-        If there is no such field, no such value of ``train``, ``class_weights``, ``sampler`` or
-        ``embedding_optimizer``, or nothing would be left to train on.
+        If there is no such field, no such value of ``train``, ``class_weights``, ``sampler``, ``embedding_optimizer``
+        or ``classifier_start``, or nothing would be left to train on.
     """
     _require_known(chosen)
     given = {name: value for name, value in chosen.items() if value is not None}
-    train = given.get("train", "full")
+    train, start_factor = given.get("train", "full"), START_FACTORS[given.get("classifier_start", "probe")]
     batch_size = given.get("batch_size", BASE_BATCH if n_cells < 5_000 else 2 * BASE_BATCH)
     epochs = given.get("epochs", int(np.clip(round(CELLS_SEEN / n_cells), FEWEST_EPOCHS, MOST_EPOCHS)))
-    rate = RATE_TIMES_WIDTH / hidden_size * (batch_size / BASE_BATCH) ** 0.5 * RATE_FACTORS[train]
+    rate = RATE_TIMES_WIDTH / hidden_size * (batch_size / BASE_BATCH) ** 0.5 * RATE_FACTORS[train] * start_factor
     adapted = {"batch_size": batch_size, "epochs": epochs, "learning_rate": float(f"{rate:.2g}"),
-               "patience": max(4, epochs // 3)}  # fmt: skip
+               "patience": max(4, epochs // 3), "embedding_rate": EMBEDDING_RATE * start_factor}  # fmt: skip
     return FineTuningSettings(**(adapted | given))
 
 
@@ -129,7 +140,8 @@ def _require_known(chosen: Mapping[str, object]) -> None:
             f"no setting {', '.join(unknown)}; there are {', '.join(FineTuningSettings.__dataclass_fields__)}"
         )
     choices = {"train": TRAINED_PARTS, "class_weights": CLASS_WEIGHTS, "sampler": SAMPLERS}
-    for name, values in (choices | {"embedding_optimizer": EMBEDDING_OPTIMIZERS}).items():
+    choices |= {"embedding_optimizer": EMBEDDING_OPTIMIZERS, "classifier_start": CLASSIFIER_STARTS}
+    for name, values in choices.items():
         if chosen.get(name) is not None and chosen[name] not in values:
             raise ScDMCError(f"{name} {chosen[name]!r}: there are {', '.join(values)}")
     if chosen.get("epochs") is not None and chosen["epochs"] < 1:
@@ -152,6 +164,8 @@ def fine_tune(
 ) -> list[dict[str, float]]:
     """Train a classifier on the training cells and keep the epoch that is best on the validation cells.
 
+    Best is the highest macro-F1, and of equals, which few validation cells often give, the lowest loss.
+
     Test cells are never looked at. The random state of the caller stays as it was.
 
     Parameters
@@ -170,7 +184,9 @@ def fine_tune(
 
     Returns
     -------
-    History: one row per epoch with ``step``, ``epoch``, ``loss``, ``eval_macro_f1`` and ``eval_accuracy``.
+    History: one row per epoch with ``step``, ``epoch``, ``loss``, ``eval_loss``, ``eval_macro_f1`` and
+    ``eval_accuracy``; before them, where the classifier starts from a probe, the probe's as epoch 0 (its loss without
+    dropout).
 
     Raises
     ------
@@ -181,15 +197,58 @@ def fine_tune(
     training, validation = cells.select(split == "train"), cells.select(split == "validation")
     class_of = {name: index for index, name in model.config.id2label.items()}
     targets = torch.tensor([class_of[label] for label in labels[split == "train"]])
+    history = []
+    if settings.classifier_start == "probe":
+        history.append(start_from_probe(model, training, targets, validation, labels[split == "validation"], settings))
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout, low-rank weights
         adapters = _choose_what_is_trained(model, settings)
-        history = _train(model, training, targets, validation, labels[split == "validation"], settings)
+        history += _train(model, training, targets, validation, labels[split == "validation"], settings, history)
     if adapters is not None:
         adapters.merge_and_unload()
         model.has_adapters = False
     model.requires_grad_(True)
     return history
+
+
+def start_from_probe(
+    model: ScDMCForCellClassification,
+    training: TokenizedCells,
+    targets: torch.Tensor,
+    validation: TokenizedCells,
+    validation_labels: np.ndarray,
+    settings: FineTuningSettings,
+) -> dict[str, float]:
+    """Put a logistic regression on the states of the training cells in the classifier's place.
+
+    Rare types count for more in it where the settings say so (``class_weights`` or ``sampler``).
+
+    Parameters
+    ----------
+    model
+        The classifier; only its last layer changes.
+    training, validation
+        Cells.
+    targets, validation_labels
+        Class of each training cell, and type of each validation cell; shape (n_training,) and (n_validation,).
+    settings
+        See :class:`FineTuningSettings`.
+
+    Returns
+    -------
+    A row of the history, of epoch 0.
+    """
+    names, is_balanced = names_of_classes(model), "balanced" in (settings.class_weights, settings.sampler)
+    states = [annotate_cells(model, cells, show_progress=False)[1] for cells in (training, validation)]
+    probe = linear_probe(states[0], names[targets.numpy()], states[1], validation_labels, is_balanced)
+    rows = [list(probe.names).index(name) for name in names]
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(probe.weight[rows]))
+        model.classifier.bias.copy_(torch.from_numpy(probe.bias[rows]))
+    logits = torch.from_numpy(states[0] @ probe.weight[rows].T + probe.bias[rows])
+    scores = _validation_scores(model, validation, validation_labels)
+    logger.info("the classifier starts from a probe, C %g: validation macro-F1 %.3f", probe.C, scores["eval_macro_f1"])
+    return {"step": 0, "epoch": 0, "loss": float(nn.functional.cross_entropy(logits, targets)), **scores}
 
 
 def _train(
@@ -199,8 +258,9 @@ def _train(
     validation: TokenizedCells,
     validation_labels: np.ndarray,
     settings: FineTuningSettings,
+    start: list[dict[str, float]],
 ) -> list[dict[str, float]]:
-    """The epochs; leaves the weights of the best one in the model and returns the history."""
+    """The epochs; leaves the weights of the best one in the model, or those that it has, and returns the history."""
     n_steps = len(epoch_batches(training.rank_lengths, targets.numpy(), settings, 0))
     total_steps = settings.epochs * n_steps
     warmup_steps = max(1, min(n_steps, round(WARMUP_SHARE * total_steps)))
@@ -209,37 +269,57 @@ def _train(
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, warmup_steps, total_steps))
         for optimizer in optimizers
     ]
-    weights = balanced_weights(targets) if settings.class_weights == "balanced" else None
-    is_weighted = model.config.classifier_pooling == "weighted"
-    history, best, best_epoch, best_weights = [], -1.0, 0, None
+    history, best_epoch, best_weights = [], 0, copy.deepcopy(model.state_dict())
+    best = goodness(start[0]) if start else (-1.0, 0.0)
     with tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress:
-        for epoch in range(settings.epochs):
-            model.train()
-            total_loss = torch.zeros((), device=model.device)
-            seen = without_random_genes(training, settings.gene_dropout, settings.seed, epoch)
-            for chosen in epoch_batches(training.rank_lengths, targets.numpy(), settings, epoch):
-                streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
-                loss = _training_step(model, streams, targets[chosen], optimizers, weights, settings.max_gradient_norm)
-                total_loss += loss * len(chosen)
-                for schedule in schedules:
-                    schedule.step()
-                progress.update(len(chosen))
-            loss = float(total_loss) / len(training)
+        for epoch in range(1, settings.epochs + 1):
+            loss = _train_epoch(model, training, targets, settings, epoch - 1, optimizers, schedules, progress)
             if not math.isfinite(loss):
                 raise ScDMCError(
-                    f"fine-tuning diverged in epoch {epoch + 1}: the loss is {loss}; give a lower learning_rate or "
+                    f"fine-tuning diverged in epoch {epoch}: the loss is {loss}; give a lower learning_rate or "
                     "embedding_rate"
                 )
             scores = _validation_scores(model, validation, validation_labels)
-            history.append({"step": (epoch + 1) * n_steps, "epoch": epoch + 1, "loss": loss, **scores})
+            history.append({"step": epoch * n_steps, "epoch": epoch, "loss": loss, **scores})
             progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
-            if scores["eval_macro_f1"] > best:
-                best, best_epoch, best_weights = scores["eval_macro_f1"], epoch, copy.deepcopy(model.state_dict())
-            elif epoch - best_epoch >= settings.patience:
+            if goodness(scores) > best:
+                best, best_epoch, best_weights = goodness(scores), epoch, copy.deepcopy(model.state_dict())
+            elif epoch - max(1, best_epoch) >= settings.patience:
                 break
     model.load_state_dict(best_weights)
-    logger.info("best epoch %d of %d: validation macro-F1 %.3f", best_epoch + 1, len(history), best)
+    logger.info("best epoch %d of %d: validation macro-F1 %.3f", best_epoch, len(history), best[0])
     return history
+
+
+def goodness(scores: Mapping[str, float]) -> tuple[float, float]:
+    """By what epochs are compared: macro-F1 of the validation cells, then their loss, the lower the better."""
+    return scores["eval_macro_f1"], -scores["eval_loss"]
+
+
+def _train_epoch(
+    model: ScDMCForCellClassification,
+    training: TokenizedCells,
+    targets: torch.Tensor,
+    settings: FineTuningSettings,
+    epoch: int,
+    optimizers: list[torch.optim.Optimizer],
+    schedules: list[torch.optim.lr_scheduler.LRScheduler],
+    progress: tqdm,
+) -> float:
+    """One pass over the training cells (epoch counts from 0); returns their mean loss."""
+    model.train()
+    weights = balanced_weights(targets) if settings.class_weights == "balanced" else None
+    is_weighted = model.config.classifier_pooling == "weighted"
+    total_loss = torch.zeros((), device=model.device)
+    seen = without_random_genes(training, settings.gene_dropout, settings.seed, epoch)
+    for chosen in epoch_batches(training.rank_lengths, targets.numpy(), settings, epoch):
+        streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
+        loss = _training_step(model, streams, targets[chosen], optimizers, weights, settings.max_gradient_norm)
+        total_loss += loss * len(chosen)
+        for schedule in schedules:
+            schedule.step()
+        progress.update(len(chosen))
+    return float(total_loss) / len(training)
 
 
 def make_optimizers(model: ScDMCForCellClassification, settings: FineTuningSettings) -> list[torch.optim.Optimizer]:
@@ -376,6 +456,9 @@ def _training_step(
 def _validation_scores(
     model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray
 ) -> dict[str, float]:
-    predicted = names_of_classes(model)[predict_probabilities(model, cells, show_progress=False).argmax(axis=1)]
-    scores = classification_scores(labels, predicted)
-    return {"eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}
+    """Macro-F1 and accuracy of all cells, and the mean loss of those whose type is a class; 0 if there are none."""
+    names, probabilities = names_of_classes(model), predict_probabilities(model, cells, show_progress=False)
+    scores = classification_scores(labels, names[probabilities.argmax(axis=1)])
+    given = probabilities[labels[:, None] == names]  # the probability of the true type of each cell that has one
+    loss = -np.log(given.clip(min=np.finfo(np.float32).tiny)).mean() if len(given) else 0.0
+    return {"eval_loss": float(loss), "eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}

@@ -258,7 +258,8 @@ def test_fewer_labels_are_a_part_of_the_same_split(fine_tune, tmp_path, single):
 
 
 def test_low_rank_additions_have_the_rank_that_was_asked_for(fine_tune, model_path, tmp_path):
-    flags = ("--train", "lora", "--lora_rank", 3, "--learning_rate", "1e-2", "--baselines", "none")
+    flags = ("--train", "lora", "--lora_rank", 3, "--learning_rate", "1e-2", "--baselines", "none",
+             "--classifier_start", "random")  # fmt: skip
     assert fine_tune(tmp_path / "out", *flags) == 0
     before, after = (dict(load(folder).bert.named_parameters()) for folder in (model_path, tmp_path / "out"))
     change = {name: (after[name] - before[name]).detach().double().numpy() for name in before}
@@ -273,11 +274,24 @@ def test_dropout_before_the_classifier_reaches_the_training(fine_tune, tmp_path)
     losses = {}
     for dropout in (0, 0.9):
         output = tmp_path / str(dropout)
-        flags = ("--classifier_dropout", dropout, "--baselines", "none", "--train", "classifier")
+        flags = ("--classifier_dropout", dropout, "--baselines", "none", "--train", "classifier",
+                 "--classifier_start", "random")  # fmt: skip
         assert fine_tune(output, *flags) == 0
         assert load(output).config.classifier_dropout == dropout
         losses[dropout] = pd.read_csv(output / "history.csv")["loss"][0]
     assert losses[0.9] > losses[0]
+
+
+def test_a_pre_trained_model_starts_from_a_probe_and_a_random_one_does_not(fine_tune, tmp_path):
+    starts = {}
+    for name, flags in {"pre-trained": (), "random": ("--from_scratch",)}.items():
+        assert fine_tune(tmp_path / name, "--baselines", "none", *flags) == 0
+        starts[name] = pd.read_csv(tmp_path / name / "history.csv")["epoch"].tolist()
+    assert starts == {"pre-trained": [0, 1], "random": [1]}
+    assert "classifier_start probe" in (tmp_path / "pre-trained" / "README.md").read_text()
+    flags = ("--from_scratch", "--classifier_start", "probe")
+    assert fine_tune(tmp_path / "asked", "--baselines", "none", *flags) == 0
+    assert "classifier_start probe" in (tmp_path / "asked" / "README.md").read_text()
 
 
 def test_a_run_leaves_the_random_state_of_the_caller_alone(fine_tune, tmp_path):

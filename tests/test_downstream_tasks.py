@@ -339,7 +339,9 @@ def new_classifier(model_directory, stream="both"):
     return load_classifier_for_training(model_directory, ["beta", "ductal"], stream, 0.0)
 
 
-SETTINGS = FineTuningSettings(epochs=4, patience=4, batch_size=8, learning_rate=5e-3, seed=0)
+SETTINGS = FineTuningSettings(
+    epochs=4, patience=4, batch_size=8, learning_rate=5e-3, embedding_rate=1000.0, classifier_start="random", seed=0
+)
 
 
 def test_fine_tuning_learns_and_keeps_the_best_epoch(model_directory, separable):

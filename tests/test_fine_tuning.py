@@ -5,12 +5,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, log_loss
+from sklearn.preprocessing import StandardScaler
 
-from scdmc.annotation import predict_probabilities
+from scdmc.annotation import annotate_cells, names_of_classes, predict_probabilities
 from scdmc.batches import packed_streams
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.fine_tuning import (
+    START_FACTORS,
     FineTuningSettings,
     adapted_settings,
     balanced_weights,
@@ -22,6 +26,7 @@ from scdmc.fine_tuning import (
 from scdmc.gene_medians import load_gene_medians
 from scdmc.model_directory import load_classifier_for_training, open_model_directory, save_model_directory
 from scdmc.modeling import POOLINGS, ScDMCForMaskedLM, load
+from scdmc.probing import REGULARISATION_GRID, linear_probe
 from scdmc.splits import make_split
 from scdmc.task_data import labels_of, read_cells
 from scdmc.tokenized_data import TokenizationSettings
@@ -66,7 +71,8 @@ def new_classifier(model_directory, pooling="cls"):
 
 
 def settings(**chosen):
-    return FineTuningSettings(**{"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "seed": 0, **chosen})
+    defaults = {"epochs": 2, "batch_size": 8, "learning_rate": 5e-3, "embedding_rate": 1000.0, "seed": 0}
+    return FineTuningSettings(**{**defaults, "classifier_start": "random", **chosen})
 
 
 def moved_weights(model_directory, separable, **chosen):
@@ -279,18 +285,81 @@ def test_training_stops_when_validation_no_longer_improves(model_directory, sepa
     history = fine_tune(
         new_classifier(model_directory),
         *separable,
-        settings(epochs=30, patience=2, learning_rate=1e-9, embedding_rate=0.0),
+        settings(epochs=30, patience=2, learning_rate=1e-30, embedding_rate=0.0),
     )
     assert len(history) == 3
 
 
-def test_defaults_follow_the_number_of_cells_and_the_width():
-    few, many = adapted_settings(200, 64), adapted_settings(50_000, 64)
+def test_a_probe_is_where_training_starts_and_stays_where_no_epoch_is_better(model_directory, separable):
+    cells, labels, split = separable
+    model, before = new_classifier(model_directory), new_classifier(model_directory)
+    barely = {"learning_rate": 1e-12, "embedding_rate": 0.0, "weight_decay": 0.0, "epochs": 1}
+    history = fine_tune(model, *separable, settings(classifier_start="probe", **barely))
+    assert [row["epoch"] for row in history] == [0, 1]
+    assert history[0]["step"] == 0
+    probabilities, states = annotate_cells(model, cells, show_progress=False)
+    np.testing.assert_allclose(states, annotate_cells(before, cells, show_progress=False)[1], atol=1e-5)
+    train, validation = split == "train", split == "validation"
+    scaler = StandardScaler().fit(states[train])
+    best = -1.0
+    for C in REGULARISATION_GRID:
+        probe = LogisticRegression(C=C, max_iter=1000).fit(scaler.transform(states[train]), labels[train])
+        predicted = probe.predict(scaler.transform(states[validation]))
+        macro_f1 = f1_score(labels[validation], predicted, average="macro")
+        if macro_f1 > best:
+            best, expected = macro_f1, probe.predict_proba(scaler.transform(states))
+    np.testing.assert_allclose(probabilities, expected, atol=1e-3)
+    assert history[0]["eval_macro_f1"] == pytest.approx(best)
+    assert history[0]["loss"] == pytest.approx(log_loss(labels[train], expected[train]), abs=1e-3)
+
+
+def test_a_probe_knows_its_classes_whatever_their_order_and_number(model_directory, separable):
+    cells, labels, split = separable
+    three = np.where((labels == "beta") & (np.arange(len(labels)) % 2 == 0), "a third type", labels)
+    torch.manual_seed(0)
+    model = load_classifier_for_training(model_directory, ["ductal", "beta", "a third type"], "rank", 0.0)
+    fine_tune(model, cells, three, split, settings(classifier_start="probe", learning_rate=1e-12, embedding_rate=0.0))
+    probabilities, states = annotate_cells(model, cells, show_progress=False)
+    train, validation = split == "train", split == "validation"
+    probe = linear_probe(states[train], three[train], states[validation], three[validation])
+    logits = states @ probe.weight.T + probe.bias
+    order = [list(probe.names).index(name) for name in names_of_classes(model)]
+    expected = torch.from_numpy(logits[:, order]).softmax(dim=1).numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-3)
+
+
+def test_a_balanced_probe_finds_more_of_a_rare_type():
+    generator = np.random.default_rng(0)
+    labels = np.repeat(["common", "rare"], [400, 20])
+    embedding = generator.normal(size=(420, 5)) + 1.0 * (labels == "rare")[:, None]
+    shares = [
+        (embedding @ probe.weight.T + probe.bias).argmax(axis=1).mean()
+        for probe in (linear_probe(embedding, labels, embedding, labels, is_balanced) for is_balanced in (False, True))
+    ]
+    assert shares[1] > shares[0] + 0.05
+
+
+def test_a_dimension_that_is_constant_does_no_harm_to_a_probe():
+    generator = np.random.default_rng(0)
+    labels = np.repeat(["a", "b"], 20)
+    embedding = np.column_stack([np.ones(40), generator.normal(size=40) + 5.0 * (labels == "b")])
+    probe = linear_probe(embedding, labels, embedding, labels)
+    assert np.isfinite(probe.weight).all()
+    assert (probe.names[(embedding @ probe.weight.T + probe.bias).argmax(axis=1)] == labels).mean() > 0.9
+
+
+def test_defaults_follow_the_number_of_cells_the_width_and_the_start():
+    few, many = (adapted_settings(n_cells, 64, classifier_start="random") for n_cells in (200, 50_000))
     assert (few.epochs, many.epochs) == (30, 5)
     assert few.batch_size < many.batch_size
-    assert few.learning_rate == pytest.approx(1e-3)
-    assert adapted_settings(200, 512).learning_rate == pytest.approx(1.25e-4, rel=0.05)
-    assert adapted_settings(200, 64, train="classifier").learning_rate > few.learning_rate
+    assert (few.learning_rate, few.embedding_rate) == (pytest.approx(1e-3), 1000.0)
+    wide = adapted_settings(200, 512, classifier_start="random")
+    assert wide.learning_rate == pytest.approx(1.25e-4, rel=0.05)
+    probed = adapted_settings(200, 64)
+    assert probed.classifier_start == "probe"
+    assert probed.learning_rate / few.learning_rate == pytest.approx(START_FACTORS["probe"])
+    assert probed.embedding_rate / few.embedding_rate == pytest.approx(START_FACTORS["probe"])
+    assert adapted_settings(200, 64, train="classifier").learning_rate > probed.learning_rate
     chosen = adapted_settings(200, 64, epochs=3, learning_rate=1e-5, batch_size=None, sampler="balanced")
     assert (chosen.epochs, chosen.learning_rate, chosen.batch_size) == (3, 1e-5, few.batch_size)
     assert chosen.sampler == "balanced"
@@ -302,6 +371,7 @@ def test_defaults_follow_the_number_of_cells_and_the_width():
         ({"epoch": 3}, "no setting epoch; there are epochs"),
         ({"train": "all"}, "there are full, classifier"),
         ({"embedding_optimizer": "adam"}, "there are sgd, adamw"),
+        ({"classifier_start": "zero"}, "there are probe, random"),
         ({"epochs": 0}, "at least 1"),
         ({"gene_dropout": 1.0}, "or no gene is left"),
     ],
