@@ -15,6 +15,7 @@ import torch
 
 from scdmc.annotation_results import write_results
 from scdmc.annotation_runs import (
+    DROPOUTS,
     ClassifierOptions,
     FineTunedRun,
     best_run,
@@ -169,7 +170,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                        f"{EMBEDDING_RATE * START_FACTORS['probe']:g} from a probe, {EMBEDDING_RATE:g} from a random "
                        "classifier")  # fmt: skip
     group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
-    group.add_argument("--classifier_dropout", type=probability, default=0.1, help="before the classifier")
+    group.add_argument("--classifier_dropout", type=probability, help="before the classifier; without it "
+                       f"{DROPOUTS['probe']:g} from a probe, {DROPOUTS['random']:g} from a random "
+                       "classifier")  # fmt: skip
 
 
 def fold_count(text: str) -> int:

@@ -21,6 +21,8 @@ from scdmc.tokenized_data import TokenizedCells
 
 logger = logging.getLogger(__name__)
 
+DROPOUTS = {"probe": 0.0, "random": 0.1}  # before the classifier, by where it starts
+
 
 @dataclass(frozen=True)
 class ClassifierOptions:
@@ -28,8 +30,11 @@ class ClassifierOptions:
 
     Attributes
     ----------
-    stream, pooling, dropout
-        What the classifier reads, and dropout before it (:class:`scdmc.modeling.ScDMCForCellClassification`).
+    stream, pooling
+        What the classifier reads (:class:`scdmc.modeling.ScDMCForCellClassification`).
+    dropout
+        Before the classifier; without it 0 where that starts from a probe, whose logits would be far off if a state
+        with a mean far from 0 were dropped, and 0.1 where it starts from random weights.
     is_pretrained
         False for random weights instead of the pre-trained ones.
     settings
@@ -40,7 +45,7 @@ class ClassifierOptions:
 
     stream: str = "both"
     pooling: str = "cls"
-    dropout: float = 0.1
+    dropout: float | None = None
     is_pretrained: bool = True
     settings: Mapping[str, object] = field(default_factory=dict)
 
@@ -136,22 +141,23 @@ def train_classifier(
     place
         Moves a model to the device where it is to be trained.
     """
+    chosen = {**options.settings, "seed": plan.seed}
+    if chosen.get("classifier_start") is None:  # random weights have to move, and fast
+        chosen["classifier_start"] = "probe" if options.is_pretrained else "random"
+    n_training = int((plan.split == "train").sum())
+    settings = adapted_settings(n_training, model_directory.config.hidden_size, **chosen)
+    dropout = DROPOUTS[settings.classifier_start] if options.dropout is None else options.dropout
     with torch.random.fork_rng(devices=[]):  # models are made on the CPU
         torch.default_generator.manual_seed(plan.seed)  # the new head's weights, or all of them
         model = load_classifier_for_training(
             model_directory,
             class_names(labels, plan.split),
             options.stream,
-            options.dropout,
+            dropout,
             options.is_pretrained,
             options.pooling,
         )
     place(model)
-    n_training = int((plan.split == "train").sum())
-    chosen = {**options.settings, "seed": plan.seed}
-    if chosen.get("classifier_start") is None:  # states of random weights are worth no probe, and need a higher rate
-        chosen["classifier_start"] = "probe" if options.is_pretrained else "random"
-    settings = adapted_settings(n_training, model.config.hidden_size, **chosen)
     logger.info(
         "%s: %s training cells; at most %d epochs of batches of %d, learning rate %g",
         plan.name, f"{n_training:,}", settings.epochs, settings.batch_size, settings.learning_rate,

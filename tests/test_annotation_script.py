@@ -286,8 +286,9 @@ def test_a_pre_trained_model_starts_from_a_probe_and_a_random_one_does_not(fine_
     starts = {}
     for name, flags in {"pre-trained": (), "random": ("--from_scratch",)}.items():
         assert fine_tune(tmp_path / name, "--baselines", "none", *flags) == 0
-        starts[name] = pd.read_csv(tmp_path / name / "history.csv")["epoch"].tolist()
-    assert starts == {"pre-trained": [0, 1], "random": [1]}
+        epochs = pd.read_csv(tmp_path / name / "history.csv")["epoch"].tolist()
+        starts[name] = epochs, load(tmp_path / name).config.classifier_dropout
+    assert starts == {"pre-trained": ([0, 1], 0.0), "random": ([1], 0.1)}
     assert "classifier_start probe" in (tmp_path / "pre-trained" / "README.md").read_text()
     flags = ("--from_scratch", "--classifier_start", "probe")
     assert fine_tune(tmp_path / "asked", "--baselines", "none", *flags) == 0
