@@ -15,7 +15,6 @@ import torch
 
 from scdmc.annotation_results import write_results
 from scdmc.annotation_runs import (
-    DROPOUTS,
     ClassifierOptions,
     FineTunedRun,
     best_run,
@@ -51,6 +50,7 @@ from scdmc.embeddings import POOLING_HELP, cell_embeddings
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.fine_tuning import (
     CLASS_WEIGHTS,
+    CLASSIFIER_DROPOUTS,
     CLASSIFIER_STARTS,
     EMBEDDING_OPTIMIZERS,
     EMBEDDING_RATE,
@@ -92,8 +92,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
     parser.add_argument("--split_file", type=Path, help="split.csv of an earlier run or of split_cells.py; without it "
                         "the flags of the split draw one")  # fmt: skip
-    parser.add_argument("--baselines", choices=("none", "fast", "all"), default="fast",
-                        help="all adds the same model without pre-training, fine-tuned")  # fmt: skip
+    parser.add_argument("--baselines", choices=("none", "fast", "all"), default="fast", help="all adds the same model "
+                        "without pre-training, fine-tuned from a random classifier")  # fmt: skip
     add_split_arguments(parser)
     add_run_arguments(parser)
     add_training_arguments(parser)
@@ -159,9 +159,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--gene_dropout", type=probability, default=defaults.gene_dropout,
                        help="share of its genes that a training cell loses, other ones in each epoch")  # fmt: skip
     group.add_argument("--epochs", type=positive_int, help=f"most passes over the training cells; {adapted}")
-    group.add_argument("--patience", type=positive_int, help=f"epochs without better validation macro-F1; {adapted}")
+    group.add_argument("--patience", type=positive_int, help="epochs that are not better by validation macro-F1 or, "
+                       f"of equals, loss; {adapted}")  # fmt: skip
     group.add_argument("--batch_size", type=positive_int, help=f"cells of a step; {adapted}")
-    group.add_argument("--learning_rate", type=positive_float, help=f"peak; {adapted}, the model and --train")
+    group.add_argument("--learning_rate", type=positive_float,
+                       help=f"peak; {adapted}, the model, --train and --classifier_start")  # fmt: skip
     group.add_argument("--embedding_optimizer", choices=EMBEDDING_OPTIMIZERS,
                        help="of the word embeddings, with --train full; sgd, which learns genes of few cells less by "
                        "heart, without it")  # fmt: skip
@@ -170,9 +172,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                        f"{EMBEDDING_RATE * START_FACTORS['probe']:g} from a probe, {EMBEDDING_RATE:g} from a random "
                        "classifier")  # fmt: skip
     group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
-    group.add_argument("--classifier_dropout", type=probability, help="before the classifier; without it "
-                       f"{DROPOUTS['probe']:g} from a probe, {DROPOUTS['random']:g} from a random "
-                       "classifier")  # fmt: skip
+    group.add_argument("--classifier_dropout", type=probability,
+                       help=f"before the classifier; without it {CLASSIFIER_DROPOUTS['probe']:g} from a probe, "
+                       f"{CLASSIFIER_DROPOUTS['random']:g} from a random classifier")  # fmt: skip
 
 
 def fold_count(text: str) -> int:
@@ -248,7 +250,9 @@ def describe_run(arguments: argparse.Namespace, run: FineTunedRun) -> dict[str, 
         "pooling": arguments.pooling,
         "seed": run.plan.seed,
         "temperature": f"{run.calibration.temperature:.3f}",
+        "dropout before the classifier": run.model.config.classifier_dropout,
         "settings": describe_settings(run.settings),
+        "best epoch": run.best_epoch,
     }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from scdmc.embeddings import inference_batches
 from scdmc.modeling import ScDMCForCellClassification
@@ -59,7 +60,8 @@ def annotate_cells(
     what = "annotate" if show_progress else None
     for chosen, streams in inference_batches(cells, stream, model.config.classifier_pooling, what):
         states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
-        logits = model.classifier(states).float() / temperature
+        head = model.classifier
+        logits = F.linear(states.float(), head.weight.float(), head.bias.float()) / temperature
         probabilities[chosen] = logits.softmax(dim=-1).cpu().numpy()
         embeddings[chosen] = states.float().cpu().numpy()
     model.train(was_training)

@@ -73,7 +73,7 @@ def fine_tune(
     split_by, validation_fraction, test_fraction, minimum_cells
         How it is drawn (:func:`scdmc.splits.make_split`); ``split_by`` is a column of obs.
     stream, pooling
-        What the classifier reads: ``rank``, ``expression`` or ``both``; ``cls`` or ``mean``.
+        What the classifier reads: ``rank``, ``expression`` or ``both``; ``cls``, ``mean`` or ``weighted``.
     seed
         Of the split and of the training.
     overwrite
@@ -81,8 +81,8 @@ def fine_tune(
     layer
         Where the raw counts are (:func:`scdmc.counts.counts_of_adata`).
     settings
-        Fields of :class:`scdmc.fine_tuning.FineTuningSettings`, such as ``epochs``; others are chosen for the number of
-        cells.
+        Fields of :class:`scdmc.fine_tuning.FineTuningSettings`, such as ``epochs`` or ``classifier_start``; others
+        are chosen for the number of cells.
 
     Returns
     -------
@@ -107,7 +107,12 @@ def fine_tune(
     require_usable_split(labels, split, cells.obs)
     options = ClassifierOptions(stream, pooling, settings=settings)
     run = fine_tuned_run(model_directory, cells, labels, RunPlan(f"seed_{seed}", seed, split), options, _place)
-    facts = {"pre-trained model": Path(model).name, "seed": seed, "settings": describe_settings(run.settings)}
+    facts = {
+        "pre-trained model": Path(model).name,
+        "seed": seed,
+        "settings": describe_settings(run.settings),
+        "best epoch": run.best_epoch,
+    }
     table = write_results(output_dir, [run], [{METHOD: run.predicted}], None, facts)
     command = ["scdmc.fine_tune(adata,", f"{Path(model).name!r},", f"label_key={label_key!r},", "...)"]
     card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[METHOD].to_dict(), command)

@@ -200,7 +200,7 @@ def _write_figures(
         "confusion_matrix": "Confusion matrix of the test cells",
         "reliability": "Confidence and accuracy of the test cells",
         "per_class": "Precision, recall and F1 of each type",
-        "loss_curves": "Loss of the training cells by step",
+        "loss_curves": "Loss of the training and validation cells by step; a start from a probe is step 0",
         "umap": "Test cells as the classifier sees them (UMAP), by true and by predicted type",
     }
     return {name: (captions[name], save_figure(figure, folder / name)) for name, figure in drawn.items()}

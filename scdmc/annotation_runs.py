@@ -13,15 +13,20 @@ from scdmc.annotation import annotate_cells, names_of_classes, predict_probabili
 from scdmc.baselines import Predicted
 from scdmc.calibration import Calibration, calibrate, with_temperature, write_calibration
 from scdmc.cross_validation import RunPlan
-from scdmc.fine_tuning import FineTuningSettings, adapted_settings, class_names, fine_tune
+from scdmc.fine_tuning import (
+    CLASSIFIER_DROPOUTS,
+    FineTuningSettings,
+    adapted_settings,
+    class_names,
+    fine_tune,
+    goodness,
+)
 from scdmc.gene_coverage import genes_of_cells, write_training_genes
 from scdmc.model_directory import ModelDirectory, load_classifier_for_training, save_model_directory
 from scdmc.modeling import ScDMCForCellClassification
 from scdmc.tokenized_data import TokenizedCells
 
 logger = logging.getLogger(__name__)
-
-DROPOUTS = {"probe": 0.0, "random": 0.1}  # before the classifier, by where it starts
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,20 @@ class FineTunedRun:
         return Predicted(table["predicted"].to_numpy(), table["probability"].to_numpy())
 
     @property
-    def validation_macro_f1(self) -> float:
-        """Of the best epoch."""
-        return max(row["eval_macro_f1"] for row in self.history)
+    def best_row(self) -> dict[str, float]:
+        """The row of the history whose weights the model has (:func:`scdmc.fine_tuning.goodness`)."""
+        return max(self.history, key=goodness)
+
+    @property
+    def best_epoch(self) -> str:
+        """The epoch of :attr:`best_row`, for people."""
+        epoch = int(self.best_row["epoch"])
+        return str(epoch) if epoch else "0: none was better than the probe; the encoder is the pre-trained one"
 
 
 def best_run(runs: Sequence[FineTunedRun]) -> FineTunedRun:
-    """The run with the best macro-F1 on its validation cells; of equals the first."""
-    return max(runs, key=lambda run: run.validation_macro_f1)
+    """The run that is best on its validation cells (:func:`scdmc.fine_tuning.goodness`); of equals the first."""
+    return max(runs, key=lambda run: goodness(run.best_row))
 
 
 def ensemble_of(runs: Sequence[FineTunedRun]) -> Predicted | None:
@@ -146,7 +157,7 @@ def train_classifier(
         chosen["classifier_start"] = "probe" if options.is_pretrained else "random"
     n_training = int((plan.split == "train").sum())
     settings = adapted_settings(n_training, model_directory.config.hidden_size, **chosen)
-    dropout = DROPOUTS[settings.classifier_start] if options.dropout is None else options.dropout
+    dropout = CLASSIFIER_DROPOUTS[settings.classifier_start] if options.dropout is None else options.dropout
     with torch.random.fork_rng(devices=[]):  # models are made on the CPU
         torch.default_generator.manual_seed(plan.seed)  # the new head's weights, or all of them
         model = load_classifier_for_training(

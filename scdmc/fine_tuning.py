@@ -16,7 +16,7 @@ from scdmc.batches import BatchOrder, hashed_uniform, packed_streams
 from scdmc.errors import ScDMCError
 from scdmc.modeling import PackedCells, ScDMCForCellClassification
 from scdmc.optimization import parameter_groups
-from scdmc.probing import linear_probe
+from scdmc.probing import linear_probe, mean_loss
 from scdmc.scores import classification_scores
 from scdmc.tokenized_data import TokenizedCells
 from scdmc.vocabulary import EOS_TOKEN_ID
@@ -36,9 +36,11 @@ LORA_TARGETS = r".*encoder\.layer\.\d+\.(attention\.self\.Wqkv|attention\.output
 CELLS_SEEN, FEWEST_EPOCHS, MOST_EPOCHS = 30_000, 5, 30
 RATE_TIMES_WIDTH, BASE_BATCH = 0.064, 16
 RATE_FACTORS = {"full": 1.0, "top_layers": 1.0, "lora": 4.0, "classifier": 10.0}
-# A probe is right from the first step on: higher rates undo the encoder that it was fitted to.
-START_FACTORS = {"probe": 0.3, "random": 1.0}
 EMBEDDING_RATE = 1000.0
+# By where the classifier starts. A probe is right from the first step on: a high rate moves the encoder away from it,
+# and dropping a state whose mean is far from 0 throws its logits off.
+START_FACTORS = {"probe": 0.3, "random": 1.0}
+CLASSIFIER_DROPOUTS = {"probe": 0.0, "random": 0.1}
 WARMUP_SHARE = 0.1
 _GENE_DROPOUT = 16  # The stream of random numbers; pre-training has others.
 
@@ -52,7 +54,7 @@ class FineTuningSettings:
     epochs
         Passes over the training cells, at most.
     patience
-        Stop after this many epochs without a better validation macro-F1.
+        Stop after this many epochs that were not better (:func:`goodness`).
     batch_size, learning_rate, weight_decay
         AdamW; ``learning_rate`` is the peak: the rate rises to it linearly over the first tenth of the steps, at most
         one epoch, and then falls linearly to 0 at the end of the last epoch (see :func:`share_of_peak`).
@@ -104,8 +106,8 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     """Settings for a number of training cells and a width of the encoder.
 
     Few cells are seen more often (30,000 in all, in 5 to 30 epochs); from 5,000 cells on a batch is twice as large; the
-    learning rate goes with the inverse of the width and the square root of the batch, is higher where less is trained,
-    and 0.3 of that where the classifier starts from a probe; so is the rate of the word embeddings.
+    learning rate goes with the inverse of the width and the square root of the batch, and is higher where less is
+    trained. Where the classifier starts from a probe, this rate and that of the word embeddings are multiplied by 0.3.
 
     Parameters
     ----------
@@ -185,8 +187,8 @@ def fine_tune(
     Returns
     -------
     History: one row per epoch with ``step``, ``epoch``, ``loss``, ``eval_loss``, ``eval_macro_f1`` and
-    ``eval_accuracy``; before them, where the classifier starts from a probe, the probe's as epoch 0 (its loss without
-    dropout).
+    ``eval_accuracy``; before them, where the classifier starts from a probe, the probe's as epoch 0, without ``loss``.
+    ``loss`` is what was minimised, with dropout, lost genes and weights; ``eval_loss`` is without.
 
     Raises
     ------
@@ -195,15 +197,19 @@ def fine_tune(
         a number.
     """
     training, validation = cells.select(split == "train"), cells.select(split == "validation")
+    validation_labels = labels[split == "validation"]
     class_of = {name: index for index, name in model.config.id2label.items()}
     targets = torch.tensor([class_of[label] for label in labels[split == "train"]])
     history = []
-    if settings.classifier_start == "probe":
-        history.append(start_from_probe(model, training, targets, validation, labels[split == "validation"], settings))
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout, low-rank weights
         adapters = _choose_what_is_trained(model, settings)
-        history += _train(model, training, targets, validation, labels[split == "validation"], settings, history)
+        if settings.classifier_start == "probe":
+            start_from_probe(model, training, targets, validation, validation_labels, settings)
+            scores = _validation_scores(model, validation, validation_labels)
+            history.append({"step": 0, "epoch": 0, "loss": math.nan, **scores})
+        to_beat = goodness(history[0]) if history else (-1.0, 0.0)
+        history += _train(model, training, targets, validation, validation_labels, settings, to_beat)
     if adapters is not None:
         adapters.merge_and_unload()
         model.has_adapters = False
@@ -218,7 +224,7 @@ def start_from_probe(
     validation: TokenizedCells,
     validation_labels: np.ndarray,
     settings: FineTuningSettings,
-) -> dict[str, float]:
+) -> None:
     """Put a logistic regression on the states of the training cells in the classifier's place.
 
     Rare types count for more in it where the settings say so (``class_weights`` or ``sampler``).
@@ -234,21 +240,23 @@ def start_from_probe(
     settings
         See :class:`FineTuningSettings`.
 
-    Returns
-    -------
-    A row of the history, of epoch 0.
+    Raises
+    ------
+    ScDMCError
+        If a class has no training cell.
     """
     names, is_balanced = names_of_classes(model), "balanced" in (settings.class_weights, settings.sampler)
-    states = [annotate_cells(model, cells, show_progress=False)[1] for cells in (training, validation)]
-    probe = linear_probe(states[0], names[targets.numpy()], states[1], validation_labels, is_balanced)
+    absent = sorted(set(names) - set(names[targets.numpy()]))
+    if absent:
+        raise ScDMCError(f"no training cell is {', '.join(absent[:3])}: a probe cannot know such a class")
+    logger.info("fit a probe to the states of %s training cells", f"{len(training):,}")
+    training_states, validation_states = (annotate_cells(model, cells, False)[1] for cells in (training, validation))
+    probe = linear_probe(training_states, names[targets.numpy()], validation_states, validation_labels, is_balanced)
     rows = [list(probe.names).index(name) for name in names]
     with torch.no_grad():
         model.classifier.weight.copy_(torch.from_numpy(probe.weight[rows]))
         model.classifier.bias.copy_(torch.from_numpy(probe.bias[rows]))
-    logits = torch.from_numpy(states[0] @ probe.weight[rows].T + probe.bias[rows])
-    scores = _validation_scores(model, validation, validation_labels)
-    logger.info("the classifier starts from a probe, C %g: validation macro-F1 %.3f", probe.C, scores["eval_macro_f1"])
-    return {"step": 0, "epoch": 0, "loss": float(nn.functional.cross_entropy(logits, targets)), **scores}
+    logger.info("the classifier starts from a probe, C %g", probe.C)
 
 
 def _train(
@@ -258,9 +266,9 @@ def _train(
     validation: TokenizedCells,
     validation_labels: np.ndarray,
     settings: FineTuningSettings,
-    start: list[dict[str, float]],
+    to_beat: tuple[float, float],
 ) -> list[dict[str, float]]:
-    """The epochs; leaves the weights of the best one in the model, or those that it has, and returns the history."""
+    """The epochs; leaves the weights of the best one in the model, or those it has if none beats them."""
     n_steps = len(epoch_batches(training.rank_lengths, targets.numpy(), settings, 0))
     total_steps = settings.epochs * n_steps
     warmup_steps = max(1, min(n_steps, round(WARMUP_SHARE * total_steps)))
@@ -269,8 +277,7 @@ def _train(
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_peak(step, warmup_steps, total_steps))
         for optimizer in optimizers
     ]
-    history, best_epoch, best_weights = [], 0, copy.deepcopy(model.state_dict())
-    best = goodness(start[0]) if start else (-1.0, 0.0)
+    best, best_epoch, best_weights, history = to_beat, 0, copy.deepcopy(model.state_dict()), []
     with tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress:
         for epoch in range(1, settings.epochs + 1):
             loss = _train_epoch(model, training, targets, settings, epoch - 1, optimizers, schedules, progress)
@@ -284,7 +291,7 @@ def _train(
             progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
             if goodness(scores) > best:
                 best, best_epoch, best_weights = goodness(scores), epoch, copy.deepcopy(model.state_dict())
-            elif epoch - max(1, best_epoch) >= settings.patience:
+            elif epoch - best_epoch >= settings.patience:
                 break
     model.load_state_dict(best_weights)
     logger.info("best epoch %d of %d: validation macro-F1 %.3f", best_epoch, len(history), best[0])
@@ -456,9 +463,8 @@ def _training_step(
 def _validation_scores(
     model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray
 ) -> dict[str, float]:
-    """Macro-F1 and accuracy of all cells, and the mean loss of those whose type is a class; 0 if there are none."""
+    """Macro-F1 and accuracy of all cells, and the mean loss of those whose type is a class (NaN if there are none)."""
     names, probabilities = names_of_classes(model), predict_probabilities(model, cells, show_progress=False)
     scores = classification_scores(labels, names[probabilities.argmax(axis=1)])
-    given = probabilities[labels[:, None] == names]  # the probability of the true type of each cell that has one
-    loss = -np.log(given.clip(min=np.finfo(np.float32).tiny)).mean() if len(given) else 0.0
-    return {"eval_loss": float(loss), "eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}
+    loss = mean_loss(probabilities, names, labels)
+    return {"eval_loss": loss, "eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}

@@ -499,12 +499,14 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
         if self.config.classifier_pooling == "cls" and not (torch.is_grad_enabled() or self.has_adapters):
             states = self.bert.encode_cls(streams)
         else:
-            states = pool(self.bert.encode(streams), streams, self.config.classifier_pooling)
+            # Means in float32: a classifier that starts from a probe tells states apart that bfloat16 rounds to one.
+            states = pool(self.bert.encode(streams).float(), streams, self.config.classifier_pooling)
         return _join_streams(states, self.config.classifier_stream)
 
     def classify(self, streams: PackedCells) -> torch.Tensor:
         """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
-        return self.classifier(self.dropout(self.represent(streams)))
+        states = self.dropout(self.represent(streams))
+        return self.classifier(states.to(self.classifier.weight.dtype))
 
     def forward(
         self,

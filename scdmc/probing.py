@@ -1,4 +1,4 @@
-"""How much of the cell types frozen embeddings hold: a linear probe and nearest neighbours (design.md, section 8)."""
+"""Linear probes of frozen embeddings, to judge these (design.md, section 8) and to start classifiers from."""
 
 import logging
 from dataclasses import dataclass
@@ -21,7 +21,9 @@ N_NEIGHBORS = 15
 TEST_FRACTION = 0.2
 # Weak on standardised embeddings of some hundred dimensions, and the same for every model that is compared.
 REGULARISATION = 0.3
-REGULARISATION_GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+PROBE_GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+# Rounding gives a constant dimension a spread, and a probe would give it a huge weight.
+SMALLEST_SPREAD = 1e-5  # of the mean's size, or of 1 if that is more
 
 
 @dataclass(frozen=True)
@@ -58,25 +60,49 @@ def linear_probe(
     embedding, labels
         Of the training cells, shape (n_cells, n_dimensions) and (n_cells,); at least two types.
     validation_embedding, validation_labels
-        Of the cells by whose macro-F1 C is chosen, from ``REGULARISATION_GRID``; the smallest of equals.
+        Of the cells by whose macro-F1 C is chosen, from ``PROBE_GRID``; of equals the one with the lowest loss, over
+        cells of the training cells' types.
     is_balanced
         Whether every type counts as much as every other one, however many cells it has.
+
+    Returns
+    -------
+    The probe, for embeddings that are not standardised.
     """
     mean, spread = embedding.mean(axis=0, dtype=np.float64), embedding.std(axis=0, dtype=np.float64)
-    spread[spread == 0] = 1.0
-    standardised, validation = (embedding - mean) / spread, (validation_embedding - mean) / spread
-    best, best_macro_f1 = None, -1.0
-    for C in REGULARISATION_GRID:
-        fitted = LogisticRegression(C=C, max_iter=1000, class_weight="balanced" if is_balanced else None)
-        predicted = fitted.fit(standardised, labels).predict(validation)
+    spread[spread <= SMALLEST_SPREAD * np.maximum(np.abs(mean), 1)] = np.inf  # weight 0
+    standardised, validation = (
+        ((each - mean) / spread).astype(np.float32) for each in (embedding, validation_embedding)
+    )
+    fitted = LogisticRegression(max_iter=1000, class_weight="balanced" if is_balanced else None, warm_start=True)
+    best, best_goodness = None, (-1.0, 0.0)
+    for C in PROBE_GRID:
+        fitted.set_params(C=C).fit(standardised, labels)
+        probabilities = fitted.predict_proba(validation)
+        predicted = fitted.classes_[probabilities.argmax(axis=1)]
         macro_f1 = f1_score(validation_labels, predicted, average="macro", zero_division=0)
-        if macro_f1 > best_macro_f1:
-            best, best_macro_f1 = fitted, macro_f1
-    weight, bias = best.coef_, best.intercept_
-    if len(best.classes_) == 2:  # scikit-learn gives the logit of the second class only
+        loss = mean_loss(probabilities, fitted.classes_, validation_labels)
+        if (macro_f1, -loss) > best_goodness:
+            best, best_goodness = (C, fitted.coef_.copy(), fitted.intercept_.copy()), (macro_f1, -loss)
+    C, weight, bias = best
+    if len(fitted.classes_) == 2:  # scikit-learn gives the logit of the second class only
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / spread
-    return LinearProbe(best.classes_, weight.astype(np.float32), (bias - weight @ mean).astype(np.float32), best.C)
+    return LinearProbe(fitted.classes_, weight.astype(np.float32), (bias - weight @ mean).astype(np.float32), C)
+
+
+def mean_loss(probabilities: np.ndarray, names: np.ndarray, labels: np.ndarray) -> float:
+    """Mean cross entropy, in nats, of the cells whose type is a class; NaN if there is none.
+
+    Parameters
+    ----------
+    probabilities
+        Shape (n_cells, n_classes).
+    names, labels
+        Shape (n_classes,) and (n_cells,).
+    """
+    given = probabilities[np.asarray(labels)[:, None] == names]  # of its true type, for each cell that has one
+    return float(-np.log(given.clip(min=np.finfo(np.float32).tiny)).mean()) if len(given) else np.nan
 
 
 def probe_scores(embedding: np.ndarray, labels: np.ndarray, n_splits: int = 5, seed: int = 42) -> dict[str, float]:

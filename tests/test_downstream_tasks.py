@@ -1,5 +1,6 @@
 """The downstream scripts: what they refuse, and what must not change a cell's result."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -358,13 +359,15 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(model_directory, separable)
     assert (predicted == labels[split == "validation"]).mean() == pytest.approx(best)
 
 
-def test_labels_of_test_cells_never_reach_the_classifier(model_directory, separable):
+@pytest.mark.parametrize("start", ["probe", "random"])
+def test_labels_of_test_cells_never_reach_the_classifier(model_directory, separable, start):
     cells, labels, split = separable
+    settings = dataclasses.replace(SETTINGS, classifier_start=start)
     scrambled = labels.copy()
     scrambled[split == "test"] = np.where(labels[split == "test"] == "beta", "ductal", "beta")
     first, second = new_classifier(model_directory), new_classifier(model_directory)
-    fine_tune(first, cells, labels, split, SETTINGS)
-    fine_tune(second, cells, scrambled, split, SETTINGS)
+    fine_tune(first, cells, labels, split, settings)
+    fine_tune(second, cells, scrambled, split, settings)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name]), name
 
