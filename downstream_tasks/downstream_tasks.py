@@ -55,7 +55,6 @@ from scdmc.fine_tuning import (
     EMBEDDING_OPTIMIZERS,
     EMBEDDING_RATE,
     SAMPLERS,
-    START_FACTORS,
     TRAINED_PARTS,
     FineTuningSettings,
 )
@@ -169,7 +168,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
                        "heart, without it")  # fmt: skip
     group.add_argument("--embedding_rate", type=non_negative_float,
                        help="peak rate of sgd, a multiple of the mean square of the word embeddings; without it "
-                       f"{EMBEDDING_RATE * START_FACTORS['probe']:g} from a probe, {EMBEDDING_RATE:g} from a random "
+                       f"{defaults.embedding_rate:g} from a probe, {EMBEDDING_RATE:g} from a random "
                        "classifier")  # fmt: skip
     group.add_argument("--weight_decay", type=non_negative_float, default=defaults.weight_decay, help="of matrices")
     group.add_argument("--classifier_dropout", type=probability,
@@ -252,7 +251,7 @@ def describe_run(arguments: argparse.Namespace, run: FineTunedRun) -> dict[str, 
         "temperature": f"{run.calibration.temperature:.3f}",
         "dropout before the classifier": run.model.config.classifier_dropout,
         "settings": describe_settings(run.settings),
-        "best epoch": run.best_epoch,
+        "best epoch": run.best_epoch_text,
     }
 
 

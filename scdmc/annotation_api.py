@@ -111,7 +111,7 @@ def fine_tune(
         "pre-trained model": Path(model).name,
         "seed": seed,
         "settings": describe_settings(run.settings),
-        "best epoch": run.best_epoch,
+        "best epoch": run.best_epoch_text,
     }
     table = write_results(output_dir, [run], [{METHOD: run.predicted}], None, facts)
     command = ["scdmc.fine_tune(adata,", f"{Path(model).name!r},", f"label_key={label_key!r},", "...)"]

@@ -104,8 +104,8 @@ class FineTunedRun:
         return max(self.history, key=goodness)
 
     @property
-    def best_epoch(self) -> str:
-        """The epoch of :attr:`best_row`, for people."""
+    def best_epoch_text(self) -> str:
+        """The epoch of :attr:`best_row`, and what it means if that is 0."""
         epoch = int(self.best_row["epoch"])
         return str(epoch) if epoch else "0: none was better than the probe; the encoder is the pre-trained one"
 

@@ -193,8 +193,8 @@ def fine_tune(
     Raises
     ------
     ScDMCError
-        If there are fewer layers than are to be trained, peft is asked for and not installed, or the loss is no longer
-        a number.
+        If there are fewer layers than are to be trained, peft is asked for and not installed, a probe is asked for and
+        a class has no training cell, or the loss is no longer a number.
     """
     training, validation = cells.select(split == "train"), cells.select(split == "validation")
     validation_labels = labels[split == "validation"]
