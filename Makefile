@@ -34,8 +34,8 @@ format: $(VENV)/installed
 demo: $(VENV)/installed
 	$(if $(START_$(START)),,$(error START is shipped or random, not '$(START)'))
 	rm -rf $(DEMO)
-	cd downstream_tasks && $(BIN)/python -u fetch_demo_data.py --output_directory $(DEMO)/counts
-	cd downstream_tasks && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
+	cd prepare && $(BIN)/python -u fetch_demo_data.py --output_directory $(DEMO)/counts
+	cd prepare && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
 		--output_file $(DEMO)/split.csv --label_key cell_type
 	cd tokenizer && $(BIN)/python -u tokenizer_combine.py --input_directory $(DEMO)/counts \
 		--output_directory $(DEMO)/tokenized --output_prefix islets \

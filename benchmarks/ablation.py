@@ -18,7 +18,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.ablation import (
+from scdmc.cells.data import names_of_files
+from scdmc.cli.arguments import add_leave_out_argument
+from scdmc.cli.parser import argument_parser, non_negative_int, positive_int, script, seed, share
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
+from scdmc.model.devices import choose_device
+from scdmc.model.weights import WEIGHTS_FILE
+from scdmc.reports.figures import save_figure
+from scdmc.studies.ablation import (
     HELD_OUT,
     TINY,
     VARIANTS,
@@ -32,15 +40,8 @@ from scdmc.ablation import (
     study_markdown,
     training_flags,
 )
-from scdmc.checkpoints import STATE_FILE, checkpoints
-from scdmc.command_line import argument_parser, non_negative_int, positive_int, script, seed, share
-from scdmc.devices import choose_device
-from scdmc.errors import ScDMCError
-from scdmc.figures import dot_plot_figure, save_figure, scaling_figure
-from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
-from scdmc.model_directory import WEIGHTS_FILE
-from scdmc.obs_filter import add_leave_out_argument
-from scdmc.task_data import names_of_files
+from scdmc.studies.figures import dot_plot_figure, scaling_figure
+from scdmc.training.checkpoints import STATE_FILE, checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -17,17 +17,19 @@ import pandas as pd
 import scipy.sparse
 import torch
 
-from scdmc.annotated_file import AnnotationOptions, Annotator, annotate_file
-from scdmc.annotation import annotate_cells, names_of_classes
-from scdmc.command_line import argument_parser, positive_int, script
+from scdmc.annotation.annotate_file import AnnotationOptions, annotate_file
+from scdmc.annotation.annotators import Annotator
+from scdmc.annotation.prediction import annotate_cells, names_of_classes
+from scdmc.cells.data import CountOptions
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.configuration import ScDMCConfig
-from scdmc.devices import choose_device
-from scdmc.gene_medians import load_gene_medians
-from scdmc.model_directory import ModelDirectory
-from scdmc.modeling import STREAMS, ScDMCForCellClassification
-from scdmc.task_data import CountOptions
-from scdmc.tokenized_data import TokenizationSettings
-from scdmc.vocabulary import EOS_TOKEN_ID, Vocabulary, load_vocabulary
+from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary, load_vocabulary
+from scdmc.model.devices import choose_device
+from scdmc.model.folder import ModelDirectory
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.packing import STREAMS
+from scdmc.tokens.medians import load_gene_medians
+from scdmc.tokens.tokenized_cells import TokenizationSettings
 
 CELLS_AT_ONCE = 1_000
 

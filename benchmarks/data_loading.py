@@ -17,11 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scdmc.batches import BatchOrder, MaskingOptions, masked_batch
-from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.synthetic_cells import synthetic_cells
-from scdmc.token_cache import open_cells
-from scdmc.tokenized_data import TokenizedCells
+from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.studies.synthetic_cells import synthetic_cells
+from scdmc.tokens.cache import open_cells
+from scdmc.tokens.tokenized_cells import TokenizedCells
+from scdmc.training.batch_order import BatchOrder
+from scdmc.training.masking import MaskingOptions, masked_batch
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

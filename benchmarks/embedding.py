@@ -11,14 +11,14 @@ import time
 import numpy as np
 import torch
 
-from scdmc.batches import batches_by_length
-from scdmc.command_line import argument_parser, positive_int, script
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.configuration import ScDMCConfig
-from scdmc.devices import choose_device
-from scdmc.embeddings import TOKENS_PER_BATCH, cell_embeddings
-from scdmc.modeling import ScDMCModel
-from scdmc.synthetic_cells import VOCAB_SIZE, synthetic_cells
-from scdmc.tokenized_data import TokenizedCells
+from scdmc.model.devices import choose_device
+from scdmc.model.embeddings import TOKENS_PER_BATCH, cell_embeddings
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.packing import batches_by_length
+from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
+from scdmc.tokens.tokenized_cells import TokenizedCells
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -5,28 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, positive_float, script, seed
-from scdmc.embedding_choices import (
-    SUMMARY,
-    confirmation,
-    default_choice,
-    embeddings_of_choices,
-    score_choices,
-)
+from scdmc.cells.data import count_options_for, read_cells
+from scdmc.cli.arguments import add_count_arguments, add_model_arguments, add_model_path_argument
+from scdmc.cli.parser import argument_parser, positive_float, script, seed
 from scdmc.files import atomic_path, require_new_file
-from scdmc.integration_study import usable_cells
-from scdmc.metric_tables import best_of_columns, markdown, score_texts
-from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
-from scdmc.modeling import ScDMCModel
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import (
-    add_count_arguments,
-    add_model_arguments,
-    count_options_for,
-    labels_of,
-    place_model,
-    read_cells,
-)
+from scdmc.integration.study import usable_cells
+from scdmc.labels import labels_of
+from scdmc.model.devices import place_model
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.storage import load_model
+from scdmc.reports.tables import best_of_columns, markdown, score_texts
+from scdmc.studies.embedding_choices import SUMMARY, confirmation, default_choice, embeddings_of_choices, score_choices
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from scdmc.batches import MaskingOptions, masked_batch
-from scdmc.command_line import argument_parser, positive_int, script
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.configuration import ScDMCConfig
-from scdmc.dual_stream import ScDMCForPretraining
-from scdmc.modeling import ScDMCForMaskedLM
-from scdmc.objectives import contrastive_loss
-from scdmc.optimization import parameter_groups
-from scdmc.pretraining import PEAK_TFLOPS, peak_memory, training_flops
-from scdmc.synthetic_cells import VOCAB_SIZE, synthetic_cells
-from scdmc.tokenized_data import TokenizedCells
+from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
+from scdmc.tokens.tokenized_cells import TokenizedCells
+from scdmc.training.dual_stream import ScDMCForPretraining
+from scdmc.training.masking import MaskingOptions, masked_batch
+from scdmc.training.objectives import contrastive_loss
+from scdmc.training.optimization import parameter_groups
+from scdmc.training.run_log import PEAK_TFLOPS, peak_memory, training_flops
 
 SIDES = ("scdmc", "usual")
 

@@ -5,26 +5,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.baselines import pca_of_variable_genes
-from scdmc.command_line import argument_parser, positive_int, script, seed
-from scdmc.embeddings import POOLING_HELP, POOLINGS, cell_embeddings
+from scdmc.annotation.probing import probe_scores
+from scdmc.cells.data import count_options_for, names_of_files, read_cells
+from scdmc.cells.expression import read_expression
+from scdmc.cli.arguments import POOLING_HELP, add_count_arguments, add_model_arguments, add_model_path_argument
+from scdmc.cli.parser import argument_parser, positive_int, script, seed
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file, write_json
-from scdmc.metric_tables import best_of_columns, markdown, score_texts
-from scdmc.model_directory import ModelDirectory, load_model, open_model_directory, saw_labels
-from scdmc.modeling import STREAMS, ScDMCModel
-from scdmc.probing import probe_scores
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import (
-    add_count_arguments,
-    add_model_arguments,
-    count_options_for,
-    labels_of,
-    names_of_files,
-    place_model,
-    read_cells,
-    read_expression,
-)
+from scdmc.integration.methods import pca_of_variable_genes
+from scdmc.labels import labels_of
+from scdmc.model.devices import place_model
+from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.packing import POOLINGS, STREAMS
+from scdmc.model.storage import load_model, saw_labels
+from scdmc.reports.tables import best_of_columns, markdown, score_texts
 
 COLUMNS = {"probe_macro_f1": "linear probe", "neighbours_macro_f1": "15-NN"}
 

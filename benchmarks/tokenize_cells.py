@@ -24,15 +24,15 @@ import pandas as pd
 import pyarrow as pa
 import scipy.sparse
 
-from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.counts import BLOCK_SIZE, open_counts
-from scdmc.file_report import new_report
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import write_json
-from scdmc.folder_tokenization import FolderJob, tokenize_folder
-from scdmc.gene_medians import load_gene_medians
-from scdmc.tokenization import CELLS_PER_SHARD, Tokenizer, kept_obs, tokenize_blocks
-from scdmc.tokenized_data import parquet_schema, parquet_table, parquet_writer
-from scdmc.vocabulary import SPECIAL_TOKENS, load_vocabulary
+from scdmc.genes.vocabulary import SPECIAL_TOKENS, load_vocabulary
+from scdmc.reading.counts import BLOCK_SIZE, open_counts
+from scdmc.tokens.file_report import new_report
+from scdmc.tokens.medians import load_gene_medians
+from scdmc.tokens.parquet import parquet_schema, parquet_table, parquet_writer
+from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
+from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer, kept_obs, tokenize_blocks
 
 N_GENES = 20_000
 # Of negative-binomial counts, chosen for about 1,560 genes a cell and frequencies that are as skewed as real ones.

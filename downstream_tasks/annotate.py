@@ -6,34 +6,28 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.annotated_file import (
-    OUTPUT_SUFFIXES,
-    VOTE_RESOLUTION,
-    AnnotationOptions,
-    Annotator,
-    annotate_file,
-)
-from scdmc.annotation import UNKNOWN
-from scdmc.annotators import classifier_annotator, reference_annotator
-from scdmc.command_line import argument_parser, fill_in, positive_float, positive_int, probability, script
-from scdmc.embeddings import POOLING_HELP, POOLINGS
-from scdmc.errors import ScDMCError
-from scdmc.files import require_new_file
-from scdmc.label_transfer import N_NEIGHBORS
-from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
-from scdmc.modeling import STREAMS, ScDMCForCellClassification, ScDMCModel
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import (
-    CountOptions,
+from scdmc.annotation.annotate_file import OUTPUT_SUFFIXES, VOTE_RESOLUTION, AnnotationOptions, annotate_file
+from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
+from scdmc.annotation.label_transfer import N_NEIGHBORS
+from scdmc.annotation.prediction import UNKNOWN
+from scdmc.cells.data import CountOptions, count_options, is_h5ad, read_cells
+from scdmc.cli.arguments import (
+    POOLING_HELP,
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
-    count_options,
-    is_h5ad,
-    labels_of,
-    place_model,
-    read_cells,
+    add_model_path_argument,
 )
+from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, probability, script
+from scdmc.errors import ScDMCError
+from scdmc.files import require_new_file
+from scdmc.labels import labels_of
+from scdmc.model.devices import place_model
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.packing import POOLINGS, STREAMS
+from scdmc.model.storage import load_model
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.attention_results import ATTRIBUTION_SCORES, AttentionOptions, AttentionResults, analyse_attention
-from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.figures import save_figure
+from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import atomic_path, remove, require_new_folder
-from scdmc.gene_data import add_gene_arguments, open_gene_data
-from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, head_of_each, heat_map_figure, remove_figures
-from scdmc.gene_states import CELLS_PER_GENE
-from scdmc.report import Section, write_report
+from scdmc.gene_analysis.attention_analysis import (
+    ATTRIBUTION_SCORES,
+    AttentionOptions,
+    AttentionResults,
+    analyse_attention,
+)
+from scdmc.gene_analysis.data import open_gene_data
+from scdmc.gene_analysis.figures import (
+    bar_panels_figure,
+    grouped_dots_figure,
+    head_of_each,
+    heat_map_figure,
+    remove_figures,
+)
+from scdmc.gene_analysis.states import CELLS_PER_GENE
+from scdmc.reports.figures import save_figure
+from scdmc.reports.page import Section, write_report
 
 TOP_GENES = 10
 MOST_TYPES = 9

@@ -7,31 +7,33 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from scdmc.baselines import pca_of_variable_genes
-from scdmc.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
-from scdmc.command_line import argument_parser, non_negative_int, positive_float, positive_int, script, seed
-from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS, cell_embeddings
-from scdmc.errors import ScDMCError
-from scdmc.figures import save_figure, umap_figure
-from scdmc.files import atomic_path, remove, require_new_folder
-from scdmc.h5ad import write_h5ad
-from scdmc.marker_genes import cluster_sizes, marker_genes
-from scdmc.model_directory import load_model, open_model_directory, saw_labels
-from scdmc.modeling import STREAMS, ScDMCModel
-from scdmc.scores import clustering_scores, metric_rows, require_types, write_metrics
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import (
+from scdmc.cells.cluster_markers import cluster_sizes, marker_genes
+from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
+from scdmc.cells.data import count_options_for, read_cells
+from scdmc.cells.expression import read_expression
+from scdmc.cells.results import annotated_data
+from scdmc.cells.scores import clustering_scores, metric_rows, require_types, write_metrics
+from scdmc.cli.arguments import (
+    POOLING_HELP,
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
-    annotated_data,
-    count_options_for,
-    labels_of,
-    place_model,
-    read_cells,
-    read_expression,
+    add_model_path_argument,
 )
-from scdmc.tokenized_data import TokenizedCells
+from scdmc.cli.parser import argument_parser, non_negative_int, positive_float, positive_int, script, seed
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, remove, require_new_folder
+from scdmc.integration.methods import pca_of_variable_genes
+from scdmc.labels import labels_of
+from scdmc.model.devices import place_model
+from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import open_model_directory
+from scdmc.model.packing import POOLINGS, STREAMS
+from scdmc.model.storage import load_model, saw_labels
+from scdmc.reading.h5ad import write_h5ad
+from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.tokens.tokenized_cells import TokenizedCells
 
 TASK = "clustering"
 METHOD = "scDMC zero-shot"

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, script
+from scdmc.cells.scores import metric_rows, wide_metrics
+from scdmc.cells.splits import PARTS
+from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_file
-from scdmc.guessing import best_guess
-from scdmc.report import Section, write_report
-from scdmc.scores import metric_rows, wide_metrics
-from scdmc.splits import PARTS
+from scdmc.reports.page import Section, write_report
+from scdmc.training.guessing import best_guess
 
 FINE_TUNED, ZERO_SHOT, LOGISTIC_REGRESSION = "scDMC fine-tuned", "scDMC zero-shot", "logistic regression"
 NEEDED = ("split.csv", "tokenized/islets.report.json", "pretrained/history.csv", "pretrained/arguments.json",

@@ -13,8 +13,28 @@ import pandas as pd
 import scipy.sparse
 import torch
 
-from scdmc.annotation_results import write_results
-from scdmc.annotation_runs import (
+from scdmc.annotation.baselines import (
+    Predicted,
+    celltypist_classifier,
+    has_celltypist,
+    logistic_regression,
+    majority_class,
+    nearest_neighbours,
+    nearest_neighbours_on_pca,
+)
+from scdmc.annotation.cross_validation import RunPlan, plan_runs
+from scdmc.annotation.fine_tuning import (
+    CLASS_WEIGHTS,
+    CLASSIFIER_DROPOUTS,
+    CLASSIFIER_STARTS,
+    EMBEDDING_OPTIMIZERS,
+    EMBEDDING_RATE,
+    SAMPLERS,
+    TRAINED_PARTS,
+    FineTuningSettings,
+)
+from scdmc.annotation.results import write_results
+from scdmc.annotation.runs import (
     ClassifierOptions,
     FineTunedRun,
     best_run,
@@ -24,16 +44,19 @@ from scdmc.annotation_runs import (
     save_classifier,
     with_best_model_only,
 )
-from scdmc.baselines import (
-    Predicted,
-    celltypist_classifier,
-    has_celltypist,
-    logistic_regression,
-    majority_class,
-    nearest_neighbours,
-    nearest_neighbours_on_pca,
+from scdmc.cells.data import count_options_for, read_cells
+from scdmc.cells.expression import read_expression
+from scdmc.cells.splits import PARTS
+from scdmc.cli.arguments import (
+    POOLING_HELP,
+    SPLIT_DEFAULTS,
+    add_count_arguments,
+    add_model_arguments,
+    add_model_path_argument,
+    add_split_arguments,
+    split_columns,
 )
-from scdmc.command_line import (
+from scdmc.cli.parser import (
     argument_parser,
     fill_in,
     non_negative_float,
@@ -44,40 +67,15 @@ from scdmc.command_line import (
     seed,
     share,
 )
-from scdmc.cross_validation import RunPlan, plan_runs
-from scdmc.devices import choose_device
-from scdmc.embeddings import POOLING_HELP, cell_embeddings
 from scdmc.files import atomic_path, remove, require_new_folder
-from scdmc.fine_tuning import (
-    CLASS_WEIGHTS,
-    CLASSIFIER_DROPOUTS,
-    CLASSIFIER_STARTS,
-    EMBEDDING_OPTIMIZERS,
-    EMBEDDING_RATE,
-    SAMPLERS,
-    TRAINED_PARTS,
-    FineTuningSettings,
-)
-from scdmc.model_directory import (
-    ModelDirectory,
-    describe_arguments,
-    load_model,
-    model_card,
-    open_model_directory,
-)
-from scdmc.modeling import POOLINGS, STREAMS, ScDMCModel
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.splits import PARTS, SPLIT_DEFAULTS, add_split_arguments, split_columns
-from scdmc.task_data import (
-    add_count_arguments,
-    add_model_arguments,
-    count_options_for,
-    labels_of,
-    place_model,
-    read_cells,
-    read_expression,
-)
-from scdmc.tokenized_data import TokenizedCells
+from scdmc.labels import labels_of
+from scdmc.model.devices import choose_device, place_model
+from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.packing import POOLINGS, STREAMS
+from scdmc.model.storage import describe_arguments, load_model, model_card
+from scdmc.tokens.tokenized_cells import TokenizedCells
 
 METHOD, FROM_SCRATCH = "scDMC fine-tuned", "scDMC without pre-training"
 

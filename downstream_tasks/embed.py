@@ -3,20 +3,23 @@
 import argparse
 from pathlib import Path
 
-from scdmc.annotated_file import embed_file
-from scdmc.command_line import argument_parser, script
-from scdmc.embeddings import EMBEDDING_KEY, POOLING_HELP, POOLINGS
-from scdmc.files import require_new_file
-from scdmc.model_directory import load_model, open_model_directory
-from scdmc.modeling import STREAMS, ScDMCModel
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import (
+from scdmc.annotation.annotate_file import embed_file
+from scdmc.cells.data import count_options_for
+from scdmc.cli.arguments import (
+    POOLING_HELP,
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
-    count_options_for,
-    place_model,
+    add_model_path_argument,
 )
+from scdmc.cli.parser import argument_parser, script
+from scdmc.files import require_new_file
+from scdmc.model.devices import place_model
+from scdmc.model.embeddings import EMBEDDING_KEY
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import open_model_directory
+from scdmc.model.packing import POOLINGS, STREAMS
+from scdmc.model.storage import load_model
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

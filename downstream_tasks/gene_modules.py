@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.command_line import argument_parser, fill_in, positive_float, positive_int, script
-from scdmc.figures import save_figure, umap_figure
+from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script
 from scdmc.files import atomic_path, remove, require_new_folder
-from scdmc.gene_data import add_gene_arguments, open_gene_data
-from scdmc.gene_figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
-from scdmc.gene_sets import read_gene_sets
-from scdmc.gene_states import CELLS_PER_GENE
-from scdmc.modeling import STREAMS
-from scdmc.module_analysis import ModuleOptions, ModuleResults, analyse_modules
-from scdmc.module_detection import RESOLUTIONS
-from scdmc.report import Section, write_report
-from scdmc.set_consistency import LARGEST_FDR
+from scdmc.gene_analysis.data import open_gene_data
+from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
+from scdmc.gene_analysis.module_detection import RESOLUTIONS
+from scdmc.gene_analysis.modules import ModuleOptions, ModuleResults, analyse_modules
+from scdmc.gene_analysis.set_consistency import LARGEST_FDR
+from scdmc.gene_analysis.sets import read_gene_sets
+from scdmc.gene_analysis.states import CELLS_PER_GENE
+from scdmc.model.packing import STREAMS
+from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.page import Section, write_report
 
 OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
 MOST_BARS = 20

@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, fill_in, non_negative_int, positive_int, script
+from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.parser import argument_parser, fill_in, non_negative_int, positive_int, script
 from scdmc.errors import ScDMCError
-from scdmc.figures import save_figure
 from scdmc.files import atomic_path, require_new_folder
-from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
-from scdmc.gene_edits import EDITS
-from scdmc.gene_figures import bar_panels_figure, grouped_dots_figure, lines_figure, remove_figures
-from scdmc.gene_states import CELLS_PER_GENE, GeneEmbeddings
-from scdmc.network_analysis import (
+from scdmc.gene_analysis.data import GeneData, open_gene_data
+from scdmc.gene_analysis.edits import EDITS
+from scdmc.gene_analysis.figures import bar_panels_figure, grouped_dots_figure, lines_figure, remove_figures
+from scdmc.gene_analysis.network_evaluation import RANDOM, TOP_SHARES
+from scdmc.gene_analysis.network_output import (
+    directed_graph,
+    hubs,
+    nearest_genes,
+    network_figure,
+    topology,
+    write_graphml,
+    write_tables,
+)
+from scdmc.gene_analysis.networks import (
     ALL_PAIRS,
     PERTURBATION,
     SCORE_COLUMNS,
@@ -31,18 +40,10 @@ from scdmc.network_analysis import (
     require_networks,
     type_network,
 )
-from scdmc.network_evaluation import RANDOM, TOP_SHARES
-from scdmc.network_output import (
-    directed_graph,
-    hubs,
-    nearest_genes,
-    network_figure,
-    topology,
-    write_graphml,
-    write_tables,
-)
-from scdmc.regulons import load_regulons
-from scdmc.report import Section, write_report
+from scdmc.gene_analysis.states import CELLS_PER_GENE, GeneEmbeddings
+from scdmc.public_data.regulons import load_regulons
+from scdmc.reports.figures import save_figure
+from scdmc.reports.page import Section, write_report
 
 logger = logging.getLogger(__name__)
 

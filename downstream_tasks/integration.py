@@ -7,8 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.adaptation import AdaptationSettings
-from scdmc.command_line import (
+from scdmc.cells.data import count_options_for, names_of_files, read_cells
+from scdmc.cells.expression import read_expression, read_raw_counts
+from scdmc.cells.results import annotated_data
+from scdmc.cells.scores import wide_metrics
+from scdmc.cli.arguments import (
+    POOLING_HELP,
+    add_count_arguments,
+    add_dtype_argument,
+    add_model_arguments,
+    add_model_path_argument,
+)
+from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
     fill_in,
@@ -20,11 +30,10 @@ from scdmc.command_line import (
     script,
     seed,
 )
-from scdmc.embeddings import POOLING_HELP, POOLINGS
 from scdmc.files import require_new_folder
-from scdmc.h5ad import write_h5ad
-from scdmc.integration_results import summary_lines, write_page, write_results, write_study
-from scdmc.integration_study import (
+from scdmc.integration.adaptation import AdaptationSettings
+from scdmc.integration.results import summary_lines, write_page, write_results, write_study
+from scdmc.integration.study import (
     DEFAULT_METHODS,
     METHODS,
     OBSM_KEYS,
@@ -36,22 +45,12 @@ from scdmc.integration_study import (
     run_benchmark,
     usable_cells,
 )
-from scdmc.model_directory import ModelDirectory, load_model, open_model_directory
-from scdmc.modeling import STREAMS, ScDMCModel, ScDMCPreTrainedModel
-from scdmc.scores import wide_metrics
-from scdmc.shipped_models import add_model_path_argument
-from scdmc.task_data import (
-    add_count_arguments,
-    add_dtype_argument,
-    add_model_arguments,
-    annotated_data,
-    count_options_for,
-    names_of_files,
-    place_model,
-    read_cells,
-    read_expression,
-    read_raw_counts,
-)
+from scdmc.model.devices import place_model
+from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.packing import POOLINGS, STREAMS
+from scdmc.model.storage import load_model
+from scdmc.reading.h5ad import write_h5ad
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.command_line import argument_parser, script
+from scdmc.annotation.figures import learning_curve_figure
+from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
-from scdmc.figures import learning_curve_figure, save_figure
 from scdmc.files import atomic_path, read_json_object, require_new_folder
+from scdmc.reports.figures import save_figure
 
 METRIC = "macro_f1"
 # What decides which cells are test cells.

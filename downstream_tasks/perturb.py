@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.command_line import argument_parser, fill_in, positive_int, script
+from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.parser import argument_parser, fill_in, positive_int, script
 from scdmc.errors import ScDMCError
-from scdmc.figures import save_figure
 from scdmc.files import atomic_path, require_new_folder
-from scdmc.gene_data import GeneData, add_gene_arguments, open_gene_data
-from scdmc.gene_edits import EDITS
-from scdmc.gene_figures import heat_map_figure, remove_figures
-from scdmc.gene_sets import read_gene_sets
-from scdmc.gene_symbols import tokens_of_genes
-from scdmc.modeling import STREAMS, ScDMCForCellClassification
-from scdmc.perturbation_screen import LARGEST_FDR, STATISTICS, ScreenOptions, rows_needed, screen_genes
-from scdmc.report import Section, write_report
+from scdmc.gene_analysis.data import GeneData, open_gene_data
+from scdmc.gene_analysis.edits import EDITS
+from scdmc.gene_analysis.figures import heat_map_figure, remove_figures
+from scdmc.gene_analysis.perturbation import LARGEST_FDR, STATISTICS, ScreenOptions, rows_needed, screen_genes
+from scdmc.gene_analysis.sets import read_gene_sets
+from scdmc.genes.symbols import tokens_of_genes
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.packing import STREAMS
+from scdmc.reports.figures import save_figure
+from scdmc.reports.page import Section, write_report
 
 logger = logging.getLogger(__name__)
 

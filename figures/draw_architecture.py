@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from scdmc.command_line import argument_parser, script
+from scdmc.cli.parser import argument_parser, script
 from scdmc.files import atomic_path
 
 # Okabe and Ito's palette, distinguishable with every common colour blindness.

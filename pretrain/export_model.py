@@ -4,20 +4,13 @@ import argparse
 import shutil
 from pathlib import Path
 
-from scdmc.command_line import argument_parser, positive_int, script
+from scdmc.cli.arguments import add_model_path_argument
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object, require_new_folder, write_json
-from scdmc.model_directory import (
-    CARD_FILE,
-    CONFIG_FILE,
-    TOKENIZATION_FILE,
-    ModelDirectory,
-    open_model_directory,
-    read_weights,
-    weights_file,
-    write_split_weights,
-)
-from scdmc.shipped_models import add_model_path_argument
+from scdmc.model.folder import CONFIG_FILE, TOKENIZATION_FILE, ModelDirectory, open_model_directory
+from scdmc.model.storage import CARD_FILE
+from scdmc.model.weights import read_weights, weights_file, write_split_weights
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -11,11 +11,8 @@ from pathlib import Path
 
 import torch
 
-from scdmc.attention import BACK_ENDS
-from scdmc.batches import EXPRESSION_ORDERS
-from scdmc.checkpoints import find_checkpoint
-from scdmc.coexpression import start_from_coexpression
-from scdmc.command_line import (
+from scdmc.cli.arguments import add_leave_out_argument, add_model_path_argument
+from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
     fill_in,
@@ -29,26 +26,25 @@ from scdmc.command_line import (
     seed,
 )
 from scdmc.configuration import ScDMCConfig
-from scdmc.devices import choose_device
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
-from scdmc.guessing import guessing_lines
-from scdmc.model_directory import (
-    ModelDirectory,
-    describe_arguments,
-    load_model,
-    model_card,
-    open_model_directory,
-    require_same_settings,
-    save_model_directory,
-    saw_labels,
-)
-from scdmc.modeling import EXPRESSION_INPUTS, STREAMS, ScDMCForMaskedLM
-from scdmc.obs_filter import add_leave_out_argument
-from scdmc.pretraining import EVALUATION_EPOCH, Pretraining, PretrainingSettings, write_history
-from scdmc.pretraining_data import CellChoice, PretrainingData, read_pretraining_data
-from scdmc.shipped_models import add_model_path_argument, model_folder
-from scdmc.tokenized_data import parquet_files, read_settings
+from scdmc.model.attention import BACK_ENDS
+from scdmc.model.devices import choose_device
+from scdmc.model.encoder import EXPRESSION_INPUTS
+from scdmc.model.folder import ModelDirectory, open_model_directory, require_same_settings
+from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.packing import STREAMS
+from scdmc.model.shipped import model_folder
+from scdmc.model.storage import describe_arguments, load_model, model_card, save_model_directory, saw_labels
+from scdmc.tokens.parquet import parquet_files, read_settings
+from scdmc.training.checkpoints import find_checkpoint
+from scdmc.training.coexpression import start_from_coexpression
+from scdmc.training.data import CellChoice, PretrainingData, read_pretraining_data
+from scdmc.training.guessing import guessing_lines
+from scdmc.training.masking import EXPRESSION_ORDERS
+from scdmc.training.pretraining import Pretraining
+from scdmc.training.run_log import write_history
+from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -384,7 +380,8 @@ def draw_loss_curves(history: list[dict[str, float]], guesses: dict[str, float],
         return
     import pandas as pd
 
-    from scdmc.figures import loss_curve_figure, save_figure
+    from scdmc.reports.figures import save_figure
+    from scdmc.training.figures import loss_curve_figure
 
     levels = {
         f"mlm_{stream}_loss": {

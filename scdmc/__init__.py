@@ -1,32 +1,36 @@
 """scDMC: a dual-stream single-cell language model.
 
 ``scdmc.tokenize(adata)`` gives both streams of every cell; ``scdmc.embed``, ``scdmc.annotate``, ``scdmc.fine_tune`` and
-``scdmc.integration_benchmark`` run a model on an AnnData, and the functions of :mod:`scdmc.gene_api` look at its genes.
-They and the submodules are loaded on first use: torch costs seconds and hundreds of megabytes, and the tokenizer needs
-none of it.
+``scdmc.integration_benchmark`` run a model on an AnnData, and the functions of :mod:`scdmc.gene_analysis.api` look at
+its genes. They and the submodules are loaded on first use: torch costs seconds and hundreds of megabytes, and the
+tokenizer needs none of it.
 """
 
 __version__ = "0.1.0"
+
+
 GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
+
+
 __all__ = ["__version__", "annotate", "embed", "fine_tune", "integration_benchmark", "tokenize", *GENE_FUNCTIONS]
 
 
 def __getattr__(name: str) -> object:
     """Load what ``__all__`` names when it is asked for."""
     if name == "tokenize":
-        from scdmc.api import tokenize
+        from scdmc.cells.from_adata import tokenize
 
         return tokenize
     if name in ("annotate", "embed", "fine_tune"):
-        from scdmc import annotation_api
+        from scdmc.annotation import api as annotation_api
 
         return getattr(annotation_api, name)
     if name == "integration_benchmark":
-        from scdmc.integration_api import integration_benchmark
+        from scdmc.integration.api import integration_benchmark
 
         return integration_benchmark
     if name in GENE_FUNCTIONS:
-        from scdmc import gene_api
+        from scdmc.gene_analysis import api as gene_api
 
         return getattr(gene_api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

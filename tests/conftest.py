@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scdmc.vocabulary import SPECIAL_TOKENS, Vocabulary
+from scdmc.genes.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,18 +16,20 @@ def test_the_package_itself_loads_nothing():
 
 
 def test_the_core_of_the_tokenizer_needs_neither_torch_nor_anndata():
-    loaded = modules_after("import scdmc.streams, scdmc.gene_medians, scdmc.tokenized_data, scdmc.vocabulary")
+    loaded = modules_after(
+        "import scdmc.tokens.streams, scdmc.tokens.medians, scdmc.tokens.tokenized_cells, scdmc.genes.vocabulary"
+    )
     assert not {"torch", "transformers", "anndata", "scanpy", "datasets", "pandas", "h5py"} & loaded
 
 
 def test_pretraining_needs_neither_anndata_nor_plotting_nor_pandas():
-    loaded = modules_after("import scdmc.pretraining, scdmc.pretraining_data, scdmc.model_directory")
+    loaded = modules_after("import scdmc.training.pretraining, scdmc.training.data, scdmc.model.folder")
     assert "torch" in loaded
     unwanted = {"anndata", "scanpy", "datasets", "pandas", "h5py", "sklearn", "matplotlib", "tensorboard"}
     assert not unwanted & loaded
 
 
-@pytest.mark.parametrize("folder", ["tokenizer", "pretrain", "downstream_tasks", "benchmarks", "figures"])
+@pytest.mark.parametrize("folder", ["tokenizer", "pretrain", "prepare", "downstream_tasks", "benchmarks", "figures"])
 def test_scripts_are_importable_without_side_effects(load_script, folder, capsys, request):
     scripts = sorted((request.config.rootpath / folder).glob("*.py"))
     assert scripts

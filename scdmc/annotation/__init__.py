@@ -1,0 +1,1 @@
+"""Cell types: fine-tuning, baselines, annotating files."""

@@ -1,0 +1,372 @@
+"""Embedding or annotating a file block by block: its cells are never in memory all at once."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from scdmc.annotation.annotators import Annotator
+from scdmc.annotation.prediction import EMPTY_LENGTH, UNKNOWN, annotation_columns
+from scdmc.cells.clustering import leiden_clusters, neighbour_graph
+from scdmc.cells.data import CountOptions, is_h5ad, require_same_tokenization, tokenizer_of_model
+from scdmc.cells.gene_coverage import log_coverage
+from scdmc.cells.results import obs_column
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_width
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.reading.counts import Counts, open_counts
+from scdmc.tokens.file_report import new_report
+from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
+from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
+from scdmc.tokens.tokenizer import tokenize_blocks
+
+logger = logging.getLogger(__name__)
+
+
+VOTE_RESOLUTION = 5.0  # Many small clusters: a rare type should not be outvoted by a large neighbour.
+
+
+OUTPUT_SUFFIXES = (".h5ad", ".csv")
+
+
+@dataclass(frozen=True)
+class AnnotationOptions:
+    """How probabilities become labels.
+
+    Attributes
+    ----------
+    min_probability
+        Less certain cells are Unknown.
+    majority_vote
+        Add the most frequent label of each Leiden cluster of the embeddings. This needs all embeddings in memory.
+    vote_resolution, seed
+        Of the clusters.
+    """
+
+    min_probability: float = 0.0
+    majority_vote: bool = False
+    vote_resolution: float = VOTE_RESOLUTION
+    seed: int = 42
+
+
+class CellSource(Protocol):
+    """Cells on the disk, read in blocks."""
+
+    n_cells: int
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
+        """Yield (rows of the file, ascending; their tokens)."""
+
+    def obs(self) -> pd.DataFrame:
+        """Annotation of all cells, once the blocks have been read."""
+
+    def log_summary(self) -> None:
+        """Say what was read and dropped, once the blocks have been read."""
+
+    def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
+        """Say how well its genes are those of the labelled cells, once the blocks have been read."""
+
+
+class _CountsSource:
+    """Raw counts, tokenized as the model was trained."""
+
+    def __init__(self, counts: Counts, model_directory: ModelDirectory, options: CountOptions) -> None:
+        self.counts = counts
+        self.n_cells = counts.n_cells
+        self.vocabulary = model_directory.vocabulary
+        self.tokenizer = tokenizer_of_model(model_directory, options)
+        self.match = self.tokenizer.match(counts)
+        self.report = new_report(counts, self.match)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
+        for rows, streams in tokenize_blocks(self.counts, self.tokenizer, self.match, self.report):
+            yield (
+                rows,
+                TokenizedCells(
+                    streams.input_ids_rank,
+                    streams.input_ids_epe,
+                    streams.expression_values,
+                    streams.offsets,
+                    streams.offsets,
+                    pa.table({ROW_COLUMN: rows}),
+                    self.tokenizer.settings,
+                ),
+            )
+
+    def obs(self) -> pd.DataFrame:
+        return self.counts.obs
+
+    def log_summary(self) -> None:
+        logger.info(self.report.summary())
+
+    def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
+        available = set(self.vocabulary.tokens[self.match.token_ids[self.match.is_matched]])
+        log_coverage(self.counts.name, self.report.share_of_counts_lost, training_genes, available)
+
+
+class _ParquetSource:
+    """Tokenized cells; which genes the original file had, they do not say."""
+
+    def __init__(self, data_path: Path, model_directory: ModelDirectory) -> None:
+        self.data_path, self.model_directory = data_path, model_directory
+        self.files = parquet_files(data_path)
+        self.settings = read_settings(self.files)
+        self.n_cells = sum(pq.read_metadata(path).num_rows for path in self.files)
+        self.obs_tables: list[pa.Table] = []
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
+        first = 0
+        for path in self.files:
+            for cells in read_row_groups(path, None, self.settings, self.model_directory.context):
+                self.obs_tables.append(cells.obs_table)
+                if not len(cells):
+                    continue
+                if first:
+                    require_valid_ids(cells, len(self.model_directory.vocabulary), str(self.data_path))
+                else:
+                    require_same_tokenization(cells, self.model_directory, self.data_path)
+                yield np.arange(first, first + len(cells)), cells
+                first += len(cells)
+
+    def obs(self) -> pd.DataFrame:
+        import anndata
+
+        table = pa.concat_tables(self.obs_tables, promote_options="permissive").unify_dictionaries().to_pandas()
+        adata = anndata.AnnData(obs=table.set_index(table.pop("cell_id").astype(str)))
+        adata.strings_to_categoricals()  # as anndata does where it writes a whole file
+        return adata.obs
+
+    def log_summary(self) -> None:
+        """Nothing is dropped."""
+
+    def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
+        """Nothing is known."""
+
+
+@contextmanager
+def open_cells(data_path: Path, model_directory: ModelDirectory, options: CountOptions) -> Iterator[CellSource]:
+    """Open an ``.h5ad`` of raw counts or tokenized parquet for reading in blocks.
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`scdmc.cells.data.read_cells`.
+    """
+    if not is_h5ad(data_path):
+        yield _ParquetSource(Path(data_path), model_directory)
+        return
+    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+        yield _CountsSource(counts, model_directory, options)
+
+
+def embed_file(
+    data_path: Path,
+    output_file: Path,
+    model_directory: ModelDirectory,
+    encoder: ScDMCModel,
+    stream: str,
+    pooling: str,
+    count_options: CountOptions,
+) -> tuple[int, int]:
+    """Write a copy of a file with ``obsm['X_scDMC']``; memory grows by the annotation of the cells only.
+
+    Parameters
+    ----------
+    data_path
+        ``.h5ad`` with raw counts, or tokenized parquet.
+    output_file
+        ``.h5ad``: the input with the embeddings added, NaN for cells that ``filter_pass`` leaves out; of parquet, its
+        annotation of the cells, without genes.
+    model_directory
+        How the cells must be tokenized.
+    encoder, stream, pooling
+        See :func:`scdmc.model.embeddings.cell_embeddings`.
+    count_options
+        How to read an ``.h5ad``.
+
+    Returns
+    -------
+    Number of cells that were embedded, and of the columns of their embeddings.
+
+    Raises
+    ------
+    ScDMCError
+        If the data cannot be read as the model was trained or hold no cell, or stream or pooling are unknown.
+    """
+    width, n_embedded = embedding_width(encoder, stream), 0
+    with open_cells(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
+        with _new_h5ad(temporary, data_path, source.n_cells, width) as (file, embeddings):
+            for rows, cells in _shown_blocks(source, "embed"):
+                _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, show_progress=False))
+                n_embedded += len(rows)
+            if not is_h5ad(data_path):
+                _write_obs(file, source.obs())
+        source.log_summary()
+    return n_embedded, width
+
+
+def annotate_file(
+    data_path: Path,
+    output_file: Path,
+    model_directory: ModelDirectory,
+    annotator: Annotator,
+    options: AnnotationOptions,
+    count_options: CountOptions,
+) -> pd.DataFrame:
+    """Write a copy of a file with the cells' labels; memory grows by some bytes a cell only.
+
+    Parameters
+    ----------
+    data_path
+        ``.h5ad`` with raw counts, or tokenized parquet.
+    output_file
+        ``.h5ad``: the input with columns of obs and ``obsm['X_scDMC']`` added (of parquet, without genes); or ``.csv``:
+        obs with the columns, and no embeddings.
+    model_directory
+        How the cells must be tokenized.
+    annotator, options
+        See :class:`Annotator`, :class:`AnnotationOptions`.
+    count_options
+        How to read an ``.h5ad``.
+
+    Returns
+    -------
+    One row per cell that was read: its results, and ``is_empty``.
+
+    Raises
+    ------
+    ScDMCError
+        If the data cannot be read as the model was trained, hold no cell, or the output is of another kind.
+    """
+    output_file = Path(output_file)
+    if output_file.suffix not in OUTPUT_SUFFIXES:
+        raise ScDMCError(f"{output_file}: the output ends in {' or '.join(OUTPUT_SUFFIXES)}")
+    with open_cells(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
+        if output_file.suffix == ".csv":
+            embeddings = np.zeros((source.n_cells, annotator.width), np.float32) if options.majority_vote else None
+            results = _annotate_blocks(source, annotator, options, embeddings)
+            _add_columns(source.obs(), results).to_csv(temporary, index_label="cell_id")
+        else:
+            with _new_h5ad(temporary, data_path, source.n_cells, annotator.width) as (file, embeddings):
+                results = _annotate_blocks(source, annotator, options, embeddings)
+                _write_obs(file, _add_columns(source.obs(), results))
+        source.log_summary()
+        source.log_coverage(annotator.training_genes)
+    return results
+
+
+def _annotate_blocks(
+    source: CellSource,
+    annotator: Annotator,
+    options: AnnotationOptions,
+    embeddings: "np.ndarray | h5py.Dataset | None",
+) -> pd.DataFrame:
+    """Results of all blocks, indexed by row of the file; embeddings (n_cells, width) are filled where given."""
+    parts = []
+    for rows, cells in _shown_blocks(source, "annotate"):
+        probabilities, states = annotator.annotate(cells)
+        is_empty = cells.rank_lengths <= EMPTY_LENGTH
+        columns = annotation_columns(annotator.names, probabilities, is_empty, options.min_probability)
+        parts.append(pd.DataFrame({**columns, "is_empty": is_empty}, index=rows))
+        if embeddings is not None:
+            _fill_rows(embeddings, rows, states)
+    results = pd.concat(parts)
+    if options.majority_vote:
+        results = pd.concat([results, _voted(results, embeddings[:], options)], axis=1)
+    return results
+
+
+def _shown_blocks(source: CellSource, what: str) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
+    """The blocks, at least one, with a progress bar; ``what`` is done to the cells."""
+    is_empty = True
+    with tqdm(total=source.n_cells, unit=" cells", desc=what) as progress:
+        for rows, cells in source.blocks():
+            yield rows, cells
+            is_empty = False
+            progress.update(rows[-1] + 1 - progress.n)
+    if is_empty:
+        raise ScDMCError(f"there is no cell to {what}: the file is empty, or filter_pass drops them all")
+
+
+def _fill_rows(embeddings: "np.ndarray | h5py.Dataset", rows: np.ndarray, states: np.ndarray) -> None:
+    """Write the embeddings of a block; the rows between its first and last that it lacks become NaN."""
+    # Whole stretches of rows: HDF5 is slow at single ones.
+    stretch = np.full((rows[-1] + 1 - rows[0], states.shape[1]), np.nan, dtype=np.float32)
+    stretch[rows - rows[0]] = states
+    embeddings[rows[0] : rows[-1] + 1] = stretch
+
+
+def _voted(results: pd.DataFrame, embeddings: np.ndarray, options: AnnotationOptions) -> pd.DataFrame:
+    filled = results.index[~results["is_empty"]]
+    n_neighbors = min(15, len(filled) - 1)
+    if n_neighbors < 2:
+        raise ScDMCError(f"--majority_vote: {len(filled)} cells with counts cannot be clustered; leave it out")
+    graph = neighbour_graph(embeddings[filled], n_neighbors, options.seed)
+    clusters = leiden_clusters(graph, options.vote_resolution, options.seed)
+    voted = majority_vote(results.loc[filled, "scDMC_cell_type"].to_numpy(), clusters)
+    table = pd.DataFrame({"scDMC_cluster": clusters, "scDMC_majority_vote": voted}, index=filled, dtype=object)
+    table = table.reindex(results.index)
+    return table.assign(scDMC_majority_vote=table["scDMC_majority_vote"].fillna(UNKNOWN))
+
+
+def majority_vote(labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """The most frequent label of each cell's cluster, of equals the first by name; Unknown votes like a type.
+
+    Parameters
+    ----------
+    labels, clusters
+        Shape (n_cells,).
+    """
+    table = pd.crosstab(clusters, labels)  # columns are in the order of the names
+    return table.idxmax(axis=1)[clusters].to_numpy(dtype=object)
+
+
+def _add_columns(obs: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+    """Annotation of all cells with the results; cells that were not read (filter_pass) get missing values."""
+    columns = {
+        name: obs_column(values.to_numpy(), results.index.to_numpy(), len(obs))
+        for name, values in results.drop(columns="is_empty").items()
+    }
+    return obs.assign(**columns)
+
+
+@contextmanager
+def _new_h5ad(path: Path, data_path: Path, n_cells: int, width: int) -> Iterator[tuple[h5py.File, h5py.Dataset]]:
+    """A copy of an ``.h5ad``, for parquet a file of cells without genes; and its embeddings, NaN so far."""
+    import anndata
+
+    if is_h5ad(data_path):
+        shutil.copyfile(data_path, path)
+    else:
+        anndata.AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str))).write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        yield file, _new_embeddings(file, n_cells, width)
+
+
+def _new_embeddings(file: h5py.File, n_cells: int, width: int) -> h5py.Dataset:
+    """``obsm['X_scDMC']``, NaN so far, in place of an older one."""
+    group = file.require_group("obsm")
+    group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    if EMBEDDING_KEY in group:
+        del group[EMBEDDING_KEY]
+    dataset = group.create_dataset(EMBEDDING_KEY, (n_cells, width), dtype=np.float32, fillvalue=np.nan)
+    dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return dataset
+
+
+def _write_obs(file: h5py.File, obs: pd.DataFrame) -> None:
+    import anndata
+
+    anndata.io.write_elem(file, "obs", obs)

@@ -1,0 +1,212 @@
+"""The simple methods that stand beside ours in every comparison (design.md section 8).
+
+``expression`` is always a CSR matrix (n_cells, n_genes) of log1p CP10k. ``labels`` and ``split`` have shape
+(n_cells,); a classifier returns :class:`Predicted`, one label for each test cell, in the order of the cells.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from scdmc.cells.expression import _log1p_csr
+from scdmc.errors import ScDMCError
+
+REGULARISATION_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a method says of the test cells.
+
+    Attributes
+    ----------
+    labels
+        Shape (n_test,).
+    confidence
+        Shape (n_test,): probability that the method gives to its label, 0 to 1.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+
+    @classmethod
+    def of_probabilities(cls, names: np.ndarray, probabilities: np.ndarray) -> "Predicted":
+        """The likeliest class of each cell: names (n_classes,), probabilities (n_test, n_classes)."""
+        return cls(np.asarray(names)[probabilities.argmax(axis=1)], probabilities.max(axis=1))
+
+
+def logistic_regression(
+    expression: scipy.sparse.csr_matrix,
+    labels: np.ndarray,
+    split: np.ndarray,
+    seed: int = 42,
+) -> tuple[Predicted, dict[str, float]]:
+    """Classify by multinomial logistic regression on all genes, unscaled.
+
+    (Scaling each gene to a maximum of 1 gives a gene that is nearly never seen as much say as a marker; on the islets
+    it loses on validation and on test.)
+
+    C comes from ``REGULARISATION_GRID`` by macro-F1 on the validation part (the smallest of equals); the model is then
+    fitted again on train + validation.
+
+    Parameters
+    ----------
+    expression
+        log1p CP10k, shape (n_cells, n_genes).
+    labels, split
+        Shape (n_cells,).
+    seed
+        Of the solver.
+
+    Returns
+    -------
+    predicted
+        Of the test cells.
+    chosen
+        ``C`` and its ``validation_macro_f1``.
+
+    Raises
+    ------
+    ScDMCError
+        If a part is empty, the training part has one type only, or the values cannot be log1p CP10k.
+    """
+    expression = _log1p_csr(expression)
+    labels, split = _parts(labels, split, "train", "validation", "test")
+    train, validation, test = (split == part for part in ("train", "validation", "test"))
+    chosen = {"C": np.nan, "validation_macro_f1": -1.0}
+    for C in REGULARISATION_GRID:
+        model = _fit_logistic_regression(expression[train], labels[train], C, seed)
+        predicted = model.predict(expression[validation])
+        macro_f1 = float(f1_score(labels[validation], predicted, average="macro", zero_division=0))
+        if macro_f1 > chosen["validation_macro_f1"]:
+            chosen = {"C": C, "validation_macro_f1": macro_f1}
+    fitted = train | validation
+    model = _fit_logistic_regression(expression[fitted], labels[fitted], chosen["C"], seed)
+    return Predicted.of_probabilities(model.classes_, model.predict_proba(expression[test])), chosen
+
+
+def _fit_logistic_regression(
+    expression: scipy.sparse.csr_matrix, labels: np.ndarray, C: float, seed: int
+) -> LogisticRegression:
+    return LogisticRegression(C=C, max_iter=1000, random_state=seed).fit(expression, labels)
+
+
+def nearest_neighbours_on_pca(
+    expression: scipy.sparse.csr_matrix,
+    labels: np.ndarray,
+    split: np.ndarray,
+    n_neighbors: int = 15,
+    n_components: int = 50,
+    seed: int = 42,
+) -> Predicted:
+    """Classify by k nearest neighbours on principal components of all genes, both fitted on the training part only.
+
+    Fewer components are taken where the training part has fewer cells or genes than ``n_components`` + 1.
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`nearest_neighbours`, and if the values cannot be log1p CP10k.
+    """
+    expression = _log1p_csr(expression)
+    labels, split = _parts(labels, split, "train", "test")
+    train = expression[split == "train"]
+    pca = PCA(min(n_components, min(train.shape) - 1), svd_solver="arpack", random_state=seed).fit(train)
+    return nearest_neighbours(pca.transform(expression), labels, split, n_neighbors)
+
+
+def nearest_neighbours(
+    embedding: np.ndarray, labels: np.ndarray, split: np.ndarray, n_neighbors: int = 15
+) -> Predicted:
+    """Classify by k nearest neighbours (euclidean, majority vote) on an embedding, fitted on the training part.
+
+    Confidence is the share of the votes.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    labels, split
+        Shape (n_cells,).
+    n_neighbors
+        Voters for each test cell; all training cells vote where there are fewer.
+
+    Raises
+    ------
+    ScDMCError
+        If a part is empty or the training part has one type only.
+    """
+    labels, split = _parts(labels, split, "train", "test")
+    embedding, train, test = np.asarray(embedding), split == "train", split == "test"
+    classifier = KNeighborsClassifier(min(n_neighbors, int(train.sum())))
+    classifier.fit(embedding[train], labels[train])
+    return Predicted.of_probabilities(classifier.classes_, classifier.predict_proba(embedding[test]))
+
+
+def majority_class(labels: np.ndarray, split: np.ndarray) -> Predicted:
+    """Give every test cell the most frequent label of the training part (of equals the first by name).
+
+    Confidence is its share of the training cells.
+    """
+    labels, split = _parts(labels, split, "train", "test")
+    names, counts = np.unique(labels[split == "train"], return_counts=True)
+    n_test = int((split == "test").sum())
+    return Predicted(np.full(n_test, names[counts.argmax()]), np.full(n_test, counts.max() / counts.sum()))
+
+
+def has_celltypist() -> bool:
+    """True where the package celltypist is installed, which :func:`celltypist_classifier` needs."""
+    return find_spec("celltypist") is not None
+
+
+def celltypist_classifier(
+    expression: scipy.sparse.csr_matrix, genes: np.ndarray, labels: np.ndarray, split: np.ndarray, seed: int = 42
+) -> Predicted:
+    """Classify by CellTypist (Dominguez Conde et al. 2022), trained as it does by itself, without majority voting.
+
+    As it has nothing to choose on validation cells, it is fitted on train + validation.
+
+    Parameters
+    ----------
+    expression
+        log1p CP10k, shape (n_cells, n_genes).
+    genes
+        Names, shape (n_genes,).
+    labels, split
+        Shape (n_cells,).
+    seed
+        Of its solver.
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`logistic_regression`.
+    """
+    import anndata
+    import celltypist
+
+    labels, split = _parts(labels, split, "train", "test")
+    fitted = np.isin(split, ("train", "validation"))
+    adata = anndata.AnnData(_log1p_csr(expression), var=pd.DataFrame(index=np.asarray(genes, dtype=str)))
+    # Expression is of the genes that the file has: CellTypist's own check wants those of the whole genome.
+    model = celltypist.train(adata[fitted], labels=labels[fitted], check_expression=False, random_state=seed)
+    probabilities = celltypist.annotate(adata[split == "test"].copy(), model=model).probability_matrix
+    return Predicted.of_probabilities(probabilities.columns.to_numpy(dtype=str), probabilities.to_numpy())
+
+
+def _parts(labels: np.ndarray, split: np.ndarray, *needed: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as text and the split, both (n_cells,), after a check that the needed parts are there."""
+    labels, split = np.asarray(labels, dtype=object).astype(str), np.asarray(split)
+    empty = [part for part in needed if not (split == part).any()]
+    if empty:
+        raise ScDMCError(f"the split has no {', '.join(empty)} cells; make another split")
+    if len(np.unique(labels[split == "train"])) < 2:
+        raise ScDMCError("the training part holds one type only; make another split")
+    return labels, split

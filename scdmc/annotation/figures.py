@@ -1,0 +1,140 @@
+"""Figures of annotation: confusion matrices, scores by type, calibration, learning curves."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from sklearn.metrics import confusion_matrix
+
+from scdmc.reports.figures import GREY, PALETTE, PANEL_INCHES, _colour
+
+
+def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
+    """Draw which type was taken for which: colour is the share of the true type's cells, text the number of cells.
+
+    Parameters
+    ----------
+    true, predicted
+        Labels, shape (n_cells,).
+    title
+        Of the figure: what it shows.
+    """
+    names = np.unique(np.concatenate([np.asarray(true, dtype=str), np.asarray(predicted, dtype=str)]))
+    counts = confusion_matrix(np.asarray(true, dtype=str), np.asarray(predicted, dtype=str), labels=names)
+    # A type that was predicted but is not there has an empty row.
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = max(2.6, 0.27 * len(names))
+    figure = Figure(figsize=(side + 1.9, side + 1.3), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts):
+        ink = "white" if shares[row, column] > 0.6 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6.5, color=ink)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_xlabel("predicted type", fontsize=8)
+    axes.set_ylabel("true type", fontsize=8)
+    axes.set_title(title, fontsize=9)
+    bar = figure.colorbar(image, ax=axes, shrink=0.7)
+    bar.set_label("share of the true type's cells", fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
+    """Draw precision, recall and F1 of each type, the largest type on top; types that were never found stand at 0.
+
+    Parameters
+    ----------
+    per_class
+        Columns class, precision, recall, f1, cells, from :func:`scdmc.cells.scores.per_class_scores`.
+    title
+        Of the figure: what it shows.
+    """
+    rows = per_class.sort_values("cells", kind="stable")
+    height = np.arange(len(rows))
+    figure = Figure(figsize=(PANEL_INCHES + 1.6, 1.3 + 0.22 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.hlines(height, 0, rows["f1"], color=GREY, linewidth=2, zorder=1)
+    for column, marker, colour in (("precision", ">", PALETTE[0]), ("recall", "<", PALETTE[1]), ("f1", "o", "black")):
+        label = "F1" if column == "f1" else column
+        # The dot is smaller, so that equal precision and recall show behind it.
+        size = 3.5 if column == "f1" else 6.5
+        axes.plot(rows[column], height, ls="", marker=marker, ms=size, color=colour, label=label, clip_on=False)
+    names = [f"{name} ({cells:,})" for name, cells in zip(rows["class"], rows["cells"], strict=True)]
+    axes.set_yticks(height, names, fontsize=7)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("score (0 to 1)", fontsize=8)
+    axes.set_ylabel("true type (cells scored)", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def reliability_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Draw accuracy against confidence, with the diagonal of perfect calibration, above the number of cells.
+
+    Parameters
+    ----------
+    table
+        Columns confidence, accuracy, cells, from :func:`scdmc.annotation.calibration.reliability_table`.
+    title
+        Of the figure: what it shows.
+    """
+    figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES + 1.2), layout="constrained")
+    curve, cells = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    curve.plot([0, 1], [0, 1], color="#555555", linewidth=0.8, linestyle="--", label="perfect calibration")
+    curve.plot(table["confidence"], table["accuracy"], marker="o", ms=4, color=PALETTE[0], label="test cells")
+    curve.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    curve.set_ylabel("accuracy (share of cells)", fontsize=8)
+    curve.legend(fontsize=7, frameon=False, loc="upper left")
+    cells.bar(table["confidence"], table["cells"], width=0.03, color=PALETTE[8])
+    cells.set_yscale("log")
+    cells.yaxis.set_major_formatter("{x:,.0f}")
+    cells.yaxis.set_minor_formatter(NullFormatter())
+    cells.set_ylabel("cells", fontsize=8)
+    cells.set_xlabel("confidence (calibrated probability of the label)", fontsize=8)
+    for axes in (curve, cells):
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:
+    """Draw one score against the share of the labels that training had, a line per method.
+
+    Parameters
+    ----------
+    table
+        Columns method, metric, label_fraction, value and sd (NaN for a single run).
+    metric
+        Which score is drawn.
+    title
+        Of the figure.
+    """
+    figure = Figure(figsize=(5.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    shown = table[table["metric"] == metric]
+    for index, (method, rows) in enumerate(shown.groupby("method", sort=False)):
+        rows = rows.sort_values("label_fraction")
+        axes.errorbar(
+            100 * rows["label_fraction"], rows["value"], yerr=rows["sd"].fillna(0), label=method,
+            color=_colour(index), marker="o", ms=3.5, linewidth=1.2, capsize=2,
+        )  # fmt: skip
+    ticks = sorted(100 * shown["label_fraction"].unique())
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}%" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("labels used", fontsize=7)
+    axes.set_ylabel(f"{metric.replace('_', ' ')} (bars: standard deviation)", fontsize=7)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=6, frameon=False)
+    axes.set_title(title, fontsize=9)
+    return figure

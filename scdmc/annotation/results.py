@@ -1,0 +1,274 @@
+"""What fine-tuning leaves beside the model: scores of one run or of several, figures, and one page that shows them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from scdmc.annotation.baselines import Predicted
+from scdmc.annotation.calibration import expected_calibration_error, reliability_table
+from scdmc.annotation.figures import confusion_matrix_figure, per_class_figure, reliability_figure
+from scdmc.annotation.runs import FineTunedRun, best_run, ensemble_of
+from scdmc.cells.clustering import neighbour_graph, umap_coordinates
+from scdmc.cells.scores import (
+    classification_scores,
+    mean_metrics,
+    metric_rows,
+    open_set_auroc,
+    per_class_scores,
+    wide_metrics,
+    write_metrics,
+)
+from scdmc.cells.splits import PARTS, write_split
+from scdmc.files import atomic_path, remove
+from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.page import Section, write_report
+from scdmc.training.figures import loss_curve_figure
+
+TASK = "annotation"
+
+
+OF_SOME_RUNS = ("metrics_by_run.csv", "umap.png", "umap.pdf")
+
+
+MOST_CELLS_OF_MAP = 20_000
+
+
+FEWEST_CELLS_OF_MAP = 5  # the layout of fewer cannot be computed
+
+
+def method_scores(true: np.ndarray, predicted: Predicted, held_out_type: str | None) -> dict[str, float]:
+    """Scores of a method on the test cells of trained types; with a type held out, how well confidence tells it apart.
+
+    Parameters
+    ----------
+    true
+        Types of all test cells, shape (n_test,).
+    predicted
+        What the method says of them.
+    held_out_type
+        The type that training had not, if one was held out on purpose.
+
+    Returns ------- The scores of :func:`scdmc.cells.scores.classification_scores`, ``expected_calibration_error`` and,
+    with a type held out, ``open_set_auroc``.
+    """
+    is_seen = np.ones(len(true), dtype=bool) if held_out_type is None else np.asarray(true) != held_out_type
+    labels, confidence = predicted.labels[is_seen], predicted.confidence[is_seen]
+    scores = classification_scores(true[is_seen], labels)
+    scores["expected_calibration_error"] = expected_calibration_error(confidence, labels == true[is_seen])
+    if held_out_type is not None:
+        scores["open_set_auroc"] = open_set_auroc(predicted.confidence, is_seen)
+    return scores
+
+
+def write_results(
+    folder: Path,
+    runs: Sequence[FineTunedRun],
+    methods: Sequence[Mapping[str, Predicted]],
+    held_out_type: str | None,
+    facts: Mapping[str, object],
+) -> pd.DataFrame:
+    """Write tables, figures and the page of one run, or of several together.
+
+    What cannot be averaged (the split, loss curves, the map of cells) is that of the best run
+    (:func:`scdmc.annotation.runs.best_run`).
+
+    Parameters
+    ----------
+    folder
+        Where to; other files in it stay.
+    runs
+        At least one.
+    methods
+        For each run, name of a method -> what it says of the test cells; the first one is ours.
+    held_out_type
+        See :func:`method_scores`.
+    facts
+        Name -> value, for the page.
+
+    Returns
+    -------
+    Means over the runs, methods x metrics.
+    """
+    for name in OF_SOME_RUNS:
+        remove(folder / name)  # of an earlier run
+    several, ours = len(runs) > 1, next(iter(methods[0]))
+    rows = [_rows_of_run(run, predicted, held_out_type) for run, predicted in zip(runs, methods, strict=True)]
+    means = mean_metrics(rows) + _rows_of_ensemble(runs, ours, held_out_type)
+    table = write_metrics(folder / "metrics.csv", means)
+    tables = [("Test cells, same cells for every method" + (f"; mean of {len(runs)} runs" if several else ""), table)]
+    if several:
+        sd = wide_metrics(pd.DataFrame(means), "sd")
+        tables.append((f"Standard deviation over the {len(runs)} runs", sd))
+        by_run = pd.DataFrame(
+            [{"run": run.plan.name, **row} for run, of_run in zip(runs, rows, strict=True) for row in of_run]
+        )
+        _write_csv(by_run, folder / "metrics_by_run.csv")
+        tables.append(("Macro-F1 of each run", _macro_f1_by_run(by_run)))
+    predictions = pd.concat(
+        [run.predictions.assign(run=run.plan.name) if several else run.predictions for run in runs], ignore_index=True
+    )
+    _write_csv(predictions, folder / "predictions.csv")
+    test = predictions[predictions["split"] == "test"]
+    per_class = _per_class(runs, held_out_type)
+    _write_csv(per_class, folder / "per_class.csv")
+    best = best_run(runs)
+    write_split(folder / "split.csv", best.predictions, best.predictions["label"].to_numpy(), best.plan.split)
+    _write_csv(_history(runs), folder / "history.csv")
+    figures = _write_figures(folder, test, per_class, best, held_out_type)
+    sections = _sections(best, tables, per_class, figures, held_out_type, facts, table.loc[ours])
+    write_report(folder / "report.html", f"Cell types annotated by {ours}", sections)
+    return table
+
+
+def _rows_of_run(
+    run: FineTunedRun, methods: Mapping[str, Predicted], held_out_type: str | None
+) -> list[dict[str, object]]:
+    true = run.test_predictions["label"].to_numpy(dtype=object)
+    return [
+        row
+        for method, predicted in methods.items()
+        for row in metric_rows(TASK, method, method_scores(true, predicted, held_out_type))
+    ]
+
+
+def _rows_of_ensemble(runs: Sequence[FineTunedRun], ours: str, held_out_type: str | None) -> list[dict[str, object]]:
+    """Scores of the runs' mean probabilities, if they have one split: a single number each, so without deviation."""
+    predicted = ensemble_of(runs)
+    if predicted is None:
+        return []
+    true = runs[0].test_predictions["label"].to_numpy(dtype=object)
+    rows = metric_rows(TASK, f"{ours}, {len(runs)} together", method_scores(true, predicted, held_out_type))
+    return [{**row, "sd": np.nan, "runs": 1} for row in rows]
+
+
+def _macro_f1_by_run(by_run: pd.DataFrame) -> pd.DataFrame:
+    wide = by_run[by_run["metric"] == "macro_f1"].pivot(index="run", columns="method", values="value")
+    wide = wide.loc[by_run["run"].unique(), by_run["method"].unique()]
+    wide.columns.name = None
+    return wide
+
+
+def _per_class(runs: Sequence[FineTunedRun], held_out_type: str | None) -> pd.DataFrame:
+    """Scores of each trained type: those of one run, or means over the runs with ``f1_sd`` and ``runs``."""
+    parts = []
+    for run in runs:
+        test = run.test_predictions
+        test = test[test["label"] != held_out_type]
+        parts.append(per_class_scores(test["label"].to_numpy(), test["predicted"].to_numpy()))
+    if len(parts) == 1:
+        return parts[0]
+    grouped = pd.concat(parts).groupby("class")
+    means = grouped[["precision", "recall", "f1", "cells"]].mean()
+    return means.assign(f1_sd=grouped["f1"].std(), runs=grouped.size()).reset_index()
+
+
+def _history(runs: Sequence[FineTunedRun]) -> pd.DataFrame:
+    """Losses and validation scores by epoch."""
+    if len(runs) == 1:
+        return pd.DataFrame(runs[0].history)
+    return pd.concat([pd.DataFrame(run.history).assign(run=run.plan.name) for run in runs])
+
+
+def _write_figures(
+    folder: Path, test: pd.DataFrame, per_class: pd.DataFrame, best: FineTunedRun, held_out_type: str | None
+) -> dict[str, tuple[str, Path]]:
+    """Name -> caption and PNG of each figure."""
+    seen = test[test["label"] != held_out_type]
+    is_right = (seen["label"] == seen["predicted"]).to_numpy()
+    confidence = seen["probability"].to_numpy()
+    gap = expected_calibration_error(confidence, is_right)
+    drawn = {
+        "confusion_matrix": confusion_matrix_figure(
+            test["label"].to_numpy(),
+            test["predicted"].to_numpy(),
+            f"{is_right.mean():.1%} of {len(seen):,} predictions for test cells are right",
+        ),
+        "reliability": reliability_figure(
+            reliability_table(confidence, is_right), f"Confidence is {gap:.1%} away from accuracy, on average"
+        ),
+        "per_class": per_class_figure(per_class, "Scores of each type on the test cells"),
+        "loss_curves": loss_curve_figure(pd.DataFrame(best.history), "Fine-tuning"),
+    }
+    if len(best.test_embeddings) >= FEWEST_CELLS_OF_MAP:
+        drawn["umap"] = _map_of_cells(best)
+    captions = {
+        "confusion_matrix": "Confusion matrix of the test cells",
+        "reliability": "Confidence and accuracy of the test cells",
+        "per_class": "Precision, recall and F1 of each type",
+        "loss_curves": "Loss of the training and validation cells by step; a start from a probe is step 0",
+        "umap": "Test cells as the classifier sees them (UMAP), by true and by predicted type",
+    }
+    return {name: (captions[name], save_figure(figure, folder / name)) for name, figure in drawn.items()}
+
+
+def _map_of_cells(run: FineTunedRun) -> Figure:
+    """UMAP of the test cells, by true and predicted type."""
+    test, embeddings = run.test_predictions, run.test_embeddings
+    if len(test) > MOST_CELLS_OF_MAP:
+        chosen = np.sort(np.random.default_rng(run.plan.seed).permutation(len(test))[:MOST_CELLS_OF_MAP])
+        test, embeddings = test.iloc[chosen], embeddings[chosen]
+    # What scanpy calls sets the number of threads of the whole process, and the next run would train with that.
+    n_threads = torch.get_num_threads()
+    graph = neighbour_graph(embeddings, min(15, len(embeddings) - 1), run.plan.seed)
+    coordinates = umap_coordinates(embeddings, graph, run.plan.seed)
+    torch.set_num_threads(n_threads)
+    colourings = {"true type": test["label"].to_numpy(), "predicted type": test["predicted"].to_numpy()}
+    title = f"{len(test):,} test cells as the classifier sees them"
+    return umap_figure(coordinates, colourings, title, same_colours=True)
+
+
+def _sections(
+    best: FineTunedRun,
+    tables: list[tuple[str, pd.DataFrame]],
+    per_class: pd.DataFrame,
+    figures: Mapping[str, tuple[str, Path]],
+    held_out_type: str | None,
+    facts: Mapping[str, object],
+    ours: pd.Series,
+) -> list[Section]:
+    """The parts of the page."""
+    cells = pd.crosstab(best.predictions["label"], best.predictions["split"]).reindex(columns=PARTS, fill_value=0)
+    cells = cells.rename_axis("type").rename_axis(None, axis=1)
+    rows = pd.DataFrame({"": list(facts), "value": [str(value) for value in facts.values()]})
+    text = (
+        "The best epoch was chosen on validation cells, and test cells were scored once. "
+        f"{ours.name}: accuracy {ours['accuracy']:.3f}, macro-F1 {ours['macro_f1']:.3f}."
+    )
+    calibration = (
+        f"Probabilities were calibrated on {best.calibration.cells:,} validation cells: the logits are divided by a "
+        f"temperature of {best.calibration.temperature:.2f}. A method whose confidence is right has a calibration "
+        f"error of 0; on the test cells ours has {ours['expected_calibration_error']:.3f}."
+    )
+    sections = [
+        Section("Data and settings", "", [("Settings", rows), ("Cells by type and part of the split", cells)]),
+        Section("Scores", text, [(caption, table) for caption, table in tables]),
+        Section(
+            "Type by type",
+            "",
+            [("Scores of each type", per_class)],
+            [figures["per_class"], figures["confusion_matrix"]],
+        ),
+        Section("Confidence", calibration, figures=[figures["reliability"]]),
+    ]
+    if held_out_type is not None:
+        sections.append(_section_of_unseen(held_out_type, ours["open_set_auroc"]))
+    maps = [figures["umap"]] if "umap" in figures else []
+    return [*sections, Section("Map of the test cells", "", figures=maps),
+            Section("Training", "", figures=[figures["loss_curves"]])]  # fmt: skip
+
+
+def _section_of_unseen(held_out_type: str, auroc: float) -> Section:
+    text = (
+        f"No cell of type {held_out_type} was trained on. Its test cells are not scored above; they show how well "
+        f"confidence tells unseen types from seen ones: the area under the ROC curve is {auroc:.3f} (0.5 by chance)."
+    )
+    return Section("A type that was never seen", text)
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)

@@ -1,0 +1,1 @@
+"""What all tasks share: cells with labels and expression, splits, scores, clusters."""

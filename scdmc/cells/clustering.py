@@ -1,0 +1,195 @@
+"""From an embedding to a neighbour graph, clusters and a picture in two dimensions; no label is used anywhere."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse
+from sklearn.metrics import silhouette_score
+
+from scdmc.errors import ScDMCError
+
+SILHOUETTE_CELLS = 5_000  # The silhouette compares all pairs of cells.
+
+
+EXACT_CELLS = 20_000  # Up to here all pairs take seconds, and less than compiling an approximate search.
+
+
+logger = logging.getLogger(__name__)
+
+
+def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42) -> scipy.sparse.csr_matrix:
+    """UMAP connectivities of the nearest neighbours (scanpy.pp.neighbors, euclidean).
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    n_neighbors
+        Size of the neighbourhood, the cell itself included.
+    seed
+        Of the approximate search that scanpy uses for many cells.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix
+        Symmetric weights between 0 and 1, shape (n_cells, n_cells).
+
+    Raises
+    ------
+    ScDMCError
+        If a value is not finite or there are too few cells.
+    """
+    import anndata
+    import scanpy
+
+    embedding = _finite(embedding)
+    if len(embedding) <= n_neighbors:
+        raise ScDMCError(f"{n_neighbors} neighbours need more than {n_neighbors} cells, and there are {len(embedding)}")
+    adata = anndata.AnnData(embedding)
+    transformer = "sklearn" if len(embedding) <= EXACT_CELLS else _approximate_neighbours(n_neighbors, seed)
+    scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)
+    return adata.obsp["connectivities"].tocsr()
+
+
+def _approximate_neighbours(n_neighbors: int, seed: int) -> object:
+    """Pynndescent for many cells; since its version 0.7 it returns a csr_array, which scanpy 1.11 cannot read."""
+    from pynndescent import PyNNDescentTransformer
+
+    class MatrixTransformer(PyNNDescentTransformer):
+        def fit_transform(self, X: np.ndarray, y: None = None, **options: object) -> scipy.sparse.csr_matrix:
+            return scipy.sparse.csr_matrix(super().fit_transform(X, y, **options))
+
+    return MatrixTransformer(n_neighbors=n_neighbors, random_state=seed)
+
+
+def leiden_clusters(connectivities: scipy.sparse.csr_matrix, resolution: float = 1.0, seed: int = 42) -> np.ndarray:
+    """Leiden communities (Traag et al. 2019; igraph, modularity, two iterations).
+
+    Parameters
+    ----------
+    connectivities
+        Shape (n_cells, n_cells), from :func:`neighbour_graph`.
+    resolution
+        Higher gives more clusters.
+    seed
+        Of the algorithm.
+
+    Returns
+    -------
+    np.ndarray
+        Cluster names "0", "1", ... in no order of size, shape (n_cells,).
+    """
+    import anndata
+    import scanpy
+
+    adata = anndata.AnnData(shape=connectivities.shape)
+    with warnings.catch_warnings():
+        # scanpy warns that it found no neighbours in the AnnData: they come as adjacency.
+        warnings.simplefilter("ignore", UserWarning)
+        scanpy.tl.leiden(
+            adata,
+            adjacency=connectivities,
+            resolution=resolution,
+            random_state=seed,
+            flavor="igraph",
+            n_iterations=2,
+            directed=False,
+        )
+    return adata.obs["leiden"].to_numpy(dtype=str)
+
+
+def resolution_by_silhouette(
+    embedding: np.ndarray,
+    connectivities: scipy.sparse.csr_matrix,
+    resolutions: Sequence[float],
+    seed: int = 42,
+) -> float:
+    """Choose the Leiden resolution whose clusters lie furthest apart in the embedding, without any label.
+
+    The mean silhouette is taken over at most 5,000 cells, the same for each resolution. Of equals the first one given
+    is taken. The silhouette likes few, round clusters; the scores of all resolutions are in the log.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    connectivities
+        Its neighbour graph, shape (n_cells, n_cells).
+    resolutions
+        The candidates.
+    seed
+        Of the clusters and of the sample of cells.
+
+    Returns
+    -------
+    float
+        One of ``resolutions``.
+
+    Raises
+    ------
+    ScDMCError
+        If no resolution gives at least two clusters.
+    """
+    embedding = _finite(embedding)
+    n_sampled = min(len(embedding), SILHOUETTE_CELLS)
+    sample = np.sort(np.random.default_rng(seed).choice(len(embedding), n_sampled, replace=False))
+    scores = {}
+    for resolution in resolutions:
+        clusters = leiden_clusters(connectivities, resolution, seed)[sample]
+        n_clusters = len(np.unique(clusters))
+        if 1 < n_clusters < n_sampled:
+            scores[resolution] = float(silhouette_score(embedding[sample], clusters))
+            logger.info("resolution %g: %d clusters, silhouette %.3f", resolution, n_clusters, scores[resolution])
+    if not scores:
+        tried = ", ".join(f"{resolution:g}" for resolution in resolutions)
+        raise ScDMCError(f"no resolution gives two clusters or more (tried: {tried or 'none'}); try higher ones")
+    return float(max(scores, key=scores.__getitem__))
+
+
+def umap_coordinates(
+    embedding: np.ndarray, connectivities: scipy.sparse.csr_matrix | None = None, seed: int = 42
+) -> np.ndarray:
+    """UMAP (McInnes et al. 2018) of the neighbour graph, by scanpy.tl.umap.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, hidden_size).
+    connectivities
+        Its neighbour graph, shape (n_cells, n_cells): give the one that was clustered. Without it
+        :func:`neighbour_graph` makes one.
+    seed
+        Of the layout.
+
+    Returns
+    -------
+    np.ndarray
+        Coordinates without unit, shape (n_cells, 2).
+    """
+    import anndata
+    import scanpy
+
+    embedding = _finite(embedding)
+    if connectivities is None:
+        connectivities = neighbour_graph(embedding, seed=seed)
+    adata = anndata.AnnData(embedding, obsp={"connectivities": connectivities})
+    adata.uns["neighbors"] = {
+        "connectivities_key": "connectivities",
+        "distances_key": "distances",
+        "params": {"method": "umap", "use_rep": "X"},
+    }
+    scanpy.tl.umap(adata, random_state=seed)
+    return adata.obsm["X_umap"]
+
+
+def _finite(embedding: np.ndarray) -> np.ndarray:
+    """Return the embedding as float32, shape (n_cells, hidden_size), after a check that every value is finite."""
+    embedding = np.asarray(embedding, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
+    if len(bad):
+        raise ScDMCError(
+            f"the embedding of {len(bad)} cells is not finite (first rows: {', '.join(map(str, bad[:3]))})"
+        )
+    return embedding

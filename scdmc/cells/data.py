@@ -1,0 +1,144 @@
+"""Data arguments of the downstream scripts: a tokenized parquet or an ``.h5ad``, read as the model was trained."""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scdmc.errors import ScDMCError
+from scdmc.genes.ids import load_gene_mapping
+from scdmc.model.folder import ModelDirectory, require_same_settings
+from scdmc.reading.counts import open_counts
+from scdmc.tokens.parquet import read_tokenized
+from scdmc.tokens.tokenized_cells import TokenizedCells, require_valid_ids
+from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """How an ``.h5ad`` is read; parquet needs none of it.
+
+    Attributes
+    ----------
+    layer, allow_normalized
+        See :func:`scdmc.reading.counts.open_counts`.
+    gene_id_column, gene_mapping_file
+        See :func:`scdmc.genes.ids.match_genes`.
+    """
+
+    layer: str | None = None
+    allow_normalized: bool = False
+    gene_id_column: str | None = None
+    gene_mapping_file: Path | None = None
+
+
+def is_h5ad(data_path: Path) -> bool:
+    """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
+    return Path(data_path).suffix == ".h5ad"
+
+
+def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
+    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix."""
+    names = [path.stem for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
+    return names
+
+
+def read_cells(
+    data_path: Path,
+    model_directory: ModelDirectory,
+    obs_columns: Sequence[str] | None = None,
+    options: CountOptions | None = None,
+) -> TokenizedCells:
+    """Tokenized cells as the model reads them.
+
+    Parameters
+    ----------
+    data_path
+        ``.h5ad`` with raw counts, or tokenized parquet (file, folder, glob).
+    model_directory
+        The model; an ``.h5ad`` is tokenized with its vocabulary and medians.
+    obs_columns
+        Columns of ``obs`` that are needed; without it all that a parquet keeps, and none of an ``.h5ad``.
+    options
+        How to read an ``.h5ad``.
+
+    Raises
+    ------
+    ScDMCError
+        If the data were tokenized for another model, or a column is missing.
+    """
+    if is_h5ad(data_path):
+        cells = _tokenize_h5ad(data_path, model_directory, obs_columns or (), options or CountOptions())
+    else:
+        cells = read_tokenized(data_path, obs_columns)
+        require_same_tokenization(cells, model_directory, data_path)
+    return cells.truncated(model_directory.context)
+
+
+def tokenizer_of_model(model_directory: ModelDirectory, options: CountOptions) -> Tokenizer:
+    """The tokenizer that makes cells of counts as the model was trained."""
+    return Tokenizer(
+        vocabulary=model_directory.vocabulary,
+        medians=model_directory.medians,
+        model_input_size=model_directory.context,
+        gene_mapping=load_gene_mapping(options.gene_mapping_file, model_directory.vocabulary),
+        gene_id_column=options.gene_id_column,
+    )
+
+
+def _tokenize_h5ad(
+    data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
+) -> TokenizedCells:
+    tokenizer = tokenizer_of_model(model_directory, options)
+    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+        return tokenize_counts(counts, tokenizer, obs_columns)
+
+
+def require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirectory, data_path: Path) -> None:
+    """Refuse tokenized cells that were made for another model, as far as they say so."""
+    require_valid_ids(cells, len(model_directory.vocabulary), str(data_path))
+    if cells.settings is None:
+        logger.warning(
+            "warning: %s does not say with which vocabulary it was made; taking that of %s",
+            data_path,
+            model_directory.path,
+        )
+        return
+    require_same_settings(cells.settings, model_directory, str(data_path))
+    if cells.settings.model_input_size < model_directory.context:
+        logger.warning(
+            "warning: %s holds %d tokens a cell at most, but the model reads %d",
+            data_path, cells.settings.model_input_size, model_directory.context,
+        )  # fmt: skip
+
+
+def count_options(arguments: argparse.Namespace) -> CountOptions:
+    """The options that the flags of :func:`add_count_arguments` stand for."""
+    return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
+
+
+def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOptions:
+    """The options of :func:`count_options` for one file; refuses flags that say nothing of it.
+
+    Raises
+    ------
+    ScDMCError
+        If one of the flags is given, and the data are tokenized already.
+    """
+    options = count_options(arguments)
+    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
+    if given and not is_h5ad(data_path):
+        raise ScDMCError(
+            f"{', '.join(given)}: only an .h5ad is read so, and {data_path} is tokenized already; leave that out"
+        )
+    return options

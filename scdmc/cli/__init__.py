@@ -1,0 +1,1 @@
+"""Command lines: the parser, and the groups of flags that scripts share."""

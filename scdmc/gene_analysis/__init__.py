@@ -1,0 +1,1 @@
+"""What a model knows of genes: states, modules, attention, networks, perturbation."""

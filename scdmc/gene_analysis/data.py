@@ -1,0 +1,194 @@
+"""What the gene-level analyses work on: a model, tokenized cells with their types, and their genes' expression."""
+
+import argparse
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+
+from scdmc.cells.data import CountOptions, count_options_for, is_h5ad, read_cells, tokenizer_of_model
+from scdmc.cells.expression import log1p_cp10k, read_expression
+from scdmc.cells.from_adata import tokenize
+from scdmc.errors import ScDMCError
+from scdmc.genes.ids import UNMATCHED
+from scdmc.genes.symbols import gene_symbols
+from scdmc.genes.vocabulary import EOS_TOKEN_ID
+from scdmc.labels import is_missing, labels_of
+from scdmc.model.devices import place_model
+from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.storage import load
+from scdmc.reading.counts import counts_of_adata, open_counts
+from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
+
+if TYPE_CHECKING:
+    import anndata
+
+logger = logging.getLogger(__name__)
+
+
+ONE_STREAM = ("rank", "expression")
+
+
+ALL_CELLS = "all cells"
+
+
+CELLS_PER_TYPE = 20
+
+
+@dataclass(frozen=True)
+class GeneData:
+    """A model and the cells that it reads.
+
+    Attributes
+    ----------
+    model
+        In evaluation mode, on its device.
+    model_directory
+        Vocabulary, medians and context.
+    cells
+        Tokenized cells, those with a type of enough cells.
+    labels
+        Type of each cell, shape (n_cells,), text.
+    expression
+        log1p CP10k of the same cells, CSR of shape (n_cells, vocab_size); 0 for genes that the data lack.
+    """
+
+    model: ScDMCPreTrainedModel
+    model_directory: ModelDirectory
+    cells: TokenizedCells
+    labels: np.ndarray
+    expression: scipy.sparse.csr_matrix
+
+    @property
+    def encoder(self) -> ScDMCModel:
+        """The encoder, without its head."""
+        return self.model if isinstance(self.model, ScDMCModel) else self.model.bert
+
+    @property
+    def types(self) -> list[str]:
+        """Names of the cell types, in order."""
+        return [str(name) for name in np.unique(self.labels)]
+
+    def of_types(self, types: list[str]) -> "GeneData":
+        """The cells of some types.
+
+        Raises
+        ------
+        ScDMCError
+            If there is no such type.
+        """
+        unknown = [name for name in types if name not in self.types]
+        if unknown:
+            raise ScDMCError(f"no cell type {unknown[0]!r} with enough cells; there are {', '.join(self.types)}")
+        return self.select(np.flatnonzero(np.isin(self.labels, types)))
+
+    def select(self, rows: np.ndarray) -> "GeneData":
+        """The chosen cells, in the given order."""
+        return replace(self, cells=self.cells.select(rows), labels=self.labels[rows], expression=self.expression[rows])
+
+    def symbols(self, tokens: np.ndarray) -> np.ndarray:
+        """Official symbols of tokens, shape (n_tokens,)."""
+        return gene_symbols(self.model_directory.vocabulary.tokens[tokens])
+
+
+def open_gene_data(arguments: argparse.Namespace, all_types: bool = False) -> GeneData:
+    """Model and data that the flags of :func:`add_gene_arguments` name.
+
+    Parameters
+    ----------
+    arguments
+        The parsed flags.
+    all_types
+        Whether the cells of other types than ``--cell_types`` stay, too.
+
+    Raises
+    ------
+    ScDMCError
+        If they cannot be read, no type has enough cells, or parquet comes with a flag of how counts are read.
+    """
+    options = count_options_for(arguments, arguments.data_path)
+    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    cells = read_cells(arguments.data_path, model_directory, [arguments.label_key], options)
+    expression = _expression_of_file(arguments.data_path, cells, model_directory, options)
+    model = place_model(load(model_directory.path), arguments)
+    labels = labels_of(cells.obs[arguments.label_key])
+    data = _with_enough_cells(GeneData(model, model_directory, cells, labels, expression), arguments.min_cells_per_type)
+    return data if all_types or not arguments.cell_types else data.of_types(arguments.cell_types)
+
+
+def gene_data_of_adata(
+    adata: "anndata.AnnData",
+    model: str | Path,
+    label_key: str | None,
+    layer: str | None = None,
+    min_cells_per_type: int = CELLS_PER_TYPE,
+) -> GeneData:
+    """The same for an AnnData in memory; without ``label_key`` all cells are of one type.
+
+    Raises
+    ------
+    ScDMCError
+        If the cells cannot be tokenized, or no type has enough cells.
+    """
+    model_directory = open_model_directory(model)
+    cells = tokenize(adata, model_path=model, obs_columns=[label_key] if label_key else [], layer=layer)
+    counts = counts_of_adata(adata, layer)
+    tokens = tokenizer_of_model(model_directory, CountOptions()).match(counts).token_ids
+    expression = log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()]
+    expression = _sum_by_token(expression, tokens, len(model_directory.vocabulary))
+    labels = labels_of(cells.obs[label_key]) if label_key else np.full(len(cells), ALL_CELLS, dtype=object)
+    placed = place_model(load(model_directory.path), argparse.Namespace(num_gpus=None, attention="auto"))
+    return _with_enough_cells(GeneData(placed, model_directory, cells, labels, expression), min_cells_per_type)
+
+
+def _expression_of_file(
+    data_path: Path, cells: TokenizedCells, model_directory: ModelDirectory, options: CountOptions
+) -> scipy.sparse.csr_matrix:
+    expression, genes = read_expression(data_path, cells, model_directory, options)
+    if is_h5ad(data_path):
+        with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+            tokens = tokenizer_of_model(model_directory, options).match(counts).token_ids
+    else:
+        tokens = np.array([model_directory.vocabulary.token_ids[gene] for gene in genes])
+    return _sum_by_token(expression, tokens, len(model_directory.vocabulary))
+
+
+def _sum_by_token(expression: scipy.sparse.csr_matrix, tokens: np.ndarray, vocab_size: int) -> scipy.sparse.csr_matrix:
+    """log1p CP10k by column of the file -> by token: columns of one gene are summed before the logarithm."""
+    matched = np.flatnonzero(tokens != UNMATCHED)
+    place = scipy.sparse.csr_matrix(
+        (np.ones(len(matched), np.float32), (matched, tokens[matched])), shape=(len(tokens), vocab_size)
+    )
+    return scipy.sparse.csr_matrix((expression.expm1() @ place).log1p(), dtype=np.float32)
+
+
+def _with_enough_cells(data: GeneData, min_cells: int) -> GeneData:
+    """Leave out cells without a type and types of few cells, and say so."""
+    labels = pd.Series(data.labels, dtype=object)
+    sizes = labels[~is_missing(data.labels)].value_counts()
+    small = sizes[sizes < min_cells]
+    if len(small) == len(sizes):
+        shown = ", ".join(f"{name} ({n})" for name, n in sizes.head(5).items()) or "no cell has a type"
+        raise ScDMCError(f"no cell type has {min_cells} cells: {shown}; lower --min_cells_per_type")
+    if len(small):
+        names = ", ".join(f"{name} ({n})" for name, n in small.items())
+        logger.warning("warning: types with fewer than %d cells are left out: %s", min_cells, names)
+    kept = data.select(np.flatnonzero(labels.isin(sizes.index[sizes >= min_cells])))
+    return replace(kept, labels=kept.labels.astype(str))
+
+
+def cells_with_gene(cells: TokenizedCells, vocab_size: int) -> np.ndarray:
+    """How many of the cells have each token in their rank stream, shape (vocab_size,); 0 for special tokens."""
+    n_cells = np.bincount(cells.rank_ids, minlength=vocab_size)
+    n_cells[: EOS_TOKEN_ID + 1] = 0
+    return n_cells
+
+
+def mean_expression(expression: scipy.sparse.csr_matrix, tokens: np.ndarray) -> np.ndarray:
+    """Mean log1p CP10k of genes over cells, shape (n_tokens,)."""
+    return np.asarray(expression.mean(axis=0)).ravel()[tokens]

@@ -1,0 +1,1 @@
+"""What a gene is: ids, symbols, and the vocabulary of tokens."""

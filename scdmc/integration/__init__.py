@@ -1,0 +1,1 @@
+"""Batches: methods, scores, adaptation."""

@@ -1,0 +1,122 @@
+"""The integration benchmark in a notebook, on an AnnData in memory."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from scdmc.cells.expression import log1p_cp10k, raw_counts
+from scdmc.cells.from_adata import tokenize
+from scdmc.cells.results import add_results
+from scdmc.cells.scores import wide_metrics
+from scdmc.files import require_new_folder
+from scdmc.integration.adaptation import AdaptationSettings
+from scdmc.integration.results import write_page, write_results
+from scdmc.integration.study import (
+    DEFAULT_METHODS,
+    OBSM_KEYS,
+    IntegrationOptions,
+    integration_data,
+    mean_rows,
+    run_benchmark,
+    usable_cells,
+)
+from scdmc.model.devices import place_model
+from scdmc.model.encoder import ScDMCPreTrainedModel
+from scdmc.model.folder import open_model_directory
+from scdmc.reading.counts import counts_of_adata
+from scdmc.tokens.tokenized_cells import ROW_COLUMN
+
+if TYPE_CHECKING:
+    import anndata
+
+
+def integration_benchmark(
+    adata: "anndata.AnnData",
+    model: str | Path,
+    *,
+    batch_key: str = "batch",
+    label_key: str = "cell_type",
+    methods: Sequence[str] = DEFAULT_METHODS,
+    adaptation: AdaptationSettings | None = None,
+    stream: str = "both",
+    pooling: str = "cls",
+    resolution: float = 0.2,
+    seeds: Sequence[int] = (42,),
+    full_scores: bool = False,
+    scvi_epochs: int | None = None,
+    centre_batches: bool = False,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
+    layer: str | None = None,
+) -> pd.DataFrame:
+    """Compare embeddings of several batches, as ``integration.py`` does; labels serve for the scores only.
+
+    Parameters
+    ----------
+    adata
+        Raw counts, batches and labels. It gets the embeddings of the first seed: ``obsm['X_scDMC']``,
+        ``obsm['X_pca']``, ``obsm['X_harmony']``, ...
+    model
+        Model folder, or the name of a shipped model.
+    batch_key, label_key
+        Columns of obs.
+    methods
+        Some of ``scdmc``, ``pca``, ``harmony``, ``scvi``, ``scanorama``.
+    adaptation
+        Add scDMC after more pre-training on these cells, ``scdmc.integration.adaptation.AdaptationSettings(minutes=3)``
+        say.
+    stream, pooling
+        See :func:`scdmc.model.embeddings.cell_embeddings`.
+    resolution
+        Of Leiden, the same for every method.
+    seeds
+        One run for each; the scores are means.
+    full_scores
+        Add iLISI, cLISI, kBET, the PCR comparison and isolated labels.
+    scvi_epochs
+        scVI chooses by the number of cells without it.
+    centre_batches
+        Add rows of scDMC whose batches have been moved to one mean.
+    output_dir
+        Folder for tables, figures and ``report.html``; nothing is written without it.
+    overwrite
+        Replace files in ``output_dir``.
+    layer
+        Where the raw counts are (:func:`scdmc.reading.counts.counts_of_adata`).
+
+    Returns
+    -------
+    Scores, methods x metrics.
+
+    Raises
+    ------
+    ScDMCError
+        If a column is missing, the cells cannot be tokenized or scored, or a method's package is not installed.
+    """
+    keys = (batch_key, label_key)
+    options = IntegrationOptions(
+        tuple(methods), adaptation, stream, pooling, resolution, tuple(seeds), full_scores, scvi_epochs,
+        centre_batches=centre_batches,
+    )  # fmt: skip
+    if output_dir is not None:
+        require_new_folder(Path(output_dir), overwrite)
+    model_directory = open_model_directory(model)
+    cells = tokenize(adata, model_path=model, obs_columns=list(dict.fromkeys(keys)), layer=layer)
+    usable = usable_cells(cells, model_directory, *keys)
+    rows = cells.obs[ROW_COLUMN].to_numpy()
+    counts = counts_of_adata(adata, layer)
+    raw = raw_counts(counts)[rows] if "scvi" in options.methods else None
+    data = integration_data("adata", cells, usable, keys, log1p_cp10k(counts)[rows], raw)
+    runs = run_benchmark(data, model_directory, _place, options)
+    add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
+    if output_dir is not None:
+        write_page(Path(output_dir), [write_results(Path(output_dir), data, runs, keys)])
+    return wide_metrics(pd.DataFrame(mean_rows(runs)))
+
+
+def _place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
+    """On the GPU where there is one, with the fastest attention."""
+    return place_model(model, argparse.Namespace(num_gpus=None, attention="auto"))

@@ -1,0 +1,334 @@
+"""ALiBi self-attention over packed cells: four back ends, one interface, equal results (design.md, section 5).
+
+Cells lie one after the other without padding: ``qkv`` has shape (total_tokens, 3, n_heads, head_dim), and cell i owns
+the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
+"""
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+
+from scdmc.errors import ScDMCError
+
+# Share of a similar run that may be padding.
+LARGEST_PADDING = 0.1
+
+
+# Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
+PADDED_SCORE = -1e3
+
+
+BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where the cells lie in a packed batch.
+
+    Attributes
+    ----------
+    cu_seqlens
+        Shape (n_cells + 1,), int32, on the device of the tokens.
+    lengths
+        Tokens of each cell, on the host, so that no back end has to wait for the device.
+    """
+
+    cu_seqlens: torch.Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def from_lengths(cls, lengths: list[int], device: torch.device | str = "cpu") -> "PackedLayout":
+        """Layout of cells of these lengths."""
+        cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        torch.cumsum(torch.tensor(lengths, dtype=torch.int32), dim=0, out=cu_seqlens[1:])
+        return cls(cu_seqlens.to(device, non_blocking=True), tuple(lengths))
+
+    @property
+    def first_tokens(self) -> torch.Tensor:
+        """Where each cell starts, shape (n_cells,), int64."""
+        return self.cu_seqlens[:-1].long()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest cell."""
+        return max(self.lengths)
+
+    def similar_runs(self) -> list[tuple[int, list[int]]]:
+        """Neighbouring cells of similar lengths as (first token, lengths); padding them all costs little."""
+        runs, start, shortest, longest = [], 0, 0, 0
+        for length in self.lengths:
+            shortest, longest = min(shortest, length), max(longest, length)
+            if runs and longest - shortest <= LARGEST_PADDING * longest:
+                runs[-1][1].append(length)
+            else:
+                runs.append((start, [length]))
+                shortest = longest = length
+            start += length
+        return runs
+
+    def equal_runs(self) -> list[tuple[int, int, int]]:
+        """Neighbouring cells of one length as (first token, number of cells, length)."""
+        runs, start = [], 0
+        for length, cells in groupby(self.lengths):
+            n_cells = len(list(cells))
+            runs.append((start, n_cells, length))
+            start += n_cells * length
+        return runs
+
+
+def alibi_slopes(n_heads: int) -> torch.Tensor:
+    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; design.md, section 5).
+
+    For a power of two 2^(-8 (i + 1) / n_heads); else those of the next lower power of two c, then every other one
+    of 2c.
+    """
+
+    def slopes(power_of_two: int) -> list[float]:
+        return [2.0 ** (-8.0 * (head + 1) / power_of_two) for head in range(power_of_two)]
+
+    lower = 2 ** math.floor(math.log2(n_heads))
+    return torch.tensor(slopes(lower) + slopes(2 * lower)[0::2][: n_heads - lower], dtype=torch.float32)
+
+
+def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torch.dtype = torch.float32) -> str:
+    """Resolve ``auto`` and refuse what cannot run.
+
+    ``auto`` takes flash on a GPU that has it (in 16 bits), else flex on a GPU, else sdpa.
+
+    Raises
+    ------
+    ScDMCError
+        If the back end is unknown, not installed, or cannot do dropout.
+    """
+    if name not in BACK_ENDS:
+        raise ScDMCError(f"--attention {name}: there are {', '.join(BACK_ENDS)}")
+    has_flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    if name == "auto":
+        if has_flash and is_half:
+            return "flash"
+        return "flex" if device.type == "cuda" and dropout == 0 else "sdpa"
+    if name == "flash" and not has_flash:
+        raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
+    if name == "flash" and not is_half:
+        raise ScDMCError("--attention flash computes in 16 bits only; pass --bf16, or take flex or sdpa")
+    if name == "flex" and dropout > 0:
+        raise ScDMCError("--attention flex has no attention dropout; set it to 0 or take sdpa")
+    return name
+
+
+@dataclass(frozen=True)
+class _PaddedRun:
+    """Neighbouring cells, packed and padded.
+
+    Attributes
+    ----------
+    start, stop
+        Their tokens in the batch.
+    is_token
+        Shape (n_cells, length): False where there is padding.
+    tokens
+        Shape (n_cells * length,): the token of the batch that stands at each place; some token where there is padding.
+    places
+        Shape (stop - start,): where each token stands.
+    """
+
+    start: int
+    stop: int
+    is_token: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of_cells(cls, start: int, lengths: list[int], device: torch.device) -> "_PaddedRun":
+        """The run of cells of these lengths."""
+        starts = start + torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        place = torch.arange(max(lengths))
+        is_token = place < torch.tensor(lengths)[:, None]
+        tokens = (starts[:, None] + place.where(is_token, 0)).flatten()
+        places = is_token.flatten().nonzero().squeeze(1)
+        return cls(start, start + sum(lengths), is_token.to(device), tokens.to(device), places.to(device))
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest cell."""
+        return self.is_token.shape[1]
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """(total_tokens, ...) -> (n_cells, length, ...)."""
+        rows = packed.flatten(1).index_select(0, self.tokens)
+        return rows.view(*self.is_token.shape, *packed.shape[1:])
+
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """(n_cells, length, ...) -> (stop - start, ...)."""
+        return padded.flatten(0, 1).index_select(0, self.places)
+
+
+class PackedAttention:
+    """Attention of one batch: what all layers share is made once.
+
+    Parameters
+    ----------
+    back_end
+        ``flash``, ``flex``, ``sdpa`` or ``eager``.
+    layout
+        Where the cells lie.
+    slopes
+        Shape (n_heads,), float32.
+    dropout
+        Share of attention weights that are dropped; 0 outside of training.
+    dtype
+        Type in which queries, keys and values come.
+    """
+
+    def __init__(
+        self, back_end: str, layout: PackedLayout, slopes: torch.Tensor, dropout: float, dtype: torch.dtype
+    ) -> None:
+        self.back_end = back_end
+        self.layout = layout
+        self.slopes = slopes
+        self.dropout = dropout
+        self.weights: list[torch.Tensor] | None = None
+        # On a CPU queries in bfloat16 may meet a bias in float32, which holds every distance exactly.
+        self.bias_dtype = torch.float32 if dtype == torch.bfloat16 and not slopes.is_cuda else dtype
+        if back_end in ("sdpa", "eager"):
+            self.bias = _alibi_bias(layout.max_length, slopes, self.bias_dtype)
+        elif back_end == "flex":
+            self.score_mod, self.block_mask = _flex_inputs(layout, slopes)
+
+    def __call__(self, qkv: torch.Tensor) -> torch.Tensor:
+        """Attend within each cell: (total_tokens, 3, n_heads, head_dim) -> (total_tokens, n_heads, head_dim)."""
+        return {"flash": self._flash, "flex": self._flex, "sdpa": self._sdpa, "eager": self._eager}[self.back_end](qkv)
+
+    def _flash(self, qkv: torch.Tensor) -> torch.Tensor:
+        from flash_attn import flash_attn_varlen_qkvpacked_func
+
+        return flash_attn_varlen_qkvpacked_func(
+            qkv, self.layout.cu_seqlens, self.layout.max_length, dropout_p=self.dropout, alibi_slopes=self.slopes
+        )
+
+    def _flex(self, qkv: torch.Tensor) -> torch.Tensor:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        attend = _compiled_flex_attention() if qkv.is_cuda else flex_attention
+        query, key, value = qkv.permute(1, 2, 0, 3).unsqueeze(1).unbind(0)  # 3 x (1, n_heads, total_tokens, head_dim)
+        states = attend(query, key, value, score_mod=self.score_mod, block_mask=self.block_mask)
+        return states.squeeze(0).transpose(0, 1)
+
+    def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled() and not self.dropout:
+            return self._sdpa_of_similar_runs(qkv)
+        states = []
+        for query, key, value, bias in self._equal_runs(qkv):
+            run = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=self.dropout)
+            states.append(run.transpose(1, 2).flatten(0, 1))  # (n_cells * length, n_heads, head_dim)
+        return torch.cat(states)
+
+    def _sdpa_of_similar_runs(self, qkv: torch.Tensor) -> torch.Tensor:
+        """As above in fewer and larger calls; not for training, where gathering costs more in the backward pass.
+
+        Cells are padded to the longest of their run. A further component of queries (1) and keys (0, or very low where
+        there is padding) hides the padding, so that one bias still serves the whole batch.
+        """
+        states = torch.empty_like(qkv[:, 0])
+        head_dim = qkv.shape[-1]
+        for run in self.padded_runs:
+            padded = torch.zeros(*run.is_token.shape, *qkv.shape[1:-1], head_dim + 1,
+                                 dtype=self.bias.dtype, device=qkv.device)  # fmt: skip
+            padded[..., :-1] = run.pad(qkv)
+            padded[:, :, 0, :, -1] = 1.0
+            padded[:, :, 1, :, -1].masked_fill_(~run.is_token[..., None], PADDED_SCORE * math.sqrt(head_dim))
+            query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
+            bias = self.bias[:, :, : run.length, : run.length]
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=head_dim**-0.5)
+            states[run.start : run.stop] = run.unpad(attended.transpose(1, 2))[..., :-1]
+        return states
+
+    def of_first_tokens(self, query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
+        """What the first token of each cell attends to, by any back end: there is little to be computed.
+
+        Parameters
+        ----------
+        query
+            Shape (n_cells, n_heads, head_dim).
+        key_value
+            Shape (total_tokens, 2, n_heads, head_dim).
+
+        Returns
+        -------
+        Shape (n_cells, n_heads, head_dim).
+        """
+        states, n_done = torch.empty_like(query), 0
+        for run in self.padded_runs:
+            cells = slice(n_done, n_done + len(run.is_token))
+            key, value = run.pad(key_value).permute(2, 0, 3, 1, 4).unbind(0)  # (n_cells, n_heads, length, head_dim)
+            bias = -self.slopes[:, None] * torch.arange(run.length, device=query.device)
+            bias = bias.where(run.is_token[:, None], -math.inf).to(self.bias_dtype)[:, :, None]
+            attended = F.scaled_dot_product_attention(query[cells, :, None], key, value, attn_mask=bias)
+            states[cells] = attended[:, :, 0]
+            n_done = cells.stop
+        return states
+
+    @functools.cached_property
+    def padded_runs(self) -> list["_PaddedRun"]:
+        """Neighbouring cells of similar lengths, padded to the longest of them."""
+        device = self.slopes.device
+        return [_PaddedRun.of_cells(start, lengths, device) for start, lengths in self.layout.similar_runs()]
+
+    def _eager(self, qkv: torch.Tensor) -> torch.Tensor:
+        states, self.weights = [], []
+        for query, key, value, bias in self._equal_runs(qkv):
+            scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]) + bias
+            weights = torch.softmax(scores, dim=-1)  # (n_cells, n_heads, length, length)
+            self.weights.extend(weights.unbind(0))
+            run = F.dropout(weights, self.dropout).to(value.dtype) @ value
+            states.append(run.transpose(1, 2).flatten(0, 1))
+        return torch.cat(states)
+
+    def _equal_runs(self, qkv: torch.Tensor):
+        """Query, key, value (n_cells, n_heads, length, head_dim) and bias of neighbouring cells of one length.
+
+        So no padding is ever computed, and one (n_heads, L, L) bias serves the whole batch.
+        """
+        for start, n_cells, length in self.layout.equal_runs():
+            run = qkv[start : start + n_cells * length].unflatten(0, (n_cells, length))
+            query, key, value = run.permute(2, 0, 3, 1, 4).unbind(0)
+            yield query, key, value, self.bias[:, :, :length, :length]
+
+
+def _alibi_bias(length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """-slope |i - j|, shape (1, n_heads, length, length)."""
+    positions = torch.arange(length, device=slopes.device)
+    distance = (positions[:, None] - positions[None, :]).abs()
+    return (-slopes[:, None, None] * distance).to(dtype).unsqueeze(0)
+
+
+def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, object]:
+    """FlexAttention's score function (ALiBi) and block mask (a token sees its own cell only)."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    total = sum(layout.lengths)
+    lengths = layout.cu_seqlens.diff().long()
+    cell = torch.repeat_interleave(torch.arange(len(layout.lengths), device=slopes.device), lengths, output_size=total)
+
+    def same_cell(batch, head, query, key):  # noqa: ANN001  (FlexAttention's own signature)
+        return cell[query] == cell[key]
+
+    def add_alibi(score, batch, head, query, key):  # noqa: ANN001
+        return score - slopes[head] * (query - key).abs()
+
+    return add_alibi, create_block_mask(same_cell, None, None, total, total, device=slopes.device)
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., torch.Tensor]:
+    """FlexAttention, compiled on first use: that costs seconds, and importing this module should not."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)

@@ -1,0 +1,215 @@
+"""Models on disk: a model folder is written, a model is loaded from one, and the model card."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, write_json
+from scdmc.genes.vocabulary import Vocabulary
+from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
+from scdmc.model.folder import (
+    CONFIG_FILE,
+    GENE_MEDIANS_FILE,
+    TOKEN_IDS_FILE,
+    TOKENIZATION_FILE,
+    ModelDirectory,
+    changed_config,
+    read_config,
+)
+from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
+from scdmc.model.shipped import model_folder
+from scdmc.model.weights import WEIGHTS_FILE, _save_tensors, read_weights
+from scdmc.tokens.medians import GeneMedians
+from scdmc.tokens.tokenized_cells import TokenizationSettings
+
+
+def load(folder: str | Path) -> ScDMCPreTrainedModel:
+    """Load a model folder, ours or a published one, as what its weights say that it is; strict, in evaluation mode.
+
+    The name of a shipped model, such as ``"scDMC-small"``, stands for its folder.
+
+    Returns
+    -------
+    ``ScDMCForCellClassification``, ``ScDMCForMaskedLM``, or ``ScDMCModel`` where there is neither head.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is no model folder, or weights are missing.
+    """
+    from scdmc.model.weights import read_weights  # which needs this module
+
+    folder = model_folder(folder)
+    heads = {name.split(".")[0] for name in read_weights(folder)}
+    if "classifier" in heads:
+        return load_model(folder, ScDMCForCellClassification)
+    return load_model(folder, ScDMCForMaskedLM if "cls" in heads else ScDMCModel)
+
+
+CARD_FILE = "README.md"
+
+
+VERSIONED_PACKAGES = ("scdmc", "torch", "transformers", "accelerate", "numpy", "pyarrow")
+
+
+def saw_labels(model_directory: ModelDirectory) -> bool:
+    """True if the folder holds a classifier, whose encoder was trained with labels."""
+    return any(name.startswith("classifier.") for name in read_weights(model_directory.path))
+
+
+def load_model(
+    path: str | Path, model_class: type[ScDMCPreTrainedModel], changes: Mapping[str, object] | None = None
+) -> ScDMCPreTrainedModel:
+    """Load a model, in evaluation mode, strictly: no weight stays random.
+
+    Parameters
+    ----------
+    path
+        Model folder, ours or a published one (recognised by the names of its parameters), or the name of a shipped
+        model.
+    model_class
+        ``ScDMCModel``, ``ScDMCForMaskedLM`` or ``ScDMCForCellClassification``.
+    changes
+        Fields of the configuration to be changed, such as dropouts; none that changes the shape of a weight.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such folder, or weights are missing, unknown, or of another shape.
+    """
+    path = model_folder(path)
+    model = model_class(changed_config(read_config(path), **(changes or {})))
+    load_weights(model, read_weights(path), str(path))
+    return model.eval()
+
+
+def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Put all weights of a folder into a model; heads that the model does not have are left out."""
+    prefix = "bert."
+    if isinstance(model, ScDMCModel):
+        weights = {
+            name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)
+        } or weights
+    expected = model.state_dict()
+    tied = {TIED_WEIGHT}
+    missing = sorted(set(expected) - set(weights) - tied)
+    if missing and all(name.startswith("classifier.") for name in missing):
+        raise ScDMCError(f"{source} is no classifier; fine-tune it first with downstream_tasks.py")
+    if missing:
+        raise ScDMCError(
+            f"{source}: {len(missing)} weights of {type(model).__name__} are missing, such as {', '.join(missing[:3])}"
+        )
+    wrong = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    if wrong:
+        raise ScDMCError(
+            f"{source}: {wrong[0]} has shape {tuple(weights[wrong[0]].shape)}, "
+            f"but the configuration asks for {tuple(expected[wrong[0]].shape)}"
+        )
+    unknown = sorted(name for name in weights if name not in expected and not name.startswith(("cls.", "classifier.")))
+    if unknown:
+        raise ScDMCError(
+            f"{source}: unknown weights, such as {', '.join(unknown[:3])}; the layout is not that of scDMC"
+        )
+    decoder = weights.get(TIED_WEIGHT)
+    embedding = weights.get("bert.embeddings.word_embeddings.weight")
+    if decoder is not None and embedding is not None and not torch.equal(decoder, embedding):
+        raise ScDMCError(f"{source}: the decoder's matrix is not the word embedding; in scDMC the two are one")
+    model.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+
+
+def load_classifier_for_training(
+    model_directory: ModelDirectory,
+    label_names: Sequence[str],
+    stream: str,
+    dropout: float,
+    is_pretrained: bool = True,
+    pooling: str = "cls",
+) -> ScDMCForCellClassification:
+    """A classifier with the encoder of a pre-trained folder (or, to compare, a random one) and a new, random head."""
+    config = changed_config(
+        model_directory.config, classifier_stream=stream, classifier_dropout=dropout, classifier_pooling=pooling
+    )
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in enumerate(label_names)}
+    model = ScDMCForCellClassification(config)
+    if is_pretrained:
+        load_weights(model.bert, read_weights(model_directory.path), str(model_directory.path))
+    return model
+
+
+def save_model_directory(
+    path: Path,
+    model: ScDMCForMaskedLM | ScDMCForCellClassification,
+    vocabulary: Vocabulary,
+    medians: GeneMedians,
+    settings: TokenizationSettings,
+    card: str,
+) -> None:
+    """Write a model folder; the weights appear last, so that a folder with weights is a complete one.
+
+    Parameters
+    ----------
+    path
+        The folder; other files in it stay.
+    model
+        The model.
+    vocabulary, medians, settings
+        How cells must be tokenized for it.
+    card
+        Text of the model card (see :func:`model_card`).
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(path / TOKEN_IDS_FILE)
+    medians.save(path / GENE_MEDIANS_FILE)
+    write_json(path / TOKENIZATION_FILE, settings.to_dict())
+    with atomic_path(path / CARD_FILE) as temporary:
+        temporary.write_text(card, encoding="utf8")
+    model.config.architectures = [type(model).__name__]
+    with atomic_path(path / CONFIG_FILE) as temporary:
+        model.config.to_json_file(temporary, use_diff=False)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
+    _save_tensors(path / WEIGHTS_FILE, weights)
+
+
+def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, float], command: Sequence[str]) -> str:
+    """Text of a model card: what was trained on what, how, and how well.
+
+    Parameters
+    ----------
+    title
+        First line.
+    facts
+        Name -> value: data, cells, steps, sizes.
+    metrics
+        Name -> value, as measured at the end.
+    command
+        The command line that made the model.
+    """
+    versions = {package: version(package) for package in VERSIONED_PACKAGES}
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
+    lines += ["", "## Command", "", "    " + " ".join(command), "", "## Versions", ""]
+    lines += [
+        f"Python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in versions.items())
+    ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Trained on human cells; Ensembl ids outside of token_ids.json are ignored. Not a medical device.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def describe_arguments(arguments: object) -> str:
+    """Parsed arguments as sorted JSON, kept with a model."""
+    return json.dumps({name: str(value) for name, value in vars(arguments).items()}, indent=1, sort_keys=True) + "\n"

@@ -1,0 +1,1 @@
+"""Count matrices of any format, read block by block."""

@@ -1,0 +1,1 @@
+"""Figures, tables and pages; nothing here knows of models or cells."""

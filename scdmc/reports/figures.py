@@ -1,0 +1,306 @@
+"""Figures as matplotlib ``Figure`` objects: no pyplot, so nothing global, no display and no window.
+
+Text is 7 to 9 points on a figure about as wide as a column of a paper (3.4 inches a panel).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.labels import is_missing
+
+DOTS_PER_INCH = 200
+
+
+PANEL_INCHES = 3.4
+
+
+MOST_CATEGORIES = 20
+
+
+SMALLEST_SPAN = 0.15  # of the axis of a score, in a figure of trends
+
+
+# Ten colours chosen for colour-blind readers (Petroff 2021, arXiv:2107.02270), brown and the greys last.
+PALETTE = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#832db6",
+    "#b9ac70",
+    "#92dadd",
+    "#e76300",
+    "#a96b59",
+    "#717581",
+    "#94a4a2",
+)
+
+
+# No palette keeps more colours than this apart for every reader: beyond it, numbers on the points name the groups.
+NUMBERED_FROM = 7
+
+
+GREY = "#d0d0d0"
+
+
+UNKNOWN = "unknown"
+
+
+def save_figure(figure: Figure, path_stem: Path) -> Path:
+    """Write a figure as PNG (200 dpi) and PDF; the same figure gives the same bytes.
+
+    Parameters
+    ----------
+    figure
+        The figure.
+    path_stem
+        Path without suffix.
+
+    Returns
+    -------
+    Path
+        The PNG.
+    """
+    path_stem = Path(path_stem)
+    # Type 42 keeps text in the PDF as text; without a date two runs give the same file.
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
+            # Not with_suffix: "leiden_0.2" is a stem, too.
+            with atomic_path(path_stem.with_name(path_stem.name + suffix)) as temporary:
+                figure.savefig(temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=metadata)
+    return path_stem.with_name(path_stem.name + ".png")
+
+
+def umap_figure(
+    coordinates: np.ndarray,
+    colourings: Mapping[str, np.ndarray],
+    title: str,
+    seed: int = 42,
+    same_colours: bool = False,
+) -> Figure:
+    """Draw the same points once for each colouring, side by side.
+
+    From seven groups on, numbers on the points repeat what the colours say. At most 20 groups are drawn apart: the 19
+    largest and "other".
+
+    Parameters
+    ----------
+    coordinates
+        Shape (n_cells, 2).
+    colourings
+        Title of the panel -> labels of shape (n_cells,); NaN, None and '' are drawn grey, as "unknown".
+    title
+        Of the figure: what it shows.
+    seed
+        Of the order in which the points are drawn; a fixed order would put one group on top.
+    same_colours
+        True if the colourings share their groups (true and predicted types, say): a group then has one colour and
+        number in all panels.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no colouring or one does not have n_cells labels.
+    """
+    coordinates = np.asarray(coordinates)
+    if not colourings:
+        raise ScDMCError("a UMAP figure needs at least one colouring")
+    for name, labels in colourings.items():
+        if len(labels) != len(coordinates):
+            raise ScDMCError(f"{name}: {len(labels)} labels for {len(coordinates)} cells")
+    order = np.random.default_rng(seed).permutation(len(coordinates))
+    if same_colours:
+        together = _few_groups(np.concatenate([np.asarray(labels, dtype=object) for labels in colourings.values()]))
+        drawn = {
+            name: labels[order] for name, labels in zip(colourings, np.split(together, len(colourings)), strict=True)
+        }
+        legends = dict.fromkeys(drawn, _legend(together))
+    else:
+        drawn = {name: _few_groups(labels)[order] for name, labels in colourings.items()}
+        legends = {name: _legend(labels) for name, labels in drawn.items()}
+    legend_rows = max(-(-len(legend) // _legend_columns(legend)) for legend in legends.values())
+    figure = Figure(figsize=(PANEL_INCHES * len(drawn), PANEL_INCHES + 0.6 + 0.15 * legend_rows), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
+        _draw_groups(axes, coordinates[order], drawn[name], legends[name])
+        axes.set_title(name, fontsize=8)
+    return figure
+
+
+def umap_grid_figure(
+    coordinates: Mapping[str, np.ndarray], colourings: Mapping[str, np.ndarray], title: str, seed: int = 42
+) -> Figure:
+    """Draw the same cells by several methods: a row for each method, a column for each colouring.
+
+    Parameters
+    ----------
+    coordinates
+        Method -> coordinates of shape (n_cells, 2).
+    colourings
+        Title of the column -> labels of shape (n_cells,); NaN, None and '' are drawn grey, as "unknown".
+    title
+        Of the figure: what it shows.
+    seed
+        Of the order in which the points are drawn.
+    """
+    n_rows, n_columns = len(coordinates), len(colourings)
+    drawn = {name: _few_groups(labels) for name, labels in colourings.items()}
+    legends = {name: _legend(labels) for name, labels in drawn.items()}
+    legend_rows = max(-(-len(legend) // _legend_columns(legend)) for legend in legends.values())
+    height = 0.75 * PANEL_INCHES * n_rows + 0.5 + 0.15 * legend_rows
+    figure = Figure(figsize=(0.85 * PANEL_INCHES * n_columns, height), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    panels = figure.subplots(n_rows, n_columns, squeeze=False)
+    order = np.random.default_rng(seed).permutation(len(next(iter(drawn.values()))))
+    for row, (method, points) in zip(panels, coordinates.items(), strict=True):
+        for axes, (name, labels) in zip(row, drawn.items(), strict=True):
+            _draw_points(axes, np.asarray(points)[order], labels[order], legends[name])
+        row[0].set_ylabel(method, fontsize=7)
+    for top, bottom, name in zip(panels[0], panels[-1], drawn, strict=True):
+        top.set_title(name, fontsize=8)
+        _draw_legend(bottom, legends[name])
+    return figure
+
+
+def _few_groups(labels: np.ndarray) -> np.ndarray:
+    """Labels as text, shape (n_cells,), with small groups beyond the twentieth as "other (n groups)"."""
+    labels = np.where(is_missing(labels), UNKNOWN, np.asarray(labels, dtype=object)).astype(str)
+    sizes = pd.Series(labels[labels != UNKNOWN]).value_counts()
+    if len(sizes) <= MOST_CATEGORIES:
+        return labels
+    small = sizes.index[MOST_CATEGORIES - 1 :]
+    return np.where(np.isin(labels, small), f"other ({len(small)} groups)", labels)
+
+
+def _legend(labels: np.ndarray) -> pd.DataFrame:
+    """Colour, number on the points ("" for none) and legend text of each group; index: the groups in order."""
+    names = _in_natural_order(labels)
+    legend = pd.DataFrame(
+        {"colour": [_colour(index) for index in range(len(names))], "number": "", "text": names}, names
+    )
+    if len(names) >= NUMBERED_FROM:
+        # Clusters are numbers already.
+        are_numbers = all(name.isdecimal() for name in names)
+        legend["number"] = names if are_numbers else [str(index) for index in range(1, len(names) + 1)]
+        legend["text"] = names if are_numbers else legend["number"] + "  " + legend["text"]
+    if UNKNOWN in labels:
+        legend.loc[UNKNOWN] = [GREY, "", UNKNOWN]
+    return legend
+
+
+def _legend_columns(legend: pd.DataFrame) -> int:
+    """Columns of legend text that fit below one panel."""
+    if len(legend) <= 3:
+        return 1
+    longest = legend["text"].str.len().max()
+    return 4 if longest <= 6 else 2 if longest <= 24 else 1
+
+
+def _draw_groups(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> None:
+    """Points coloured by group, the legend below them."""
+    _draw_points(axes, coordinates, labels, legend)
+    _draw_legend(axes, legend)
+    axes.set_xlabel("UMAP 1 (no unit)", fontsize=7)
+    axes.set_ylabel("UMAP 2 (no unit)", fontsize=7)
+
+
+def _draw_points(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> None:
+    """Points coloured by group, with the groups' numbers if there are any."""
+    area = float(np.clip(12_000 / len(labels), 0.5, 12))  # points²
+    colours = legend["colour"].map(to_rgb)[labels].to_list()
+    axes.scatter(*coordinates.T, c=colours, s=area, linewidths=0, alpha=0.85, rasterized=True)
+    for name, number in legend.loc[legend["number"] != "", "number"].items():
+        if (labels == name).any():
+            _write_number(axes, coordinates[labels == name], number)
+    axes.set(xticks=[], yticks=[], box_aspect=1)
+
+
+def _draw_legend(axes: Axes, legend: pd.DataFrame) -> None:
+    """The groups, below the axes."""
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=5, color=group.colour, label=group.text) for group in legend.itertuples()
+    ]
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=_legend_columns(legend),
+        fontsize=7,
+        frameon=False,
+        handletextpad=0.2,
+        columnspacing=1.0,
+    )
+
+
+def _in_natural_order(labels: np.ndarray) -> list[str]:
+    """Names of the groups, clusters as numbers ("2" before "10"), the collected rest last, without the unknown."""
+    names = [str(name) for name in np.unique(labels) if name != UNKNOWN]
+    return sorted(names, key=lambda name: (name.startswith("other ("), int(name) if name.isdecimal() else -1, name))
+
+
+def _colour(index: int) -> str | tuple[float, ...]:
+    """Colour of a group; the second ten are the first ten mixed with white."""
+    colour = PALETTE[index % len(PALETTE)]
+    return colour if index < len(PALETTE) else tuple(0.5 + 0.5 * np.array(to_rgb(colour)))
+
+
+def _write_number(axes: Axes, points: np.ndarray, number: str) -> None:
+    """Write a group's number beside the cell nearest to its median: on it, the number would hide a small group."""
+    middle = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
+    axes.annotate(
+        number,
+        middle,
+        xytext=(7, 7),
+        textcoords="offset points",
+        fontsize=7.5,
+        weight="bold",
+        ha="center",
+        va="center",
+        arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
+        path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
+    )
+
+
+def score_table_figure(scores: pd.DataFrame, title: str, is_best: np.ndarray) -> Figure:
+    """Draw scores as a heat map with numbers; the best are bold.
+
+    Colour runs from the lowest to the highest score of each column, since the columns are on different scales.
+
+    Parameters
+    ----------
+    scores
+        One row for each method, one column for each metric, higher is better; NaN is left blank.
+    title
+        Of the figure: what it shows.
+    is_best
+        Shape (n_methods, n_metrics) (:func:`scdmc.reports.tables.best_of_columns`).
+    """
+    values = scores.to_numpy(dtype=float)
+    lowest, highest = scores.min().to_numpy(dtype=float), scores.max().to_numpy(dtype=float)
+    span = np.where(highest > lowest, highest - lowest, 1.0)
+    relative = np.where(highest > lowest, (values - lowest) / span, 0.5)
+    figure = Figure(figsize=(1.6 + 0.62 * values.shape[1], 1.4 + 0.3 * values.shape[0]), layout="constrained")
+    axes = figure.subplots()
+    # Pale at both ends of the map, so that black numbers are readable on every cell.
+    axes.imshow(np.where(np.isnan(values), np.nan, 0.65 * relative), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(values)):
+        weight = "bold" if is_best[row, column] else "normal"
+        axes.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", fontsize=7, weight=weight)
+    axes.set_xticks(range(values.shape[1]), scores.columns, rotation=35, ha="left", rotation_mode="anchor", fontsize=7)
+    axes.xaxis.tick_top()
+    axes.set_yticks(range(values.shape[0]), scores.index, fontsize=7)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("colour: lowest to highest of the column; bold: best", fontsize=6.5, color="#555555")
+    figure.suptitle(title, fontsize=9)
+    return figure

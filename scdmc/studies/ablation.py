@@ -1,0 +1,361 @@
+"""The study of what matters in pre-training: variants of one run, what judges them, and the table of their scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from scdmc.annotation.probing import probe_scores
+from scdmc.cells.data import read_cells
+from scdmc.errors import ScDMCError
+from scdmc.files import read_json_object
+from scdmc.integration.comparison import compare_integrations
+from scdmc.integration.study import usable_cells
+from scdmc.labels import labels_of
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.storage import load_model
+from scdmc.reports.tables import best_of_columns, markdown, score_texts
+from scdmc.studies.embedding_choices import EmbeddingChoice, embeddings_of_choices
+from scdmc.tokens.tokenized_cells import TokenizedCells
+from scdmc.training.guessing import best_guess
+
+TINY = "tiny"
+
+
+# The published objective, with sizes, a rate and a start of the genes that a small budget can train.
+SIZED = (
+    "--gene_start coexpression --initializer_range 0.06 "
+    "--hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 "
+    "--batch_size 16 --learning_rate 1e-3 --max_length 512 --bf16 --held_out_fraction 0.03 --max_held_out_cells 256 "
+    "--log_every 50 --evaluate_every 1000 --save_every 1000 --keep_checkpoints 1"
+)
+
+
+TINY_SIZES = (
+    "--hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 16 --max_length 64 "
+    "--batch_size 4"
+)
+
+
+NO_TRAINING = "--max_steps 1 --learning_rate 1e-12"
+
+
+RANDOM_START = "--gene_start random"
+
+
+HARDER = "--view_dropout 0.5 --expression_order random --expression_input value --momentum 0.99"
+
+
+RECIPE = f"{HARDER} --learning_rate 3e-4 --alpha 0.1"
+
+
+CELLS_SEED = 42  # which cells of a large data set are judged: the same for every run
+
+
+HELD_OUT = "held-out cells"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the study.
+
+    Attributes
+    ----------
+    question
+        What it tests, one plain sentence.
+    flags
+        Flags of ``scDMC_pretrain.py`` that differ from :data:`SIZED`.
+    is_trained
+        False if it keeps its first weights, whatever the budget.
+    has_medians
+        False if its data are tokenized without gene medians.
+    """
+
+    question: str
+    flags: str = ""
+    is_trained: bool = True
+    has_medians: bool = True
+
+    @property
+    def stream(self) -> str:
+        """Which streams it has: ``rank``, ``expression`` or ``both``."""
+        words = self.flags.split()
+        return words[words.index("--streams") + 1] if "--streams" in words else "both"
+
+
+VARIANTS = {
+    "sized": Variant(
+        "The published objective, with genes that start from co-expression, and what a small budget needs."
+    ),
+    "random_start": Variant("Do genes that start from co-expression help?", RANDOM_START),
+    "published": Variant(
+        "The published start, rate, batch and initial weights, at the same sizes.",
+        f"{RANDOM_START} --learning_rate 5e-5 --batch_size 24 --initializer_range 0.02",
+    ),
+    "rank_only": Variant("Is the rank stream enough?", "--streams rank"),
+    "expression_only": Variant("Is the expression stream enough?", "--streams expression"),
+    "mlm_only": Variant("What does the contrast add to the masked genes?", "--alpha 0"),
+    "contrast_only": Variant("What do the masked genes add to the contrast?", "--mlm_weight 0"),
+    "light_contrast": Variant("Is a tenth of the contrast better?", "--alpha 0.1"),
+    "frozen_momentum": Variant("Must the momentum encoder move?", "--momentum 1"),
+    "faster_momentum": Variant("Should the momentum encoder follow faster in a short run?", "--momentum 0.99"),
+    "random_order": Variant(
+        "Does the expression stream learn more if the order of its genes tells nothing?", "--expression_order random"
+    ),
+    "value_input": Variant("Does it help to read the values?", "--expression_input value"),
+    "view_dropout": Variant("Is the contrast of two views that lack half their genes better?", "--view_dropout 0.5"),
+    "queue": Variant("Do past keys as more negatives help?", "--queue_size 1024"),
+    "batch_8": Variant("More steps of fewer cells?", "--batch_size 8"),
+    "batch_64": Variant("Fewer steps of more cells?", "--batch_size 64"),
+    "rate_3e-4": Variant("A lower learning rate?", "--learning_rate 3e-4"),
+    "rate_3e-3": Variant("A higher learning rate?", "--learning_rate 3e-3"),
+    "context_256": Variant("A shorter context?", "--max_length 256"),
+    "context_1024": Variant("A longer context?", "--max_length 1024"),
+    "no_medians": Variant("Are gene medians needed?", has_medians=False),
+    "harder": Variant("Random order, values, views that lack half their genes and a faster momentum encoder?", HARDER),
+    "recipe": Variant("The same with a lower rate and a tenth of the contrast: what scDMC-small has.", RECIPE),
+    "untrained": Variant("No pre-training at all.", RANDOM_START, is_trained=False),
+    "coexpression_only": Variant("Co-expression at the start and no pre-training.", is_trained=False),
+}
+
+
+# Judge, embedding, metric: what the table and the figures show of all scores, and its name there.
+HEADLINES = (
+    ("mlm", "none", "rank_nats_below_guessing", "rank stream (nats below guessing)"),
+    ("mlm", "none", "expression_nats_below_guessing", "expression stream (nats below guessing)"),
+    ("probe", "weighted", "probe_macro_f1", "linear probe, macro-F1"),
+    ("probe", "weighted", "neighbours_macro_f1", "15-NN, macro-F1"),
+    ("probe", "cls", "probe_macro_f1", "linear probe of cls, macro-F1"),
+    ("integration", "cls", "overall", "integration by cls, overall"),
+    ("integration", "weighted", "overall", "integration by weighted genes, overall"),
+    ("fine_tuning", "fine-tuned", "macro_f1", "fine-tuned, macro-F1"),
+)
+
+
+NOTE = (
+    "All scores are of cells that were not trained on; higher is better. Nats below guessing: how far the loss of "
+    "masked genes lies below the best guess from frequency and position. Probe and 15-NN read the mean state of the "
+    "genes, weighted by their values, in the streams that the variant has, unless cls is named. Overall: 0.6 "
+    "AvgBIO + 0.4 AvgBATCH.\n"
+)
+
+
+def training_flags(name: str, budget: str, seed: int) -> list[str]:
+    """Flags of ``scDMC_pretrain.py`` for a variant, but for its data and output.
+
+    Parameters
+    ----------
+    name
+        One of :data:`VARIANTS`.
+    budget
+        Cells to be seen, which trains the same model on every machine of a kind, or ``tiny``: two steps of a model
+        that learns nothing, to see that all works.
+    seed
+        Of weights, masks, order and dropout.
+    """
+    variant = VARIANTS[name]
+    sizes = TINY_SIZES if budget == TINY else ""
+    flags = f"{SIZED} {variant.flags} {sizes} --seed {seed}".split()
+    if not variant.is_trained:
+        return [*flags, *NO_TRAINING.split()]
+    n_steps = 2 if budget == TINY else round(int(budget) / int(last_value(flags, "--batch_size")))
+    if n_steps == 0:
+        raise ScDMCError(f"--budget {budget} cells is less than half a batch of {name}; it is counted in cells")
+    return [*flags, "--max_steps", str(n_steps)]
+
+
+def last_value(flags: list[str], name: str) -> str:
+    """The value of a flag that may be given several times: the last one counts."""
+    return next(value for flag, value in reversed(list(pairwise(flags))) if flag == name)
+
+
+# ---- judges
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    """A trained model as the judges take it: its folder, its encoder on the device, and the streams that it has."""
+
+    directory: ModelDirectory
+    encoder: ScDMCModel
+    stream: str
+
+
+def open_judged(folder: Path, stream: str, device: torch.device) -> JudgedModel:
+    """Load a run's model in bfloat16."""
+    encoder = load_model(folder, ScDMCModel).to(device, torch.bfloat16)
+    encoder.set_attention("auto", torch.bfloat16)
+    return JudgedModel(open_model_directory(folder), encoder, stream)
+
+
+def masked_gene_judge(model: JudgedModel) -> dict[str, dict[str, float]]:
+    """How far a run's losses on its held-out cells lie below what guessing reaches, in nats; higher is better.
+
+    ``STREAM_nats_below_unigram`` is against the frequency of each gene, ``STREAM_nats_below_guessing`` against the best
+    guess from frequency and position (:func:`scdmc.training.guessing.best_guess`), so that an order of genes which
+    gives much away is no merit. ``contrastive_accuracy`` is among the cells of a batch: compare it at one batch size
+    only.
+
+    Parameters
+    ----------
+    model
+        The model; its folder holds ``history.csv`` and ``guessing.json``.
+    """
+    folder = model.directory.path
+    last = pd.read_csv(folder / "history.csv").dropna(subset=["eval_loss"]).iloc[-1].dropna()
+    guesses = read_json_object(folder / "guessing.json", "what guessing reaches")
+    scores = {}
+    for stream in ("rank", "expression"):
+        if f"eval_mlm_{stream}_loss" not in last:
+            continue  # a variant without this stream
+        loss = last[f"eval_mlm_{stream}_loss"]
+        scores[f"{stream}_nats_below_unigram"] = guesses[f"guessing_{stream}_unigram"] - loss
+        scores[f"{stream}_nats_below_guessing"] = best_guess(guesses, stream) - loss
+    if "eval_contrastive_accuracy" in last:
+        scores["contrastive_accuracy"] = last["eval_contrastive_accuracy"]
+    return {"none": scores}
+
+
+def judged_embeddings(model: JudgedModel, cells: TokenizedCells) -> dict[str, np.ndarray]:
+    """Embeddings of the last layer by name, all in one pass; each of shape (n_cells, n_dimensions).
+
+    ``cls`` and ``weighted`` are of the streams that the variant has; with both, ``cls of the rank stream`` comes too.
+    """
+    choices = {"cls": (model.stream, "cls"), "weighted": (model.stream, "weighted")}
+    if model.stream == "both":
+        choices["cls of the rank stream"] = ("rank", "cls")
+    embeddings = embeddings_of_choices(model.encoder, cells)
+    layer = model.encoder.config.num_hidden_layers
+    return {name: embeddings[EmbeddingChoice(layer, *choice)] for name, choice in choices.items()}
+
+
+def drawn_cells(cells: TokenizedCells, most_cells: int) -> TokenizedCells:
+    """So many of the cells, the same at every call, in their order; all if there are not more."""
+    if len(cells) <= most_cells:
+        return cells
+    drawn = np.random.default_rng(CELLS_SEED).choice(len(cells), most_cells, replace=False)
+    return cells.select(np.sort(drawn))
+
+
+def probe_judge(model: JudgedModel, path: Path, label_key: str, most_cells: int) -> dict[str, dict[str, float]]:
+    """Embedding -> linear probe and 15 nearest neighbours on labelled cells that were not trained on.
+
+    Parameters
+    ----------
+    model
+        The model.
+    path
+        ``.h5ad`` or tokenized parquet.
+    label_key
+        Column of obs with the types; cells without one count nowhere.
+    most_cells
+        Of more cells, so many are drawn, the same for every model.
+
+    Raises
+    ------
+    ScDMCError
+        If the data cannot be read as the model was trained, or hold too few types.
+    """
+    cells = drawn_cells(read_cells(path, model.directory, (label_key,)), most_cells)
+    labels = labels_of(cells.obs[label_key])
+    return {name: probe_scores(values, labels) for name, values in judged_embeddings(model, cells).items()}
+
+
+def integration_judge(
+    model: JudgedModel, path: Path, label_key: str, batch_key: str, most_cells: int
+) -> dict[str, dict[str, float]]:
+    """Embedding -> scores of zero-shot integration (:func:`scdmc.cells.scores.integration_scores`).
+
+    Parameters
+    ----------
+    model
+        The model.
+    path
+        ``.h5ad`` or tokenized parquet.
+    label_key, batch_key
+        Columns of obs with types and batches.
+    most_cells
+        Of more cells, so many are drawn, the same for every model.
+
+    Raises
+    ------
+    ScDMCError
+        If the data cannot be read as the model was trained, or cannot be scored.
+    """
+    cells = drawn_cells(read_cells(path, model.directory, (batch_key, label_key)), most_cells)
+    cells = cells.select(usable_cells(cells, model.directory, batch_key, label_key))
+    batch, labels = (labels_of(cells.obs[key]) for key in (batch_key, label_key))
+    results = compare_integrations(judged_embeddings(model, cells), labels, batch)
+    return {name: result.scores for name, result in results.items()}
+
+
+# ---- the table
+
+
+def budget_order(budget: str) -> int:
+    """Where a budget stands among others: ``tiny`` first."""
+    return -1 if budget == TINY else int(budget)
+
+
+def headline_scores(study: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the long table that :data:`HEADLINES` names, in the order in which they are shown.
+
+    Parameters
+    ----------
+    study
+        Columns variant, budget, seed, cells_seen, minutes, data, judge, embedding, metric, value.
+
+    Returns
+    -------
+    The same columns, and ``score``: name of the score, with its data set.
+    """
+    named = pd.DataFrame(HEADLINES, columns=["judge", "embedding", "metric", "score"])
+    rows = study.merge(named.assign(place=named.index), on=["judge", "embedding", "metric"])
+    rows["score"] = np.where(rows["data"] == HELD_OUT, rows["score"], rows["score"] + ": " + rows["data"])
+    variants = {name: place for place, name in enumerate(VARIANTS)}
+    rows["row"] = rows["variant"].map(variants).fillna(len(variants))  # from a folder of other variants: last
+    rows["budget_order"] = rows["budget"].map(budget_order)
+    rows = rows.sort_values(["row", "variant", "budget_order", "seed", "place", "data"], ignore_index=True)
+    return rows.drop(columns=["row", "budget_order", "place"])
+
+
+def study_markdown(study: pd.DataFrame) -> str:
+    """A table for each budget, variants x headline scores, mean ± standard deviation over seeds; the best are bold."""
+    rows = headline_scores(study)
+    parts = []
+    for budget in sorted(rows["budget"].unique(), key=budget_order):
+        shown = rows[rows["budget"] == budget]
+        order = (shown["variant"].unique(), _score_order(shown))
+        grouped = shown.groupby(["variant", "score"])["value"]
+        means, deviations = (table.unstack().loc[order] for table in (grouped.mean(), grouped.std()))
+        texts, is_best = score_texts(means, deviations), best_of_columns(means)
+        runs = shown.drop_duplicates(["variant", "seed"]).groupby("variant")
+        counts, took = runs.size(), runs[["cells_seen", "minutes"]].mean()
+        texts.insert(0, "seeds", [f"{counts[name]}" for name in order[0]])
+        texts.insert(1, "cells seen", [f"{took.loc[name, 'cells_seen']:,.0f}" for name in order[0]])
+        texts.insert(2, "minutes", [f"{took.loc[name, 'minutes']:.1f}" for name in order[0]])
+        is_best = np.hstack([np.zeros((len(texts), 3), dtype=bool), is_best])
+        title = "two steps, to see that all works" if budget == TINY else f"{int(budget):,} cells"
+        parts.append(f"## Budget: {title}\n\n{markdown(texts, is_best)}")
+    questions = [f"- {name}: {VARIANTS[name].question}" for name in rows["variant"].unique() if name in VARIANTS]
+    return "\n".join([*parts, NOTE, *questions, ""])
+
+
+def _score_order(rows: pd.DataFrame) -> list[str]:
+    """Names of the scores in the order of :data:`HEADLINES`, data sets by name."""
+    place = {title: index for index, (*_, title) in enumerate(HEADLINES)}
+    return sorted(rows["score"].unique(), key=lambda name: (place[name.split(": ")[0]], name))
+
+
+def score_rows(judge: str, data: str, scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, object]]:
+    """Scores by embedding and metric as rows: data, judge, embedding, metric, value."""
+    return [
+        {"data": data, "judge": judge, "embedding": embedding, "metric": metric, "value": float(value)}
+        for embedding, metrics in scores.items()
+        for metric, value in metrics.items()
+    ]

@@ -1,0 +1,1 @@
+"""From counts to two streams of tokens, and their parquet files."""

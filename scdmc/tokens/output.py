@@ -1,0 +1,218 @@
+"""Where tokenized cells go: names of the files of a prefix, and how finished shards become them."""
+
+import errno
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, remove, require_new_file, require_writable_folder, write_json
+from scdmc.reading.counts import Counts
+from scdmc.tokens.file_report import FileReport
+from scdmc.tokens.parquet import gene_medians_path, parquet_table, parquet_writer, token_ids_path
+from scdmc.tokens.streams import CellStreams, regroup
+from scdmc.tokens.tokenizer import Tokenizer, kept_obs
+
+logger = logging.getLogger(__name__)
+
+
+# Cells of a row group of the parquet file, whatever the blocks in which the counts were read.
+CELLS_PER_ROW_GROUP = 1024
+
+
+# A full disk, a quota and a limit on the size of a file.
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True)
+class TokenizedOutput:
+    """The files of tokenized cells: shards, reports, vocabulary and medians.
+
+    Attributes
+    ----------
+    output_directory, output_prefix
+        Where to.
+    tokenizer
+        How the cells are tokenized.
+    """
+
+    output_directory: Path
+    output_prefix: str
+    tokenizer: Tokenizer
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.output_prefix) or re.search(r"-\d{5}$", self.output_prefix):
+            raise ScDMCError(
+                f"--output_prefix {self.output_prefix!r}: letters, digits and . _ + - only, no shard number at the end"
+            )
+
+    @property
+    def report_path(self) -> Path:
+        """``<prefix>.report.json``."""
+        return self.output_directory / f"{self.output_prefix}.report.json"
+
+    @property
+    def html_report_path(self) -> Path:
+        """``<prefix>.report.html``."""
+        return self.output_directory / f"{self.output_prefix}.report.html"
+
+    @property
+    def unmatched_genes_path(self) -> Path:
+        """``<prefix>.unmatched_genes.csv``."""
+        return self.output_directory / f"{self.output_prefix}.unmatched_genes.csv"
+
+    @property
+    def finished_shards(self) -> Path:
+        """Hidden folder where shards wait until all are there; ``--resume`` finds them."""
+        # Absolute: a worker on another machine starts in another folder.
+        return (self.output_directory / f".{self.output_prefix}.shards").absolute()
+
+    def parquet_paths(self, n_shards: int) -> list[Path]:
+        """Final names of the shards."""
+        if n_shards == 1:
+            return [self.output_directory / f"{self.output_prefix}.parquet"]
+        return [self.output_directory / f"{self.output_prefix}-{index:05d}.parquet" for index in range(n_shards)]
+
+    def beside(self) -> list[Path]:
+        """What is written beside the parquet files."""
+        (single,) = self.parquet_paths(1)
+        reports = [self.report_path, self.html_report_path, self.unmatched_genes_path]
+        return [*reports, token_ids_path(single), gene_medians_path(single)]
+
+    def existing(self) -> list[Path]:
+        """Files of this prefix that are there already."""
+        # [0-9] five times: another prefix that starts like this one is not ours.
+        numbered = self.output_directory.glob(f"{self.output_prefix}-[0-9][0-9][0-9][0-9][0-9].parquet")
+        return [path for path in [*sorted(numbered), *self.parquet_paths(1), *self.beside()] if path.exists()]
+
+    def require_new(self, overwrite: bool) -> None:
+        """Refuse output that is there already or cannot be written, before the work starts."""
+        require_writable_folder(self.output_directory)
+        for path in self.existing():
+            require_new_file(path, overwrite)
+
+    def clean_or_say_what_is_kept(self) -> None:
+        """After an interruption: remove what is not finished, and say what ``--resume`` will find."""
+        for path in self.finished_shards.glob(".*.partial.*"):  # a worker that was ended could not remove it
+            remove(path)
+        n_finished = len(list(self.finished_shards.glob("*.parquet")))
+        if n_finished:
+            logger.warning(
+                "%d finished shards are kept in %s; --resume takes them up if neither cells nor settings have changed",
+                n_finished, self.finished_shards,
+            )  # fmt: skip
+        else:
+            remove(self.finished_shards)
+
+    def require_cells(self, reports: Sequence[FileReport]) -> None:
+        """Refuse to publish nothing."""
+        if not any(report.cells_out for report in reports):
+            remove(self.finished_shards)
+            raise ScDMCError("no cell is left to write: " + "; ".join(report.summary() for report in reports))
+
+    def publish(
+        self,
+        shards: Sequence[Path],
+        reports: Sequence[FileReport],
+        unmatched_genes: Mapping[str, np.ndarray],
+        warnings: Sequence[str],
+        **more: object,
+    ) -> list[Path]:
+        """Give finished shards their final names, with reports, vocabulary and medians beside them.
+
+        Parameters
+        ----------
+        shards
+            The finished shards, in order.
+        reports
+            What became of each file.
+        unmatched_genes
+            File name -> name of each column that belongs to no gene of the vocabulary.
+        warnings
+            What the user should know beside what the reports say.
+        more
+            Further entries of the JSON report.
+
+        Returns
+        -------
+        The parquet files.
+        """
+        # Only now: the plotting library takes seconds to load, which workers and --help need not wait for.
+        from scdmc.tokens import report as tokenization_report
+
+        old, paths, settings = self.existing(), self.parquet_paths(len(shards)), self.tokenizer.settings
+        for report in reports:
+            logger.info(report.summary())
+        of_reports = tokenization_report.warnings_of(reports)
+        for warning in of_reports:
+            logger.warning("warning: %s", warning)
+        warnings = [*warnings, *of_reports]
+        with self.no_space_is_an_error_for_people():
+            self.tokenizer.vocabulary.save(token_ids_path(paths[0]))
+            self.tokenizer.medians.save(gene_medians_path(paths[0]))
+            with atomic_path(self.unmatched_genes_path) as temporary:
+                tokenization_report.unmatched_genes(reports, unmatched_genes).to_csv(temporary, index=False)
+            tokenization_report.write_html_report(
+                self.html_report_path, self.output_prefix, settings, reports, warnings
+            )
+            content = {"settings": settings.to_dict(), "files": [report.to_dict() for report in reports]}
+            write_json(self.report_path, {**content, "warnings": warnings, **more})
+        for shard, path in zip(shards, paths, strict=True):
+            shard.replace(path)
+        # Only now: until the new shards stand in their places, nothing of the old output is lost that they do not
+        # replace.
+        for path in set(old) - {*paths, *self.beside()}:
+            path.unlink()
+        remove(self.finished_shards)
+        return paths
+
+    @contextmanager
+    def no_space_is_an_error_for_people(self) -> Iterator[None]:
+        """Turn a full disk into an error that says how to go on."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise ScDMCError(
+                f"{self.output_directory}: no space left ({str(error).splitlines()[0]}); "
+                "make room and repeat the command with --resume, which keeps the finished shards"
+            ) from error
+
+
+def write_cells(
+    path: Path,
+    blocks: Iterable[tuple[np.ndarray, CellStreams]],
+    counts: Counts,
+    obs_columns: Sequence[str],
+    schema: pa.Schema,
+    progress: Callable[[int], object],
+) -> None:
+    """Write tokenized blocks with their obs as one parquet file, which appears when it is complete.
+
+    A function of its own, so that the writer is gone before anything slow follows: Python swallows a Ctrl-C that
+    arrives while an object is being deleted.
+
+    Parameters
+    ----------
+    path
+        The file.
+    blocks
+        Rows of obs and their streams, block by block (:func:`scdmc.tokens.tokenizer.tokenize_blocks`).
+    counts, obs_columns
+        Whose obs is kept, and which columns of it.
+    schema
+        See :func:`scdmc.tokens.parquet.parquet_schema`.
+    progress
+        Called with the number of cells written since the last call.
+    """
+    with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
+        for rows, streams in regroup(blocks, CELLS_PER_ROW_GROUP):
+            writer.write_table(parquet_table(streams, kept_obs(counts, rows, obs_columns), schema))
+            progress(len(rows))

@@ -1,0 +1,263 @@
+"""Tokenized cells as parquet: schema, metadata, reading and writing."""
+
+import glob
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scdmc.errors import ScDMCError
+from scdmc.tokens.streams import CellStreams
+
+if TYPE_CHECKING:
+    import pandas as pd
+from scdmc.tokens.tokenized_cells import (
+    CELL_COLUMNS,
+    STREAM_COLUMNS,
+    TokenizationSettings,
+    TokenizedCells,
+    concatenate_cells,
+    obs_table,
+)
+
+METADATA_KEY = b"scdmc"
+
+
+def parquet_schema(obs_types: Mapping[str, pa.DataType], settings: TokenizationSettings, source_file: str) -> pa.Schema:
+    """Schema of a shard, with the settings in its metadata."""
+    fields = [
+        pa.field("input_ids_rank", pa.list_(pa.int32())),
+        pa.field("input_ids_epe", pa.list_(pa.int32())),
+        pa.field("expression_values", pa.list_(pa.float32())),
+        pa.field("length", pa.int32()),
+        pa.field("cell_id", pa.string()),
+        pa.field("source_file", pa.dictionary(pa.int32(), pa.string())),
+        *(pa.field(name, data_type) for name, data_type in obs_types.items()),
+    ]
+    metadata = {METADATA_KEY: json.dumps({**settings.to_dict(), "source_file": source_file}, sort_keys=True)}
+    return pa.schema(fields, metadata=metadata)
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Writer of a shard.
+
+    Ids are delta-packed and values byte-split before zstd: a dictionary of tens of thousands of ids costs time and
+    saves nothing.
+    """
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
+        column_encoding={
+            "input_ids_rank.list.element": "DELTA_BINARY_PACKED",
+            "input_ids_epe.list.element": "DELTA_BINARY_PACKED",
+            "expression_values.list.element": "BYTE_STREAM_SPLIT",
+        },
+        write_statistics=False,
+    )
+
+
+def parquet_table(streams: CellStreams, obs: "pd.DataFrame", schema: pa.Schema) -> pa.Table:
+    """One block of cells as a table.
+
+    Parameters
+    ----------
+    streams
+        The streams of the block.
+    obs
+        One row per cell with the columns ``cell_id``, ``source_file`` and the kept obs columns that the file has.
+    schema
+        See :func:`parquet_schema`; a column that ``obs`` lacks is null.
+    """
+    offsets = pa.array(streams.offsets.astype(np.int32))
+    columns = [
+        pa.ListArray.from_arrays(offsets, pa.array(streams.input_ids_rank)),
+        pa.ListArray.from_arrays(offsets, pa.array(streams.input_ids_epe)),
+        pa.ListArray.from_arrays(offsets, pa.array(streams.expression_values)),
+        pa.array(np.diff(streams.offsets).astype(np.int32)),
+    ]
+    return pa.table([*columns, *obs_table(obs, schema).columns], schema=schema)
+
+
+def parquet_files(dataset_path: Path) -> list[Path]:
+    """The parquet files of a file, a folder or a glob, in the order of their names.
+
+    Raises
+    ------
+    ScDMCError
+        If there are none.
+    """
+    path = Path(dataset_path)
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
+    else:
+        files = sorted(Path(name) for name in glob.glob(str(dataset_path)))
+    if not files:
+        raise ScDMCError(f"{dataset_path}: no such parquet file, and no .parquet files there")
+    return files
+
+
+def token_ids_path(dataset_path: Path) -> Path:
+    """The vocabulary that lies beside tokenized data: ``<prefix>.token_ids.json``."""
+    return _beside(dataset_path, "token_ids.json")
+
+
+def gene_medians_path(dataset_path: Path) -> Path:
+    """The gene medians that lie beside tokenized data: ``<prefix>.gene_medians.json``."""
+    return _beside(dataset_path, "gene_medians.json")
+
+
+def _beside(dataset_path: Path, name: str) -> Path:
+    stem = dataset_path.stem
+    prefix, _, number = stem.rpartition("-")
+    prefix = prefix if prefix and len(number) == 5 and number.isdigit() else stem
+    return dataset_path.with_name(f"{prefix}.{name}")
+
+
+def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
+    """Settings that all shards share; None where data of the published tool says nothing.
+
+    Raises
+    ------
+    ScDMCError
+        If a file is no tokenized parquet, or two shards were made with different settings.
+    """
+    settings: dict[Path, TokenizationSettings | None] = {path: _settings_of(path) for path in files}
+    first = files[0]
+    for path in files:
+        if settings[path] != settings[first]:
+            raise ScDMCError(f"{path} was not tokenized like {first} ({settings[path]} against {settings[first]})")
+    return settings[first]
+
+
+def _settings_of(path: Path) -> TokenizationSettings | None:
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ScDMCError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from error
+    missing = [column for column in STREAM_COLUMNS if column not in schema.names]
+    if missing:
+        raise ScDMCError(f"{path} is no tokenized data: it lacks the columns {missing}; it has {schema.names}")
+    content = (schema.metadata or {}).get(METADATA_KEY)
+    return TokenizationSettings.from_dict(json.loads(content), str(path)) if content else None
+
+
+def read_tokenized(
+    dataset_path: Path, obs_columns: Sequence[str] | None = None, model_input_size: int | None = None
+) -> TokenizedCells:
+    """Read tokenized parquet: ours, or that of the published tool (int64 / double columns, no metadata).
+
+    Parameters
+    ----------
+    dataset_path
+        File, folder or glob.
+    obs_columns
+        Kept obs columns to read; all without it.
+    model_input_size
+        Context of the model, if shorter than that of the data (see :meth:`TokenizedCells.truncated`).
+
+    Raises
+    ------
+    ScDMCError
+        If there is no data, or a column is missing.
+    """
+    files = parquet_files(dataset_path)
+    settings = read_settings(files)
+    parts = [part for path in files for part in read_row_groups(path, obs_columns, settings, model_input_size)]
+    if not any(len(part) for part in parts):
+        raise ScDMCError(f"{dataset_path} holds no cells")
+    return concatenate_cells(parts)
+
+
+def read_obs_columns(dataset_path: Path, obs_columns: Sequence[str]) -> pa.Table:
+    """Kept obs columns of tokenized parquet, one row per cell; no token is read.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no data, or a column is missing.
+    """
+    tables = []
+    for path in parquet_files(dataset_path):
+        file = pq.ParquetFile(path)
+        _require_obs_columns(file, path, obs_columns)
+        tables.append(file.read(columns=list(obs_columns)))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _require_obs_columns(file: pq.ParquetFile, path: Path, obs_columns: Sequence[str]) -> None:
+    available = _obs_columns(file)
+    missing = [name for name in obs_columns if name not in available]
+    if missing:
+        raise ScDMCError(
+            f"{path}: no column {', '.join(map(repr, missing))}; it keeps {available} "
+            "(name others with --obs_columns when tokenizing)"
+        )
+
+
+def _obs_columns(file: pq.ParquetFile) -> list[str]:
+    """The obs columns that the user kept."""
+    return [name for name in file.schema_arrow.names if name not in (*STREAM_COLUMNS, *CELL_COLUMNS)]
+
+
+def read_row_groups(
+    path: Path, obs_columns: Sequence[str] | None, settings: TokenizationSettings | None, model_input_size: int | None
+) -> Iterator[TokenizedCells]:
+    """Yield the cells of a shard, one row group after the other (see :func:`read_tokenized`)."""
+    file = pq.ParquetFile(path)
+    wanted = _obs_columns(file) if obs_columns is None else list(obs_columns)
+    _require_obs_columns(file, path, wanted)
+    cell_columns = [name for name in CELL_COLUMNS if name in file.schema_arrow.names]
+    n_read = 0
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
+        cells = _cells_of_table(table, [*cell_columns, *wanted], path.name, n_read, settings)
+        n_read += len(cells)
+        yield cells.truncated(model_input_size) if model_input_size else cells
+
+
+def _cells_of_table(
+    table: pa.Table, obs_names: list[str], file_name: str, first_row: int, settings: TokenizationSettings | None
+) -> TokenizedCells:
+    rank_ids, rank_offsets = _flat(table["input_ids_rank"], np.int32)
+    expression_ids, expression_offsets = _flat(table["input_ids_epe"], np.int32)
+    values, value_offsets = _flat(table["expression_values"], np.float32)
+    for column, lengths in (
+        ("expression_values", np.diff(value_offsets)),
+        ("length", table["length"].to_numpy()),
+    ):
+        _require_lengths(column, lengths, np.diff(expression_offsets), file_name, first_row)
+    obs = table.select(obs_names)
+    if "cell_id" not in obs_names:
+        obs = obs.append_column("cell_id", pa.array([f"row_{first_row + row}" for row in range(len(table))]))
+    if "source_file" not in obs_names:
+        obs = obs.append_column("source_file", pa.array([file_name] * len(table), pa.string()))
+    return TokenizedCells(rank_ids, expression_ids, values, rank_offsets, expression_offsets, obs, settings)
+
+
+def _require_lengths(column: str, lengths: np.ndarray, expected: np.ndarray, file_name: str, first_row: int) -> None:
+    """Refuse rows whose values would be taken for those of other genes, or of another cell."""
+    wrong = np.flatnonzero(lengths != expected)
+    if len(wrong):
+        row = int(wrong[0])
+        says = "is" if column == "length" else "has length"
+        raise ScDMCError(
+            f"{file_name}: damaged data: in row {first_row + row}, input_ids_epe has length {expected[row]}, "
+            f"but {column} {says} {lengths[row]}; tokenize the counts again"
+        )
+
+
+def _flat(column: pa.ChunkedArray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a list column as one array, and the offsets of the rows."""
+    array = column.combine_chunks()
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    values = array.values.to_numpy()[offsets[0] : offsets[-1]]
+    return values.astype(dtype, copy=False), offsets - offsets[0]

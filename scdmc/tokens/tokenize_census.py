@@ -1,0 +1,153 @@
+"""From an open SOMA experiment to tokenized parquet: shards, report, vocabulary and medians (design.md, section 4)."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from scdmc.errors import ScDMCError
+from scdmc.files import remove, write_json
+from scdmc.genes.ids import GeneMatch
+from scdmc.reading.census import CensusSlice
+from scdmc.reading.counts import Counts
+from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.output import TokenizedOutput, write_cells
+from scdmc.tokens.parquet import parquet_schema
+from scdmc.tokens.tokenizer import obs_types, tokenize_blocks
+
+logger = logging.getLogger(__name__)
+
+
+# Larger than for a file: a read from a bucket has its price, however small it is.
+BLOCK_SIZE = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class CensusJob(TokenizedOutput):
+    """A slice of a Census to be tokenized to parquet.
+
+    Attributes
+    ----------
+    location
+        Where the experiment lies; recorded with the finished shards.
+    wanted
+        Which cells were chosen; recorded in the report.
+    obs_columns
+        Columns of obs to keep.
+    cells_per_shard, block_size
+        Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
+    """
+
+    location: str
+    wanted: CensusSlice
+    obs_columns: tuple[str, ...]
+    cells_per_shard: int
+    block_size: int = BLOCK_SIZE
+
+    def fingerprint(self, counts: Counts) -> dict:
+        """What must be unchanged for ``--resume`` to keep finished shards."""
+        return {
+            **self.tokenizer.settings.to_dict(),
+            "source": self.location,
+            "layer": counts.layer,
+            "gene_mapping": sorted(self.tokenizer.gene_mapping.items()),
+            "gene_id_column": self.tokenizer.gene_id_column,
+            "drop_empty_cells": self.tokenizer.drop_empty_cells,
+            "cells": hashlib.sha256(counts.obs.index.to_numpy(dtype="<i8").tobytes()).hexdigest(),
+            "obs_columns": list(self.obs_columns),
+            "cells_per_shard": self.cells_per_shard,
+        }
+
+
+def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: bool = False) -> list[Path]:
+    """Tokenize chosen cells to parquet shards, with report, vocabulary and medians beside.
+
+    Nothing appears under its final name before all shards are finished; finished ones are kept if ``resume`` is set and
+    neither cells nor settings have changed.
+
+    Parameters
+    ----------
+    job
+        Where to and how.
+    counts
+        The cells (see :func:`scdmc.reading.census.census_counts`).
+    n_matching
+        Cells of which these are a sample, for the report.
+    resume
+        Keep finished shards.
+
+    Returns
+    -------
+    The parquet files.
+
+    Raises
+    ------
+    ScDMCError
+        If a value is no count, the source cannot be read, or no cell is left.
+    """
+    match = job.tokenizer.match(counts)
+    job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
+    _prepare_finished_shards(job, counts, resume)
+    schema = parquet_schema(obs_types({counts.name: counts.obs}, job.obs_columns), job.tokenizer.settings, counts.name)
+    report = new_report(counts, match)
+    starts = range(0, counts.n_cells, job.cells_per_shard)
+    try:
+        with tqdm(total=counts.n_cells, unit=" cells", desc="tokenize") as progress:
+            for index, start in enumerate(starts):
+                cells = (start, min(start + job.cells_per_shard, counts.n_cells))
+                report.add(_finish_shard(job, index, cells, counts, match, schema, progress.update))
+    except (ScDMCError, OSError, KeyboardInterrupt):
+        job.clean_or_say_what_is_kept()
+        raise
+    job.require_cells([report])
+    finished = [_shard_path(job, index) for index in range(len(starts))]
+    unmatched = {counts.name: match.names[~match.is_matched]}
+    census = {**job.wanted.to_dict(), "cells_matching": n_matching, "cells_taken": report.cells_in}
+    return job.publish(finished, [report], unmatched, [], census=census)
+
+
+def _prepare_finished_shards(job: CensusJob, counts: Counts, resume: bool) -> None:
+    """Keep the shards of an interrupted run if they hold the same cells, made with the same settings."""
+    path = job.finished_shards / "fingerprint.json"
+    # As JSON gives it back: pairs become lists.
+    fingerprint = json.loads(json.dumps(job.fingerprint(counts)))
+    if resume and path.exists():
+        if json.loads(path.read_text(encoding="utf8")) == fingerprint:
+            return
+        logger.warning("warning: cells or settings have changed since the interrupted run; starting anew")
+    remove(job.finished_shards)
+    write_json(path, fingerprint)
+
+
+def _shard_path(job: CensusJob, index: int) -> Path:
+    return job.finished_shards / f"{index:05d}.parquet"
+
+
+def _finish_shard(
+    job: CensusJob,
+    index: int,
+    cells: tuple[int, int],
+    counts: Counts,
+    match: GeneMatch,
+    schema: pa.Schema,
+    progress: Callable[[int], object],
+) -> FileReport:
+    """Write the cells from the first to before the second into the hidden folder, unless they are there; their report.
+
+    The report is written last: a shard with a report is a finished one.
+    """
+    report_path = _shard_path(job, index).with_suffix(".json")
+    if report_path.exists():
+        progress(cells[1] - cells[0])
+        return FileReport(**json.loads(report_path.read_text(encoding="utf8")))
+    report = new_report(counts, match)
+    blocks = tokenize_blocks(counts, job.tokenizer, match, report, *cells, job.block_size)
+    with job.no_space_is_an_error_for_people():
+        write_cells(_shard_path(job, index), blocks, counts, job.obs_columns, schema, progress)
+        write_json(report_path, asdict(report))
+    return report

@@ -1,0 +1,329 @@
+"""A folder of files of raw counts to tokenized parquet, shard by shard, here or on workers (design.md section 4)."""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from scdmc.errors import ScDMCError
+from scdmc.files import remove, write_json
+from scdmc.genes.ids import GeneMatch
+from scdmc.reading.count_files import files_of_input
+from scdmc.reading.counts import BLOCK_SIZE, Counts, input_files, open_counts
+from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.output import TokenizedOutput, write_cells
+from scdmc.tokens.parquet import parquet_schema
+from scdmc.tokens.tokenized_cells import require_obs_columns
+from scdmc.tokens.tokenizer import CELLS_PER_SHARD, obs_types, tokenize_blocks
+from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous block of cells of one file.
+
+    Attributes
+    ----------
+    path, start, stop
+        The file and its rows.
+    key
+        Stands for all that decides what the shard will hold; the name under which it waits.
+    """
+
+    path: Path
+    start: int
+    stop: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.path.name}, cells {self.start:,} to {self.stop:,}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderJob(TokenizedOutput):
+    """A folder of files of raw counts to be tokenized to parquet.
+
+    Attributes
+    ----------
+    input_directory
+        Where from.
+    obs_columns
+        Columns of ``obs`` to keep.
+    layer, allow_normalized
+        Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
+    cells_per_shard, block_size
+        Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
+    """
+
+    input_directory: Path
+    obs_columns: Sequence[str] = ()
+    layer: str | None = None
+    allow_normalized: bool = False
+    cells_per_shard: int = CELLS_PER_SHARD
+    block_size: int = BLOCK_SIZE
+
+    def settings_of_shards(self) -> dict:
+        """What decides, beside its cells, what a shard holds."""
+        return {
+            **self.tokenizer.settings.to_dict(),
+            "gene_mapping": _hash_of_mapping(self.tokenizer.gene_mapping),
+            "gene_id_column": self.tokenizer.gene_id_column,
+            "species": self.tokenizer.species,
+            "orthologs": _hash_of_mapping(self.tokenizer.orthologs or {}),
+            "drop_empty_cells": self.tokenizer.drop_empty_cells,
+            "layer": self.layer,
+            "allow_normalized": self.allow_normalized,
+        }
+
+
+def _hash_of_mapping(mapping: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(mapping.items())).encode("utf8")).hexdigest()
+
+
+@dataclass
+class Inspection:
+    """What is known of the files before the first cell is tokenized.
+
+    Attributes
+    ----------
+    obs_types
+        Types of the kept obs columns.
+    reports
+        File name -> report of a file of which no cell has been read.
+    unmatched_genes
+        File name -> name of each column that belongs to no gene of the vocabulary.
+    warnings
+        What the user should know of the files.
+    """
+
+    obs_types: dict[str, pa.DataType] = field(default_factory=dict)
+    reports: dict[str, FileReport] = field(default_factory=dict)
+    n_cells: dict[str, int] = field(default_factory=dict)
+    unmatched_genes: dict[str, np.ndarray] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def tokenize_folder(
+    job: FolderJob,
+    overwrite: bool = False,
+    resume: bool = False,
+    num_workers: int = 1,
+    scheduler_address: str | None = None,
+) -> list[Path]:
+    """Tokenize every file of a folder to parquet shards, with reports, vocabulary and medians beside.
+
+    Nothing appears under its final name before all shards are finished. Shards that were finished when a run was
+    interrupted are kept if ``resume`` is set and neither their file nor the settings have changed. The output is the
+    same, byte for byte, for any number of workers.
+
+    Parameters
+    ----------
+    job
+        What to tokenize, and how.
+    overwrite, resume
+        Replace existing output; keep what an interrupted run has finished.
+    num_workers
+        Processes on this machine; 1 is this process alone.
+    scheduler_address
+        Of a running Dask cluster whose workers are taken instead; they must see both folders under the same paths.
+
+    Returns
+    -------
+    The parquet files.
+
+    Raises
+    ------
+    ScDMCError
+        For what the user can mend (see the modules :mod:`scdmc.reading.counts`, :mod:`scdmc.genes.ids`), and when a
+        worker dies of the same shard again and again.
+    """
+    files = input_files(job.input_directory)
+    job.require_new(overwrite)
+    job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
+    found = _inspect(job, files)
+    shards = [shard for path in files for shard in _shards_of_file(job, path, found)]
+    _prepare_finished_shards(job, shards, resume)
+    try:
+        _finish_shards(job, shards, found, num_workers, scheduler_address)
+    except (ScDMCError, OSError, KeyboardInterrupt):
+        job.clean_or_say_what_is_kept()
+        raise
+    for shard in shards:
+        found.reports[shard.path.name].add(FileReport(**json.loads(_report_path(job, shard).read_text())))
+    reports = list(found.reports.values())
+    job.require_cells(reports)
+    finished = [_shard_path(job, shard) for shard in shards]
+    return job.publish(finished, reports, found.unmatched_genes, found.warnings)
+
+
+def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
+    """Open every file before anything is written."""
+    found, obs, available, id_hashes = Inspection(), {}, {}, {}
+    for path in files:
+        with open_counts(path, job.layer, job.allow_normalized) as counts:
+            match = job.tokenizer.match(counts)
+            obs[path.name] = _rows_of_extremes(counts.obs[[name for name in job.obs_columns if name in counts.obs]])
+            available[path.name] = list(counts.obs)
+            found.reports[path.name] = new_report(counts, match)
+            found.n_cells[path.name] = counts.n_cells
+            found.unmatched_genes[path.name] = match.names[~match.is_matched]
+            found.warnings += _repeated_cell_ids(counts)
+            id_hashes[path.name] = pd.util.hash_array(counts.obs.index.astype(str).to_numpy(dtype=object))
+    require_obs_columns(available, job.obs_columns)
+    found.obs_types = obs_types(obs, job.obs_columns)
+    found.warnings += _shared_cell_ids(id_hashes)
+    for warning in found.warnings:
+        logger.warning("warning: %s", warning)
+    return found
+
+
+def _rows_of_extremes(obs: pd.DataFrame) -> pd.DataFrame:
+    """The rows that decide the types of the columns (an integer may be too large for one); all would take memory."""
+    obs = obs.reset_index(drop=True)
+    integers = [obs[name].dropna() for name in obs if obs[name].dtype.kind in "iu"]
+    rows = {row for column in integers if len(column) for row in (column.idxmin(), column.idxmax())}
+    return obs.loc[sorted(rows)]
+
+
+def _repeated_cell_ids(counts: Counts) -> list[str]:
+    repeated = counts.obs.index[counts.obs.index.duplicated()]
+    shown = ", ".join(map(str, repeated[:3]))
+    return [f"{counts.name}: {len(repeated)} cell ids occur more than once, such as {shown}"] if len(repeated) else []
+
+
+def _shared_cell_ids(id_hashes: Mapping[str, np.ndarray]) -> list[str]:
+    """Pairs of files with cell ids in common, from the hashes of the ids (eight bytes a cell, however long its id)."""
+    names = list(id_hashes)
+    hashes = [np.unique(hashes) for hashes in id_hashes.values()]
+    file = np.repeat(np.arange(len(names)), [len(of_file) for of_file in hashes])
+    hashes = np.concatenate(hashes)
+    order = np.lexsort((file, hashes))
+    file, hashes = file[order], hashes[order]
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    # Of each id, the first file that has it, and every other one.
+    first_file = file[first][group]
+    is_other = first_file != file
+    pairs = Counter(zip(first_file[is_other].tolist(), file[is_other].tolist(), strict=True))
+    return [
+        f"{names[one]} and {names[other]} share {pairs[one, other]:,} cell ids; source_file tells these cells apart"
+        for one, other in sorted(pairs)
+    ]
+
+
+def _shards_of_file(job: FolderJob, path: Path, found: Inspection) -> list[Shard]:
+    """The shards of a file, each with a key that changes with the file, the settings and the cells."""
+    kept = {name: str(data_type) for name, data_type in found.obs_types.items()}
+    state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files_of_input(path.absolute())]
+    n_cells = found.n_cells[path.name]
+    shards = []
+    for start in range(0, n_cells, job.cells_per_shard):
+        stop = min(start + job.cells_per_shard, n_cells)
+        content = json.dumps([job.settings_of_shards(), kept, state, start, stop])
+        key = f"{path.name}-{start}-{hashlib.sha256(content.encode('utf8')).hexdigest()[:16]}"
+        shards.append(Shard(path.absolute(), start, stop, key))
+    return shards
+
+
+def _prepare_finished_shards(job: FolderJob, shards: Sequence[Shard], resume: bool) -> None:
+    """Keep the shards of an interrupted run that were made from the same files with the same settings."""
+    if not resume:
+        remove(job.finished_shards)
+    job.finished_shards.mkdir(parents=True, exist_ok=True)
+    there = set(job.finished_shards.glob("*.parquet"))
+    stale = there - {_shard_path(job, shard) for shard in shards}
+    if stale:
+        logger.warning(
+            "warning: %d of %d finished shards are of no use, since their files or the settings have changed since the "
+            "interrupted run; these cells are tokenized again",
+            len(stale), len(there),
+        )  # fmt: skip
+    for path in stale:
+        remove(path)
+
+
+def _finish_shards(
+    job: FolderJob, shards: Sequence[Shard], found: Inspection, num_workers: int, scheduler_address: str | None
+) -> None:
+    """Write every shard that is not there yet, and its report, into the hidden folder."""
+    unfinished = [shard for shard in shards if not _is_finished(job, shard)]
+    sizes = {str(shard): shard.stop - shard.start for shard in shards}
+    done = sum(sizes.values()) - sum(sizes[str(shard)] for shard in unfinished)
+    with Progress(sizes, done) as progress:
+        if scheduler_address is None and num_workers == 1:
+            run_here(_tasks(job, unfinished, found, 1), progress)
+            return
+        if scheduler_address is None and len(unfinished) < num_workers:
+            logger.info(
+                "%d shard(s) to do keep only as many of the %d workers busy; --cells_per_shard makes more of them",
+                len(unfinished), num_workers,
+            )  # fmt: skip
+        tasks = partial(_tasks, job, unfinished, found)
+        inputs = sorted({shard.path for shard in unfinished})
+        run_on_workers(tasks, progress, num_workers, scheduler_address, job.finished_shards, inputs)
+
+
+def _tasks(job: FolderJob, shards: Sequence[Shard], found: Inspection, n_workers: int) -> list[Task]:
+    """Consecutive shards of one file form a task, so that a worker opens (and turns) a file only once."""
+    tasks = []
+    for _, of_file in groupby(shards, key=lambda shard: shard.path):
+        of_file = list(of_file)
+        for numbers in np.array_split(np.arange(len(of_file)), min(n_workers, len(of_file))):
+            run = [of_file[number] for number in numbers]
+            tasks.append(Task([str(shard) for shard in run], _write_shards, (job, run, found.obs_types)))
+    return tasks
+
+
+def _shard_path(job: FolderJob, shard: Shard) -> Path:
+    return job.finished_shards / f"{shard.key}.parquet"
+
+
+def _report_path(job: FolderJob, shard: Shard) -> Path:
+    return job.finished_shards / f"{shard.key}.json"
+
+
+def _is_finished(job: FolderJob, shard: Shard) -> bool:
+    return _shard_path(job, shard).exists() and _report_path(job, shard).exists()
+
+
+def _write_shards(
+    job: FolderJob,
+    shards: Sequence[Shard],
+    types_of_obs: Mapping[str, pa.DataType],
+    progress: Callable[[str, int], object],
+) -> None:
+    """Write consecutive shards of one file that are not finished yet, and their reports."""
+    with open_counts(shards[0].path, job.layer, job.allow_normalized) as counts:
+        match = job.tokenizer.match(counts)
+        for shard in shards:
+            # A worker that takes the place of one that died finds what that one has finished.
+            if not _is_finished(job, shard):
+                with job.no_space_is_an_error_for_people():
+                    _write_shard(job, shard, counts, match, types_of_obs, partial(progress, str(shard)))
+            progress(str(shard), shard.stop - shard.start)
+
+
+def _write_shard(
+    job: FolderJob,
+    shard: Shard,
+    counts: Counts,
+    match: GeneMatch,
+    types_of_obs: Mapping[str, pa.DataType],
+    progress: Callable[[int], object],
+) -> None:
+    report = new_report(counts, match)
+    schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name)
+    blocks = tokenize_blocks(counts, job.tokenizer, match, report, shard.start, shard.stop, job.block_size)
+    path, cells_read = _shard_path(job, shard), lambda _: progress(report.cells_in)
+    write_cells(path, blocks, counts, job.obs_columns, schema, cells_read)
+    write_json(_report_path(job, shard), asdict(report))

@@ -1,0 +1,1 @@
+"""Pre-training: batches, objectives, the loop, checkpoints."""

@@ -1,0 +1,137 @@
+"""Checkpoints of a training run: complete or absent, and without pickle."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, remove
+from scdmc.training.distributed import spread_like, whole
+
+TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if (path / STATE_FILE).exists())
+
+
+def find_checkpoint(output_dir: Path, name: str) -> Path:
+    """The checkpoint that ``--resume_from_checkpoint`` means: ``last`` or a folder.
+
+    Raises
+    ------
+    ScDMCError
+        If there is none.
+    """
+    if name != "last":
+        return Path(name)
+    found = checkpoints(output_dir)
+    if not found:
+        raise ScDMCError(f"{output_dir} holds no complete checkpoint to resume from")
+    return found[-1]
+
+
+def write_checkpoint(
+    output_dir: Path, step: int, tensors: Mapping[str, torch.Tensor], state: Mapping, keep: int
+) -> Path:
+    """Write a checkpoint and delete all but the newest.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the run.
+    step
+        Optimizer steps done.
+    tensors
+        Name -> tensor.
+    state
+        The rest, as JSON.
+    keep
+        How many checkpoints stay.
+
+    Raises
+    ------
+    ScDMCError
+        If the disk is full; earlier checkpoints stay as they were.
+    """
+    path = output_dir / "checkpoints" / f"step-{step:08d}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path.parent)
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    free = shutil.disk_usage(path.parent).free
+    if free < n_bytes:
+        raise _disk_full(path, f"{n_bytes / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            save_file(
+                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE
+            )
+            (temporary / STATE_FILE).write_text(json.dumps(state))
+    except (OSError, SafetensorError) as error:
+        raise _disk_full(path, str(error)) from error
+    for old in checkpoints(output_dir)[:-keep]:
+        remove(old)
+    return path
+
+
+def _disk_full(path: Path, why: str) -> ScDMCError:
+    return ScDMCError(
+        f"{path} could not be written ({why}); the checkpoints before it are complete, "
+        "so make room and go on with --resume_from_checkpoint last"
+    )
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what a killed run had not finished writing."""
+    for leftover in folder.glob(".step-*.partial"):
+        remove(leftover)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors (in main memory, wherever they were made) and state of a checkpoint.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is no checkpoint.
+    """
+    if not (path / STATE_FILE).is_file():
+        raise ScDMCError(f"{path} is no checkpoint")
+    state = json.loads((path / STATE_FILE).read_text())
+    return load_file(path / TENSORS_FILE), state
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names with ``prefix.`` before them."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names start with ``prefix.``, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """State of an optimizer, ``index.name`` -> tensor."""
+    states = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": whole(tensor) for index, state in states.items() for name, tensor in state.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what :func:`optimizer_tensors` took."""
+    content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for name, tensor in tensors.items():
+        index, key = name.split(".")
+        parameter = parameters[int(index)]
+        same_shape = tensor.shape == parameter.shape  # the number of steps is no tensor to be spread
+        content["state"].setdefault(int(index), {})[key] = spread_like(tensor, parameter) if same_shape else tensor
+    optimizer.load_state_dict(content)

@@ -1,0 +1,113 @@
+"""What several processes of one run tell each other; with one process, nothing happens.
+
+A model may be sharded: of each tensor every process then holds a part (a DTensor), and the functions at the end of this
+module turn whole tensors into parts and back. They leave other tensors as they are. Torch's sharding is imported where
+it is used: it costs 45 MB.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import distributed, nn
+
+
+def n_processes() -> int:
+    """Processes of the run."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def process_number() -> int:
+    """Number of this process, from 0."""
+    return distributed.get_rank() if n_processes() > 1 else 0
+
+
+def global_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum over the processes, without gradient."""
+    if n_processes() == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def gather_equal(values: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors of all processes, equal in shape and type, by number of the process."""
+    if n_processes() == 1:
+        return [values]
+    gathered = [torch.empty_like(values) for _ in range(n_processes())]
+    distributed.all_gather(gathered, values)
+    return gathered
+
+
+def gather_rows(rows: torch.Tensor, rows_by_process: tuple[int, ...]) -> torch.Tensor:
+    """Rows of all processes in the order of the joined batch; this process's own rows keep their gradient.
+
+    Process p of n holds the rows p, p + n, p + 2 n, ... (see :func:`scdmc.training.masking.masked_batch`).
+
+    Parameters
+    ----------
+    rows
+        Shape (n_rows, ...).
+    rows_by_process
+        How many rows each process has, so that nobody has to ask.
+
+    Returns
+    -------
+    Shape (sum(rows_by_process), ...), the same on every process.
+    """
+    if n_processes() == 1:
+        return rows
+    longest = max(rows_by_process)
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [part[:n_rows] for part, n_rows in zip(gather_equal(padded), rows_by_process, strict=True)]
+    parts[process_number()] = rows
+    places = [torch.arange(number, sum(rows_by_process), n_processes()) for number in range(n_processes())]
+    return torch.cat(parts)[torch.cat(places).argsort().to(rows.device)]
+
+
+def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device, other_forward: str) -> None:
+    """Spread weights, gradients and optimizer state over the processes (fully sharded data parallel).
+
+    Parameters
+    ----------
+    module
+        The whole model, changed in place.
+    parts
+        Its layers: the weights of one of them at a time are gathered for computing.
+    device
+        Where the processes compute.
+    other_forward
+        Name of a method of ``module`` that computes with its weights, beside ``forward``.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    mesh = init_device_mesh(device.type, (n_processes(),))
+    for part in parts:
+        fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    register_fsdp_forward_method(module, other_forward)
+
+
+def _is_sharded(tensor: torch.Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor of which each process holds a part; all processes must ask."""
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
+
+
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a tensor that this process holds; what is done to it is done to the tensor."""
+    return tensor.to_local() if _is_sharded(tensor) else tensor
+
+
+def spread_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A tensor that every process has, in parts like those of ``other``."""
+    if not _is_sharded(other):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)

@@ -1,0 +1,180 @@
+"""The simple methods: do they learn, from the right cells only, and do they refuse what they cannot use."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.neighbors import NearestNeighbors
+
+from scdmc.annotation.baselines import (
+    celltypist_classifier,
+    logistic_regression,
+    majority_class,
+    nearest_neighbours,
+    nearest_neighbours_on_pca,
+)
+from scdmc.cells.splits import make_split
+from scdmc.errors import ScDMCError
+from scdmc.integration.methods import harmony, pca_of_variable_genes
+
+N_CELLS, N_GENES = 240, 200
+
+
+def log1p_cp10k(counts):
+    return scipy.sparse.csr_matrix(np.log1p(counts / counts.sum(axis=1, keepdims=True) * 10_000), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """log1p CP10k of three types with ten marker genes each, their labels and a split."""
+    generator = np.random.default_rng(0)
+    types = np.arange(N_CELLS) % 3
+    rates = np.tile(generator.uniform(0.5, 5.0, N_GENES), (N_CELLS, 1))
+    for marked in range(3):
+        rates[types == marked, 10 * marked : 10 * marked + 10] *= 4.0
+    expression = log1p_cp10k(generator.poisson(rates))
+    labels = np.array(["acinar", "beta", "ductal"], dtype=object)[types]
+    return expression, labels, make_split(labels)
+
+
+def with_noise_outside_of(part, expression, split):
+    """The same values, but random genes for every cell that is in none of the parts."""
+    noise = log1p_cp10k(np.random.default_rng(9).poisson(1.0, expression.shape))
+    keep = scipy.sparse.diags_array(np.isin(split, part).astype(np.float32))
+    drop = scipy.sparse.diags_array((~np.isin(split, part)).astype(np.float32))
+    return (keep @ expression + drop @ noise).tocsr()
+
+
+def test_logistic_regression_finds_marked_types(cells):
+    expression, labels, split = cells
+    predicted, chosen = logistic_regression(expression, labels, split)
+    assert (predicted.labels == labels[split == "test"]).mean() > 0.9
+    assert chosen["validation_macro_f1"] > 0.9
+
+
+def test_logistic_regression_is_fitted_on_train_and_validation(cells):
+    expression, labels, split = cells
+    _, chosen = logistic_regression(expression, labels, split)
+    # Validation cells of a type that training has not: only the second fit can know it.
+    labels = labels.copy()
+    labels[split == "validation"] = "new"
+    few = np.where(split == "train", "left_out", split)
+    few[np.flatnonzero(split == "train")[:12]] = "train"
+    predicted, _ = logistic_regression(expression, labels, few)
+    assert "new" in predicted.labels
+    assert chosen["C"] > 0
+
+
+def test_logistic_regression_never_sees_labels_of_test_cells(cells):
+    expression, labels, split = cells
+    hidden = labels.copy()
+    hidden[split == "test"] = "beta"
+    predicted, chosen = logistic_regression(expression, labels, split)
+    predicted_hidden, chosen_hidden = logistic_regression(expression, hidden, split)
+    assert predicted.labels.tolist() == predicted_hidden.labels.tolist()
+    assert chosen == chosen_hidden
+
+
+def test_neighbours_on_components_find_marked_types(cells):
+    expression, labels, split = cells
+    predicted = nearest_neighbours_on_pca(expression, labels, split)
+    assert (predicted.labels == labels[split == "test"]).mean() > 0.9
+
+
+def test_components_are_fitted_on_training_cells_only(cells):
+    expression, labels, split = cells
+    noisy = with_noise_outside_of(["train", "test"], expression, split)
+    assert not np.array_equal(noisy.toarray(), expression.toarray())
+    predicted = nearest_neighbours_on_pca(expression, labels, split)
+    assert predicted.labels.tolist() == nearest_neighbours_on_pca(noisy, labels, split).labels.tolist()
+
+
+def test_neighbours_vote_among_training_cells_only():
+    embedding = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2], [0.05], [0.06], [4.9]])
+    labels = np.array(["a", "a", "a", "b", "b", "b", "b", "b", "a"], dtype=object)
+    split = np.array(["train"] * 6 + ["left_out", "test", "test"])
+    assert nearest_neighbours(embedding, labels, split, n_neighbors=3).labels.tolist() == ["a", "b"]
+
+
+def test_the_majority_is_that_of_the_training_part():
+    labels = np.array(["a", "b", "b", "a", "a", "a"], dtype=object)
+    split = np.array(["train", "train", "train", "validation", "test", "test"])
+    assert majority_class(labels, split).labels.tolist() == ["b", "b"]
+
+
+def test_a_split_without_test_cells_is_refused(cells):
+    expression, labels, _ = cells
+    with pytest.raises(ScDMCError, match="no validation, test cells"):
+        logistic_regression(expression, labels, np.full(N_CELLS, "train"))
+
+
+def test_one_type_to_train_on_is_refused():
+    with pytest.raises(ScDMCError, match="one type only"):
+        majority_class(np.array(["a", "a", "b"]), np.array(["train", "train", "test"]))
+
+
+def test_all_training_cells_vote_where_there_are_fewer_than_neighbours():
+    labels, split = np.array(["a", "b", "b", "a"]), np.array(["train", "train", "train", "test"])
+    assert nearest_neighbours(np.zeros((4, 2)), labels, split, n_neighbors=15).labels.tolist() == ["b"]
+
+
+def test_raw_counts_are_refused(cells):
+    _, labels, split = cells
+    counts = scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(20, (N_CELLS, N_GENES)))
+    with pytest.raises(ScDMCError, match=r"log1p CP10k is at most 9\.21"):
+        nearest_neighbours_on_pca(counts, labels, split)
+
+
+def test_components_of_variable_genes_separate_the_types_and_repeat(cells):
+    expression, labels, _ = cells
+    pca = pca_of_variable_genes(expression, n_top_genes=60, n_components=10)
+    assert pca.shape == (N_CELLS, 10)
+    np.testing.assert_allclose(pca, pca_of_variable_genes(expression, n_top_genes=60, n_components=10), atol=1e-4)
+    neighbours = NearestNeighbors(n_neighbors=2).fit(pca).kneighbors(return_distance=False)
+    assert (labels[neighbours[:, 0]] == labels).mean() > 0.9
+
+
+def test_fewer_genes_than_components_give_fewer_components(cells):
+    expression, _, _ = cells
+    assert pca_of_variable_genes(expression[:, :8]).shape == (N_CELLS, 7)
+
+
+@pytest.mark.parametrize("n_components", [5, 120])
+def test_harmony_brings_two_shifted_batches_together(n_components):
+    # 120 components of 120 cells: a square matrix must not be read the wrong way round.
+    generator = np.random.default_rng(0)
+    batch = np.array(["x", "y"])[np.arange(120) % 2]
+    types = (np.arange(120) // 2) % 2
+    pca = generator.normal(size=(120, n_components)) * 0.3
+    pca[:, 0] += 10 * types
+    pca[:, 1] += 4 * (batch == "y")
+    corrected = harmony(pca, batch)
+    assert corrected.shape == pca.shape
+
+    def gap(values, groups):
+        return np.linalg.norm(values[groups].mean(axis=0) - values[~groups].mean(axis=0))
+
+    assert gap(pca, batch == "y") > 3.9
+    assert gap(corrected, batch == "y") < 2
+    assert gap(corrected, types == 1) > 8
+    np.testing.assert_allclose(corrected, harmony(pca, batch), atol=1e-4)
+
+
+def test_harmony_of_one_batch_is_refused():
+    with pytest.raises(ScDMCError, match="at least two batches"):
+        harmony(np.zeros((10, 3)), np.full(10, "x"))
+
+
+def test_celltypist_finds_marked_types_where_it_is_installed(cells):
+    pytest.importorskip("celltypist")
+    expression, labels, split = cells
+    genes = np.array([f"gene {index}" for index in range(N_GENES)])
+    predicted = celltypist_classifier(expression, genes, labels, split)
+    assert (predicted.labels == labels[split == "test"]).mean() > 0.9
+    assert ((predicted.confidence >= 0) & (predicted.confidence <= 1)).all()
+
+
+def test_confidence_is_the_share_of_votes_or_cells():
+    labels = np.array(["a", "b", "b", "a"], dtype=object)
+    split = np.array(["train", "train", "train", "test"])
+    np.testing.assert_allclose(nearest_neighbours(np.zeros((4, 2)), labels, split).confidence, [2 / 3])
+    np.testing.assert_allclose(majority_class(labels, split).confidence, [2 / 3])

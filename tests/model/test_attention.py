@@ -1,0 +1,197 @@
+"""Attention back ends: equal to each other, in values and in gradients, however the cells lie."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from scdmc.errors import ScDMCError
+from scdmc.model import attention
+from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
+
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+N_HEADS, HEAD_DIM = 6, 8
+LAYOUTS = {
+    "one token": [1],
+    "one cell": [17],
+    "lengths from 1": [1, 2, 3, 4, 5],
+    "runs of equal lengths": [7, 7, 7, 3, 3, 7, 12, 12],
+    "more tokens than a block": [150, 1, 90],
+}
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+needs_flash = pytest.mark.skipif(
+    not torch.cuda.is_available() or importlib.util.find_spec("flash_attn") is None,
+    reason="needs a CUDA GPU and the package flash-attn",
+)
+
+
+def random_qkv(lengths, dtype=torch.float32, device=CPU):
+    generator = torch.Generator().manual_seed(sum(lengths))
+    return torch.randn(sum(lengths), 3, N_HEADS, HEAD_DIM, generator=generator).to(device, dtype)
+
+
+def attend(back_end, qkv, lengths, dropout=0.0):
+    layout = PackedLayout.from_lengths(lengths, qkv.device)
+    slopes = alibi_slopes(N_HEADS).to(qkv.device)
+    return PackedAttention(back_end, layout, slopes, dropout, qkv.dtype)(qkv)
+
+
+def by_the_book(qkv, lengths):
+    """Each cell on its own, from the formula, in float64."""
+    states, slopes = [], alibi_slopes(N_HEADS).double()
+    for cell in qkv.cpu().double().split(lengths):
+        query, key, value = cell.permute(1, 2, 0, 3)  # 3 x (n_heads, length, head_dim)
+        positions = torch.arange(len(cell))
+        distance = (positions[:, None] - positions).abs()
+        scores = query @ key.mT / HEAD_DIM**0.5 - slopes[:, None, None] * distance
+        states.append((scores.softmax(dim=-1) @ value).transpose(0, 1))
+    return torch.cat(states)
+
+
+def value_and_gradient(function, qkv, *arguments):
+    qkv = qkv.clone().requires_grad_()
+    states = function(qkv, *arguments)
+    weight = torch.linspace(-1, 1, states.numel(), dtype=torch.float64).view_as(states).to(states)
+    (gradient,) = torch.autograd.grad((states * weight).sum(), qkv)
+    return states.detach(), gradient
+
+
+@pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("back_end", ["sdpa", "eager"])
+def test_values_and_gradients_are_those_of_the_formula(back_end, lengths):
+    qkv = random_qkv(lengths)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv, lengths)
+    states, gradient = value_and_gradient(lambda qkv: attend(back_end, qkv, lengths), qkv)
+    assert states.shape == (sum(lengths), N_HEADS, HEAD_DIM)
+    torch.testing.assert_close(states.double(), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(gradient, expected_gradient.float(), atol=5e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]], ids=[*LAYOUTS, "similar"]
+)
+def test_without_gradient_sdpa_pads_similar_cells_and_changes_nothing(lengths):
+    qkv = 2 * random_qkv(lengths)
+    torch.testing.assert_close(attend("sdpa", qkv, lengths).double(), by_the_book(qkv, lengths), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
+def test_flex_gives_the_values_of_the_formula(lengths):
+    qkv = random_qkv(lengths)
+    torch.testing.assert_close(attend("flex", qkv, lengths).double(), by_the_book(qkv, lengths), atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("back_end", ["sdpa", "eager", "flex"])
+def test_bfloat16_is_close_to_float32(back_end):
+    lengths = [30, 30, 5, 64]
+    qkv = random_qkv(lengths)
+    states = attend(back_end, qkv.bfloat16(), lengths)
+    assert states.dtype == torch.bfloat16
+    torch.testing.assert_close(states.double(), by_the_book(qkv, lengths), atol=0.04, rtol=0)
+
+
+def test_eager_keeps_the_weights_of_every_cell():
+    lengths = [4, 4, 2]
+    layout = PackedLayout.from_lengths(lengths)
+    eager = PackedAttention("eager", layout, alibi_slopes(N_HEADS), 0.0, torch.float32)
+    eager(random_qkv(lengths))
+    assert [tuple(weights.shape) for weights in eager.weights] == [(N_HEADS, length, length) for length in lengths]
+
+
+def test_attention_without_content_falls_off_with_the_distance():
+    eager = PackedAttention("eager", PackedLayout.from_lengths([5]), alibi_slopes(N_HEADS), 0.0, torch.float32)
+    eager(torch.zeros(5, 3, N_HEADS, HEAD_DIM))
+    ratios = eager.weights[0][:, 0, 1:] / eager.weights[0][:, 0, :-1]
+    expected = torch.exp(-alibi_slopes(N_HEADS))[:, None].expand(-1, 4)
+    torch.testing.assert_close(ratios, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("back_end", ["sdpa", "eager"])
+def test_dropout_changes_the_states_but_not_their_mean(back_end):
+    qkv = random_qkv([40])
+    torch.manual_seed(0)
+    draws = torch.stack([attend(back_end, qkv, [40], dropout=0.3) for _ in range(300)])
+    assert draws.std(dim=0).mean() > 0.05
+    assert (draws.mean(dim=0) - by_the_book(qkv, [40]).float()).abs().mean() < 0.03
+
+
+def test_layout_of_lengths():
+    layout = PackedLayout.from_lengths([3, 3, 1, 3])
+    assert layout.cu_seqlens.dtype == torch.int32
+    assert layout.cu_seqlens.tolist() == [0, 3, 6, 7, 10]
+    assert layout.max_length == 3
+    assert layout.equal_runs() == [(0, 2, 3), (6, 1, 1), (7, 1, 3)]
+    similar = PackedLayout.from_lengths([100, 95, 105, 90, 5, 5, 6])
+    assert similar.similar_runs() == [(0, [100, 95, 105]), (300, [90]), (390, [5, 5]), (400, [6])]
+
+
+# ---- the choice
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_auto_takes_sdpa_on_a_cpu(dropout):
+    assert choose_back_end("auto", CPU, dropout) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("has_flash", "dropout", "expected"),
+    [(True, 0.0, "flash"), (True, 0.1, "flash"), (False, 0.0, "flex"), (False, 0.1, "sdpa")],
+)
+def test_auto_on_a_gpu(monkeypatch, has_flash, dropout, expected):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
+    assert choose_back_end("auto", GPU, dropout, torch.bfloat16) == expected
+    assert choose_back_end("auto", GPU, dropout, torch.float32) != "flash"  # it computes in 16 bits only
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager", "flex"])
+def test_a_named_back_end_is_taken(name):
+    assert choose_back_end(name, CPU, 0.0) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dropout", "message"),
+    [
+        ("xformers", CPU, 0.0, "there are auto, flash, flex, sdpa, eager"),
+        ("flash", CPU, 0.0, "needs a GPU and the package flash-attn"),
+        ("flex", CPU, 0.1, "has no attention dropout"),
+        ("flex", GPU, 0.1, "has no attention dropout"),
+    ],
+)
+def test_what_cannot_run_is_refused(name, device, dropout, message):
+    with pytest.raises(ScDMCError, match=message):
+        choose_back_end(name, device, dropout)
+
+
+def test_flash_is_refused_where_the_package_is_missing(monkeypatch):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ScDMCError, match="needs a GPU and the package flash-attn"):
+        choose_back_end("flash", GPU, 0.0)
+
+
+# ---- on a GPU
+
+
+@needs_gpu
+@pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("back_end", ["flex", "sdpa"])
+def test_values_and_gradients_on_a_gpu_are_those_of_the_formula(back_end, lengths):
+    qkv = random_qkv(lengths, device=GPU)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv.cpu(), lengths)
+    states, gradient = value_and_gradient(lambda qkv: attend(back_end, qkv, lengths), qkv)
+    torch.testing.assert_close(states.cpu().double(), expected, atol=5e-3, rtol=0)  # TF32 inside of the kernels
+    torch.testing.assert_close(gradient.cpu(), expected_gradient.float(), atol=2e-2, rtol=0)
+
+
+@needs_flash
+@pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
+def test_flash_gives_the_values_and_gradients_of_the_formula(lengths):
+    qkv = random_qkv(lengths, torch.bfloat16, GPU)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv.cpu().float(), lengths)
+    states, gradient = value_and_gradient(lambda qkv: attend("flash", qkv, lengths), qkv)
+    torch.testing.assert_close(states.cpu().double(), expected, atol=0.04, rtol=0)
+    torch.testing.assert_close(gradient.cpu().float(), expected_gradient.float(), atol=0.1, rtol=0.05)

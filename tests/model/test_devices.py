@@ -1,0 +1,32 @@
+"""Which device is chosen, with the number of GPUs pretended."""
+
+import pytest
+import torch
+
+from scdmc.errors import ScDMCError
+from scdmc.model.devices import choose_device
+
+
+@pytest.mark.parametrize(
+    ("available", "asked", "expected"),
+    [(0, None, "cpu"), (0, 0, "cpu"), (2, None, "cuda"), (2, 1, "cuda"), (2, 0, "cpu")],
+)
+def test_the_gpu_is_taken_where_there_is_one(monkeypatch, available, asked, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    assert choose_device(asked).type == expected
+
+
+@pytest.mark.parametrize(
+    ("available", "asked", "processes", "message"),
+    [
+        (0, 1, 1, "--num_gpus 1: this machine has 0"),
+        (2, 3, 3, "--num_gpus 3: this machine has 2"),
+        (4, 2, 1, "torchrun --nproc_per_node=2"),
+        (1, None, 2, "2 processes, but this machine has 1 GPUs"),
+    ],
+)
+def test_gpus_that_cannot_be_had_are_refused(monkeypatch, available, asked, processes, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    with pytest.raises(ScDMCError, match=message):
+        choose_device(asked)

@@ -1,0 +1,224 @@
+"""Figures: the right marks in the right places, and files that repeat."""
+
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from scdmc.annotation.figures import confusion_matrix_figure, per_class_figure, reliability_figure
+from scdmc.errors import ScDMCError
+from scdmc.reports.figures import save_figure, score_table_figure, umap_figure
+from scdmc.reports.tables import best_of_columns
+from scdmc.studies.figures import dot_plot_figure, scaling_figure
+from scdmc.training.figures import loss_curve_figure
+
+COORDINATES = np.random.default_rng(0).normal(size=(200, 2))
+
+
+def legend_texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def drawn_texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_a_figure_is_saved_as_png_of_200_dpi_and_pdf_and_repeats(tmp_path):
+    def draw(folder):
+        return save_figure(
+            umap_figure(COORDINATES, {"type": np.tile(["a", "b"], 100)}, "t"), tmp_path / folder / "map_0.2"
+        )
+
+    first, second = draw("first"), draw("second")
+    assert first == tmp_path / "first" / "map_0.2.png"
+    assert sorted(file.name for file in first.parent.iterdir()) == ["map_0.2.pdf", "map_0.2.png"]
+    for suffix in (".png", ".pdf"):
+        name = "map_0.2" + suffix
+        assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
+    assert b"CreationDate" not in first.with_name("map_0.2.pdf").read_bytes()
+
+
+def test_the_resolution_is_200_dots_per_inch(tmp_path):
+    figure = Figure()
+    figure.subplots()
+    png = save_figure(figure, tmp_path / "plain").read_bytes()
+    dots_per_metre, _ = struct.unpack_from(">II", png, png.index(b"pHYs") + 4)
+    assert dots_per_metre * 0.0254 == pytest.approx(200, abs=0.1)
+
+
+def test_a_map_has_a_panel_for_each_colouring_with_its_groups_below():
+    labels = np.tile(["T cell", "B cell"], 100)
+    figure = umap_figure(COORDINATES, {"cell type": labels, "batch": np.repeat(["x", "y"], 100)}, "Finding")
+    assert [axes.get_title() for axes in figure.axes] == ["cell type", "batch"]
+    assert [legend_texts(axes) for axes in figure.axes] == [["B cell", "T cell"], ["x", "y"]]
+    assert figure.get_suptitle() == "Finding"
+
+
+def test_each_point_of_a_map_has_the_colour_of_its_group():
+    labels = np.tile(["T cell", "B cell"], 100)
+    axes = umap_figure(COORDINATES, {"type": labels}, "t").axes[0]
+    points = axes.collections[0]
+    colour_in_legend = {handle.get_label(): to_hex(handle.get_color()) for handle in axes.get_legend().legend_handles}
+    label_of = {tuple(point): label for point, label in zip(COORDINATES, labels, strict=True)}
+    for point, colour in zip(points.get_offsets(), points.get_facecolors(), strict=True):
+        assert to_hex(colour) == colour_in_legend[label_of[tuple(point)]]
+
+
+def test_no_group_is_drawn_on_top_of_all_others():
+    labels = np.repeat(["a", "b"], 100)
+    points = umap_figure(COORDINATES, {"type": labels}, "t").axes[0].collections[0]
+    first_half = {to_hex(colour) for colour in points.get_facecolors()[:100]}
+    assert len(first_half) == 2
+
+
+def test_many_groups_are_numbered_on_the_points_and_in_the_legend():
+    labels = np.array([f"type {letter}" for letter in "abcdefgh"])[np.arange(200) % 8]
+    axes = umap_figure(COORDINATES, {"type": labels}, "t").axes[0]
+    assert drawn_texts(axes) == [str(number) for number in range(1, 9)]
+    assert legend_texts(axes)[:2] == ["1  type a", "2  type b"]
+
+
+def test_clusters_keep_their_own_numbers_and_ten_comes_after_nine():
+    axes = umap_figure(COORDINATES, {"cluster": (np.arange(200) % 12).astype(str)}, "t").axes[0]
+    names = [str(number) for number in range(12)]
+    assert legend_texts(axes) == names
+    assert drawn_texts(axes) == names
+
+
+def test_twenty_groups_have_twenty_colours():
+    labels = np.array([f"type {index:02}" for index in range(20)])[np.arange(200) % 20]
+    points = umap_figure(COORDINATES, {"type": labels}, "t").axes[0].collections[0]
+    assert len({to_hex(colour) for colour in points.get_facecolors()}) == 20
+
+
+def test_groups_beyond_the_twentieth_are_drawn_as_one():
+    indices = np.concatenate([np.repeat(np.arange(19), 10), np.arange(19, 29)])
+    labels = np.array([f"type {index:02}" for index in indices])
+    texts = legend_texts(umap_figure(COORDINATES, {"type": labels}, "t").axes[0])
+    assert len(texts) == 20
+    assert texts[-1] == "20  other (10 groups)"
+
+
+def test_cells_without_a_label_are_grey_and_called_unknown():
+    labels = np.array(["a", None, np.nan, ""] * 50, dtype=object)
+    axes = umap_figure(COORDINATES, {"type": labels}, "t").axes[0]
+    assert legend_texts(axes) == ["a", "unknown"]
+    colours = [to_hex(colour) for colour in axes.collections[0].get_facecolors()]
+    assert colours.count("#d0d0d0") == 150
+
+
+def test_labels_of_other_cells_are_refused():
+    with pytest.raises(ScDMCError, match="type: 3 labels for 200 cells"):
+        umap_figure(COORDINATES, {"type": ["a", "b", "c"]}, "t")
+    with pytest.raises(ScDMCError, match="at least one colouring"):
+        umap_figure(COORDINATES, {}, "t")
+
+
+def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_type():
+    true = np.array(["a", "a", "a", "a", "b", "b"])
+    predicted = np.array(["a", "a", "a", "b", "b", "x"])
+    axes = confusion_matrix_figure(true, predicted, "t").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "x"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0.25, 0], [0, 0.5, 0.5], [0, 0, 0]])
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    assert shown == {(0, 0): "3", (1, 0): "1", (1, 1): "1", (2, 1): "1"}
+
+
+def test_types_are_drawn_by_size_and_one_never_found_stands_at_zero():
+    table = pd.DataFrame(
+        {
+            "class": ["a", "b", "c"],
+            "precision": [0.5, 0, 1],
+            "recall": [1, 0, 0.9],
+            "f1": [0.66, 0, 0.95],
+            "cells": [9, 3, 1200],
+        }
+    )
+    axes = per_class_figure(table, "t").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b (3)", "a (9)", "c (1,200)"]
+    marks = {line.get_label(): line.get_xdata().tolist() for line in axes.lines}
+    assert marks == {"precision": [0, 0.5, 1], "recall": [0, 1, 0.9], "F1": [0, 0.66, 0.95]}
+
+
+def test_held_out_losses_are_thicker_and_skip_steps_without_a_value():
+    history = pd.DataFrame(
+        {"step": [1, 2, 3, 4], "loss": [4.0, 3.0, np.nan, 2.0], "eval_loss": [np.nan, 3.5, np.nan, 2.5]}
+    )
+    figure = loss_curve_figure(history.assign(contrastive_loss=[1.0, 1.0, 1.0, 1.0]), "t")
+    assert [axes.get_title() for axes in figure.axes] == ["total loss", "contrast of the two streams"]
+    training, held_out = figure.axes[0].lines
+    assert training.get_xdata().tolist() == [1, 2, 4]
+    assert held_out.get_xydata().tolist() == [[2, 3.5], [4, 2.5]]
+    assert held_out.get_linewidth() > 2 * training.get_linewidth()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["training", "held-out cells"]
+
+
+def test_a_loss_that_is_only_held_out_is_drawn():
+    figure = loss_curve_figure(pd.DataFrame({"step": [1, 2], "eval_mlm_rank_loss": [3.0, 2.0]}), "t")
+    assert [line.get_label() for line in figure.axes[0].lines] == ["held-out cells"]
+
+
+@pytest.mark.parametrize("columns", [["loss"], ["step", "learning_rate"]])
+def test_a_history_without_steps_or_losses_is_refused(columns):
+    with pytest.raises(ScDMCError, match="needs the column step"):
+        loss_curve_figure(pd.DataFrame(1.0, index=range(2), columns=columns), "t")
+
+
+def test_the_best_score_of_each_column_is_bold_and_gaps_stay_blank():
+    scores = pd.DataFrame({"ARI": [0.5, 0.9004], "NMI": [np.nan, 0.3], "tied": [0.7, 0.7]}, index=["ours", "PCA"])
+    axes = score_table_figure(scores, "t", best_of_columns(scores)).axes[0]
+    shown = {text.get_position(): (text.get_text(), text.get_weight()) for text in axes.texts}
+    assert shown == {
+        (0, 0): ("0.500", "normal"),
+        (0, 1): ("0.900", "bold"),
+        (1, 1): ("0.300", "bold"),
+        (2, 0): ("0.700", "bold"),
+        (2, 1): ("0.700", "bold"),
+    }
+    colours = axes.images[0].get_array()
+    assert colours[1, 0] > colours[0, 0]
+    assert colours.mask[0, 1]
+
+
+def test_panels_that_share_their_groups_share_colours_and_numbers():
+    true = np.tile([f"type {index}" for index in range(8)], 25)
+    predicted = np.where(true == "type 0", "type 7", true)
+    figure = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t", same_colours=True)
+    first, second = figure.axes
+    assert legend_texts(first) == legend_texts(second)
+    assert "1" in drawn_texts(first)
+    assert "1" not in drawn_texts(second)
+    apart = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t")
+    assert legend_texts(apart.axes[0]) != legend_texts(apart.axes[1])
+
+
+def test_a_reliability_figure_shows_accuracy_against_confidence():
+    table = pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.5, 0.8], "cells": [4, 100]})
+    curve, cells = reliability_figure(table, "t").axes
+    points = next(line for line in curve.lines if line.get_label() == "test cells")
+    np.testing.assert_allclose(points.get_xydata(), [[0.3, 0.5], [0.9, 0.8]])
+    assert [bar.get_height() for bar in cells.patches] == [4, 100]
+
+
+def test_trends_are_drawn_of_what_was_run_with_several_budgets_and_noise_looks_small():
+    runs = [("sized", "600", 600, "probe", 0.700), ("sized", "2400", 2400, "probe", 0.702),
+            ("sized", "2400", 2400, "fine-tuned", 0.9), ("mlm_only", "600", 600, "probe", 0.6)]  # fmt: skip
+    rows = pd.DataFrame(runs, columns=["variant", "budget", "cells_seen", "score", "value"])
+    panels = [axes for axes in scaling_figure(rows, "title").axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["probe"]
+    assert [line.get_label() for line in panels[0].lines] == ["sized"]
+    bottom, top = panels[0].get_ylim()
+    assert top - bottom == pytest.approx(0.15)
+    alone = scaling_figure(rows[rows["budget"] == "600"], "title").axes
+    assert [line.get_label() for line in alone[0].lines] == ["sized", "mlm_only"]
+
+
+def test_far_losses_do_not_hide_near_ones_and_budgets_stand_in_order():
+    runs = [("sized", "2400", 2400, "nats", 0.1), ("sized", "600", 600, "nats", -0.2),
+            ("untrained", "2400", 16, "nats", -20.0), ("sized", "2400", 2400, "probe", 0.7)]  # fmt: skip
+    figure = dot_plot_figure(pd.DataFrame(runs, columns=["variant", "budget", "cells_seen", "score", "value"]), "title")
+    assert [axes.get_xscale() for axes in figure.axes] == ["symlog", "linear"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["600", "2400"]

@@ -1,0 +1,110 @@
+"""The HTML page: complete in itself, escaped, with tables as they should read."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scdmc.errors import ScDMCError
+from scdmc.reports.page import Section, write_report
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"not much of a picture"
+
+
+class Cells(HTMLParser):
+    """Text and class of each table cell."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = []
+        self.inside = False
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag in ("th", "td")
+        if self.inside:
+            self.cells.append(["", dict(attrs).get("class")])
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            self.cells[-1][0] += data
+
+
+def cells_of(page):
+    parser = Cells()
+    parser.feed(page)
+    return [tuple(cell) for cell in parser.cells]
+
+
+def written(tmp_path, *sections):
+    write_report(tmp_path / "report.html", "Islets", sections)
+    return (tmp_path / "report.html").read_text(encoding="utf8")
+
+
+def test_contents_lead_to_the_sections_in_their_order(tmp_path):
+    page = written(tmp_path, Section("Annotation"), Section("Integration"))
+    links = re.findall(r'<li><a href="#(.*?)">(.*?)</a>', page)
+    anchors = re.findall(r'<section id="(.*?)">\s*<h2>(.*?)</h2>', page)
+    assert links == anchors == [("section-1", "Annotation"), ("section-2", "Integration")]
+
+
+def test_text_is_escaped_and_blank_lines_make_paragraphs(tmp_path):
+    page = written(tmp_path, Section("a < b", "First <script>line\nand on.\n\n\nSecond & last.\n"))
+    assert re.findall(r"<p>(.*?)</p>", page) == ["First &lt;script&gt;line and on.", "Second &amp; last."]
+    assert "<script" not in page
+    assert "<h2>a &lt; b</h2>" in page
+
+
+def test_tables_have_rounded_right_aligned_numbers(tmp_path):
+    table = pd.DataFrame(
+        {"class": ["<b>", "c"], "f1": [0.98765, np.nan], "cells": [1234, 5], "p": [1e-12, 0.0], "found": [True, False]}
+    )
+    cells = cells_of(written(tmp_path, Section("s", tables=[("Scores", table)])))
+    assert [text for text, _ in cells] == [
+        *("class", "f1", "cells", "p", "found"),
+        *("<b>", "0.988", "1,234", "1e-12", "True"),
+        *("c", "–", "5", "0.000", "False"),
+    ]
+    assert [kind for _, kind in cells[:5]] == [kind for _, kind in cells[5:10]] == [None, *["number"] * 3, None]
+
+
+def test_a_named_index_becomes_the_first_column_and_row_numbers_do_not(tmp_path):
+    table = pd.DataFrame({"ARI": [0.5]}, index=pd.Index(["PCA"], name="method"))
+    assert [text for text, _ in cells_of(written(tmp_path, Section("s", tables=[("", table)])))] == [
+        *("method", "ARI"),
+        *("PCA", "0.500"),
+    ]
+    plain = table.reset_index(drop=True)
+    assert [text for text, _ in cells_of(written(tmp_path, Section("s", tables=[("", plain)])))] == ["ARI", "0.500"]
+
+
+def test_columns_of_two_levels_have_one_heading(tmp_path):
+    table = pd.DataFrame({("ARI", "mean"): [0.5], ("ARI", "sd"): [0.1]}, index=["PCA"])
+    texts = [text for text, _ in cells_of(written(tmp_path, Section("s", tables=[("", table)])))]
+    assert texts == ["", "ARI mean", "ARI sd", "PCA", "0.500", "0.100"]
+
+
+def test_figures_are_inside_the_page_and_nothing_is_fetched(tmp_path):
+    (tmp_path / "map.png").write_bytes(PNG)
+    page = written(tmp_path, Section("s", figures=[('The "map"', tmp_path / "map.png")]))
+    (source, caption) = re.search(r'<img src="data:image/png;base64,(.*?)" alt="(.*?)">', page).groups()
+    assert base64.b64decode(source) == PNG
+    assert caption == "The &#34;map&#34;"
+    assert not re.search(r"https?://|<script|<link|url\(", page)
+
+
+def test_an_absent_figure_is_refused_and_no_page_is_left(tmp_path):
+    with pytest.raises(ScDMCError, match=r"map\.png: no such file"):
+        written(tmp_path, Section("s", figures=[("map", tmp_path / "map.png")]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pdf_is_no_figure_for_a_page(tmp_path):
+    (tmp_path / "map.pdf").write_bytes(b"%PDF-1.4")
+    with pytest.raises(ScDMCError, match="is not a PNG"):
+        written(tmp_path, Section("s", figures=[("map", tmp_path / "map.pdf")]))
