@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-TEMPERATURE = 0.07
-
+from scdmc.training.settings import TEMPERATURE
 
 # Rows of logits held at a time: on a CPU few enough for its cache (256 took 0.40 s where 512 took 0.48 s), on a GPU
 # enough to keep it busy.

@@ -10,7 +10,7 @@ import torch
 
 from scdmc.annotation import annotate_file as annotated_file
 from scdmc.annotation.annotate_file import embed_file
-from scdmc.cells.data import CountOptions, read_cells
+from scdmc.cells.data import read_cells
 from scdmc.cells.results import annotated_data
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
@@ -19,8 +19,9 @@ from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import load_model, save_model_directory
+from scdmc.options import POOLINGS, STREAMS
+from scdmc.reading.options import CountOptions
 from scdmc.tokens import tokenizer as tokenization
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings

@@ -148,7 +148,7 @@ def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp
 
 def test_folds_of_whole_groups_test_every_cell_once(fine_tune, tmp_path, data_path):
     output = tmp_path / "out"
-    flags = ("--cross_validate", 3, "--split_by", "batch", "--baselines", "none", "--minimum_cells", 3)
+    flags = ("--cross_validate", 3, "--split_by", "batch", "--baselines", "none", "--min_cells_per_type", 3)
     assert fine_tune(output, *flags) == 0
     predictions = pd.read_csv(output / "predictions.csv")
     tested = predictions[predictions["split"] == "test"]

@@ -11,9 +11,9 @@ import torch
 
 import scdmc
 from scdmc.annotation import annotate_file as annotated_file
-from scdmc.annotation.annotate_file import AnnotationOptions, annotate_file, majority_vote
+from scdmc.annotation.annotate_file import annotate_file, majority_vote
 from scdmc.annotation.annotators import classifier_annotator
-from scdmc.cells.data import CountOptions
+from scdmc.annotation.options import AnnotationOptions
 from scdmc.cells.gene_coverage import describe_missing_genes
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
@@ -21,6 +21,7 @@ from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE, load_vocabulary
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
 from scdmc.model.storage import load_model, save_model_directory
+from scdmc.reading.options import CountOptions
 from scdmc.tokens import tokenizer as tokenization
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings

@@ -10,7 +10,6 @@ from sklearn.metrics import f1_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
 from scdmc.annotation.fine_tuning import (
-    FineTuningSettings,
     adapted_settings,
     balanced_weights,
     class_names,
@@ -20,6 +19,7 @@ from scdmc.annotation.fine_tuning import (
     make_optimizers,
     without_random_genes,
 )
+from scdmc.annotation.options import FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities
 from scdmc.annotation.probing import PROBE_GRID, linear_probe, mean_loss
 from scdmc.cells.data import read_cells
@@ -30,9 +30,10 @@ from scdmc.genes.vocabulary import EOS_TOKEN_ID, load_vocabulary
 from scdmc.labels import labels_of
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.packing import POOLINGS, packed_streams
+from scdmc.model.packing import packed_streams
 from scdmc.model.shipped import model_folder
 from scdmc.model.storage import load, load_classifier_for_training, save_model_directory
+from scdmc.options import POOLINGS
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 

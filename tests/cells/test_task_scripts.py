@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from scdmc.annotation.fine_tuning import FineTuningSettings, fine_tune, share_of_peak
+from scdmc.annotation.fine_tuning import fine_tune, share_of_peak
+from scdmc.annotation.options import FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, annotation_columns, likeliest_class, predict_probabilities
-from scdmc.cells.data import CountOptions, read_cells
+from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression
 from scdmc.cells.results import annotated_data
 from scdmc.cells.splits import make_split
@@ -26,8 +27,10 @@ from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
-from scdmc.model.packing import POOLINGS, pool
+from scdmc.model.packing import pool
 from scdmc.model.storage import load_classifier_for_training, load_model, save_model_directory
+from scdmc.options import POOLINGS
+from scdmc.reading.options import CountOptions
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 from scdmc.tokens.tokenizer import Tokenizer
@@ -525,7 +528,7 @@ def test_fine_tuning_keeps_its_arguments_and_says_which_baseline_is_not_there(
     few.write_h5ad(tmp_path / "few.h5ad")
     status = scripts["downstream_tasks"](
         ["--pretrained_model_path", str(model_path), "--finetune_data_path", str(tmp_path / "few.h5ad"),
-         "--output_dir", str(tmp_path / "out"), "--epochs", "1", "--minimum_cells", "3"])  # fmt: skip
+         "--output_dir", str(tmp_path / "out"), "--epochs", "1", "--min_cells_per_type", "3"])  # fmt: skip
     assert status == 0
     assert "without pre-training, fine-tuned; --baselines all" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "arguments.json").read_text())["epochs"] == "1"

@@ -19,17 +19,12 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.integration import methods as integration_methods
-from scdmc.integration.adaptation import (
-    AdaptationSettings,
-    MixedBatchOrder,
-    PairedBatchOrder,
-    adapted_encoder,
-    mutual_neighbours,
-)
+from scdmc.integration.adaptation import MixedBatchOrder, PairedBatchOrder, adapted_encoder, mutual_neighbours
 from scdmc.integration.comparison import centred_batches
-from scdmc.integration.methods import pca_of_variable_genes, require_packages, scanorama, scvi
+from scdmc.integration.methods import pca_of_variable_genes, scanorama, scvi
+from scdmc.integration.options import AdaptationSettings, IntegrationOptions, require_packages
 from scdmc.integration.results import best_method, is_fair, summary_lines
-from scdmc.integration.study import SAW_LABELS, IntegrationOptions, usable_cells
+from scdmc.integration.study import SAW_LABELS, usable_cells
 from scdmc.labels import labels_of
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel

@@ -7,7 +7,7 @@ import torch
 from scdmc.configuration import ScDMCConfig
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.packing import POOLINGS
+from scdmc.options import POOLINGS
 from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
 
 CELLS = synthetic_cells(np.array([3, 40, 44, 45, 90, 200, 201, 256]))

@@ -15,8 +15,9 @@ import torch
 
 import scdmc
 from scdmc.annotation.cross_validation import RunPlan
+from scdmc.annotation.options import ClassifierOptions
 from scdmc.annotation.probing import probe_scores
-from scdmc.annotation.runs import ClassifierOptions, fine_tuned_run, save_classifier
+from scdmc.annotation.runs import fine_tuned_run, save_classifier
 from scdmc.cells.data import read_cells
 from scdmc.cells.splits import make_split
 from scdmc.errors import ScDMCError

@@ -11,8 +11,8 @@ from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import save_model_directory
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.studies.embedding_choices import (
     EmbeddingChoice,
     confirmation,

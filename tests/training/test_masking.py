@@ -12,7 +12,8 @@ from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, batches_by_length, pack
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training import masking as batches_module
 from scdmc.training.batch_order import BATCHES_PER_GROUP, BatchOrder
-from scdmc.training.masking import MaskingOptions, hashed_uniform
+from scdmc.training.masking import hashed_uniform
+from scdmc.training.settings import MaskingOptions
 
 SPECIAL = [CLS_TOKEN_ID, EOS_TOKEN_ID]
 

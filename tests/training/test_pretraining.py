@@ -28,13 +28,13 @@ from scdmc.tokens.tokenized_cells import TokenizedCells, concatenate_cells
 from scdmc.training import checkpoints as checkpoints_module
 from scdmc.training import pretraining
 from scdmc.training.checkpoints import checkpoints, find_checkpoint
-from scdmc.training.dual_stream import ObjectiveOptions, ScDMCForPretraining
+from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
-from scdmc.training.masking import MaskingOptions, masked_batch
+from scdmc.training.masking import masked_batch
 from scdmc.training.optimization import parameter_groups
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import write_history
-from scdmc.training.settings import PretrainingSettings
+from scdmc.training.settings import MaskingOptions, ObjectiveOptions, PretrainingSettings
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

@@ -18,13 +18,13 @@ from scdmc.errors import ScDMCError
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells
 from scdmc.training.checkpoints import checkpoints, find_checkpoint, without_prefix
-from scdmc.training.dual_stream import ObjectiveOptions, ScDMCForPretraining
+from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
-from scdmc.training.masking import MaskingOptions, masked_batch
+from scdmc.training.masking import masked_batch
 from scdmc.training.objectives import contrastive_loss, contrastive_similarities, published_mlm_loss
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import training_flops
-from scdmc.training.settings import PretrainingSettings
+from scdmc.training.settings import MaskingOptions, ObjectiveOptions, PretrainingSettings
 from tests.conftest import ROOT
 from tests.training.test_pretraining import (
     CELLS,
