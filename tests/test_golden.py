@@ -111,7 +111,7 @@ def test_packed_cells_have_the_states_of_every_layer(model, expected, back_end, 
 def test_the_folder_is_opened_as_what_its_weights_are_and_all_of_them_are_used(expected):
     model, stored = load(FOLDER), load_file(FOLDER / "model.safetensors")
     assert type(model) is ScDMCForMaskedLM
-    found = {name: parameter for name, parameter in model.named_parameters()}
+    found = dict(model.named_parameters())
     assert set(found) == set(stored)
     assert all(torch.equal(found[name], stored[name]) for name in stored)
     encoder = load_model(FOLDER, ScDMCModel)

@@ -6,49 +6,27 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from scdmc.annotation import annotate_file as annotated_file
 from scdmc.annotation.annotate_file import embed_file
 from scdmc.cells.data import CountOptions, read_cells
 from scdmc.cells.results import annotated_data
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.embeddings import cell_embeddings
-from scdmc.model.encoder import ScDMCModel
-from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.packing import POOLINGS, STREAMS
-from scdmc.model.storage import load_model, save_model_directory
 from scdmc.tokens import tokenizer as tokenization
 from scdmc.tokens.medians import GeneMedians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
-
-CONTEXT = 64
-FEW_CELLS = 32
+from tests.small_models import save_small_model
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    vocabulary, medians = load_vocabulary(), GeneMedians({"ENSG00000254647": 50.0}, source="a test")  # INS
-    torch.manual_seed(0)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=CONTEXT, initializer_range=0.25)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
+    medians = GeneMedians({"ENSG00000254647": 50.0}, source="a test")  # INS
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, medians, initializer_range=0.25)
 
 
-@pytest.fixture(scope="module")
-def model_directory(model_path):
-    return open_model_directory(model_path)
-
-
-@pytest.fixture(scope="module")
-def encoder(model_path):
-    return load_model(model_path, ScDMCModel)
+CONTEXT = 64
+FEW_CELLS = 32
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import scdmc
 from scdmc.annotation import annotate_file as annotated_file
@@ -15,38 +14,24 @@ from scdmc.annotation.annotate_file import AnnotationOptions, annotate_file, maj
 from scdmc.annotation.annotators import classifier_annotator
 from scdmc.cells.data import CountOptions
 from scdmc.cells.gene_coverage import describe_missing_genes
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE, load_vocabulary
+from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
-from scdmc.model.storage import load_model, save_model_directory
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.storage import load_model
 from scdmc.tokens import tokenizer as tokenization
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.small_models import save_small_model
 
-TYPES = ["alpha", "beta", "ductal"]
-COLUMNS = ["scDMC_cell_type", "scDMC_probability", "scDMC_margin"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=256, initializer_range=0.25)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, 256)
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", 256, initializer_range=0.25)
+
+
+TYPES = ["alpha", "beta", "ductal"]
+COLUMNS = ["scDMC_cell_type", "scDMC_probability", "scDMC_margin"]
 
 
 @pytest.fixture(scope="module")

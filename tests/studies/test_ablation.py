@@ -19,12 +19,9 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def dataset(load_script, islets_path, tmp_path_factory):
+def dataset(tokenize_islets):
     """The islet cells of the tests, tokenized by the script."""
-    folder = tmp_path_factory.mktemp("tokenized")
-    arguments = ["--input_directory", islets_path.parent, "--output_directory", folder, "--output_prefix", "islets"]
-    assert load_script("tokenizer/tokenizer_combine.py").main([*map(str, arguments), "--model_input_size", "64"]) == 0
-    return folder / "islets.parquet"
+    return tokenize_islets("--model_input_size", 64)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import scipy.sparse
 
 from scdmc.errors import ScDMCError
-from scdmc.files import sha256_of_file
 from scdmc.genes.ids import UNMATCHED, load_gene_mapping
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading.counts import counts_of_adata, open_counts
@@ -22,6 +21,7 @@ from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
+from tests.tokens.outputs import fingerprints, visible
 
 GOLDEN_CASES = [
     "tokenizer_synth/main",
@@ -224,15 +224,6 @@ def run(load_script, small_dictionary, tmp_path):
         return script.main([str(argument) for argument in argv])
 
     return run
-
-
-def visible(folder):
-    """Names of the files in a folder that are not hidden."""
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
-
-
-def fingerprints(folder):
-    return {name: sha256_of_file(folder / name) for name in visible(folder)}
 
 
 def cells_by_id(path):

@@ -7,7 +7,7 @@ import pytest
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.guessing import best_guess, guessing_lines
 from scdmc.training.masking import MaskingOptions, masked_batch
-from tests.training.test_masking import random_cells
+from tests.training.runs import random_cells
 
 TRAINING, HELD_OUT = np.arange(40), np.arange(40, 60)
 MASKING = MaskingOptions(seed=3, mask_probability=0.3)

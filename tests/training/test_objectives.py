@@ -16,17 +16,16 @@ from scdmc.training.objectives import (
     contrastive_similarities,
     masked_gene_loss,
     mean_weights,
-    published_mlm_loss,
 )
+from tests.training.oracles import published_mlm_loss
 
 N_MASKED, HIDDEN, VOCAB_SIZE = 23, 16, 101
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
+def golden(golden_tensors):
     """Values of the published losses, and what went into them."""
-    with np.load(shared / "golden" / "losses" / "losses.npz") as arrays:
-        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+    return golden_tensors("losses/losses.npz")
 
 
 # ---- the published functions
