@@ -133,9 +133,12 @@ def test_layout_of_lengths():
 # ---- the choice
 
 
+@pytest.mark.parametrize("has_flash", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_auto_takes_sdpa_on_a_cpu(dropout):
-    assert choose_back_end("auto", CPU, dropout) == "sdpa"
+def test_auto_takes_sdpa_on_a_cpu_whatever_is_installed(monkeypatch, dropout, dtype, has_flash):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
+    assert choose_back_end("auto", CPU, dropout, dtype) == "sdpa"
 
 
 @pytest.mark.parametrize(
