@@ -14,6 +14,18 @@ import pytest
 from scdmc.genes.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 ROOT = Path(__file__).parent.parent
+NO_REFERENCE_DATA = "the folder of reference data (../shared) is not there"
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many parity tests did not run for want of the reference data."""
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", ()) if NO_REFERENCE_DATA in str(report.longrepr)
+    ]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} parity tests skipped: {NO_REFERENCE_DATA}; tests/test_golden.py guards parity without it"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +33,7 @@ def shared():
     """The folder of reference data beside the repository."""
     path = ROOT.parent / "shared"
     if not path.is_dir():
-        pytest.skip("the folder of reference data (../shared) is not there")
+        pytest.skip(NO_REFERENCE_DATA)
     return path
 
 

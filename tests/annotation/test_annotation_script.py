@@ -14,7 +14,7 @@ from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.storage import load
 from tests.small_models import save_small_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from scdmc.model.storage import load_model
 from scdmc.tokens import tokenizer as tokenization
 from tests.small_models import save_small_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,7 @@ def test_raw_counts_are_refused(cells):
         nearest_neighbours_on_pca(counts, labels, split)
 
 
+@pytest.mark.slow
 def test_components_of_variable_genes_separate_the_types_and_repeat(cells):
     expression, labels, _ = cells
     pca = pca_of_variable_genes(expression, n_top_genes=60, n_components=10)

@@ -21,6 +21,7 @@ SETTINGS = FineTuningSettings(
 )
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_and_keeps_the_best_epoch(model_directory, separable):
     cells, labels, split = separable
     model = new_classifier(model_directory)
@@ -35,6 +36,7 @@ def test_fine_tuning_learns_and_keeps_the_best_epoch(model_directory, separable)
     assert (predicted == labels[split == "validation"]).mean() == pytest.approx(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["probe", "random"])
 def test_labels_of_test_cells_never_reach_the_classifier(model_directory, separable, start):
     cells, labels, split = separable
@@ -121,6 +123,7 @@ def test_a_pretrained_model_is_no_classifier(scripts, capsys, tmp_path, islets_p
     assert "downstream_tasks.py" in error[0]
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_its_arguments_and_says_which_baseline_is_not_there(
     scripts, capsys, tmp_path, adata, model_path
 ):

@@ -33,7 +33,7 @@ from scdmc.model.shipped import model_folder
 from scdmc.model.storage import load, load_classifier_for_training, save_model_directory
 from tests.small_models import new_classifier, save_small_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

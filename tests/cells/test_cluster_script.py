@@ -1,10 +1,12 @@
 """cluster.py: what of an earlier run stays, the oracle, chosen resolutions, encoders that saw labels."""
 
 import pandas as pd
+import pytest
 
 from tests.task_scripts import run
 
 
+@pytest.mark.slow
 def test_scores_of_an_earlier_run_do_not_survive_a_run_without_labels(scripts, capsys, tmp_path, adata, model_path):
     adata[:60].write_h5ad(tmp_path / "few.h5ad")
     few, output = tmp_path / "few.h5ad", tmp_path / "out"
@@ -28,6 +30,7 @@ def test_the_encoder_of_a_classifier_is_not_clustered_as_if_it_had_seen_no_label
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_oracle_is_a_row_of_its_own_and_needs_labels(scripts, capsys, tmp_path, islets_path, model_path):
     more = ("--baselines", "none", "--markers", "0", "--oracle")
     status, error = run(scripts, capsys, "cluster", model_path, islets_path, tmp_path / "out", *more)
@@ -42,6 +45,7 @@ def test_the_oracle_is_a_row_of_its_own_and_needs_labels(scripts, capsys, tmp_pa
     assert scores.loc["oracle (scDMC zero-shot)", "NMI"] >= scores.loc["scDMC zero-shot", "NMI"]
 
 
+@pytest.mark.slow
 def test_a_resolution_that_was_chosen_is_written_for_each_method(scripts, capsys, tmp_path, adata, model_path):
     adata[:100].write_h5ad(tmp_path / "few.h5ad")
     more = ("--resolution", "auto", "--markers", "0")

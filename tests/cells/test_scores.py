@@ -182,6 +182,7 @@ def test_one_class_everywhere_is_no_agreement_beyond_chance():
     assert scores["cohen_kappa"] == scores["matthews_correlation"] == 0
 
 
+@pytest.mark.slow
 def test_scoring_leaves_the_figures_of_others_alone():
     script = (
         "import matplotlib, numpy as np\n"

@@ -8,6 +8,8 @@ import pytest
 import scdmc
 from scdmc.errors import ScDMCError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def adata(islets_path):

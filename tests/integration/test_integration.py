@@ -36,6 +36,8 @@ from scdmc.reports.tables import best_of_columns, latex, markdown, score_texts
 from scdmc.tokens.medians import GeneMedians
 from tests.small_models import save_small_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):

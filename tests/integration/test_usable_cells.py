@@ -18,6 +18,7 @@ def test_one_batch_is_refused_by_integration(scripts, capsys, tmp_path, adata, m
     assert "only" in error[0]
 
 
+@pytest.mark.slow
 def test_cells_without_a_type_are_integrated_but_not_scored(scripts, capsys, tmp_path, adata, model_path):
     partly = adata.copy()
     partly.obs["cell_type"] = partly.obs["cell_type"].astype(object)

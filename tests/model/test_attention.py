@@ -110,6 +110,7 @@ def test_attention_without_content_falls_off_with_the_distance():
     torch.testing.assert_close(ratios, expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("back_end", ["sdpa", "eager"])
 def test_dropout_changes_the_states_but_not_their_mean(back_end):

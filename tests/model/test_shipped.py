@@ -29,6 +29,8 @@ from scdmc.model.storage import load, load_model
 from tests.conftest import ROOT
 from tests.small_models import save_small_model
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = sorted(path.parent for path in (ROOT / "models").glob("*/config.json"))
 MIB = 2**20
 DATA_FLAG = {

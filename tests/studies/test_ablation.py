@@ -10,6 +10,8 @@ import pytest
 from scdmc.errors import ScDMCError
 from scdmc.studies.ablation import HEADLINES, HELD_OUT, VARIANTS, headline_scores, study_markdown, training_flags
 
+pytestmark = pytest.mark.slow
+
 EMBEDDINGS_OF_BOTH = {"cls", "weighted", "cls of the rank stream"}
 
 

@@ -75,6 +75,7 @@ def test_the_choice_of_the_first_data_set_is_followed_to_the_second():
     ]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_keeps_all_scores(tmp_path, adata, load_script, capfd):
     model_path = save_small_model(tmp_path / "model", 64, GeneMedians({}, source="a test"))
     adata[adata.obs["cell_type"].isin(["beta", "ductal"])].copy().write_h5ad(tmp_path / "few.h5ad")

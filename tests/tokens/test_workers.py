@@ -21,6 +21,8 @@ from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
 from scdmc.tokens.tokenizer import Tokenizer
 from tests.tokens.outputs import fingerprints
 
+pytestmark = pytest.mark.slow
+
 distributed = pytest.importorskip("distributed")
 
 # What started the tests may ignore Ctrl-C, which a child would inherit.

@@ -38,7 +38,7 @@ from tests.training.runs import (
     state_of,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def batch_of(cells=6, **options):

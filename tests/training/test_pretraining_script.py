@@ -19,7 +19,7 @@ from scdmc.tokens.parquet import read_tokenized
 from scdmc.training.checkpoints import checkpoints
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 TINY = ["--hidden_size", "16", "--num_hidden_layers", "1", "--num_attention_heads", "2", "--intermediate_size", "16",
