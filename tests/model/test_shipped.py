@@ -28,7 +28,9 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load, load_model
 from tests.conftest import ROOT
-from tests.gene_analysis.gene_models import save_small_model
+from tests.small_models import save_small_model
+
+pytestmark = pytest.mark.slow
 
 SHIPPED = sorted(path.parent for path in (ROOT / "models").glob("*/config.json"))
 MIB = 2**20
@@ -47,7 +49,9 @@ WITH_MODEL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, load_script):
     """A folder as ``models/`` is, with one model, tiny: float16, in parts."""
-    trained = save_small_model(tmp_path_factory.mktemp("trained") / "trained")
+    trained = save_small_model(
+        tmp_path_factory.mktemp("trained") / "trained", num_hidden_layers=2, initializer_range=0.2
+    )
     folder = tmp_path_factory.mktemp("checkout") / "models"
     command = ["--model", trained, "--output_dir", folder / "tiny", "--max_file_mib", "1"]
     assert load_script("pretrain/export_model.py").main(list(map(str, command))) == 0
@@ -61,11 +65,6 @@ def shipped(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(shipped_models, "MODELS", folder)
     return folder / "tiny"
-
-
-@pytest.fixture
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)
 
 
 @pytest.fixture
