@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 # From the ground up. A module imports from its own wing and from lower floors; `scdmc` itself and `scdmc.modeling` are
 # faces.
 FLOORS = (
-    ("errors", "files", "labels", "configuration"),
+    ("errors", "files", "labels", "configuration", "resources", "version"),
     ("genes", "reports"),
     ("reading",),
     ("tokens", "public_data"),
@@ -20,7 +20,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR_OF = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
-FACES = ("scdmc", "scdmc.modeling")
+FACES = ("scdmc", "scdmc.__main__", "scdmc.modeling")
 MODULES = sorted((ROOT / "scdmc").rglob("*.py"))
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
+from scdmc.resources import resource_folder
 
-MODELS = Path(__file__).resolve().parent.parent.parent / "models"
+MODELS = resource_folder("models")
 
 
 def shipped_models() -> list[str]:
