@@ -8,7 +8,6 @@ tokenizer needs none of it.
 
 from scdmc.version import __version__
 
-
 GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
 
 

@@ -86,7 +86,8 @@ def test_the_data_of_the_installed_package_are_those_of_the_repository(elsewhere
         "from scdmc.model.shipped import shipped_models\n"
         "from scdmc.tokens.medians import DEFAULT_GENE_MEDIAN_FILE, load_gene_medians\n"
         "print(scdmc.__file__, *sys.path, sep='\\n')\n"
-        "print(len(load_vocabulary()), load_symbols()['INS'], len(load_gene_medians(DEFAULT_GENE_MEDIAN_FILE).medians))\n"
+        "medians = load_gene_medians(DEFAULT_GENE_MEDIAN_FILE).medians\n"
+        "print(len(load_vocabulary()), load_symbols()['INS'], len(medians))\n"
         "print(*shipped_models())\n"
         "print(DEFAULT_TOKEN_DICTIONARY_FILE)\n"
     )

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
+from scdmc.model.names import MODELING_FILE
 from scdmc.version import __version__
-
-MODELING_FILE = "modeling_scdmc.py"
-
 
 # What transformers' Auto classes open -> the class that does it; the value of "auto_map" in config.json.
 AUTO_CLASSES = {

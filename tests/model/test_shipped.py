@@ -93,7 +93,7 @@ def test_a_folder_in_the_current_directory_wins(shipped):
         load("tiny")
 
 
-@pytest.mark.parametrize("name", ["tyni", "", "..", "../models/tiny", "tiny/config.json", "nowhere/tiny"])
+@pytest.mark.parametrize("name", ["tyni", "", "..", "../models/tiny", "tiny/config.json", "a/b/tiny"])
 def test_what_is_neither_folder_nor_name_is_refused_with_the_names_there_are(shipped, name):
     if name in ("", ".."):  # which are folders
         assert shipped_models.model_folder(name) == Path(name)
