@@ -24,7 +24,7 @@ from scdmc.cli.parser import argument_parser, non_negative_int, positive_int, sc
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
 from scdmc.model.devices import choose_device
-from scdmc.model.weights import WEIGHTS_FILE
+from scdmc.model.names import WEIGHTS_FILE
 from scdmc.reports.figures import save_figure
 from scdmc.studies.ablation import (
     HELD_OUT,

@@ -278,7 +278,7 @@ def save_results(
         facts["runs"] = f"{len(runs)}; the model is that of {best.plan.name}, the best one on validation cells"
     table = write_results(folder, runs, methods, arguments.hold_out_type, facts)
     metrics = table.loc[next(iter(methods[0]))].to_dict()
-    card = model_card("scDMC, fine-tuned for cell types", facts, metrics, command)
+    card = model_card("scDMC, fine-tuned for cell types", facts, metrics, command, "tabular-classification")
     save_classifier(folder, best, model_directory, card)
     return table
 

@@ -31,7 +31,6 @@ from scdmc.files import atomic_path, remove, require_new_folder, require_writabl
 from scdmc.model.devices import choose_device
 from scdmc.model.folder import ModelDirectory, open_model_directory, require_same_settings
 from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.shipped import model_folder
 from scdmc.model.storage import describe_arguments, load_model, model_card, save_model_directory, saw_labels
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, STREAMS
 from scdmc.tokens.parquet import parquet_files, read_settings
@@ -347,8 +346,9 @@ def save(
 
 
 def start_name(arguments: argparse.Namespace) -> str:
-    """What the model to start from is called: its folder."""
-    return model_folder(arguments.pretrained_model_path).resolve().name
+    """What the model to start from is called: its folder, or the name by which it was asked for."""
+    path = arguments.pretrained_model_path
+    return path.resolve().name if path.is_dir() else str(path)
 
 
 def objective_of(arguments: argparse.Namespace) -> str:

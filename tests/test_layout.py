@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # faces.
 FLOORS = (
     ("errors",),
-    ("files", "labels", "options", "configuration"),
+    ("files", "labels", "options", "configuration", "resources", "version"),
     ("genes", "reports"),
     ("reading",),
     ("tokens", "public_data"),
@@ -21,7 +21,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR_OF = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}
-FACES = ("scdmc", "scdmc.modeling")
+FACES = ("scdmc", "scdmc.__main__", "scdmc.modeling")
 MODULES = sorted((ROOT / "scdmc").rglob("*.py"))
 
 

