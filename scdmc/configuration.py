@@ -1,4 +1,4 @@
-"""Configuration of the encoder, with BERT's field names (design.md, section 5)."""
+"""Configuration of the encoder, with BERT's field names (docs/method.md, "Encoder")."""
 
 from transformers import PreTrainedConfig
 

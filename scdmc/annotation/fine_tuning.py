@@ -1,4 +1,7 @@
-"""Fine-tuning a cell classifier: what is trained, on which cells, and when it ends (design.md, section 8)."""
+"""Fine-tuning a cell classifier: what is trained, on which cells, and when it ends.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import copy
 import logging

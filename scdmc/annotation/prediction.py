@@ -1,4 +1,7 @@
-"""Cell-type annotation: probabilities, embeddings and labels of cells from a classifier (design.md, section 8)."""
+"""Cell-type annotation: probabilities, embeddings and labels of cells from a classifier.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import numpy as np
 import pandas as pd

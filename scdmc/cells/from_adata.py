@@ -35,7 +35,9 @@ def tokenize(
     drop_empty_cells: bool = False,
     name: str = "adata",
 ) -> TokenizedCells:
-    """Tokenize an AnnData: the same streams that ``tokenizer_combine.py`` writes to parquet (design.md, section 4).
+    """Tokenize an AnnData: the same streams that ``tokenizer_combine.py`` writes to parquet.
+
+    Source: docs/method.md, "Tokenization".
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def make_split(
     min_cells_per_type: int = 10,
     seed: int = 42,
 ) -> np.ndarray:
-    """Assign each cell to a part (design.md section 8).
+    """Assign each cell to a part (docs/method.md, "Evaluation rules").
 
     Without ``groups`` the draw is made type by type, so that each type with at least three cells is in all three parts.
     With ``groups`` a whole group goes to one part; of many draws of groups the one is taken that leaves out the fewest

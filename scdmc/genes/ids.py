@@ -1,4 +1,4 @@
-"""From a file's gene annotation to token ids (design.md, section 3)."""
+"""From a file's gene annotation to token ids (docs/method.md, "Gene names")."""
 
 import csv
 import functools

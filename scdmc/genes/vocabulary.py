@@ -1,4 +1,4 @@
-"""The vocabulary: tokens and their ids (design.md, section 3)."""
+"""The vocabulary: tokens and their ids (docs/method.md, "Vocabulary")."""
 
 import hashlib
 import re

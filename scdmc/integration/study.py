@@ -1,4 +1,7 @@
-"""The integration benchmark: every method embeds the same cells, and all are scored alike (design.md, section 8)."""
+"""The integration benchmark: every method embeds the same cells, and all are scored alike.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import logging
 from collections.abc import Callable

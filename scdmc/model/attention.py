@@ -1,4 +1,4 @@
-"""ALiBi self-attention over packed cells: four back ends, one interface, equal results (design.md, section 5).
+"""ALiBi self-attention over packed cells: four back ends, one interface, equal results (docs/method.md, "Encoder").
 
 Cells lie one after the other without padding: ``qkv`` has shape (total_tokens, 3, n_heads, head_dim), and cell i owns
 the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
@@ -82,7 +82,7 @@ class PackedLayout:
 
 
 def alibi_slopes(n_heads: int) -> torch.Tensor:
-    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; design.md, section 5).
+    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; docs/method.md, "Encoder").
 
     For a power of two 2^(-8 (i + 1) / n_heads); else those of the next lower power of two c, then every other one
     of 2c.

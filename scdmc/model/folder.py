@@ -1,4 +1,4 @@
-"""One folder with everything needed to use a model (design.md, section 7)."""
+"""One folder with everything needed to use a model (docs/method.md, "Model directory")."""
 
 import logging
 from dataclasses import dataclass, replace

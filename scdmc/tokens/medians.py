@@ -1,4 +1,4 @@
-"""Median non-zero expression of each gene over a corpus (design.md, section 3)."""
+"""Median non-zero expression of each gene over a corpus (docs/method.md, "Gene medians")."""
 
 import hashlib
 import logging

@@ -1,4 +1,4 @@
-"""The two streams of a cell: genes by rank and genes with values (design.md, section 4).
+"""The two streams of a cell: genes by rank and genes with values (docs/method.md, "Tokenization").
 
 This is the core of the tokenizer. It takes scipy CSR and numpy arrays and needs neither anndata nor torch.
 """
@@ -157,7 +157,7 @@ def cell_streams(
     medians: np.ndarray,
     model_input_size: int = MODEL_INPUT_SIZE,
 ) -> CellStreams:
-    """Tokenize a block of cells into both streams (design.md, section 4).
+    """Tokenize a block of cells into both streams (docs/method.md, "Tokenization").
 
     Parameters
     ----------

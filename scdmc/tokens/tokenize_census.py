@@ -1,4 +1,7 @@
-"""From an open SOMA experiment to tokenized parquet: shards, report, vocabulary and medians (design.md, section 4)."""
+"""From an open SOMA experiment to tokenized parquet: shards, report, vocabulary and medians.
+
+Source: docs/method.md, "The parquet format".
+"""
 
 import hashlib
 import json

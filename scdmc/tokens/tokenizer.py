@@ -1,4 +1,4 @@
-"""From raw counts to tokenized cells of one data set, block by block or in memory (design.md section 4)."""
+"""From raw counts to tokenized cells of one data set, block by block or in memory (docs/method.md, "Tokenization")."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence

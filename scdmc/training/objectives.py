@@ -1,4 +1,6 @@
-"""The losses: masked genes in two streams, and contrast between the streams (design.md, section 6).
+"""The losses: masked genes in two streams, and contrast between the streams.
+
+Source: docs/method.md, "Masked-gene losses" and on.
 
 Functions of tensors; they know nothing of models, data or devices.
 """
@@ -164,7 +166,7 @@ def contrastive_loss(
     past_keys: torch.Tensor | None = None,
     is_positive: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric InfoNCE of two views of the same cells (MoCo; design.md, section 6).
+    """Symmetric InfoNCE of two views of the same cells (MoCo; docs/method.md, "Contrast between the streams").
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class Case:
 
 
 def reference(case):
-    """Both streams of each cell (design.md, section 4), written down as plainly as possible."""
+    """Both streams of each cell (docs/method.md, "Tokenization"), written down as plainly as possible."""
     tokens, medians = case.tokenizer.vocabulary.token_ids, case.tokenizer.medians.medians
     cells = {}
     for row in np.flatnonzero(case.passes):

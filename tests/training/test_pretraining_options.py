@@ -241,7 +241,7 @@ def test_workers_prepare_the_same_batches(tmp_path):
 
 
 def test_the_flops_of_a_full_cell_of_the_published_model_are_those_of_the_design():
-    # design.md and the README count about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
+    # docs/method.md, "Pre-training": about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
     flops = training_flops(ScDMCConfig(), 2 * 2048, 2 * 2048**2)
     assert flops == pytest.approx(1.97e12, rel=0.03)
 
