@@ -31,9 +31,10 @@ from scdmc.reading.counts import open_counts
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.medians import load_gene_medians
+from scdmc.tokens.options import CELLS_PER_SHARD
 from scdmc.tokens.parquet import parquet_schema, parquet_table, parquet_writer
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer, kept_obs, tokenize_blocks
+from scdmc.tokens.tokenizer import Tokenizer, kept_obs, tokenize_blocks
 
 N_GENES = 20_000
 # Of negative-binomial counts, chosen for about 1,560 genes a cell and frequencies that are as skewed as real ones.

@@ -6,8 +6,7 @@ its genes. They and the submodules are loaded on first use: torch costs seconds 
 tokenizer needs none of it.
 """
 
-__version__ = "0.1.0"
-
+from scdmc.version import __version__
 
 GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
 

@@ -7,20 +7,13 @@ from pathlib import Path
 from scdmc.cli.parser import argument_parser, positive_int, script, seed
 from scdmc.genes.ids import load_gene_mapping
 from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
-from scdmc.reading.census import (
-    CENSUS_OBS_COLUMNS,
-    CensusSlice,
-    census_counts,
-    choose_cells,
-    obs_columns_of,
-    open_census,
-    open_experiment,
-)
+from scdmc.reading.census import CensusSlice, census_counts, choose_cells, obs_columns_of, open_census, open_experiment
+from scdmc.reading.options import CENSUS_OBS_COLUMNS
 from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.streams import MODEL_INPUT_SIZE
-from scdmc.tokens.tokenize_census import BLOCK_SIZE, CensusJob, tokenize_census
+from scdmc.tokens.options import CELLS_PER_SHARD, CENSUS_BLOCK_SIZE, MODEL_INPUT_SIZE
+from scdmc.tokens.tokenize_census import CensusJob, tokenize_census
 from scdmc.tokens.tokenized_cells import require_obs_columns
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
+from scdmc.tokens.tokenizer import Tokenizer
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -57,7 +50,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--model_input_size", type=positive_int, default=MODEL_INPUT_SIZE, help="most tokens of a stream"
     )
     output.add_argument("--cells_per_shard", type=positive_int, default=CELLS_PER_SHARD, help="most cells of a file")
-    output.add_argument("--block_size", type=positive_int, default=BLOCK_SIZE, help="cells in memory at a time")
+    output.add_argument("--block_size", type=positive_int, default=CENSUS_BLOCK_SIZE, help="cells in memory at a time")
     output.add_argument("--resume", action="store_true", help="keep the finished shards of an interrupted run")
     output.add_argument("--overwrite", action="store_true", help="replace existing output")
     return parser.parse_args(argv)

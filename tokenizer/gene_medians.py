@@ -12,11 +12,13 @@ from scdmc.cells.splits import read_split
 from scdmc.cli.arguments import add_leave_out_argument
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import require_new_file, write_json
-from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
+from scdmc.genes.ids import load_gene_mapping, load_orthologs
+from scdmc.genes.options import SPECIES
 from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
 from scdmc.reading.counts import Counts, input_files, open_counts, passes_filter
 from scdmc.reading.obs_filter import keep_cells, parse_leave_out, require_known_values
-from scdmc.tokens.medians import EXACT_LIMIT, load_gene_medians, medians_by_gene
+from scdmc.tokens.medians import load_gene_medians, medians_by_gene
+from scdmc.tokens.options import EXACT_LIMIT
 from scdmc.tokens.tokenizer import Tokenizer, collect_medians
 
 

@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 
 from scdmc.cli.parser import argument_parser, positive_int, script
-from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
+from scdmc.genes.ids import load_gene_mapping, load_orthologs
+from scdmc.genes.options import SPECIES
 from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.streams import MODEL_INPUT_SIZE
+from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
+from scdmc.tokens.tokenizer import Tokenizer
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
