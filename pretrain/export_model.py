@@ -3,32 +3,42 @@
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scdmc.cli.arguments import add_model_path_argument
+from scdmc.cli.arguments import add_max_length_argument, add_model_argument, add_output_dir_argument
+from scdmc.cli.inputs import require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object, require_new_folder, write_json
-from scdmc.model.folder import CONFIG_FILE, TOKENIZATION_FILE, ModelDirectory, open_model_directory
-from scdmc.model.storage import CARD_FILE
-from scdmc.model.weights import read_weights, weights_file, write_split_weights
+
+if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
+
+EXAMPLES = (
+    "{prog} --model pretrained --output_dir exported",
+    "{prog} --model pretrained --output_dir exported --max_file_mib 50 --max_length 1024",
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the export."""
-    parser = argument_parser(__doc__)
-    add_model_path_argument(parser)
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write")
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_model_argument(parser)
+    add_output_dir_argument(parser, meaning="folder to write")
     parser.add_argument("--max_file_mib", type=positive_int, default=15, help="largest file of weights, in MiB")
-    parser.add_argument(
-        "--max_length", type=positive_int, help="tokens of a stream that the exported model reads (ALiBi reads longer "
-        "ones than it was trained on); as many as before without it",
-    )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
+    add_max_length_argument(
+        parser,
+        meaning="tokens of a stream that the exported model reads; ALiBi reads longer ones than it was trained on "
+        "(default: as many as before)",
+    )
     return parser.parse_args(argv)
 
 
-def set_context(folder: Path, model_directory: ModelDirectory, max_length: int) -> None:
+def set_context(folder: Path, model_directory: "ModelDirectory", max_length: int) -> None:
     """Have a model folder read so many tokens of a stream; its card says so."""
+    from scdmc.model.folder import CONFIG_FILE, TOKENIZATION_FILE
+    from scdmc.model.storage import CARD_FILE
+
     config = read_json_object(folder / CONFIG_FILE, "model configuration")
     config["max_position_embeddings"] = max_length
     if "alibi_starting_size" in config:  # what a published folder calls it
@@ -50,7 +60,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.max_length is not None and arguments.max_length < 3:
         raise ScDMCError(f"--max_length {arguments.max_length}: take 3 (<cls>, a gene, <eos>) or more")
     require_new_folder(arguments.output_dir, arguments.overwrite)
-    model_directory = open_model_directory(arguments.model_path)
+    require_model(arguments.model)
+
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.weights import read_weights, weights_file, write_split_weights
+
+    model_directory = open_model_directory(arguments.model)
     model_path = model_directory.path
     weights = read_weights(model_path)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

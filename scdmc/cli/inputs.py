@@ -5,6 +5,7 @@ those who read it. Outputs are checked by :func:`scdmc.files.require_new_file` a
 :func:`scdmc.files.require_new_folder`, which are quick, too.
 """
 
+import argparse
 import glob
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def require_counts(path: Path, flag: str) -> None:
     if not path.is_dir():
         raise ScDMCError(f"{flag} {path}: no such folder")
     for file in sorted(path.iterdir()):
-        if file.suffix in HDF5_SUFFIXES and not file.name.startswith("."):
+        if file.suffix in HDF5_SUFFIXES and file.is_file() and not file.name.startswith("."):
             require_hdf5(file, flag)
 
 
@@ -155,9 +156,17 @@ def require_files(**paths: Path | None) -> None:
             require_file(path, f"--{name}")
 
 
+def require_gene_files(arguments: argparse.Namespace) -> None:
+    """Refuse an absent vocabulary, gene medians, mapping or orthologs; ``default`` stands for the medians of scDMC."""
+    for name in ("token_dictionary_file", "gene_median_file", "gene_mapping_file", "ortholog_file"):
+        path = getattr(arguments, name, None)
+        if not (name == "gene_median_file" and path == Path("default")):
+            require_files(**{name: path})
+
+
 def _require_there(path: Path, flag: str) -> None:
     if not path.exists():
-        raise ScDMCError(f"{flag} {path}: no such file")
+        raise ScDMCError(f"{flag} {path}: no such file or folder")
 
 
 def _first_bytes(path: Path, flag: str, n_bytes: int) -> bytes:

@@ -462,7 +462,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_checkpoint_before(tmp_path, mon
         monkeypatch.setattr(checkpoints_module.json, "dumps", fail_later)
     else:
         monkeypatch.setattr(checkpoints_module, broken, fail_later)
-    with pytest.raises(ScDMCError, match=r"No space left on device.*--resume_from_checkpoint last"):
+    with pytest.raises(ScDMCError, match=r"No space left on device.*--resume"):
         run.run()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     assert find_checkpoint(tmp_path, "last").name == "step-00000002"
@@ -563,7 +563,7 @@ def test_the_script_writes_a_whole_model_folder(model_folder, dataset):
     assert "285 |" in card  # training cells
     assert "--max_steps 2" in card
     arguments = json.loads((model_folder / "arguments.json").read_text())
-    assert arguments["dataset_path"] == str(dataset)
+    assert arguments["data_path"] == str(dataset)
 
 
 def test_the_model_of_the_script_is_that_of_its_last_checkpoint(model_folder):
@@ -673,7 +673,7 @@ def test_a_model_to_go_on_from_takes_another_context(model_folder, script, datas
 def test_a_model_to_go_on_from_says_what_it_is_itself(flag, model_folder, script, dataset, tmp_path, capsys):
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY, *flag]
     assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 2
-    assert f"{flag[0]} has no effect with --pretrained_model_path; leave it out" in capsys.readouterr().err
+    assert f"{flag[0]} has no effect with --model; leave it out" in capsys.readouterr().err
     assert not list((tmp_path / "on").glob("*"))
 
 
