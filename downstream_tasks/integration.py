@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.cells.data import names_of_files, read_cells
+from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression, read_raw_counts
 from scdmc.cells.results import annotated_data
 from scdmc.cells.scores import wide_metrics
@@ -20,6 +20,7 @@ from scdmc.cli.arguments import (
     count_options_for,
     placement,
 )
+from scdmc.cli.inputs import names_of_files
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,

@@ -3,39 +3,47 @@
 import argparse
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scdmc.cli.arguments import add_model_path_argument
+from scdmc.cli.arguments import add_max_length_argument, add_model_argument, add_output_dir_argument
+from scdmc.cli.inputs import require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_folder, write_json
-from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.hub import push_model, require_hub_name
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, MODELING_FILE, TOKENIZATION_FILE
-from scdmc.model.storage import load, save_config
-from scdmc.model.weights import WEIGHTS_NAME, save_weights
+
+if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
+
+EXAMPLES = (
+    "{prog} --model pretrained --output_dir exported",
+    "{prog} --model pretrained --output_dir exported --max_file_mib 50 --max_length 1024",
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the export."""
-    parser = argument_parser(__doc__)
-    add_model_path_argument(parser)
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder to write")
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_model_argument(parser)
+    add_output_dir_argument(parser, meaning="folder to write")
     parser.add_argument(
-        "--max_file_mib", type=positive_int, default=15, help="largest file of weights, in MiB; a single table that is "
-        "larger has a larger file of its own",
-    )  # fmt: skip
-    parser.add_argument(
-        "--max_length", type=positive_int, help="tokens of a stream that the exported model reads (ALiBi reads longer "
-        "ones than it was trained on); as many as before without it",
-    )  # fmt: skip
+        "--max_file_mib",
+        type=positive_int,
+        default=15,
+        help="largest file of weights, in MiB; a single table that is larger has a larger file of its own",
+    )
+    add_max_length_argument(
+        parser,
+        meaning="tokens of a stream that the exported model reads; ALiBi reads longer ones than it was trained on "
+        "(default: as many as before)",
+    )
     parser.add_argument(
         "--push_to_hub", metavar="USER/NAME", help="send the folder to this model of the Hugging Face hub as well"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
     return parser.parse_args(argv)
 
 
-def set_context(folder: Path, model_directory: ModelDirectory, max_length: int) -> None:
+def set_context(folder: Path, model_directory: "ModelDirectory", max_length: int) -> None:
     """Have cells be tokenized to so many tokens of a stream; the card says so."""
     write_json(folder / TOKENIZATION_FILE, model_directory.with_context(max_length).settings.to_dict())
     card = folder / CARD_FILE
@@ -59,10 +67,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.max_length is not None and arguments.max_length < 3:
         raise ScDMCError(f"--max_length {arguments.max_length}: take 3 (<cls>, a gene, <eos>) or more")
+    require_new_folder(arguments.output_dir, arguments.overwrite)
+    require_model(arguments.model)
+
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.hub import push_model, require_hub_name
+    from scdmc.model.storage import load, save_config
+    from scdmc.model.weights import save_weights
+
     if arguments.push_to_hub:
         require_hub_name(arguments.push_to_hub)
-    require_new_folder(arguments.output_dir, arguments.overwrite)
-    model_directory = open_model_directory(arguments.model_path)
+    model_directory = open_model_directory(arguments.model)
     model = load(model_directory.path).half()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     copy_other_files(model_directory.path, arguments.output_dir)

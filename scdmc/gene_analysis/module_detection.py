@@ -82,7 +82,9 @@ def find_modules(
         If there are too few genes, or they are all one module.
     """
     if len(vectors) <= n_neighbors:
-        raise ScDMCError(f"{len(vectors)} genes are too few for modules of {n_neighbors} neighbours; lower --min_cells")
+        raise ScDMCError(
+            f"{len(vectors)} genes are too few for modules of {n_neighbors} neighbours; lower --min_cells_per_gene"
+        )
     units = centred_units(vectors)
     graph = neighbour_graph(units, n_neighbors, seed)
     by_resolution = {float(r): _by_size(leiden_clusters(graph, r, seed)) for r in resolutions}

@@ -214,7 +214,7 @@ def require_networks(n_types: int, options: NetworkOptions) -> None:
     if not n_types:
         raise ScDMCError(
             f"no cell type has a transcription factor in {options.min_cells} of its cells; "
-            "lower --min_cells or give more cells"
+            "lower --min_cells_per_gene or give more cells"
         )
 
 

@@ -116,7 +116,7 @@ def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torc
     if name == "flash" and not has_flash:
         raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
     if name == "flash" and not is_half:
-        raise ScDMCError("--attention flash computes in 16 bits only; pass --bf16, or take flex or sdpa")
+        raise ScDMCError("--attention flash computes in 16 bits only; pass --dtype bfloat16, or take flex or sdpa")
     if name == "flex" and dropout > 0:
         raise ScDMCError("--attention flex has no attention dropout; set it to 0 or take sdpa")
     return name

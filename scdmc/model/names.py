@@ -1,5 +1,7 @@
 """Names of the files in a model folder."""
 
+import re
+
 CONFIG_FILE = "config.json"
 
 
@@ -30,6 +32,10 @@ INDEX_FILE = "model.safetensors.index.json"
 
 
 PUBLISHED_WEIGHTS_FILE = "pytorch_model.bin"
+
+
+# All files of weights of a model folder.
+WEIGHTS_NAME = re.compile(r"model(-\d{5}(-of-\d{5})?)?\.safetensors(\.index\.json)?|pytorch_model\.bin")
 
 
 # Only in the folder of a classifier.

@@ -1,7 +1,6 @@
 """Files of weights: safetensors, one or several with an index, the published .bin, and tables that were cut by row."""
 
 import pickle
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,15 +13,11 @@ from transformers import PreTrainedModel
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object
-from scdmc.model.names import CONFIG_FILE, INDEX_FILE, PUBLISHED_WEIGHTS_FILE, WEIGHTS_FILE
+from scdmc.model.names import CONFIG_FILE, INDEX_FILE, PUBLISHED_WEIGHTS_FILE, WEIGHTS_FILE, WEIGHTS_NAME
 
 # Folders that were exported before there was an index: a table larger than a file is cut into blocks of rows.
 CUT_WEIGHTS_FILE = "model-{:05d}.safetensors"
 ROWS_SUFFIX = ".rows."
-
-
-# All files of weights of a model folder.
-WEIGHTS_NAME = re.compile(r"model(-\d{5}(-of-\d{5})?)?\.safetensors(\.index\.json)?|pytorch_model\.bin")
 
 
 # What the names and shapes of a file may take beside its tensors.

@@ -12,9 +12,7 @@ import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID
-
-MODEL_INPUT_SIZE = 2048
-
+from scdmc.tokens.options import MODEL_INPUT_SIZE
 
 COUNTS_PER_CELL = 10_000.0
 

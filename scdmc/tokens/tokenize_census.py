@@ -19,15 +19,12 @@ from scdmc.genes.ids import GeneMatch
 from scdmc.reading.census import CensusSlice
 from scdmc.reading.counts import Counts
 from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.options import CENSUS_BLOCK_SIZE
 from scdmc.tokens.output import TokenizedOutput, write_cells
 from scdmc.tokens.parquet import parquet_schema
 from scdmc.tokens.tokenizer import obs_types, tokenize_blocks
 
 logger = logging.getLogger(__name__)
-
-
-# Larger than for a file: a read from a bucket has its price, however small it is.
-BLOCK_SIZE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +47,7 @@ class CensusJob(TokenizedOutput):
     wanted: CensusSlice
     obs_columns: tuple[str, ...]
     cells_per_shard: int
-    block_size: int = BLOCK_SIZE
+    block_size: int = CENSUS_BLOCK_SIZE
 
     def fingerprint(self, counts: Counts) -> dict:
         """What must be unchanged for ``--resume`` to keep finished shards."""

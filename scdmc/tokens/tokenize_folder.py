@@ -24,10 +24,11 @@ from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import Counts, input_files, open_counts
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.options import CELLS_PER_SHARD
 from scdmc.tokens.output import TokenizedOutput, write_cells
 from scdmc.tokens.parquet import parquet_schema
 from scdmc.tokens.tokenized_cells import require_obs_columns
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, obs_types, tokenize_blocks
+from scdmc.tokens.tokenizer import obs_types, tokenize_blocks
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)

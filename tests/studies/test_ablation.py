@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.studies.ablation import HEADLINES, HELD_OUT, VARIANTS, headline_scores, study_markdown, training_flags
+from scdmc.studies.ablation import HEADLINES, HELD_OUT, headline_scores, study_markdown
+from scdmc.studies.variants import VARIANTS, training_flags
 
 pytestmark = pytest.mark.slow
 

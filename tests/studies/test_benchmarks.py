@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from scdmc.studies.tokenizing_speed import write_counts
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -14,8 +15,8 @@ pytestmark = pytest.mark.slow
 BENCHMARKS = ROOT / "benchmarks"
 SMALL_ENCODER = "--hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 32"
 SMALLEST = {
-    "annotate_speed": f"{SMALL_ENCODER} --cells 20 --genes 400 --genes_per_cell 50 --context 32",
-    "data_loading": "--cells 40 --length 64 --batch_size 8",
+    "annotate_speed": f"{SMALL_ENCODER} --cells 20 --n_genes 400 --genes_per_cell 50 --max_length 32",
+    "data_loading": "--cells 40 --max_length 64 --batch_size 8",
     "embedding": f"{SMALL_ENCODER} --cells 4 --shortest 8 --longest 16 --rounds 1",
     "pretrain_step": f"{SMALL_ENCODER} --batch_size 2 --shortest 8 --longest 16 --steps 1 --rounds 1",
 }
@@ -86,9 +87,9 @@ def test_a_step_of_pre_training_is_measured_beside_the_usual_loop():
 
 def test_the_tokenizer_and_its_stages_are_measured(load_script, tmp_path, capfd):
     script = load_script("benchmarks/tokenize_cells.py")
-    script.write_counts(tmp_path / "cells_30", 30, 0)
+    write_counts(tmp_path / "cells_30", 30, 0)
     for measure in ("tokenize", "stages"):
-        assert script.main(["--measure", measure, "--input_directory", str(tmp_path / "cells_30")]) == 0
+        assert script.main(["--measure", measure, "--data_path", str(tmp_path / "cells_30")]) == 0
         found = json.loads(capfd.readouterr().out.splitlines()[-1])
         stages = {"read", "sort", "write"}
         named = {"seconds"} if measure == "tokenize" else stages | {f"{stage}_floor" for stage in stages}

@@ -400,7 +400,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_checkpoint_before(tmp_path, mon
         monkeypatch.setattr(checkpoints_module.json, "dumps", fail_later)
     else:
         monkeypatch.setattr(checkpoints_module, broken, fail_later)
-    with pytest.raises(ScDMCError, match=r"No space left on device.*--resume_from_checkpoint last"):
+    with pytest.raises(ScDMCError, match=r"No space left on device.*--resume"):
         run.run()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     assert find_checkpoint(tmp_path, "last").name == "step-00000002"

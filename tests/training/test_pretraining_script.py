@@ -60,7 +60,7 @@ def test_the_script_writes_a_whole_model_folder(model_folder, dataset):
     assert "285 |" in card  # training cells
     assert "--max_steps 2" in card
     arguments = json.loads((model_folder / "arguments.json").read_text())
-    assert arguments["dataset_path"] == str(dataset)
+    assert arguments["data_path"] == str(dataset)
 
 
 def test_the_model_of_the_script_is_that_of_its_last_checkpoint(model_folder):
@@ -170,7 +170,7 @@ def test_a_model_to_go_on_from_takes_another_context(model_folder, script, datas
 def test_a_model_to_go_on_from_says_what_it_is_itself(flag, model_folder, script, dataset, tmp_path, capsys):
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY, *flag]
     assert script([*arguments, "--pretrained_model_path", str(model_folder)]) == 2
-    assert f"{flag[0]} has no effect with --pretrained_model_path; leave it out" in capsys.readouterr().err
+    assert f"{flag[0]} has no effect with --model; leave it out" in capsys.readouterr().err
     assert not list((tmp_path / "on").glob("*"))
 
 
