@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.cells.data import names_of_files
 from scdmc.cli.arguments import add_leave_out_argument
 from scdmc.cli.parser import argument_parser, non_negative_int, positive_int, script, seed, share
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
+from scdmc.files import atomic_path, names_of_files, read_json_object, remove, require_writable_folder, write_json
 from scdmc.model.devices import choose_device
 from scdmc.model.weights import WEIGHTS_FILE
 from scdmc.reports.figures import save_figure

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.annotation.probing import probe_scores
-from scdmc.cells.data import names_of_files, read_cells
+from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression
 from scdmc.cli.arguments import (
     POOLING_HELP,
@@ -18,7 +18,7 @@ from scdmc.cli.arguments import (
 )
 from scdmc.cli.parser import argument_parser, positive_int, script, seed
 from scdmc.errors import ScDMCError
-from scdmc.files import require_new_file, write_json
+from scdmc.files import names_of_files, require_new_file, write_json
 from scdmc.integration.methods import pca_of_variable_genes
 from scdmc.labels import labels_of
 from scdmc.model.devices import place_model
