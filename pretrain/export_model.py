@@ -10,7 +10,7 @@ from scdmc.cli.inputs import require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_folder, write_json
-from scdmc.model.names import CARD_FILE, CONFIG_FILE, MODELING_FILE, TOKENIZATION_FILE
+from scdmc.model.names import CARD_FILE, CONFIG_FILE, MODELING_FILE, TOKENIZATION_FILE, WEIGHTS_NAME
 
 if TYPE_CHECKING:
     from scdmc.model.folder import ModelDirectory

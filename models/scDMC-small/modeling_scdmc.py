@@ -32,6 +32,39 @@ class ScDMCError(Exception):
     """
 
 
+STREAMS = ("rank", "expression", "both")
+
+
+POOLINGS = ("cls", "mean", "weighted")
+
+
+BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
+
+
+EXPRESSION_INPUTS = ("none", "value")
+
+
+@dataclass(frozen=True)
+class EncoderSizes:
+    """Sizes and dropouts of the encoder; the defaults are the published ones, but for the attention dropout.
+
+    ``attention_probs_dropout_prob`` is 0.1 in the published model; 0.0 lets all attention back ends agree.
+    See :class:`scdmc.configuration.ScDMCConfig`, whose defaults these are.
+    """
+
+    hidden_size: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    intermediate_size: int = 1024
+    hidden_dropout_prob: float = 0.02
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    expression_input: str = EXPRESSION_INPUTS[0]
+
+
+PUBLISHED_SIZES = EncoderSizes()
+
+
 class ScDMCConfig(PreTrainedConfig):
     """Sizes and dropouts of the encoder; the defaults are the published ones, but for the attention dropout.
 
@@ -46,23 +79,23 @@ class ScDMCConfig(PreTrainedConfig):
     model_type = "scdmc"
 
     vocab_size: int = 60534
-    hidden_size: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    intermediate_size: int = 1024
+    hidden_size: int = PUBLISHED_SIZES.hidden_size
+    num_hidden_layers: int = PUBLISHED_SIZES.num_hidden_layers
+    num_attention_heads: int = PUBLISHED_SIZES.num_attention_heads
+    intermediate_size: int = PUBLISHED_SIZES.intermediate_size
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float | int = 0.02
-    attention_probs_dropout_prob: float | int = 0.0
+    hidden_dropout_prob: float | int = PUBLISHED_SIZES.hidden_dropout_prob
+    attention_probs_dropout_prob: float | int = PUBLISHED_SIZES.attention_probs_dropout_prob
     max_position_embeddings: int = 2048
     type_vocab_size: int = 1
-    initializer_range: float = 0.02
+    initializer_range: float = PUBLISHED_SIZES.initializer_range
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
     classifier_dropout: float | int = 0.1
     classifier_stream: str = "both"
     classifier_pooling: str = "cls"
-    expression_input: str = "none"
+    expression_input: str = PUBLISHED_SIZES.expression_input
 
 
 PAD_TOKEN_ID, MASK_TOKEN_ID, CLS_TOKEN_ID, EOS_TOKEN_ID = range(4)
@@ -74,9 +107,6 @@ LARGEST_PADDING = 0.1
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
 PADDED_SCORE = -1e3
-
-
-BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -135,7 +165,7 @@ class PackedLayout:
 
 
 def alibi_slopes(n_heads: int) -> torch.Tensor:
-    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; design.md, section 5).
+    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; docs/method.md, "Encoder").
 
     For a power of two 2^(-8 (i + 1) / n_heads); else those of the next lower power of two c, then every other one
     of 2c.
@@ -169,7 +199,7 @@ def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torc
     if name == "flash" and not has_flash:
         raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
     if name == "flash" and not is_half:
-        raise ScDMCError("--attention flash computes in 16 bits only; pass --bf16, or take flex or sdpa")
+        raise ScDMCError("--attention flash computes in 16 bits only; pass --dtype bfloat16, or take flex or sdpa")
     if name == "flex" and dropout > 0:
         raise ScDMCError("--attention flex has no attention dropout; set it to 0 or take sdpa")
     return name
@@ -386,12 +416,6 @@ def _compiled_flex_attention() -> Callable[..., torch.Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-STREAMS = ("rank", "expression", "both")
-
-
-POOLINGS = ("cls", "mean", "weighted")
-
-
 # Weights of genes add up to more, unless a cell has none.
 SMALLEST_WEIGHT = 1e-6
 
@@ -465,9 +489,6 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
     sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * weights[:, None])
     totals = weights.new_zeros(len(lengths)).index_add_(0, stream, weights)
     return sums / totals.clamp(min=SMALLEST_WEIGHT)[:, None]  # a cell without genes gets zeros
-
-
-EXPRESSION_INPUTS = ("none", "value")
 
 
 class ValueEmbedding(nn.Module):
@@ -888,7 +909,8 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
     def classify(self, streams: PackedCells) -> torch.Tensor:
         """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
         states = self.dropout(self.represent(streams))
-        return self.classifier(states.to(self.classifier.weight.dtype))
+        with torch.autocast(states.device.type, enabled=False):  # for the reason that represent gives
+            return self.classifier(states.to(self.classifier.weight.dtype))
 
     def forward(
         self,

@@ -22,6 +22,9 @@ PARQUET_SIGNATURE = b"PAR1"
 HDF5_SUFFIXES = (".h5ad", ".h5", ".loom")
 
 
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
 TOKENIZE_IT = "tokenize it with tokenizer_combine.py"
 
 
@@ -36,9 +39,11 @@ def require_model(model: Path) -> None:
     Raises
     ------
     ScDMCError
-        If there is no such folder, or it has no ``config.json``.
+        If there is no such folder, or it has no weights or no ``config.json``.
     """
     folder = model_folder(model)
+    if not any(path.is_file() for pattern in WEIGHTS for path in folder.glob(pattern)):
+        raise ScDMCError(f"{folder} holds no weights; is it a model folder?")
     if not (folder / "config.json").is_file():
         raise ScDMCError(f"{folder}/config.json: no such file (model configuration); is {folder} a model folder?")
 
