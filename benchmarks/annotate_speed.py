@@ -17,17 +17,18 @@ import pandas as pd
 import scipy.sparse
 import torch
 
-from scdmc.annotation.annotate_file import AnnotationOptions, annotate_file
+from scdmc.annotation.annotate_file import annotate_file
 from scdmc.annotation.annotators import Annotator
+from scdmc.annotation.options import AnnotationOptions
 from scdmc.annotation.prediction import annotate_cells, names_of_classes
-from scdmc.cells.data import CountOptions
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.configuration import ScDMCConfig
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary, load_vocabulary
 from scdmc.model.devices import choose_device
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
-from scdmc.model.packing import STREAMS
+from scdmc.options import STREAMS
+from scdmc.reading.options import CountOptions
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 

@@ -22,7 +22,8 @@ from scdmc.studies.synthetic_cells import synthetic_cells
 from scdmc.tokens.cache import open_cells
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
-from scdmc.training.masking import MaskingOptions, masked_batch
+from scdmc.training.masking import masked_batch
+from scdmc.training.settings import MaskingOptions
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.cells.data import count_options_for, read_cells
-from scdmc.cli.arguments import add_count_arguments, add_model_arguments, add_model_path_argument
+from scdmc.cells.data import read_cells
+from scdmc.cli.arguments import (
+    add_count_arguments,
+    add_model_arguments,
+    add_model_path_argument,
+    count_options_for,
+    placement,
+)
 from scdmc.cli.parser import argument_parser, positive_float, script, seed
 from scdmc.files import atomic_path, require_new_file
 from scdmc.integration.study import usable_cells
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output_file:
         require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     tables = {path.stem: scores_of(path, encoder, model_directory, arguments) for path in arguments.tokenized_data_path}
     if arguments.output_file:
         with atomic_path(arguments.output_file) as temporary:

@@ -22,10 +22,11 @@ from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.dual_stream import ScDMCForPretraining
-from scdmc.training.masking import MaskingOptions, masked_batch
+from scdmc.training.masking import masked_batch
 from scdmc.training.objectives import contrastive_loss
 from scdmc.training.optimization import parameter_groups
 from scdmc.training.run_log import PEAK_TFLOPS, peak_memory, training_flops
+from scdmc.training.settings import MaskingOptions
 
 SIDES = ("scdmc", "usual")
 

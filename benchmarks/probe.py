@@ -6,9 +6,16 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.annotation.probing import probe_scores
-from scdmc.cells.data import count_options_for, names_of_files, read_cells
+from scdmc.cells.data import names_of_files, read_cells
 from scdmc.cells.expression import read_expression
-from scdmc.cli.arguments import POOLING_HELP, add_count_arguments, add_model_arguments, add_model_path_argument
+from scdmc.cli.arguments import (
+    POOLING_HELP,
+    add_count_arguments,
+    add_model_arguments,
+    add_model_path_argument,
+    count_options_for,
+    placement,
+)
 from scdmc.cli.parser import argument_parser, positive_int, script, seed
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file, write_json
@@ -18,8 +25,8 @@ from scdmc.model.devices import place_model
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import load_model, saw_labels
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.reports.tables import best_of_columns, markdown, score_texts
 
 COLUMNS = {"probe_macro_f1": "linear probe", "neighbours_macro_f1": "15-NN"}
@@ -83,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(f"{arguments.model_path} is a classifier, whose encoder saw labels; probe a pre-trained model")
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     scores = {
         name: scores_of(path, encoder, model_directory, arguments)
         for name, path in zip(names, arguments.data_path, strict=True)

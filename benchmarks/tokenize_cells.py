@@ -27,7 +27,8 @@ import scipy.sparse
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import write_json
 from scdmc.genes.vocabulary import SPECIAL_TOKENS, load_vocabulary
-from scdmc.reading.counts import BLOCK_SIZE, open_counts
+from scdmc.reading.counts import open_counts
+from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.parquet import parquet_schema, parquet_table, parquet_writer

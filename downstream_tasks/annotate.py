@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.annotation.annotate_file import OUTPUT_SUFFIXES, VOTE_RESOLUTION, AnnotationOptions, annotate_file
+from scdmc.annotation.annotate_file import annotate_file
 from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
-from scdmc.annotation.label_transfer import N_NEIGHBORS
-from scdmc.annotation.prediction import UNKNOWN
-from scdmc.cells.data import CountOptions, count_options, is_h5ad, read_cells
+from scdmc.annotation.options import N_NEIGHBORS, OUTPUT_SUFFIXES, UNKNOWN, VOTE_RESOLUTION, AnnotationOptions
+from scdmc.cells.data import read_cells
 from scdmc.cli.arguments import (
     POOLING_HELP,
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
     add_model_path_argument,
+    count_options,
+    placement,
 )
 from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, probability, script
 from scdmc.errors import ScDMCError
@@ -26,8 +27,9 @@ from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import load_model
+from scdmc.options import POOLINGS, STREAMS
+from scdmc.reading.options import CountOptions, is_h5ad
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,8 @@ def make_annotator(arguments: argparse.Namespace, model_directory: ModelDirector
     """What labels the cells: the classifier, or the reference cells as the encoder sees them."""
     if not arguments.reference:
         model = load_model(model_directory.path, ScDMCForCellClassification)
-        return classifier_annotator(place_model(model, arguments, arguments.dtype), model_directory.path)
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments, arguments.dtype)
+        return classifier_annotator(place_model(model, **placement(arguments)), model_directory.path)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     reference = read_cells(arguments.reference, model_directory, [arguments.label_key], count_options(arguments))
     labels = labels_of(reference.obs[arguments.label_key])
     return reference_annotator(

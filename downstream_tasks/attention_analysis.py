@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.gene_analysis.attention_analysis import (
@@ -24,7 +24,7 @@ from scdmc.gene_analysis.figures import (
     heat_map_figure,
     remove_figures,
 )
-from scdmc.gene_analysis.states import CELLS_PER_GENE
+from scdmc.gene_analysis.options import CELLS_PER_GENE
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Section, write_report
 
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
-    data = open_gene_data(arguments)
+    data = open_gene_data(arguments.model_path, arguments.data_path, gene_data_options(arguments))
     print(f"cells for maps and attributions are drawn with seed {arguments.seed}")
     options = AttentionOptions(
         arguments.stream, arguments.min_cells, arguments.attribution_cells, arguments.map_cells,

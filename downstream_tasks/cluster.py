@@ -9,7 +9,7 @@ import scipy.sparse
 
 from scdmc.cells.cluster_markers import cluster_sizes, marker_genes
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
-from scdmc.cells.data import count_options_for, read_cells
+from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression
 from scdmc.cells.results import annotated_data
 from scdmc.cells.scores import clustering_scores, metric_rows, require_types, write_metrics
@@ -19,6 +19,8 @@ from scdmc.cli.arguments import (
     add_dtype_argument,
     add_model_arguments,
     add_model_path_argument,
+    count_options_for,
+    placement,
 )
 from scdmc.cli.parser import argument_parser, non_negative_int, positive_float, positive_int, script, seed
 from scdmc.errors import ScDMCError
@@ -29,8 +31,8 @@ from scdmc.model.devices import place_model
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import load_model, saw_labels
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.h5ad import write_h5ad
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.tokens.tokenized_cells import TokenizedCells
@@ -155,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{arguments.model_path} is a classifier, whose encoder saw labels, and clusters are made without; "
             "give the pre-trained model"
         )
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments, arguments.dtype)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], options)
     labels = labels_of(cells.obs[label_key]) if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None

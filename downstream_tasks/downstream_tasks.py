@@ -23,7 +23,7 @@ from scdmc.annotation.baselines import (
     nearest_neighbours_on_pca,
 )
 from scdmc.annotation.cross_validation import RunPlan, plan_runs
-from scdmc.annotation.fine_tuning import (
+from scdmc.annotation.options import (
     CLASS_WEIGHTS,
     CLASSIFIER_DROPOUTS,
     CLASSIFIER_STARTS,
@@ -31,11 +31,12 @@ from scdmc.annotation.fine_tuning import (
     EMBEDDING_RATE,
     SAMPLERS,
     TRAINED_PARTS,
+    ClassifierOptions,
     FineTuningSettings,
+    RunOptions,
 )
 from scdmc.annotation.results import write_results
 from scdmc.annotation.runs import (
-    ClassifierOptions,
     FineTunedRun,
     best_run,
     describe_settings,
@@ -44,7 +45,7 @@ from scdmc.annotation.runs import (
     save_classifier,
     with_best_model_only,
 )
-from scdmc.cells.data import count_options_for, read_cells
+from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression
 from scdmc.cells.splits import PARTS
 from scdmc.cli.arguments import (
@@ -54,7 +55,10 @@ from scdmc.cli.arguments import (
     add_model_arguments,
     add_model_path_argument,
     add_split_arguments,
+    count_options_for,
+    placement,
     split_columns,
+    split_options,
 )
 from scdmc.cli.parser import (
     argument_parser,
@@ -73,8 +77,8 @@ from scdmc.model.devices import choose_device, place_model
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import describe_arguments, load_model, model_card
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 METHOD, FROM_SCRATCH = "scDMC fine-tuned", "scDMC without pre-training"
@@ -194,6 +198,12 @@ def classifier_options(arguments: argparse.Namespace) -> ClassifierOptions:
     )
 
 
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """The runs that the flags of :func:`add_run_arguments` ask for."""
+    names = [name for name in RunOptions.__dataclass_fields__ if name != "split"]
+    return RunOptions(split_options(arguments), **{name: getattr(arguments, name) for name in names})
+
+
 @dataclass(frozen=True)
 class BaselineData:
     """What the baselines read of all cells: log1p CP10k, names of its genes, and embeddings by name of the encoder."""
@@ -216,7 +226,7 @@ def read_baseline_data(
             "untrained": ScDMCModel(model_directory.config),
         }
     embeddings = {
-        name: cell_embeddings(place_model(encoder, arguments), cells, arguments.stream, arguments.pooling)
+        name: cell_embeddings(place_model(encoder, **placement(arguments)), cells, arguments.stream, arguments.pooling)
         for name, encoder in encoders.items()
     }
     return BaselineData(expression, genes, embeddings)
@@ -298,14 +308,14 @@ def main(argv: list[str] | None = None) -> int:
     model_directory = model_directory.with_context(arguments.max_length)
     cells = read_cells(arguments.finetune_data_path, model_directory, split_columns(arguments), options)
     labels = labels_of(cells.obs[arguments.label_key])
-    plans = plan_runs(arguments, cells.obs, labels)
+    plans = plan_runs(run_options(arguments), cells.obs, labels)
     command = ["python", "-u", "downstream_tasks.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
 
     baseline_data = None
     if arguments.baselines != "none":
         baseline_data = read_baseline_data(arguments, model_directory, cells)
     task = (model_directory, cells, labels)
-    how = (classifier_options(arguments), functools.partial(place_model, arguments=arguments))
+    how = (classifier_options(arguments), functools.partial(place_model, **placement(arguments)))
     runs, methods = [], []
     for plan in plans:
         runs.append(fine_tuned_run(*task, plan, *how))

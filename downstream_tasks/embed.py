@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 
 from scdmc.annotation.annotate_file import embed_file
-from scdmc.cells.data import count_options_for
 from scdmc.cli.arguments import (
     POOLING_HELP,
     add_count_arguments,
     add_dtype_argument,
     add_model_arguments,
     add_model_path_argument,
+    count_options_for,
+    placement,
 )
 from scdmc.cli.parser import argument_parser, script
 from scdmc.files import require_new_file
@@ -18,8 +19,8 @@ from scdmc.model.devices import place_model
 from scdmc.model.embeddings import EMBEDDING_KEY
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import load_model
+from scdmc.options import POOLINGS, STREAMS
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     options = count_options_for(arguments, arguments.data_path)
     require_new_file(arguments.output_file, arguments.overwrite)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), arguments, arguments.dtype)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     shape = embed_file(
         arguments.data_path, arguments.output_file, model_directory, encoder,
         arguments.stream, arguments.pooling, options,

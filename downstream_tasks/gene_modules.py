@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script
 from scdmc.files import atomic_path, remove, require_new_folder
 from scdmc.gene_analysis.data import open_gene_data
 from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
 from scdmc.gene_analysis.module_detection import RESOLUTIONS
 from scdmc.gene_analysis.modules import ModuleOptions, ModuleResults, analyse_modules
+from scdmc.gene_analysis.options import CELLS_PER_GENE
 from scdmc.gene_analysis.set_consistency import LARGEST_FDR
 from scdmc.gene_analysis.sets import read_gene_sets
-from scdmc.gene_analysis.states import CELLS_PER_GENE
-from scdmc.model.packing import STREAMS
+from scdmc.options import STREAMS
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import Section, write_report
 
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
     gene_sets = read_gene_sets(arguments.gene_sets) if arguments.gene_sets else None
-    data = open_gene_data(arguments)
+    data = open_gene_data(arguments.model_path, arguments.data_path, gene_data_options(arguments))
     options = ModuleOptions(
         arguments.stream, arguments.min_cells, tuple(arguments.resolutions), arguments.n_neighbors,
         arguments.permutations, arguments.seed,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, fill_in, non_negative_int, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_folder
@@ -40,7 +40,8 @@ from scdmc.gene_analysis.networks import (
     require_networks,
     type_network,
 )
-from scdmc.gene_analysis.states import CELLS_PER_GENE, GeneEmbeddings
+from scdmc.gene_analysis.options import CELLS_PER_GENE
+from scdmc.gene_analysis.states import GeneEmbeddings
 from scdmc.public_data.regulons import load_regulons
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Section, write_report
@@ -213,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
     load_regulons(arguments.regulons)
-    data = open_gene_data(arguments)
+    data = open_gene_data(arguments.model_path, arguments.data_path, gene_data_options(arguments))
     require_layers_and_heads(data, network_options(arguments))
     require_masked_gene_head(data, network_options(arguments))
     embedded, collected = embed_for_network(data, network_options(arguments)), Collected()

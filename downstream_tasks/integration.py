@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scdmc.cells.data import count_options_for, names_of_files, read_cells
+from scdmc.cells.data import names_of_files, read_cells
 from scdmc.cells.expression import read_expression, read_raw_counts
 from scdmc.cells.results import annotated_data
 from scdmc.cells.scores import wide_metrics
@@ -17,6 +17,8 @@ from scdmc.cli.arguments import (
     add_dtype_argument,
     add_model_arguments,
     add_model_path_argument,
+    count_options_for,
+    placement,
 )
 from scdmc.cli.parser import (
     argument_parser,
@@ -31,14 +33,11 @@ from scdmc.cli.parser import (
     seed,
 )
 from scdmc.files import require_new_folder
-from scdmc.integration.adaptation import AdaptationSettings
+from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.integration.results import summary_lines, write_page, write_results, write_study
 from scdmc.integration.study import (
-    DEFAULT_METHODS,
-    METHODS,
     OBSM_KEYS,
     IntegrationData,
-    IntegrationOptions,
     integration_data,
     mean_rows,
     require_runnable,
@@ -48,8 +47,8 @@ from scdmc.integration.study import (
 from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.packing import POOLINGS, STREAMS
 from scdmc.model.storage import load_model
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.h5ad import write_h5ad
 
 logger = logging.getLogger(__name__)
@@ -169,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
 
     def place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
-        return place_model(model, arguments, arguments.dtype)
+        return place_model(model, **placement(arguments))
 
     place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read
     data_sets = [read_data(path, name, model_directory, arguments) for path, name in zip(paths, names, strict=True)]

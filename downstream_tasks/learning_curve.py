@@ -14,7 +14,7 @@ from scdmc.reports.figures import save_figure
 METRIC = "macro_f1"
 # What decides which cells are test cells.
 SAME = ("label_key", "split_file", "split_by", "seed", "seeds", "cross_validate", "validation_fraction",
-        "test_fraction", "minimum_cells", "hold_out_type")  # fmt: skip
+        "test_fraction", "min_cells_per_type", "hold_out_type")  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.cli.arguments import add_gene_arguments
+from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, fill_in, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_folder
@@ -18,7 +18,7 @@ from scdmc.gene_analysis.perturbation import LARGEST_FDR, STATISTICS, ScreenOpti
 from scdmc.gene_analysis.sets import read_gene_sets
 from scdmc.genes.symbols import tokens_of_genes
 from scdmc.model.heads import ScDMCForCellClassification
-from scdmc.model.packing import STREAMS
+from scdmc.options import STREAMS
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Section, write_report
 
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output_dir = arguments.output_dir
     require_new_folder(output_dir, arguments.overwrite)
-    data = open_gene_data(arguments, all_types=True)
+    data = open_gene_data(arguments.model_path, arguments.data_path, gene_data_options(arguments, all_types=True))
     is_classifier = isinstance(data.model, ScDMCForCellClassification)
     fill_in(arguments, {"stream": "rank"}, not is_classifier, "with a classifier, which reads what it was trained on")
     chosen = tokens_to_perturb(arguments, data)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.cells.splits import draw_split, require_usable_split, write_split
-from scdmc.cli.arguments import SPLIT_DEFAULTS, add_split_arguments, split_columns
+from scdmc.cli.arguments import SPLIT_DEFAULTS, add_split_arguments, split_columns, split_options
 from scdmc.cli.parser import argument_parser, fill_in, script, seed
 from scdmc.files import require_new_file
 from scdmc.labels import labels_of
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     require_new_file(arguments.output_file, arguments.overwrite)
     cells = read_cells_of(arguments.data_path, split_columns(arguments))
     labels = labels_of(cells[arguments.label_key])
-    split = draw_split(arguments, labels, cells)
+    split = draw_split(labels, cells, split_options(arguments))
     require_usable_split(labels, split, cells)
     write_split(arguments.output_file, cells, labels, split)
     sizes = pd.Series(split).value_counts()

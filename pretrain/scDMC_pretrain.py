@@ -28,22 +28,19 @@ from scdmc.cli.parser import (
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
-from scdmc.model.attention import BACK_ENDS
 from scdmc.model.devices import choose_device
-from scdmc.model.encoder import EXPRESSION_INPUTS
 from scdmc.model.folder import ModelDirectory, open_model_directory, require_same_settings
 from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.packing import STREAMS
 from scdmc.model.storage import describe_arguments, load_model, model_card, save_model_directory, saw_labels
+from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, STREAMS
 from scdmc.tokens.parquet import parquet_files, read_settings
 from scdmc.training.checkpoints import find_checkpoint
 from scdmc.training.coexpression import start_from_coexpression
-from scdmc.training.data import CellChoice, PretrainingData, read_pretraining_data
+from scdmc.training.data import PretrainingData, read_pretraining_data
 from scdmc.training.guessing import guessing_lines
-from scdmc.training.masking import EXPRESSION_ORDERS
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import write_history
-from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
+from scdmc.training.settings import EVALUATION_EPOCH, EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
 logger = logging.getLogger(__name__)
 

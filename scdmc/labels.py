@@ -1,12 +1,7 @@
 """What counts as a label."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    pass
 
 
 def is_missing(labels: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ Inside, cells are packed one after the other, without padding; ``forward(input_i
 """
 
 from scdmc.model.encoder import (
-    EXPRESSION_INPUTS,
     AttentionBlock,
     Embeddings,
     Encoder,
@@ -25,8 +24,9 @@ from scdmc.model.heads import (
     ScDMCForCellClassification,
     ScDMCForMaskedLM,
 )
-from scdmc.model.packing import NO_VALUE, POOLINGS, SMALLEST_WEIGHT, STREAMS, UNKNOWN_VALUE, PackedCells, pack
+from scdmc.model.packing import NO_VALUE, SMALLEST_WEIGHT, UNKNOWN_VALUE, PackedCells, pack
 from scdmc.model.storage import load
+from scdmc.options import EXPRESSION_INPUTS, POOLINGS, STREAMS
 
 __all__ = [
     "EXPRESSION_INPUTS",

@@ -8,7 +8,8 @@ from tests.conftest import ROOT
 # From the ground up. A module imports from its own wing and from lower floors; `scdmc` itself and `scdmc.modeling` are
 # faces.
 FLOORS = (
-    ("errors", "files", "labels", "configuration", "resources", "version"),
+    ("errors", "version", "resources"),
+    ("files", "labels", "options", "configuration"),
     ("genes", "reports"),
     ("reading",),
     ("tokens", "public_data"),

@@ -14,6 +14,8 @@ import pytest
 
 from scdmc.gene_analysis.sets import write_gene_sets
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT_FOLDERS = ("prepare", "tokenizer", "pretrain", "downstream_tasks")
 # Appended to a command of the README: the last flag counts. They shrink the work, nothing else.

@@ -12,12 +12,14 @@ from scdmc.reading.census import (
     CensusSlice,
     census_counts,
     choose_cells,
+    obs_columns_of,
     open_census,
     open_experiment,
 )
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.streams import MODEL_INPUT_SIZE
 from scdmc.tokens.tokenize_census import BLOCK_SIZE, CensusJob, tokenize_census
+from scdmc.tokens.tokenized_cells import require_obs_columns
 from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
 
 
@@ -97,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     job.require_new(arguments.overwrite)
     name, source = open_source(arguments)
     with source as experiment:
+        require_obs_columns({name: obs_columns_of(experiment)}, job.obs_columns)
         joinids, n_matching = choose_cells(experiment, job.wanted)
         print(f"{name}: {len(joinids):,} of {n_matching:,} matching cells taken")
         counts = census_counts(

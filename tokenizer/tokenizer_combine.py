@@ -6,7 +6,7 @@ from pathlib import Path
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
 from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
-from scdmc.reading.counts import BLOCK_SIZE
+from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.streams import MODEL_INPUT_SIZE
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder

@@ -32,6 +32,18 @@ class ScDMCError(Exception):
     """
 
 
+STREAMS = ("rank", "expression", "both")
+
+
+POOLINGS = ("cls", "mean", "weighted")
+
+
+BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
+
+
+EXPRESSION_INPUTS = ("none", "value")
+
+
 class ScDMCConfig(PreTrainedConfig):
     """Sizes and dropouts of the encoder; the defaults are the published ones, but for the attention dropout.
 
@@ -74,9 +86,6 @@ LARGEST_PADDING = 0.1
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
 PADDED_SCORE = -1e3
-
-
-BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -386,12 +395,6 @@ def _compiled_flex_attention() -> Callable[..., torch.Tensor]:
     return torch.compile(flex_attention, dynamic=True)
 
 
-STREAMS = ("rank", "expression", "both")
-
-
-POOLINGS = ("cls", "mean", "weighted")
-
-
 # Weights of genes add up to more, unless a cell has none.
 SMALLEST_WEIGHT = 1e-6
 
@@ -465,9 +468,6 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
     sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * weights[:, None])
     totals = weights.new_zeros(len(lengths)).index_add_(0, stream, weights)
     return sums / totals.clamp(min=SMALLEST_WEIGHT)[:, None]  # a cell without genes gets zeros
-
-
-EXPRESSION_INPUTS = ("none", "value")
 
 
 class ValueEmbedding(nn.Module):

@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +15,10 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from scdmc.annotation.annotators import Annotator
-from scdmc.annotation.prediction import EMPTY_LENGTH, UNKNOWN, annotation_columns
+from scdmc.annotation.options import OUTPUT_SUFFIXES, UNKNOWN, AnnotationOptions
+from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
-from scdmc.cells.data import CountOptions, is_h5ad, require_same_tokenization, tokenizer_of_model
+from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
 from scdmc.cells.gene_coverage import log_coverage
 from scdmc.cells.results import obs_column
 from scdmc.errors import ScDMCError
@@ -27,38 +27,13 @@ from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_wid
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, open_counts
+from scdmc.reading.options import CountOptions, is_h5ad
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
 from scdmc.tokens.tokenizer import tokenize_blocks
 
 logger = logging.getLogger(__name__)
-
-
-VOTE_RESOLUTION = 5.0  # Many small clusters: a rare type should not be outvoted by a large neighbour.
-
-
-OUTPUT_SUFFIXES = (".h5ad", ".csv")
-
-
-@dataclass(frozen=True)
-class AnnotationOptions:
-    """How probabilities become labels.
-
-    Attributes
-    ----------
-    min_probability
-        Less certain cells are Unknown.
-    majority_vote
-        Add the most frequent label of each Leiden cluster of the embeddings. This needs all embeddings in memory.
-    vote_resolution, seed
-        Of the clusters.
-    """
-
-    min_probability: float = 0.0
-    majority_vote: bool = False
-    vote_resolution: float = VOTE_RESOLUTION
-    seed: int = 42
 
 
 class CellSource(Protocol):

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from scdmc.annotation.calibration import read_temperature
-from scdmc.annotation.label_transfer import N_NEIGHBORS, fit_reference, transfer_labels
+from scdmc.annotation.label_transfer import fit_reference, transfer_labels
+from scdmc.annotation.options import N_NEIGHBORS
 from scdmc.annotation.prediction import annotate_cells, names_of_classes
 from scdmc.cells.gene_coverage import genes_of_cells, read_training_genes
 from scdmc.genes.vocabulary import Vocabulary

@@ -1,6 +1,5 @@
 """Annotation in a notebook: what ``import scdmc`` offers beside tokens, on an AnnData in memory."""
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ import pandas as pd
 
 from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.label_transfer import N_NEIGHBORS
+from scdmc.annotation.options import N_NEIGHBORS, ClassifierOptions
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
 from scdmc.annotation.results import write_results
-from scdmc.annotation.runs import ClassifierOptions, describe_settings, fine_tuned_run, save_classifier
-from scdmc.cells.data import CountOptions, tokenizer_of_model
+from scdmc.annotation.runs import describe_settings, fine_tuned_run, save_classifier
+from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.from_adata import tokenize
 from scdmc.cells.gene_coverage import log_coverage
 from scdmc.cells.results import add_results
@@ -25,12 +24,13 @@ from scdmc.files import require_new_folder
 from scdmc.labels import labels_of
 from scdmc.model.devices import place_model
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
-from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
+from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.shipped import model_folder
 from scdmc.model.storage import load_model, model_card
 from scdmc.reading.counts import counts_of_adata
+from scdmc.reading.options import CountOptions
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def fine_tune(
     split_by: str | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
-    minimum_cells: int = 10,
+    min_cells_per_type: int = 10,
     stream: str = "both",
     pooling: str = "cls",
     seed: int = 42,
@@ -74,7 +74,7 @@ def fine_tune(
         Folder for the classifier, its scores, figures and ``report.html``.
     split
         ``train``, ``validation``, ``test`` or ``left_out`` for each cell; drawn without it.
-    split_by, validation_fraction, test_fraction, minimum_cells
+    split_by, validation_fraction, test_fraction, min_cells_per_type
         How it is drawn (:func:`scdmc.cells.splits.make_split`); ``split_by`` is a column of obs.
     stream, pooling
         What the classifier reads: ``rank``, ``expression`` or ``both``; ``cls``, ``mean`` or ``weighted``.
@@ -85,7 +85,7 @@ def fine_tune(
     layer
         Where the raw counts are (:func:`scdmc.reading.counts.counts_of_adata`).
     settings
-        Fields of :class:`scdmc.annotation.fine_tuning.FineTuningSettings`, such as ``epochs`` or ``classifier_start``;
+        Fields of :class:`scdmc.annotation.options.FineTuningSettings`, such as ``epochs`` or ``classifier_start``;
         others are chosen for the number of cells.
 
     Returns
@@ -105,12 +105,12 @@ def fine_tune(
     labels = labels_of(cells.obs[label_key])
     if split is None:
         groups = cells.obs[split_by].to_numpy(dtype=object) if split_by else None
-        split = make_split(labels, groups, validation_fraction, test_fraction, minimum_cells, seed)
+        split = make_split(labels, groups, validation_fraction, test_fraction, min_cells_per_type, seed)
     else:
         split = _require_parts(split, adata.n_obs)[_rows(cells)]
     require_usable_split(labels, split, cells.obs)
     options = ClassifierOptions(stream, pooling, settings=settings)
-    run = fine_tuned_run(model_directory, cells, labels, RunPlan(f"seed_{seed}", seed, split), options, _place)
+    run = fine_tuned_run(model_directory, cells, labels, RunPlan(f"seed_{seed}", seed, split), options, place_model)
     facts = {
         "pre-trained model": Path(model).name,
         "seed": seed,
@@ -174,7 +174,7 @@ def annotate(
     """
     cells = tokenize(adata, model_path=model, layer=layer)
     if reference is None:
-        classifier = _place(load_model(model, ScDMCForCellClassification))
+        classifier = place_model(load_model(model, ScDMCForCellClassification))
         annotator = classifier_annotator(classifier, model_folder(model))
     else:
         annotator = _by_reference(model, reference, label_key, n_neighbors, layer)
@@ -212,7 +212,7 @@ def embed(
     The same AnnData.
     """
     cells = tokenize(adata, model_path=model, layer=layer)
-    encoder = _place(load_model(model, ScDMCModel))
+    encoder = place_model(load_model(model, ScDMCModel))
     add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: cell_embeddings(encoder, cells, stream, pooling)})
     return adata
 
@@ -223,7 +223,7 @@ def _by_reference(
     if label_key not in reference.obs:
         raise ScDMCError(f"reference.obs has no column {label_key!r}; there are {sorted(reference.obs)}")
     cells = tokenize(reference, model_path=model, obs_columns=[label_key], layer=layer, name="reference")
-    encoder = _place(load_model(model, ScDMCModel))
+    encoder = place_model(load_model(model, ScDMCModel))
     vocabulary = open_model_directory(model).vocabulary
     return reference_annotator(encoder, cells, labels_of(cells.obs[label_key]), vocabulary, n_neighbors=n_neighbors)
 
@@ -238,8 +238,3 @@ def _log_genes(adata: "anndata.AnnData", annotator: Annotator, model: str | Path
 
 def _rows(cells: TokenizedCells) -> np.ndarray:
     return cells.obs[ROW_COLUMN].to_numpy()
-
-
-def _place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
-    """On the GPU where there is one, with the fastest attention."""
-    return place_model(model, argparse.Namespace(num_gpus=None, attention="auto"))

@@ -1,13 +1,14 @@
 """Splits of several runs: other seeds, the folds of a cross-validation, a type that is held out on purpose."""
 
-import argparse
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from scdmc.annotation.options import RunOptions
+from scdmc.cells.options import SplitOptions
 from scdmc.cells.splits import draw_split, make_split, read_split, require_usable_split
 from scdmc.errors import ScDMCError
 from scdmc.labels import is_missing
@@ -32,19 +33,18 @@ class RunPlan:
     split: np.ndarray
 
 
-def plan_runs(arguments: argparse.Namespace, obs: pd.DataFrame, labels: np.ndarray) -> list[RunPlan]:
-    """The runs that the flags ask for, each checked before anything is trained.
+def plan_runs(options: RunOptions, obs: pd.DataFrame, labels: np.ndarray) -> list[RunPlan]:
+    """The runs that the options ask for, each checked before anything is trained.
 
     Every seed draws a split of its own by the same rule, or a cross-validation of its own; with ``--split_file`` all
     seeds share that split.
 
     Parameters
     ----------
-    arguments
-        ``seed``, ``seeds``, ``cross_validate``, ``split_file``, ``hold_out_type``, ``label_fraction`` and the flags of
-        :func:`scdmc.cli.arguments.add_split_arguments`.
+    options
+        How many runs, and on which cells.
     obs
-        n_cells rows with ``source_file``, ``cell_id`` and the columns that the flags name.
+        n_cells rows with ``source_file``, ``cell_id`` and the column ``split_by`` where the split needs it.
     labels
         Shape (n_cells,).
 
@@ -53,38 +53,33 @@ def plan_runs(arguments: argparse.Namespace, obs: pd.DataFrame, labels: np.ndarr
     ScDMCError
         If two flags contradict each other, or a split cannot be drawn or used.
     """
-    if arguments.split_file and arguments.cross_validate:
+    if options.split_file and options.cross_validate:
         raise ScDMCError("--cross_validate draws splits of its own; leave out --split_file")
     plans = []
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
-        options = argparse.Namespace(**{**vars(arguments), "seed": seed})
-        if arguments.split_file:
-            splits = [read_split(arguments.split_file, obs, labels)]
-        elif arguments.cross_validate:
-            splits = _folds_of(options, obs, labels)
+    for seed in range(options.split.seed, options.split.seed + options.seeds):
+        split_options = replace(options.split, seed=seed)
+        if options.split_file:
+            splits = [read_split(options.split_file, obs, labels)]
+        elif options.cross_validate:
+            splits = _folds_of(options.cross_validate, split_options, obs, labels)
         else:
-            splits = [draw_split(options, labels, obs)]
+            splits = [draw_split(labels, obs, split_options)]
         for number, split in enumerate(splits, start=1):
-            name = f"seed_{seed}" + (f"_fold_{number}" if arguments.cross_validate else "")
+            name = f"seed_{seed}" + (f"_fold_{number}" if options.cross_validate else "")
             require_usable_split(labels, split, obs)
-            if arguments.label_fraction < 1:
-                split = with_fewer_labels(labels, split, arguments.label_fraction, seed)
-            if arguments.hold_out_type is not None:
-                split = hold_out(labels, split, arguments.hold_out_type)
+            if options.label_fraction < 1:
+                split = with_fewer_labels(labels, split, options.label_fraction, seed)
+            if options.hold_out_type is not None:
+                split = hold_out(labels, split, options.hold_out_type)
                 require_usable_split(labels, split, obs)
             plans.append(RunPlan(name, seed, split))
     return plans
 
 
-def _folds_of(arguments: argparse.Namespace, obs: pd.DataFrame, labels: np.ndarray) -> list[np.ndarray]:
-    groups = obs[arguments.split_by].to_numpy(dtype=object) if arguments.split_by else None
+def _folds_of(n_folds: int, options: SplitOptions, obs: pd.DataFrame, labels: np.ndarray) -> list[np.ndarray]:
+    groups = obs[options.split_by].to_numpy(dtype=object) if options.split_by else None
     return cross_validation_splits(
-        labels,
-        groups,
-        arguments.cross_validate,
-        arguments.validation_fraction,
-        arguments.minimum_cells,
-        arguments.seed,
+        labels, groups, n_folds, options.validation_fraction, options.min_cells_per_type, options.seed
     )
 
 
@@ -93,7 +88,7 @@ def cross_validation_splits(
     groups: np.ndarray | None = None,
     n_folds: int = 5,
     validation_fraction: float = 0.1,
-    minimum_cells: int = 10,
+    min_cells_per_type: int = 10,
     seed: int = 42,
 ) -> list[np.ndarray]:
     """Splits in which each cell that is kept is a test cell once.
@@ -108,7 +103,7 @@ def cross_validation_splits(
         Number of splits.
     validation_fraction
         Share of the kept cells that are validation cells, about; drawn from those that are not test cells.
-    minimum_cells
+    min_cells_per_type
         Types with fewer cells are left out.
     seed
         Of the draw.
@@ -122,7 +117,7 @@ def cross_validation_splits(
     ScDMCError
         If a type has fewer cells than there are folds, or there are too few groups.
     """
-    kept = np.flatnonzero(make_split(labels, minimum_cells=minimum_cells, seed=seed) != "left_out")
+    kept = np.flatnonzero(make_split(labels, min_cells_per_type=min_cells_per_type, seed=seed) != "left_out")
     types = np.asarray(labels, dtype=object)[kept].astype(str)
     _require_enough(types, None if groups is None else np.asarray(groups, dtype=object)[kept], n_folds)
     grouped = None if groups is None else np.asarray(groups, dtype=object)[kept].astype(str)
@@ -158,7 +153,7 @@ def _require_enough(types: np.ndarray, groups: np.ndarray | None, n_folds: int) 
     if cells.min() < n_folds:
         raise ScDMCError(
             f"--cross_validate {n_folds}: {str(names[cells.argmin()])!r} has {cells.min()} cells only; "
-            "use fewer folds or a higher --minimum_cells"
+            "use fewer folds or a higher --min_cells_per_type"
         )
     if groups is None:
         return

@@ -4,13 +4,22 @@ import copy
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from scdmc.annotation.options import (
+    CLASS_WEIGHTS,
+    CLASSIFIER_STARTS,
+    EMBEDDING_OPTIMIZERS,
+    EMBEDDING_RATE,
+    SAMPLERS,
+    START_FACTORS,
+    TRAINED_PARTS,
+    FineTuningSettings,
+)
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities
 from scdmc.annotation.probing import linear_probe, mean_loss
 from scdmc.cells.scores import classification_scores
@@ -24,21 +33,6 @@ from scdmc.training.masking import hashed_uniform
 from scdmc.training.optimization import parameter_groups
 
 logger = logging.getLogger(__name__)
-
-
-TRAINED_PARTS = ("full", "classifier", "top_layers", "lora")
-
-
-CLASS_WEIGHTS = ("none", "balanced")
-
-
-SAMPLERS = ("shuffle", "balanced")
-
-
-EMBEDDING_OPTIMIZERS = ("sgd", "adamw")
-
-
-CLASSIFIER_STARTS = ("probe", "random")
 
 
 EMBEDDING_MOMENTUM = 0.9
@@ -59,78 +53,10 @@ RATE_TIMES_WIDTH, BASE_BATCH = 0.064, 16
 RATE_FACTORS = {"full": 1.0, "top_layers": 1.0, "lora": 4.0, "classifier": 10.0}
 
 
-EMBEDDING_RATE = 1000.0
-
-
-# By where the classifier starts. A probe is right from the first step on: a high rate moves the encoder away from it,
-# and dropping a state whose mean is far from 0 throws its logits off.
-START_FACTORS = {"probe": 0.3, "random": 1.0}
-
-
-CLASSIFIER_DROPOUTS = {"probe": 0.0, "random": 0.1}
-
-
 WARMUP_SHARE = 0.1
 
 
 _GENE_DROPOUT = 16  # The stream of random numbers; pre-training has others.
-
-
-@dataclass(frozen=True)
-class FineTuningSettings:
-    """Settings of fine-tuning; :func:`adapted_settings` chooses them for a number of cells.
-
-    Attributes
-    ----------
-    epochs
-        Passes over the training cells, at most.
-    patience
-        Stop after this many epochs that were not better (:func:`goodness`).
-    batch_size, learning_rate, weight_decay
-        AdamW; ``learning_rate`` is the peak: the rate rises to it linearly over the first tenth of the steps, at most
-        one epoch, and then falls linearly to 0 at the end of the last epoch (see :func:`share_of_peak`).
-    max_gradient_norm
-        Gradients are scaled down to this norm.
-    embedding_optimizer, embedding_rate
-        ``sgd``: the word embeddings follow their gradient with momentum 0.9, by ``embedding_rate`` times their mean
-        square at the peak, so that a gene moves as far as the cells give reason to. ``adamw`` moves a gene of three
-        cells as far as one of all cells, and with few cells learns them by heart.
-    train
-        ``full``: all weights; ``classifier``: the head only; ``top_layers``: the head and the last ``train_layers``
-        layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
-    train_layers, lora_rank
-        See ``train``.
-    classifier_start
-        ``probe``: the classifier starts as a logistic regression on the states of the training cells, as
-        :func:`scdmc.annotation.probing.linear_probe` fits it, before the encoder moves (linear probing, then
-        fine-tuning; Kumar et al. 2022); it is a row of epoch 0 in the history, and stays where no epoch is better.
-        ``random``: small random weights.
-    class_weights
-        ``balanced``: the loss of a cell is weighted by n_cells / (n_classes * cells of its type).
-    sampler
-        ``balanced``: an epoch draws cells with replacement, each type equally often.
-    gene_dropout
-        Share of the genes that each training cell loses, other ones in each epoch, the same in both streams.
-    seed
-        Of the order of the cells, the genes that are lost, dropout and low-rank weights.
-    """
-
-    epochs: int = 12
-    patience: int = 4
-    batch_size: int = 16
-    learning_rate: float = 1.5e-4
-    weight_decay: float = 1e-2
-    max_gradient_norm: float = 1.0
-    embedding_optimizer: str = "sgd"
-    embedding_rate: float = EMBEDDING_RATE * START_FACTORS["probe"]
-    train: str = "full"
-    train_layers: int = 2
-    lora_rank: int = 8
-    classifier_start: str = "probe"
-    class_weights: str = "none"
-    sampler: str = "shuffle"
-    gene_dropout: float = 0.0
-    seed: int = 42
 
 
 def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTuningSettings:

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from scdmc.annotation.options import N_NEIGHBORS
 from scdmc.errors import ScDMCError
 from scdmc.labels import is_missing
-
-N_NEIGHBORS = 15
-
 
 # A cell as far from the reference as all but one in twenty reference cells are from each other is no stranger to it.
 USUAL_SHARE = 0.95

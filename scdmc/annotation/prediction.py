@@ -5,12 +5,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from scdmc.annotation.options import UNKNOWN
 from scdmc.model.embeddings import inference_batches
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.tokens.tokenized_cells import TokenizedCells
-
-UNKNOWN = "Unknown"
-
 
 EMPTY_LENGTH = 2  # <cls> and <eos>
 

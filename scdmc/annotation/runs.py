@@ -1,8 +1,8 @@
 """One training of a cell classifier, from the split to calibrated predictions of every cell, and its model folder."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,8 @@ import torch
 from scdmc.annotation.baselines import Predicted
 from scdmc.annotation.calibration import Calibration, calibrate, with_temperature, write_calibration
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.fine_tuning import (
-    CLASSIFIER_DROPOUTS,
-    FineTuningSettings,
-    adapted_settings,
-    class_names,
-    fine_tune,
-    goodness,
-)
+from scdmc.annotation.fine_tuning import adapted_settings, class_names, fine_tune, goodness
+from scdmc.annotation.options import CLASSIFIER_DROPOUTS, ClassifierOptions, FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities, predictions_table
 from scdmc.cells.gene_coverage import genes_of_cells, write_training_genes
 from scdmc.model.folder import ModelDirectory
@@ -28,32 +22,6 @@ from scdmc.model.storage import load_classifier_for_training, save_model_directo
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """What is built and how it is trained.
-
-    Attributes
-    ----------
-    stream, pooling
-        What the classifier reads (:class:`scdmc.model.heads.ScDMCForCellClassification`).
-    dropout
-        Before the classifier; without it 0 where that starts from a probe, whose logits would be far off if a state
-        with a mean far from 0 were dropped, and 0.1 where it starts from random weights.
-    is_pretrained
-        False for random weights instead of the pre-trained ones.
-    settings
-        Fields of :class:`scdmc.annotation.fine_tuning.FineTuningSettings`; what is None or absent is chosen for the
-        number of cells (:func:`scdmc.annotation.fine_tuning.adapted_settings`). Without pre-training
-        ``classifier_start`` is ``random`` unless it is given.
-    """
-
-    stream: str = "both"
-    pooling: str = "cls"
-    dropout: float | None = None
-    is_pretrained: bool = True
-    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,47 +1,19 @@
 """Data arguments of the downstream scripts: a tokenized parquet or an ``.h5ad``, read as the model was trained."""
 
-import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_gene_mapping
 from scdmc.model.folder import ModelDirectory, require_same_settings
 from scdmc.reading.counts import open_counts
+from scdmc.reading.options import CountOptions, is_h5ad
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenized_cells import TokenizedCells, require_valid_ids
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CountOptions:
-    """How an ``.h5ad`` is read; parquet needs none of it.
-
-    Attributes
-    ----------
-    layer, allow_normalized
-        See :func:`scdmc.reading.counts.open_counts`.
-    gene_id_column, gene_mapping_file
-        See :func:`scdmc.genes.ids.match_genes`.
-    """
-
-    layer: str | None = None
-    allow_normalized: bool = False
-    gene_id_column: str | None = None
-    gene_mapping_file: Path | None = None
-
-
-def is_h5ad(data_path: Path) -> bool:
-    """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
-    return Path(data_path).suffix == ".h5ad"
 
 
 def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
@@ -120,25 +92,3 @@ def require_same_tokenization(cells: TokenizedCells, model_directory: ModelDirec
             "warning: %s holds %d tokens a cell at most, but the model reads %d",
             data_path, cells.settings.model_input_size, model_directory.context,
         )  # fmt: skip
-
-
-def count_options(arguments: argparse.Namespace) -> CountOptions:
-    """The options that the flags of :func:`add_count_arguments` stand for."""
-    return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
-
-
-def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOptions:
-    """The options of :func:`count_options` for one file; refuses flags that say nothing of it.
-
-    Raises
-    ------
-    ScDMCError
-        If one of the flags is given, and the data are tokenized already.
-    """
-    options = count_options(arguments)
-    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
-    if given and not is_h5ad(data_path):
-        raise ScDMCError(
-            f"{', '.join(given)}: only an .h5ad is read so, and {data_path} is tokenized already; leave that out"
-        )
-    return options

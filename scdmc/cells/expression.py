@@ -1,7 +1,6 @@
 """Expression of cells: raw counts, and ln(1 + CP10k), from count files and tokenized data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
@@ -9,15 +8,10 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, cell_totals, open_counts
+from scdmc.reading.options import CountOptions, is_h5ad
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.streams import COUNTS_PER_CELL, has_counts, total_counts
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, expression_of_cells
-
-if TYPE_CHECKING:
-    pass
-
-
-from scdmc.cells.data import CountOptions, is_h5ad
 
 
 def read_expression(

@@ -11,7 +11,7 @@ from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
 if TYPE_CHECKING:
     import anndata
-from scdmc.cells.data import is_h5ad
+from scdmc.reading.options import is_h5ad
 
 
 def annotated_data(

@@ -1,6 +1,5 @@
 """Train, validation and test parts: drawn once, written down, read back by every method that is compared."""
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
+from scdmc.cells.options import SplitOptions
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
@@ -25,15 +25,15 @@ GROUP_DRAWS = 100
 logger = logging.getLogger(__name__)
 
 
-def draw_split(arguments: argparse.Namespace, labels: np.ndarray, obs: pd.DataFrame) -> np.ndarray:
-    """The split that the flags of :func:`add_split_arguments` ask for, shape (n_cells,)."""
+def draw_split(labels: np.ndarray, obs: pd.DataFrame, options: SplitOptions) -> np.ndarray:
+    """The split of n_cells labels and rows of obs that the options ask for, as :func:`make_split` gives it."""
     return make_split(
         labels,
-        obs[arguments.split_by].to_numpy(dtype=object) if arguments.split_by else None,
-        arguments.validation_fraction,
-        arguments.test_fraction,
-        arguments.minimum_cells,
-        arguments.seed,
+        obs[options.split_by].to_numpy(dtype=object) if options.split_by else None,
+        options.validation_fraction,
+        options.test_fraction,
+        options.min_cells_per_type,
+        options.seed,
     )
 
 
@@ -42,7 +42,7 @@ def make_split(
     groups: np.ndarray | None = None,
     validation_fraction: float = 0.1,
     test_fraction: float = 0.2,
-    minimum_cells: int = 10,
+    min_cells_per_type: int = 10,
     seed: int = 42,
 ) -> np.ndarray:
     """Assign each cell to a part (design.md section 8).
@@ -59,7 +59,7 @@ def make_split(
         Donor or batch of each cell, shape (n_cells,).
     validation_fraction, test_fraction
         Shares of the cells that are kept (with ``groups``: of the groups), at least one.
-    minimum_cells
+    min_cells_per_type
         Types with fewer cells are left out.
     seed
         Of the draw.
@@ -80,7 +80,7 @@ def make_split(
             f"validation fraction {validation_fraction} and test fraction {test_fraction} must be above 0 and "
             "together below 1"
         )
-    kept = _cells_of_frequent_types(labels, minimum_cells)
+    kept = _cells_of_frequent_types(labels, min_cells_per_type)
     kept_labels = np.asarray(labels, dtype=object)[kept].astype(str)
     fractions = (validation_fraction, test_fraction)
     if groups is None:
@@ -94,21 +94,21 @@ def make_split(
     return split
 
 
-def _cells_of_frequent_types(labels: np.ndarray, minimum_cells: int) -> np.ndarray:
+def _cells_of_frequent_types(labels: np.ndarray, min_cells_per_type: int) -> np.ndarray:
     """Mark the cells whose type is known and has enough cells, and name the other types in the log."""
     missing = is_missing(labels)
     # As text already here: 1 and "1" are one type in the file and in every score.
     cells_per_type = pd.Series(np.asarray(labels, dtype=object)[~missing].astype(str)).value_counts()
-    rare = cells_per_type[cells_per_type < minimum_cells]
+    rare = cells_per_type[cells_per_type < min_cells_per_type]
     if len(rare):
         named = ", ".join(f"{name} ({count})" for name, count in sorted(rare.items()))
-        logger.info("left out, fewer than %d cells: %s", minimum_cells, named)
+        logger.info("left out, fewer than %d cells: %s", min_cells_per_type, named)
     if missing.any():
         logger.info("left out, no label: %d cells", missing.sum())
     if len(cells_per_type) - len(rare) < 2:
         found = ", ".join(f"{name} ({count})" for name, count in cells_per_type.head(3).items()) or "no label at all"
         raise ScDMCError(
-            f"fewer than two types have at least {minimum_cells} cells (found: {found}); "
+            f"fewer than two types have at least {min_cells_per_type} cells (found: {found}); "
             "give another label column or a lower minimum"
         )
     kept = ~missing

@@ -1,24 +1,20 @@
 """Groups of flags that several scripts share."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from scdmc.cli.parser import fraction, non_negative_int, positive_int
-from scdmc.model.attention import BACK_ENDS
-
-if TYPE_CHECKING:
-    pass
-from scdmc.cli.parser import seed
-from scdmc.gene_analysis.data import CELLS_PER_TYPE, ONE_STREAM
-
-if TYPE_CHECKING:
-    pass
+from scdmc.cells.options import SplitOptions
+from scdmc.cli.parser import fraction, non_negative_int, positive_int, seed
+from scdmc.errors import ScDMCError
+from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
+from scdmc.options import BACK_ENDS, DTYPES
+from scdmc.reading.options import CountOptions, is_h5ad
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
 
 
-SPLIT_DEFAULTS = {"split_by": None, "validation_fraction": 0.1, "test_fraction": 0.2, "minimum_cells": 10}
+SPLIT_DEFAULTS = {name: value for name, value in asdict(SplitOptions()).items() if name != "seed"}
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +27,9 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--split_by", help="column of obs (donor_id, batch) whose groups stay in one part")
     group.add_argument("--validation_fraction", type=fraction, help="share of validation cells; 0.1 without it")
     group.add_argument("--test_fraction", type=fraction, help="share of test cells; 0.2 without it")
-    group.add_argument("--minimum_cells", type=positive_int, help="rarer types are left out and named; 10 without it")
+    group.add_argument(
+        "--min_cells_per_type", type=positive_int, help="rarer types are left out and named; 10 without it"
+    )
 
 
 def split_columns(arguments: argparse.Namespace) -> list[str]:
@@ -39,7 +37,9 @@ def split_columns(arguments: argparse.Namespace) -> list[str]:
     return [arguments.label_key] + ([arguments.split_by] if arguments.split_by else [])
 
 
-DTYPES = ("float32", "bfloat16")
+def split_options(arguments: argparse.Namespace) -> SplitOptions:
+    """The options that the flags of :func:`add_split_arguments` and ``--seed`` stand for."""
+    return SplitOptions(**{name: getattr(arguments, name) for name in SplitOptions.__dataclass_fields__})
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,11 @@ def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def placement(arguments: argparse.Namespace) -> dict[str, object]:
+    """Where the model runs, as keywords of :func:`scdmc.model.devices.place_model`."""
+    return {name: getattr(arguments, name) for name in ("num_gpus", "attention", "dtype") if hasattr(arguments, name)}
+
+
 def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of :class:`CountOptions`."""
     group = parser.add_argument_group("reading an .h5ad")
@@ -64,6 +69,28 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
     group.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
     group.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
+
+
+def count_options(arguments: argparse.Namespace) -> CountOptions:
+    """The options that the flags of :func:`add_count_arguments` stand for."""
+    return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
+
+
+def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOptions:
+    """The options of :func:`count_options` for one file; refuses flags that say nothing of it.
+
+    Raises
+    ------
+    ScDMCError
+        If one of the flags is given, and the data are tokenized already.
+    """
+    options = count_options(arguments)
+    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
+    if given and not is_h5ad(data_path):
+        raise ScDMCError(
+            f"{', '.join(given)}: only an .h5ad is read so, and {data_path} is tokenized already; leave that out"
+        )
+    return options
 
 
 def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...] = ONE_STREAM) -> None:
@@ -84,6 +111,18 @@ def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...]
 
 
 LEAVE_OUT_HELP = "cells to leave out by a column of obs, such as dataset=pbmc_a,pbmc_b; several are possible"
+
+
+def gene_data_options(arguments: argparse.Namespace, all_types: bool = False) -> GeneDataOptions:
+    """The options that the flags of :func:`add_gene_arguments` stand for; ``all_types`` keeps all types of cells."""
+    return GeneDataOptions(
+        label_key=arguments.label_key,
+        cell_types=() if all_types else tuple(arguments.cell_types or ()),
+        min_cells_per_type=arguments.min_cells_per_type,
+        counts=count_options_for(arguments, arguments.data_path),
+        token_dictionary_file=arguments.token_dictionary_file,
+        **placement(arguments),
+    )
 
 
 def add_leave_out_argument(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from scdmc.gene_analysis.attention_analysis import AttentionOptions, AttentionResults, analyse_attention
-from scdmc.gene_analysis.data import CELLS_PER_TYPE, gene_data_of_adata
+from scdmc.gene_analysis.data import gene_data_of_adata
 from scdmc.gene_analysis.modules import ModuleOptions, ModuleResults, analyse_modules
 from scdmc.gene_analysis.networks import (
     NetworkOptions,
@@ -19,9 +19,10 @@ from scdmc.gene_analysis.networks import (
     require_networks,
     type_network,
 )
+from scdmc.gene_analysis.options import CELLS_PER_GENE, CELLS_PER_TYPE
 from scdmc.gene_analysis.perturbation import ScreenOptions, screen_genes
 from scdmc.gene_analysis.sets import read_gene_sets
-from scdmc.gene_analysis.states import CELLS_PER_GENE, GeneEmbeddings, embed_genes
+from scdmc.gene_analysis.states import GeneEmbeddings, embed_genes
 from scdmc.genes.symbols import tokens_of_genes
 from scdmc.public_data.regulons import load_regulons
 

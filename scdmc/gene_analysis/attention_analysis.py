@@ -17,7 +17,7 @@ from scdmc.gene_analysis.attention_maps import (
 from scdmc.gene_analysis.attribution import CELLS_PER_ATTRIBUTED_GENE, Attributions, attribute_genes, type_directions
 from scdmc.gene_analysis.data import GeneData, cells_with_gene
 from scdmc.gene_analysis.marker_recovery import auroc_at_equal_expression, marker_genes, recovery_rows
-from scdmc.gene_analysis.states import CELLS_PER_GENE
+from scdmc.gene_analysis.options import CELLS_PER_GENE
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, SPECIAL_TOKENS
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.packing import packed_streams

@@ -10,7 +10,8 @@ import torch
 from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
-from scdmc.gene_analysis.states import CELLS_PER_GENE, cells_of_pairs
+from scdmc.gene_analysis.options import CELLS_PER_GENE
+from scdmc.gene_analysis.states import cells_of_pairs
 from scdmc.genes.symbols import gene_symbols
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.embeddings import TOKENS_PER_BATCH

@@ -1,6 +1,5 @@
 """What the gene-level analyses work on: a model, tokenized cells with their types, and their genes' expression."""
 
-import argparse
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +9,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from scdmc.cells.data import CountOptions, count_options_for, is_h5ad, read_cells, tokenizer_of_model
+from scdmc.cells.data import read_cells, tokenizer_of_model
 from scdmc.cells.expression import log1p_cp10k, read_expression
 from scdmc.cells.from_adata import tokenize
 from scdmc.errors import ScDMCError
+from scdmc.gene_analysis.options import CELLS_PER_TYPE, GeneDataOptions
 from scdmc.genes.ids import UNMATCHED
 from scdmc.genes.symbols import gene_symbols
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
@@ -23,6 +23,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.storage import load
 from scdmc.reading.counts import counts_of_adata, open_counts
+from scdmc.reading.options import CountOptions, is_h5ad
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
 if TYPE_CHECKING:
@@ -31,13 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-ONE_STREAM = ("rank", "expression")
-
-
 ALL_CELLS = "all cells"
-
-
-CELLS_PER_TYPE = 20
 
 
 @dataclass(frozen=True)
@@ -96,29 +91,30 @@ class GeneData:
         return gene_symbols(self.model_directory.vocabulary.tokens[tokens])
 
 
-def open_gene_data(arguments: argparse.Namespace, all_types: bool = False) -> GeneData:
-    """Model and data that the flags of :func:`add_gene_arguments` name.
+def open_gene_data(model: str | Path, data_path: Path, options: GeneDataOptions) -> GeneData:
+    """Model and cells for a gene-level analysis.
 
     Parameters
     ----------
-    arguments
-        The parsed flags.
-    all_types
-        Whether the cells of other types than ``--cell_types`` stay, too.
+    model
+        Model folder, or the name of a shipped model.
+    data_path
+        ``.h5ad`` with raw counts, or tokenized parquet.
+    options
+        Which cells, and where the model runs.
 
     Raises
     ------
     ScDMCError
-        If they cannot be read, no type has enough cells, or parquet comes with a flag of how counts are read.
+        If they cannot be read, or no type has enough cells.
     """
-    options = count_options_for(arguments, arguments.data_path)
-    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
-    cells = read_cells(arguments.data_path, model_directory, [arguments.label_key], options)
-    expression = _expression_of_file(arguments.data_path, cells, model_directory, options)
-    model = place_model(load(model_directory.path), arguments)
-    labels = labels_of(cells.obs[arguments.label_key])
-    data = _with_enough_cells(GeneData(model, model_directory, cells, labels, expression), arguments.min_cells_per_type)
-    return data if all_types or not arguments.cell_types else data.of_types(arguments.cell_types)
+    model_directory = open_model_directory(model, options.token_dictionary_file)
+    cells = read_cells(data_path, model_directory, [options.label_key], options.counts)
+    expression = _expression_of_file(data_path, cells, model_directory, options.counts)
+    placed = place_model(load(model_directory.path), options.num_gpus, options.attention, options.dtype)
+    labels = labels_of(cells.obs[options.label_key])
+    data = _with_enough_cells(GeneData(placed, model_directory, cells, labels, expression), options.min_cells_per_type)
+    return data.of_types(list(options.cell_types)) if options.cell_types else data
 
 
 def gene_data_of_adata(
@@ -142,7 +138,7 @@ def gene_data_of_adata(
     expression = log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()]
     expression = _sum_by_token(expression, tokens, len(model_directory.vocabulary))
     labels = labels_of(cells.obs[label_key]) if label_key else np.full(len(cells), ALL_CELLS, dtype=object)
-    placed = place_model(load(model_directory.path), argparse.Namespace(num_gpus=None, attention="auto"))
+    placed = place_model(load(model_directory.path))
     return _with_enough_cells(GeneData(placed, model_directory, cells, labels, expression), min_cells_per_type)
 
 

@@ -17,6 +17,7 @@ from scdmc.gene_analysis.module_detection import (
     module_activity,
     module_name,
 )
+from scdmc.gene_analysis.options import CELLS_PER_GENE
 from scdmc.gene_analysis.set_consistency import (
     LARGEST_FDR,
     PermutationTest,
@@ -25,7 +26,7 @@ from scdmc.gene_analysis.set_consistency import (
     matching_strata,
 )
 from scdmc.gene_analysis.sets import gene_set_membership
-from scdmc.gene_analysis.states import CELLS_PER_GENE, centred_units, embed_genes
+from scdmc.gene_analysis.states import centred_units, embed_genes
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from scdmc.gene_analysis.network_evaluation import (
     pearson_scores,
 )
 from scdmc.gene_analysis.network_scores import association_scores, attention_scores, perturbation_scores
-from scdmc.gene_analysis.states import CELLS_PER_GENE, GeneEmbeddings, embed_genes
+from scdmc.gene_analysis.options import CELLS_PER_GENE
+from scdmc.gene_analysis.states import GeneEmbeddings, embed_genes
 from scdmc.genes.ids import load_symbols
 from scdmc.model.heads import ScDMCForMaskedLM
 

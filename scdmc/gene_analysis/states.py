@@ -7,14 +7,13 @@ import pandas as pd
 import torch
 
 from scdmc.errors import ScDMCError
+from scdmc.gene_analysis.options import CELLS_PER_GENE
 from scdmc.genes.symbols import gene_symbols
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.embeddings import inference_batches
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.packing import STREAMS
+from scdmc.options import STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
-
-CELLS_PER_GENE = 10
 
 
 @dataclass(frozen=True)

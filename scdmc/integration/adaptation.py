@@ -3,7 +3,6 @@
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sklearn.preprocessing import normalize
 
 from scdmc.errors import ScDMCError
 from scdmc.integration.comparison import centred_batches
+from scdmc.integration.options import AdaptationSettings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForMaskedLM
@@ -21,72 +21,11 @@ from scdmc.model.storage import load_model
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
 from scdmc.training.pretraining import Pretraining
-from scdmc.training.settings import PretrainingSettings
 
 logger = logging.getLogger(__name__)
 
 
 CELLS_OF_EVALUATION = 256
-
-
-NEVER = 10**9
-
-
-@dataclass(frozen=True)
-class AdaptationSettings:
-    """How long and how fast pre-training goes on; the rest is :class:`scdmc.training.settings.PretrainingSettings`.
-
-    Attributes
-    ----------
-    minutes
-        Train this long; the schedule follows the clock.
-    steps
-        Train so many optimizer steps instead, which gives the same model on every machine of a kind.
-    learning_rate
-        Peak of the schedule.
-    batch_size
-        Cells of an optimizer step: each is contrasted with the others.
-    batch_balanced
-        Each step holds every batch of the data in its share, so that telling batches apart does not help the contrast;
-        otherwise cells of similar lengths meet, which often are cells of one batch.
-    queue_size
-        Past keys of each stream that serve as more negatives; 0 for none.
-    mutual_neighbours
-        Cells of two batches that are among so many nearest neighbours of each other (:func:`mutual_neighbours`) are
-        positives of each other, and meet in the same steps; 0 for none.
-    view_dropout, mlm_weight, momentum, bf16
-        As in pre-training. A short adaptation wants a lower momentum: with 0.995 the keys are 200 steps old.
-    """
-
-    minutes: float = 3.0
-    steps: int | None = None
-    learning_rate: float = 5e-5
-    batch_size: int = 24
-    batch_balanced: bool = False
-    queue_size: int = 0
-    mutual_neighbours: int = 0
-    view_dropout: float = 0.0
-    mlm_weight: float = 1.0
-    momentum: float = 0.995
-    bf16: bool = False
-
-    def for_seed(self, seed: int) -> PretrainingSettings:
-        """Settings of the run: it is evaluated and saved at its end only."""
-        return PretrainingSettings(
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            max_steps=self.steps,
-            schedule_minutes=None if self.steps else self.minutes,
-            seed=seed,
-            queue_size=self.queue_size,
-            view_dropout=self.view_dropout,
-            mlm_weight=self.mlm_weight,
-            momentum=self.momentum,
-            bf16=self.bf16,
-            evaluate_every=NEVER,
-            save_every=NEVER,
-            keep_checkpoints=1,
-        )
 
 
 class MixedBatchOrder(BatchOrder):

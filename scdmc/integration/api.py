@@ -1,6 +1,5 @@
 """The integration benchmark in a notebook, on an AnnData in memory."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +11,10 @@ from scdmc.cells.from_adata import tokenize
 from scdmc.cells.results import add_results
 from scdmc.cells.scores import wide_metrics
 from scdmc.files import require_new_folder
-from scdmc.integration.adaptation import AdaptationSettings
+from scdmc.integration.options import DEFAULT_METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.integration.results import write_page, write_results
-from scdmc.integration.study import (
-    DEFAULT_METHODS,
-    OBSM_KEYS,
-    IntegrationOptions,
-    integration_data,
-    mean_rows,
-    run_benchmark,
-    usable_cells,
-)
+from scdmc.integration.study import OBSM_KEYS, integration_data, mean_rows, run_benchmark, usable_cells
 from scdmc.model.devices import place_model
-from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.folder import open_model_directory
 from scdmc.reading.counts import counts_of_adata
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
@@ -66,7 +56,7 @@ def integration_benchmark(
     methods
         Some of ``scdmc``, ``pca``, ``harmony``, ``scvi``, ``scanorama``.
     adaptation
-        Add scDMC after more pre-training on these cells, ``scdmc.integration.adaptation.AdaptationSettings(minutes=3)``
+        Add scDMC after more pre-training on these cells, ``scdmc.integration.options.AdaptationSettings(minutes=3)``
         say.
     stream, pooling
         See :func:`scdmc.model.embeddings.cell_embeddings`.
@@ -110,13 +100,8 @@ def integration_benchmark(
     counts = counts_of_adata(adata, layer)
     raw = raw_counts(counts)[rows] if "scvi" in options.methods else None
     data = integration_data("adata", cells, usable, keys, log1p_cp10k(counts)[rows], raw)
-    runs = run_benchmark(data, model_directory, _place, options)
+    runs = run_benchmark(data, model_directory, place_model, options)
     add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
     if output_dir is not None:
         write_page(Path(output_dir), [write_results(Path(output_dir), data, runs, keys)])
     return wide_metrics(pd.DataFrame(mean_rows(runs)))
-
-
-def _place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
-    """On the GPU where there is one, with the fastest attention."""
-    return place_model(model, argparse.Namespace(num_gpus=None, attention="auto"))

@@ -7,8 +7,7 @@ import contextlib
 import io
 import logging
 import random
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from sklearn.decomposition import PCA
 
 from scdmc.cells.expression import _log1p_csr
 from scdmc.errors import ScDMCError
+from scdmc.integration.options import require_packages
 
 
 def pca_of_variable_genes(
@@ -83,9 +83,6 @@ def harmony(pca: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:
     return np.asarray(result.Z_corr)  # (n_cells, n_components) since harmonypy 0.2
 
 
-PACKAGES = {"scvi": ("scvi", "scvi-tools"), "scanorama": ("scanorama", "scanorama")}
-
-
 SCVI_BATCH_SIZE = 128
 
 
@@ -93,22 +90,6 @@ SCVI_TRAINING_SHARE = 0.9
 
 
 SCANORAMA_DIMENSIONS = 100
-
-
-def require_packages(methods: Sequence[str]) -> None:
-    """Refuse methods whose package is not installed, and say how to install it.
-
-    Raises
-    ------
-    ScDMCError
-        Naming the command.
-    """
-    missing = [PACKAGES[name][1] for name in methods if name in PACKAGES and find_spec(PACKAGES[name][0]) is None]
-    if missing:
-        raise ScDMCError(
-            f"--methods: {', '.join(missing)} not installed; pip install {' '.join(missing)} "
-            "(or pip install 'scdmc[integration]'), or leave the method out"
-        )
 
 
 def scvi(

@@ -10,7 +10,7 @@ import scipy.sparse
 from scdmc.cells.scores import mean_metrics, metric_rows
 from scdmc.cells.splits import cells_in_training
 from scdmc.errors import ScDMCError
-from scdmc.integration.adaptation import AdaptationSettings, adapted_encoder
+from scdmc.integration.adaptation import adapted_encoder
 from scdmc.integration.comparison import (
     IntegrationResult,
     cells_to_integrate,
@@ -18,7 +18,8 @@ from scdmc.integration.comparison import (
     compare_integrations,
     require_types_in_batches,
 )
-from scdmc.integration.methods import harmony, pca_of_variable_genes, require_packages, scanorama, scvi
+from scdmc.integration.methods import harmony, pca_of_variable_genes, scanorama, scvi
+from scdmc.integration.options import IntegrationOptions
 from scdmc.labels import labels_of
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
@@ -41,12 +42,6 @@ CENTRED = {method: f"{method}, centred" for method in (SCDMC, ADAPTED)}
 PCA, HARMONY, SCVI, SCANORAMA = "PCA, not integrated", "Harmony", "scVI", "Scanorama"
 
 
-METHODS = ("scdmc", "pca", "harmony", "scvi", "scanorama")
-
-
-DEFAULT_METHODS = ("scdmc", "pca", "harmony")
-
-
 OBSM_KEYS = {
     SCDMC: EMBEDDING_KEY,
     ADAPTED: f"{EMBEDDING_KEY}_adapted",
@@ -61,53 +56,6 @@ OBSM_KEYS = {
 
 
 Place = Callable[[ScDMCPreTrainedModel], ScDMCPreTrainedModel]
-
-
-@dataclass(frozen=True)
-class IntegrationOptions:
-    """What is compared, and how.
-
-    Attributes
-    ----------
-    methods
-        Some of ``METHODS``.
-    adaptation
-        With it the row ``scDMC adapted`` is added.
-    stream, pooling
-        See :func:`scdmc.model.embeddings.cell_embeddings`.
-    resolution
-        Of Leiden, the same for every method.
-    seeds
-        One run for each: of adaptation, PCA, Harmony, scVI, Scanorama, neighbours and Leiden.
-    full_scores
-        Add the scores of :func:`scdmc.cells.scores.full_integration_scores`.
-    scvi_epochs
-        None for scVI's own choice.
-    scvi_accelerator
-        Where scVI trains: ``auto``, ``cpu`` or ``gpu``.
-    centre_batches
-        Add rows of scDMC whose batches have been moved to one mean
-        (:func:`scdmc.integration.comparison.centred_batches`).
-    """
-
-    methods: tuple[str, ...] = DEFAULT_METHODS
-    adaptation: AdaptationSettings | None = None
-    stream: str = "both"
-    pooling: str = "cls"
-    resolution: float = 0.2
-    seeds: tuple[int, ...] = (42,)
-    full_scores: bool = False
-    scvi_epochs: int | None = None
-    scvi_accelerator: str = "auto"
-    centre_batches: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown:
-            raise ScDMCError(f"methods: {', '.join(map(repr, unknown))} unknown; there are {', '.join(METHODS)}")
-        if not self.methods and self.adaptation is None:
-            raise ScDMCError(f"methods: name at least one of {', '.join(METHODS)}")
-        require_packages(self.methods)
 
 
 @dataclass(frozen=True)

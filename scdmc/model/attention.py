@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from scdmc.errors import ScDMCError
+from scdmc.options import BACK_ENDS
 
 # Share of a similar run that may be padding.
 LARGEST_PADDING = 0.1
@@ -23,9 +24,6 @@ LARGEST_PADDING = 0.1
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
 PADDED_SCORE = -1e3
-
-
-BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,34 @@
 """Which device the work runs on."""
 
-import argparse
-from typing import TYPE_CHECKING
+import os
 
 import torch
 
 from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCPreTrainedModel
 
-if TYPE_CHECKING:
-    pass
-import os
-
 
 def place_model(
-    model: ScDMCPreTrainedModel, arguments: argparse.Namespace, dtype: str = "float32"
+    model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "float32"
 ) -> ScDMCPreTrainedModel:
-    """Move a model to the device, with the attention, that the flags of :func:`add_model_arguments` ask for."""
-    model.to(choose_device(arguments.num_gpus), getattr(torch, dtype))
-    model.set_attention(arguments.attention, getattr(torch, dtype))
+    """Move a model to its device, with its attention back end and precision.
+
+    Parameters
+    ----------
+    model
+        Any model; changed in place.
+    num_gpus
+        See :func:`choose_device`.
+    attention, dtype
+        One of :data:`scdmc.options.BACK_ENDS`, one of :data:`scdmc.options.DTYPES`.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such device, or the back end cannot run on it.
+    """
+    model.to(choose_device(num_gpus), getattr(torch, dtype))
+    model.set_attention(attention, getattr(torch, dtype))
     return model
 
 

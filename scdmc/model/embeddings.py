@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.packing import POOLINGS, STREAMS, PackedCells, batches_by_length, packed_streams, pool
+from scdmc.model.packing import PackedCells, batches_by_length, packed_streams, pool
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 TOKENS_PER_BATCH = 16_384

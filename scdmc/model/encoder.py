@@ -18,8 +18,7 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, pack
-
-EXPRESSION_INPUTS = ("none", "value")
+from scdmc.options import EXPRESSION_INPUTS
 
 
 class ValueEmbedding(nn.Module):

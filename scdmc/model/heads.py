@@ -13,7 +13,8 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.packing import POOLINGS, SMALLEST_WEIGHT, STREAMS, PackedCells, pool
+from scdmc.model.packing import SMALLEST_WEIGHT, PackedCells, pool
+from scdmc.options import POOLINGS, STREAMS
 
 # The decoder's matrix is the word embedding; it is stored once, under the latter's name.
 TIED_WEIGHT = "cls.predictions.decoder.weight"

@@ -10,12 +10,6 @@ from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.model.attention import PackedLayout
 from scdmc.tokens.tokenized_cells import TokenizedCells, gather_index
 
-STREAMS = ("rank", "expression", "both")
-
-
-POOLINGS = ("cls", "mean", "weighted")
-
-
 # Weights of genes add up to more, unless a cell has none.
 SMALLEST_WEIGHT = 1e-6
 

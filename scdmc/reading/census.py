@@ -16,7 +16,6 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.reading.counts import Counts
 from scdmc.reading.matrix_readers import CELLS_IN_SAMPLE, first_line
-from scdmc.tokens.tokenized_cells import require_obs_columns
 
 if TYPE_CHECKING:
     import tiledbsoma
@@ -180,7 +179,7 @@ def census_counts(
     joinids
         Shape (n_cells,), int64, ascending: the cells (see :func:`choose_cells`); their cell ids are these numbers.
     obs_columns
-        Columns of obs to read.
+        Columns of obs to read, all of which exist (:func:`obs_columns_of`).
     name
         What the cells' ``source_file`` says.
     measurement, layer
@@ -189,7 +188,7 @@ def census_counts(
     Raises
     ------
     ScDMCError
-        If a column, the measurement or the layer is absent.
+        If the measurement or the layer is absent.
     """
     _require_member("measurement", measurement, experiment.ms)
     _require_member("layer", layer, experiment.ms[measurement].X)
@@ -210,11 +209,15 @@ def _require_member(kind: str, name: str, collection: "tiledbsoma.Collection") -
         raise ScDMCError(f"{collection.uri}: there is no {kind} {name!r}; there are {_listed(collection)}")
 
 
+def obs_columns_of(experiment: "tiledbsoma.Experiment") -> list[str]:
+    """Names of the columns of obs."""
+    return [name for name in experiment.obs.schema.names if name != JOIN_ID]
+
+
 def _read_obs(experiment: "tiledbsoma.Experiment", joinids: np.ndarray, obs_columns: Sequence[str]) -> pd.DataFrame:
     """The columns of the chosen cells, in the order of ``joinids``."""
-    available = [name for name in experiment.obs.schema.names if name != JOIN_ID]
-    require_obs_columns({experiment.uri: available}, obs_columns)
-    columns = dict.fromkeys([JOIN_ID, *obs_columns, *(name for name in COUNTING_COLUMNS if name in available)])
+    counting = [name for name in COUNTING_COLUMNS if name in obs_columns_of(experiment)]
+    columns = dict.fromkeys([JOIN_ID, *obs_columns, *counting])
     table = experiment.obs.read(coords=(joinids,), column_names=list(columns)).concat()
     return table.unify_dictionaries().to_pandas().set_index(JOIN_ID).loc[joinids]
 

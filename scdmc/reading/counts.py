@@ -21,11 +21,10 @@ from scdmc.reading.count_files import (
     open_count_file,
 )
 from scdmc.reading.matrix_readers import MatrixReader, MemoryReader
+from scdmc.reading.options import BLOCK_SIZE
 
 if TYPE_CHECKING:
     import anndata
-
-BLOCK_SIZE = 1024
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import torch
 from scdmc.integration.comparison import compare_integrations
 from scdmc.model.embeddings import inference_batches
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.packing import POOLINGS, STREAMS, pool
+from scdmc.model.packing import pool
+from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 SUMMARY = ("AvgBIO", "AvgBATCH", "overall")

@@ -18,7 +18,8 @@ from scdmc.errors import ScDMCError
 from scdmc.files import remove, write_json
 from scdmc.genes.ids import GeneMatch
 from scdmc.reading.count_files import files_of_input
-from scdmc.reading.counts import BLOCK_SIZE, Counts, input_files, open_counts
+from scdmc.reading.counts import Counts, input_files, open_counts
+from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.output import TokenizedOutput, write_cells
 from scdmc.tokens.parquet import parquet_schema

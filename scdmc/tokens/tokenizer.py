@@ -14,7 +14,8 @@ from tqdm import tqdm
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import GeneMatch, match_genes
 from scdmc.genes.vocabulary import Vocabulary
-from scdmc.reading.counts import BLOCK_SIZE, Counts, cell_totals, open_counts, passes_filter
+from scdmc.reading.counts import Counts, cell_totals, open_counts, passes_filter
+from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.medians import EXACT_LIMIT, GeneMedians, MedianAccumulator, add_block
 from scdmc.tokens.parquet import parquet_schema

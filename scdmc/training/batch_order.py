@@ -1,14 +1,9 @@
 """The order of cells and batches of an epoch, drawn from the seed and kept over a resume."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from scdmc.errors import ScDMCError
 from scdmc.tokens.tokenized_cells import TokenizedCells
-
-if TYPE_CHECKING:
-    pass
 from scdmc.training.settings import PretrainingSettings
 
 # Batches of similar lengths are cut from this many batches' worth of shuffled cells.

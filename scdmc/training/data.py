@@ -23,43 +23,9 @@ from scdmc.tokens.parquet import (
     token_ids_path,
 )
 from scdmc.tokens.tokenized_cells import TokenizationSettings, TokenizedCells, require_valid_ids
+from scdmc.training.settings import CellChoice
 
 logger = logging.getLogger(__name__)
-
-
-MAX_HELD_OUT_CELLS = 1000
-
-
-@dataclass(frozen=True)
-class CellChoice:
-    """Which cells are trained on and which are held out.
-
-    Attributes
-    ----------
-    split_file
-        ``split.csv``: its 'train' cells are trained on, its 'validation' cells held out.
-    leave_out
-        Rules ``COLUMN=VALUE[,VALUE...]``: cells that are neither trained on nor held out.
-    hold_out
-        Rules of the same kind: the cells that are held out, such as those of a whole data set.
-    held_out_fraction, seed
-        Without ``split_file`` and ``hold_out``, this share of the cells is drawn, but no more than
-        ``max_held_out_cells``.
-    max_held_out_cells
-        Of more held-out cells, so many are drawn: every evaluation reads them all. What ``split_file`` or ``hold_out``
-        hold out beyond them is not trained on either.
-    """
-
-    split_file: Path | None = None
-    leave_out: Sequence[str] = ()
-    hold_out: Sequence[str] = ()
-    held_out_fraction: float = 0.05
-    max_held_out_cells: int = MAX_HELD_OUT_CELLS
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        if self.split_file is not None and self.hold_out:
-            raise ScDMCError("--split_file and --hold_out both say which cells are held out: give one of them")
 
 
 @dataclass(frozen=True)

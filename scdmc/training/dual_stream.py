@@ -12,7 +12,6 @@ from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.training.distributed import gather_rows, global_sum, n_processes, own_part
 from scdmc.training.masking import PretrainingBatch
 from scdmc.training.objectives import (
-    TEMPERATURE,
     MaskedGeneLoss,
     alignment,
     contrastive_loss,
@@ -21,30 +20,7 @@ from scdmc.training.objectives import (
     mean_weights,
     uniformity,
 )
-
-
-@dataclass(frozen=True)
-class ObjectiveOptions:
-    """What the loss of a batch is made of.
-
-    Attributes
-    ----------
-    mlm_weight, alpha
-        Weights of the masked genes and of the contrast; 1 and 1 are the published method. Without weight on them the
-        masked genes are not even judged in training.
-    temperature
-        Of the contrast.
-    queue_size
-        Past keys of each stream that serve as more negatives; 0 is the published method.
-    published_objective
-        Divide the MLM losses by all tokens, as the released code does, instead of averaging over masked genes.
-    """
-
-    mlm_weight: float = 1.0
-    alpha: float = 1.0
-    temperature: float = TEMPERATURE
-    queue_size: int = 0
-    published_objective: bool = False
+from scdmc.training.settings import ObjectiveOptions
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,14 @@
 """Losses on held-out cells."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from scdmc.tokens.tokenized_cells import TokenizedCells
+from scdmc.training.batch_order import _batch_order
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.masking import masked_batch
-
-if TYPE_CHECKING:
-    pass
-from scdmc.training.batch_order import _batch_order
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 

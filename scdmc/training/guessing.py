@@ -6,7 +6,8 @@ import numpy as np
 
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
 from scdmc.tokens.tokenized_cells import TokenizedCells, gather_index
-from scdmc.training.masking import MaskingOptions, PretrainingBatch, masked_batch
+from scdmc.training.masking import PretrainingBatch, masked_batch
+from scdmc.training.settings import MaskingOptions
 
 # Ranks are binned by factors of the square root of 2, so that the first ranks have bins of their own.
 BINS_PER_DOUBLING = 2

@@ -12,12 +12,7 @@ import torch
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, _pack, _stream_positions, _StreamPositions
 from scdmc.tokens.tokenized_cells import TokenizedCells
-
-MASK_PROBABILITY = 0.15
-
-
-EXPRESSION_ORDERS = ("token_id", "random")
-
+from scdmc.training.settings import MaskingOptions
 
 _RANK, _EXPRESSION, _ORDER, _RANK_VIEW, _EXPRESSION_VIEW = 0, 1, 2, 3, 4
 
@@ -96,35 +91,6 @@ class PretrainingBatch:
             if item.name in ("masked_positions", "labels", "expression_values", "fingerprints")
         }
         return replace(self, streams=self.streams.to(device), **moved)
-
-
-@dataclass(frozen=True)
-class MaskingOptions:
-    """How cells become training batches.
-
-    Attributes
-    ----------
-    seed
-        Decides, with epoch and row of a cell, which of its genes are masked and how they are shuffled.
-    mask_probability
-        Share of the genes that become ``<mask>``, drawn independently in both streams; special tokens never do.
-    streams
-        ``both``, or one of them, for ablations.
-    expression_order
-        ``token_id`` (published), or ``random``: a fresh permutation per cell and epoch.
-    mask_expression_input
-        False for the published objective, which labels genes of the expression stream but leaves them visible.
-    view_dropout
-        Share of its genes that each stream of a cell lacks, drawn independently before masking, so that the two views
-        of a cell share only a part of their genes; 0 is the published method, which shows all of them twice.
-    """
-
-    seed: int = 42
-    mask_probability: float = MASK_PROBABILITY
-    streams: str = "both"
-    expression_order: str = "token_id"
-    mask_expression_input: bool = True
-    view_dropout: float = 0.0
 
 
 def masked_batch(

@@ -35,8 +35,9 @@ from scdmc.training.checkpoints import (
 )
 from scdmc.training.distributed import gather_equal, global_sum, shard, spread_like, whole
 from scdmc.training.dual_stream import ScDMCForPretraining
-from scdmc.training.masking import MaskingOptions, PretrainingBatch, masked_batch
+from scdmc.training.masking import PretrainingBatch, masked_batch
 from scdmc.training.optimization import parameter_groups, warmup_then_cosine
+from scdmc.training.settings import MaskingOptions
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,9 +14,6 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.files import atomic_path
 from scdmc.training.distributed import n_processes
 from scdmc.training.masking import PretrainingBatch
-
-if TYPE_CHECKING:
-    pass
 
 # A GPU's peak in bf16 without sparsity, for the share of it that training reaches (H100 and H200).
 PEAK_TFLOPS = 989.0

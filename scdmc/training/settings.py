@@ -1,14 +1,10 @@
-"""The settings of a pre-training run."""
+"""What can be chosen in pre-training. Nothing heavy is imported here, so that ``--help`` is quick."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from scdmc.training.dual_stream import ObjectiveOptions
-from scdmc.training.masking import MaskingOptions
-from scdmc.training.objectives import TEMPERATURE
-
-if TYPE_CHECKING:
-    pass
+from scdmc.errors import ScDMCError
 
 # Held-out cells get the masks of an epoch that training never reaches, so every evaluation asks the same questions.
 EVALUATION_EPOCH = 2**31
@@ -16,6 +12,103 @@ EVALUATION_EPOCH = 2**31
 
 # These may differ between an interrupted run and the one that resumes it.
 FREE_SETTINGS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "num_workers", "max_minutes", "fsdp"}
+
+
+MASK_PROBABILITY = 0.15
+
+
+EXPRESSION_ORDERS = ("token_id", "random")
+
+
+TEMPERATURE = 0.07
+
+
+MAX_HELD_OUT_CELLS = 1000
+
+
+@dataclass(frozen=True)
+class MaskingOptions:
+    """How cells become training batches.
+
+    Attributes
+    ----------
+    seed
+        Decides, with epoch and row of a cell, which of its genes are masked and how they are shuffled.
+    mask_probability
+        Share of the genes that become ``<mask>``, drawn independently in both streams; special tokens never do.
+    streams
+        ``both``, or one of them, for ablations.
+    expression_order
+        ``token_id`` (published), or ``random``: a fresh permutation per cell and epoch.
+    mask_expression_input
+        False for the published objective, which labels genes of the expression stream but leaves them visible.
+    view_dropout
+        Share of its genes that each stream of a cell lacks, drawn independently before masking, so that the two views
+        of a cell share only a part of their genes; 0 is the published method, which shows all of them twice.
+    """
+
+    seed: int = 42
+    mask_probability: float = MASK_PROBABILITY
+    streams: str = "both"
+    expression_order: str = "token_id"
+    mask_expression_input: bool = True
+    view_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What the loss of a batch is made of.
+
+    Attributes
+    ----------
+    mlm_weight, alpha
+        Weights of the masked genes and of the contrast; 1 and 1 are the published method. Without weight on them the
+        masked genes are not even judged in training.
+    temperature
+        Of the contrast.
+    queue_size
+        Past keys of each stream that serve as more negatives; 0 is the published method.
+    published_objective
+        Divide the MLM losses by all tokens, as the released code does, instead of averaging over masked genes.
+    """
+
+    mlm_weight: float = 1.0
+    alpha: float = 1.0
+    temperature: float = TEMPERATURE
+    queue_size: int = 0
+    published_objective: bool = False
+
+
+@dataclass(frozen=True)
+class CellChoice:
+    """Which cells are trained on and which are held out.
+
+    Attributes
+    ----------
+    split_file
+        ``split.csv``: its 'train' cells are trained on, its 'validation' cells held out.
+    leave_out
+        Rules ``COLUMN=VALUE[,VALUE...]``: cells that are neither trained on nor held out.
+    hold_out
+        Rules of the same kind: the cells that are held out, such as those of a whole data set.
+    held_out_fraction, seed
+        Without ``split_file`` and ``hold_out``, this share of the cells is drawn, but no more than
+        ``max_held_out_cells``.
+    max_held_out_cells
+        Of more held-out cells, so many are drawn: every evaluation reads them all. What ``split_file`` or ``hold_out``
+        hold out beyond them is not trained on either.
+    """
+
+    split_file: Path | None = None
+    leave_out: Sequence[str] = ()
+    hold_out: Sequence[str] = ()
+    held_out_fraction: float = 0.05
+    max_held_out_cells: int = MAX_HELD_OUT_CELLS
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.split_file is not None and self.hold_out:
+            raise ScDMCError("--split_file and --hold_out both say which cells are held out: give one of them")
 
 
 @dataclass(frozen=True)
@@ -41,9 +134,9 @@ class PretrainingSettings:
     seed
         Of masks, order of the cells, and dropout.
     mask_probability, streams, expression_order, view_dropout
-        See :class:`scdmc.training.masking.MaskingOptions`.
+        See :class:`scdmc.training.settings.MaskingOptions`.
     mlm_weight, alpha, temperature, queue_size, published_objective
-        See :class:`scdmc.training.dual_stream.ObjectiveOptions`. The published objective also leaves the masked genes
+        See :class:`scdmc.training.settings.ObjectiveOptions`. The published objective also leaves the masked genes
         of the expression stream visible and freezes the momentum encoder.
     momentum
         m of the momentum encoder, per optimizer step; 1 freezes it.

@@ -9,36 +9,21 @@ import pytest
 import torch
 
 from scdmc.annotation.calibration import expected_calibration_error
-from scdmc.configuration import ScDMCConfig
-from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
-from scdmc.model.storage import load, save_model_directory
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.storage import load
+from tests.small_models import save_small_model
 
-CONTEXT = 64
-TYPES = ["alpha", "beta", "ductal"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=CONTEXT, initializer_range=0.25)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, initializer_range=0.25)
+
+
+CONTEXT = 64
+TYPES = ["alpha", "beta", "ductal"]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +133,7 @@ def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp
 
 def test_folds_of_whole_groups_test_every_cell_once(fine_tune, tmp_path, data_path):
     output = tmp_path / "out"
-    flags = ("--cross_validate", 3, "--split_by", "batch", "--baselines", "none", "--minimum_cells", 3)
+    flags = ("--cross_validate", 3, "--split_by", "batch", "--baselines", "none", "--min_cells_per_type", 3)
     assert fine_tune(output, *flags) == 0
     predictions = pd.read_csv(output / "predictions.csv")
     tested = predictions[predictions["split"] == "test"]

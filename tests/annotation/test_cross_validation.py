@@ -1,12 +1,12 @@
 """Splits of several runs: folds that cover every cell once, whole groups, a type held out."""
 
-import argparse
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from scdmc.annotation.cross_validation import cross_validation_splits, hold_out, plan_runs, with_fewer_labels
+from scdmc.annotation.options import RunOptions
+from scdmc.cells.options import SplitOptions
 from scdmc.cells.splits import make_split, write_split
 from scdmc.errors import ScDMCError
 
@@ -15,11 +15,8 @@ GROUPS = np.tile(np.array(["g0", "g1", "g2", "g3"], dtype=object), 26)[: len(LAB
 OBS = pd.DataFrame({"source_file": "x", "cell_id": np.arange(len(LABELS)).astype(str), "donor_id": GROUPS})
 
 
-def arguments(**flags):
-    defaults = {"seed": 5, "seeds": 1, "cross_validate": None, "split_file": None, "hold_out_type": None,
-                "label_fraction": 1.0, "split_by": None, "validation_fraction": 0.1, "test_fraction": 0.2,
-                "minimum_cells": 10}  # fmt: skip
-    return argparse.Namespace(**{**defaults, **flags})
+def options(split_by=None, **chosen):
+    return RunOptions(SplitOptions(split_by=split_by, seed=5), **chosen)
 
 
 def test_each_kept_cell_is_a_test_cell_once_and_every_fold_has_all_types():
@@ -58,7 +55,7 @@ def test_more_folds_than_cells_of_a_type_or_groups_are_refused():
 
 
 def test_every_seed_draws_its_own_split():
-    plans = plan_runs(arguments(seeds=3), OBS, LABELS)
+    plans = plan_runs(options(seeds=3), OBS, LABELS)
     assert [(plan.name, plan.seed) for plan in plans] == [("seed_5", 5), ("seed_6", 6), ("seed_7", 7)]
     assert (plans[1].split == make_split(LABELS, seed=6)).all()
     assert not (plans[0].split == plans[1].split).all()
@@ -67,15 +64,15 @@ def test_every_seed_draws_its_own_split():
 def test_all_seeds_share_a_split_that_is_given(tmp_path):
     split = make_split(LABELS, seed=0)
     write_split(tmp_path / "split.csv", OBS, LABELS, split)
-    plans = plan_runs(arguments(seeds=2, split_file=tmp_path / "split.csv"), OBS, LABELS)
+    plans = plan_runs(options(seeds=2, split_file=tmp_path / "split.csv"), OBS, LABELS)
     assert [plan.seed for plan in plans] == [5, 6]
     assert all((plan.split == split).all() for plan in plans)
     with pytest.raises(ScDMCError, match="leave out --split_file"):
-        plan_runs(arguments(cross_validate=3, split_file=tmp_path / "split.csv"), OBS, LABELS)
+        plan_runs(options(cross_validate=3, split_file=tmp_path / "split.csv"), OBS, LABELS)
 
 
 def test_folds_of_every_seed_are_runs():
-    plans = plan_runs(arguments(seeds=2, cross_validate=3, split_by="donor_id"), OBS, LABELS)
+    plans = plan_runs(options(seeds=2, cross_validate=3, split_by="donor_id"), OBS, LABELS)
     assert [plan.name for plan in plans[::2]] == ["seed_5_fold_1", "seed_5_fold_3", "seed_6_fold_2"]
     assert len(plans) == 6
 
@@ -87,7 +84,7 @@ def test_a_type_held_out_stays_in_the_test_part_only():
     assert ((without_b == "test") == (split == "test")).all()
     assert (without_b[LABELS != "b"] == split[LABELS != "b"]).all()
     with pytest.raises(ScDMCError, match="--hold_out_type zeta: no test cell is of that type; there are a, b, c"):
-        plan_runs(arguments(hold_out_type="zeta"), OBS, LABELS)
+        plan_runs(options(hold_out_type="zeta"), OBS, LABELS)
 
 
 def test_fewer_labels_keep_a_cell_of_every_type_and_all_test_cells():
@@ -98,5 +95,5 @@ def test_fewer_labels_keep_a_cell_of_every_type_and_all_test_cells():
         assert set(LABELS[few == part]) == {"a", "b", "c"}
         assert set(np.flatnonzero(few == part)) <= set(np.flatnonzero(more == part))
     assert [(few[name == LABELS] == "train").sum() for name in "abc"] == [2, 1, 1]
-    plan = plan_runs(arguments(label_fraction=0.05), OBS, LABELS)[0]
+    plan = plan_runs(options(label_fraction=0.05), OBS, LABELS)[0]
     assert (plan.split == "train").sum() == 4

@@ -10,7 +10,6 @@ from sklearn.metrics import f1_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
 from scdmc.annotation.fine_tuning import (
-    FineTuningSettings,
     adapted_settings,
     balanced_weights,
     class_names,
@@ -20,58 +19,30 @@ from scdmc.annotation.fine_tuning import (
     make_optimizers,
     without_random_genes,
 )
+from scdmc.annotation.options import FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities
 from scdmc.annotation.probing import PROBE_GRID, linear_probe, mean_loss
 from scdmc.cells.data import read_cells
 from scdmc.cells.splits import make_split
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import EOS_TOKEN_ID, load_vocabulary
+from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.labels import labels_of
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.packing import POOLINGS, packed_streams
+from scdmc.model.packing import packed_streams
 from scdmc.model.shipped import model_folder
 from scdmc.model.storage import load, load_classifier_for_training, save_model_directory
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from scdmc.options import POOLINGS
+from tests.small_models import new_classifier, save_small_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, num_hidden_layers=2)
+
 
 CONTEXT = 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory):
-    torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=CONTEXT)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return open_model_directory(path)
-
-
-@pytest.fixture(scope="module")
-def separable(model_directory, islets_path):
-    """Beta and ductal cells, their labels and a split."""
-    cells = read_cells(islets_path, model_directory, ["cell_type"])
-    labels = labels_of(cells.obs["cell_type"])
-    two = cells.select(np.isin(labels, ["beta", "ductal"]))
-    labels = labels_of(two.obs["cell_type"])
-    return two, labels, make_split(labels, test_fraction=0.3, validation_fraction=0.2, seed=0)
-
-
-def new_classifier(model_directory, pooling="cls"):
-    torch.manual_seed(0)
-    return load_classifier_for_training(model_directory, ["beta", "ductal"], "both", 0.0, pooling=pooling)
 
 
 def settings(**chosen):
@@ -161,7 +132,7 @@ def test_pooling_over_genes_learns_and_survives_saving(tmp_path, model_directory
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_padded_cells_are_classified_like_packed_ones(model_directory, separable, pooling):
     cells = separable[0].select(np.arange(4))
-    model = new_classifier(model_directory, pooling).eval()
+    model = new_classifier(model_directory, pooling=pooling).eval()
     padded = [
         torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(ids[offsets[i] : offsets[i + 1]].astype(np.int64)) for i in range(4)], batch_first=True

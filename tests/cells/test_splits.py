@@ -35,7 +35,7 @@ def test_each_type_is_shared_out_in_the_wanted_fractions():
 
 def test_rare_types_are_left_out_and_named(caplog):
     with caplog.at_level(logging.INFO, logger="scdmc.cells.splits"):
-        split = make_split(LABELS, minimum_cells=10)
+        split = make_split(LABELS, min_cells_per_type=10)
     assert set(split[LABELS == "rare"]) == {"left_out"}
     assert "left_out" not in split[LABELS != "rare"]
     assert "rare (9)" in caplog.text
@@ -55,7 +55,7 @@ def test_categorical_labels_split_like_plain_ones():
 
 def test_the_smallest_possible_type_is_in_all_three_parts():
     labels = np.repeat(np.array(["a", "b"], dtype=object), [30, 3])
-    split = make_split(labels, validation_fraction=0.3, test_fraction=0.6, minimum_cells=3)
+    split = make_split(labels, validation_fraction=0.3, test_fraction=0.6, min_cells_per_type=3)
     assert sorted(split[labels == "b"]) == ["test", "train", "validation"]
 
 
@@ -98,7 +98,7 @@ def test_a_cell_without_a_group_is_an_error():
 
 def test_one_type_is_too_few():
     with pytest.raises(ScDMCError, match=r"fewer than two types.*alpha \(100\)"):
-        make_split(LABELS, minimum_cells=50)
+        make_split(LABELS, min_cells_per_type=50)
 
 
 def test_groups_that_leave_one_type_to_train_on_are_an_error():

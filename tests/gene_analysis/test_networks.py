@@ -23,7 +23,7 @@ from scdmc.gene_analysis.network_scores import association_scores, attention_sco
 from scdmc.gene_analysis.networks import network_verdict
 from scdmc.gene_analysis.states import GeneEmbeddings, centred_units
 from scdmc.model.packing import packed_streams
-from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
+from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
 FACTOR, TARGET = 7, 15
@@ -179,13 +179,8 @@ def test_edges_are_streamed_and_hubs_counted(tmp_path):
     assert numbers["known_share"] == pytest.approx(1 / 3)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_small_model(tmp_path_factory.mktemp("model") / "m")
-
-
 @pytest.fixture
-def run(load_script, folder, islets_path, tmp_path):
+def run(load_script, model_path, islets_path, tmp_path):
     """A function that writes regulons of these factors and runs the script."""
     script = load_script("downstream_tasks/gene_regulatory_network.py")
 
@@ -193,7 +188,7 @@ def run(load_script, folder, islets_path, tmp_path):
         targets = ["INS", "GCG", "IAPP", "PPP1R1A", "TTR", "CLU", "SST", "PRSS1", "ACTB", "TMSB4X", "B2M", "EEF1A1"]
         pairs = [(tf, target) for tf in factors for target in targets]
         pd.DataFrame(pairs, columns=["tf", "target"]).to_csv(tmp_path / "r.csv", index=False)
-        command = ["--model_path", folder, "--data_path", islets_path, "--output_dir", tmp_path / "out"]
+        command = ["--model_path", model_path, "--data_path", islets_path, "--output_dir", tmp_path / "out"]
         command += ["--regulons", tmp_path / "r.csv", "--cell_types", "beta", "alpha", "--min_cells", 5, *options]
         return script.main([str(word) for word in command])
 

@@ -11,56 +11,36 @@ import pytest
 import torch
 
 import scdmc
-from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression, read_raw_counts
 from scdmc.cells.scores import full_integration_scores, wide_metrics
 from scdmc.cells.splits import cells_in_training, make_split, write_split
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.integration import methods as integration_methods
-from scdmc.integration.adaptation import (
-    AdaptationSettings,
-    MixedBatchOrder,
-    PairedBatchOrder,
-    adapted_encoder,
-    mutual_neighbours,
-)
+from scdmc.integration.adaptation import MixedBatchOrder, PairedBatchOrder, adapted_encoder, mutual_neighbours
 from scdmc.integration.comparison import centred_batches
-from scdmc.integration.methods import pca_of_variable_genes, require_packages, scanorama, scvi
+from scdmc.integration.methods import pca_of_variable_genes, scanorama, scvi
+from scdmc.integration.options import AdaptationSettings, IntegrationOptions, require_packages
 from scdmc.integration.results import best_method, is_fair, summary_lines
-from scdmc.integration.study import SAW_LABELS, IntegrationOptions, usable_cells
+from scdmc.integration.study import SAW_LABELS, usable_cells
 from scdmc.labels import labels_of
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load_classifier_for_training, load_model, save_model_directory
 from scdmc.reports.tables import best_of_columns, latex, markdown, score_texts
 from scdmc.tokens.medians import GeneMedians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.small_models import save_small_model
 
-CONTEXT = 64
-SIX = ("ARI", "NMI", "ASW_label", "ASW_batch", "graph_connectivity", "AvgBIO", "AvgBATCH", "overall")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    vocabulary, medians = load_vocabulary(), GeneMedians({}, source="a test")
-    torch.manual_seed(0)
-    config = ScDMCConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=CONTEXT,
-    )  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, GeneMedians({}, source="a test"))
 
 
-@pytest.fixture(scope="module")
-def model_directory(model_path):
-    return open_model_directory(model_path)
+CONTEXT = 64
+SIX = ("ARI", "NMI", "ASW_label", "ASW_batch", "graph_connectivity", "AvgBIO", "AvgBATCH", "overall")
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +56,6 @@ def classifier_path(tmp_path_factory, model_directory, cells):
 
 
 @pytest.fixture(scope="module")
-def cells(model_directory, islets_path):
-    return read_cells(islets_path, model_directory, ["cell_type", "batch"])
-
-
-@pytest.fixture(scope="module")
 def batch(cells):
     return labels_of(cells.obs["batch"])
 
@@ -88,11 +63,6 @@ def batch(cells):
 @pytest.fixture(scope="module")
 def expression(islets_path, cells, model_directory):
     return read_expression(islets_path, cells, model_directory)[0]
-
-
-@pytest.fixture
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)
 
 
 @pytest.fixture(scope="module")

@@ -50,10 +50,9 @@ def random_cells(lengths, seed=0):
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
+def golden(golden_tensors):
     """Inputs and outputs of the published model."""
-    with np.load(shared / "golden" / "model_a" / "io.npz") as arrays:
-        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+    return golden_tensors("model_a/io.npz")
 
 
 @pytest.fixture(scope="module")

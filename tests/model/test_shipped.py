@@ -15,8 +15,9 @@ import torch
 
 import scdmc
 from scdmc.annotation.cross_validation import RunPlan
+from scdmc.annotation.options import ClassifierOptions
 from scdmc.annotation.probing import probe_scores
-from scdmc.annotation.runs import ClassifierOptions, fine_tuned_run, save_classifier
+from scdmc.annotation.runs import fine_tuned_run, save_classifier
 from scdmc.cells.data import read_cells
 from scdmc.cells.splits import make_split
 from scdmc.errors import ScDMCError
@@ -28,7 +29,9 @@ from scdmc.model.folder import open_model_directory
 from scdmc.model.hub import is_hub_name
 from scdmc.model.storage import load, load_model
 from tests.conftest import ROOT
-from tests.gene_analysis.gene_models import save_small_model
+from tests.small_models import save_small_model
+
+pytestmark = pytest.mark.slow
 
 SHIPPED = sorted(path.parent for path in (ROOT / "models").glob("*/config.json"))
 MIB = 2**20
@@ -47,7 +50,9 @@ WITH_MODEL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, load_script):
     """A folder as ``models/`` is, with one model, tiny: float16, in parts."""
-    trained = save_small_model(tmp_path_factory.mktemp("trained") / "trained")
+    trained = save_small_model(
+        tmp_path_factory.mktemp("trained") / "trained", num_hidden_layers=2, initializer_range=0.2
+    )
     folder = tmp_path_factory.mktemp("checkout") / "models"
     command = ["--model", trained, "--output_dir", folder / "tiny", "--max_file_mib", "1"]
     assert load_script("pretrain/export_model.py").main(list(map(str, command))) == 0
@@ -61,11 +66,6 @@ def shipped(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(shipped_models, "MODELS", folder)
     return folder / "tiny"
-
-
-@pytest.fixture
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)
 
 
 @pytest.fixture

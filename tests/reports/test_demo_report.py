@@ -37,3 +37,10 @@ def test_with_genes_in_order_the_line_of_the_neighbours_counts(pretraining_text)
     text = pretraining_text("None", 8.9, LINES | {"guessing_expression_given_neighbours": 4.0})
     assert "A small, new model" in text
     assert "alone reaches 8.50 and 4.00. The model is not below both" in text
+
+
+def test_the_report_names_what_is_missing_and_writes_nothing(load_script, capsys, tmp_path):
+    report = load_script("downstream_tasks/demo_report.py").main
+    assert report(["--demo_directory", str(tmp_path)]) == 2
+    assert "pretrained/arguments.json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,8 @@ import pytest
 from scdmc.errors import ScDMCError
 from scdmc.studies.ablation import HEADLINES, HELD_OUT, VARIANTS, headline_scores, study_markdown, training_flags
 
+pytestmark = pytest.mark.slow
+
 EMBEDDINGS_OF_BOTH = {"cls", "weighted", "cls of the rank stream"}
 
 
@@ -19,12 +21,9 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def dataset(load_script, islets_path, tmp_path_factory):
+def dataset(tokenize_islets):
     """The islet cells of the tests, tokenized by the script."""
-    folder = tmp_path_factory.mktemp("tokenized")
-    arguments = ["--input_directory", islets_path.parent, "--output_directory", folder, "--output_prefix", "islets"]
-    assert load_script("tokenizer/tokenizer_combine.py").main([*map(str, arguments), "--model_input_size", "64"]) == 0
-    return folder / "islets.parquet"
+    return tokenize_islets("--model_input_size", 64)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 
+pytestmark = pytest.mark.slow
+
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed (pip install hypothesis)")
 st = pytest.importorskip("hypothesis.strategies", reason="hypothesis is not installed (pip install hypothesis)")
 

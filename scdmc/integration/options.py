@@ -1,0 +1,139 @@
+"""What can be chosen in integration. Nothing heavy is imported here, so that ``--help`` is quick."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from scdmc.errors import ScDMCError
+from scdmc.training.settings import PretrainingSettings
+
+NEVER = 10**9
+
+
+@dataclass(frozen=True)
+class AdaptationSettings:
+    """How long and how fast pre-training goes on; the rest is :class:`scdmc.training.settings.PretrainingSettings`.
+
+    Attributes
+    ----------
+    minutes
+        Train this long; the schedule follows the clock.
+    steps
+        Train so many optimizer steps instead, which gives the same model on every machine of a kind.
+    learning_rate
+        Peak of the schedule.
+    batch_size
+        Cells of an optimizer step: each is contrasted with the others.
+    batch_balanced
+        Each step holds every batch of the data in its share, so that telling batches apart does not help the contrast;
+        otherwise cells of similar lengths meet, which often are cells of one batch.
+    queue_size
+        Past keys of each stream that serve as more negatives; 0 for none.
+    mutual_neighbours
+        Cells of two batches that are among so many nearest neighbours of each other (:func:`mutual_neighbours`) are
+        positives of each other, and meet in the same steps; 0 for none.
+    view_dropout, mlm_weight, momentum, bf16
+        As in pre-training. A short adaptation wants a lower momentum: with 0.995 the keys are 200 steps old.
+    """
+
+    minutes: float = 3.0
+    steps: int | None = None
+    learning_rate: float = 5e-5
+    batch_size: int = 24
+    batch_balanced: bool = False
+    queue_size: int = 0
+    mutual_neighbours: int = 0
+    view_dropout: float = 0.0
+    mlm_weight: float = 1.0
+    momentum: float = 0.995
+    bf16: bool = False
+
+    def for_seed(self, seed: int) -> PretrainingSettings:
+        """Settings of the run: it is evaluated and saved at its end only."""
+        return PretrainingSettings(
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            max_steps=self.steps,
+            schedule_minutes=None if self.steps else self.minutes,
+            seed=seed,
+            queue_size=self.queue_size,
+            view_dropout=self.view_dropout,
+            mlm_weight=self.mlm_weight,
+            momentum=self.momentum,
+            bf16=self.bf16,
+            evaluate_every=NEVER,
+            save_every=NEVER,
+            keep_checkpoints=1,
+        )
+
+
+METHODS = ("scdmc", "pca", "harmony", "scvi", "scanorama")
+
+
+DEFAULT_METHODS = ("scdmc", "pca", "harmony")
+
+
+@dataclass(frozen=True)
+class IntegrationOptions:
+    """What is compared, and how.
+
+    Attributes
+    ----------
+    methods
+        Some of ``METHODS``.
+    adaptation
+        With it the row ``scDMC adapted`` is added.
+    stream, pooling
+        See :func:`scdmc.model.embeddings.cell_embeddings`.
+    resolution
+        Of Leiden, the same for every method.
+    seeds
+        One run for each: of adaptation, PCA, Harmony, scVI, Scanorama, neighbours and Leiden.
+    full_scores
+        Add the scores of :func:`scdmc.cells.scores.full_integration_scores`.
+    scvi_epochs
+        None for scVI's own choice.
+    scvi_accelerator
+        Where scVI trains: ``auto``, ``cpu`` or ``gpu``.
+    centre_batches
+        Add rows of scDMC whose batches have been moved to one mean
+        (:func:`scdmc.integration.comparison.centred_batches`).
+    """
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    adaptation: AdaptationSettings | None = None
+    stream: str = "both"
+    pooling: str = "cls"
+    resolution: float = 0.2
+    seeds: tuple[int, ...] = (42,)
+    full_scores: bool = False
+    scvi_epochs: int | None = None
+    scvi_accelerator: str = "auto"
+    centre_batches: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown:
+            raise ScDMCError(f"methods: {', '.join(map(repr, unknown))} unknown; there are {', '.join(METHODS)}")
+        if not self.methods and self.adaptation is None:
+            raise ScDMCError(f"methods: name at least one of {', '.join(METHODS)}")
+        require_packages(self.methods)
+
+
+PACKAGES = {"scvi": ("scvi", "scvi-tools"), "scanorama": ("scanorama", "scanorama")}
+
+
+def require_packages(methods: Sequence[str]) -> None:
+    """Refuse methods whose package is not installed, and say how to install it.
+
+    Raises
+    ------
+    ScDMCError
+        Naming the command.
+    """
+    missing = [PACKAGES[name][1] for name in methods if name in PACKAGES and find_spec(PACKAGES[name][0]) is None]
+    if missing:
+        raise ScDMCError(
+            f"--methods: {', '.join(missing)} not installed; pip install {' '.join(missing)} "
+            "(or pip install 'scdmc[integration]'), or leave the method out"
+        )
