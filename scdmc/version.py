@@ -1,3 +1,3 @@
-"""The version of scDMC; the package's metadata takes it from here."""
+"""The version, where it can be read without importing anything else."""
 
 __version__ = "0.1.0"

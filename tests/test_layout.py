@@ -8,8 +8,8 @@ from tests.conftest import ROOT
 # From the ground up. A module imports from its own wing and from lower floors; `scdmc` itself and `scdmc.modeling` are
 # faces.
 FLOORS = (
-    ("errors",),
-    ("files", "labels", "options", "configuration", "resources", "version"),
+    ("errors", "version", "options", "resources"),
+    ("files", "labels", "configuration"),
     ("genes", "reports"),
     ("reading",),
     ("tokens", "public_data"),

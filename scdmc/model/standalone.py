@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.model.names import MODELING_FILE
 from scdmc.version import __version__
@@ -61,8 +60,8 @@ def standalone_source() -> str:
 
     Raises
     ------
-    ScDMCError
-        If two of the modules define one name in two ways.
+    ValueError
+        If two of the modules define one name in two ways, or need a name of a module that is not among them.
     """
     definitions = [found for source in SOURCES for found in _definitions(source)]
     by_name: dict[str, set[_Definition]] = {}
@@ -71,13 +70,16 @@ def standalone_source() -> str:
             by_name.setdefault(name, set()).add(definition)
     for name, found in by_name.items():
         if len(found) > 1 and not all(definition.is_import for definition in found):
-            raise ScDMCError(f"two modules of scdmc mean different things by {name}; rename one")
+            raise ValueError(f"two modules of {', '.join(SOURCES)} mean different things by {name}; rename one")
     needed: set[_Definition] = set()
     waiting = set().union(*(by_name[name] for name in AUTO_CLASSES.values()))
     while waiting:
         needed |= waiting
         names = set().union(*(definition.reads for definition in waiting))
         waiting = set().union(*(by_name.get(name, ()) for name in names)) - needed
+    missing = set().union(*(definition.reads for definition in needed)) & set().union(*map(_own_imports, SOURCES))
+    if missing - set(by_name):
+        raise ValueError(f"no module of {', '.join(SOURCES)} defines {', '.join(sorted(missing - set(by_name)))}")
     imports = sorted({definition.text for definition in needed if definition.is_import})
     bodies = [definition.text for definition in definitions if definition in needed and not definition.is_import]
     return "\n".join([HEADER.format(version=__version__), *imports]) + "\n\n\n" + "\n\n\n".join(bodies) + "\n"
@@ -99,6 +101,13 @@ def _definitions(source: str) -> Iterator[_Definition]:
             bound = {node.name} if hasattr(node, "name") else _targets(node)
             read = frozenset(name.id for name in names) - bound
             yield _Definition(frozenset(bound), read, "\n".join(lines[start:end]).strip(), is_import=False)
+
+
+def _own_imports(source: str) -> set[str]:
+    """What a module takes from other modules of scdmc."""
+    nodes = ast.walk(ast.parse((importlib.resources.files("scdmc") / source).read_text(encoding="utf8")))
+    imports = (node for node in nodes if isinstance(node, ast.ImportFrom) and node.module.startswith("scdmc"))
+    return {alias.asname or alias.name for node in imports for alias in node.names}
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[_Definition]:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from scdmc.model import standalone
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
@@ -90,6 +91,12 @@ def test_the_file_needs_torch_and_transformers_only_and_names_every_auto_class(t
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.stdout.split() == [*AUTO_CLASSES.values()], done.stderr
+
+
+def test_a_module_that_the_file_needs_must_be_among_its_sources(monkeypatch):
+    monkeypatch.setattr(standalone, "SOURCES", tuple(name for name in standalone.SOURCES if name != "options.py"))
+    with pytest.raises(ValueError, match=r"defines BACK_ENDS, EXPRESSION_INPUTS"):
+        standalone_source()
 
 
 def test_scdmc_never_runs_the_code_of_a_model_folder(tmp_path):
