@@ -10,6 +10,7 @@ import pytest
 
 from scdmc.cli.parser import OLD_FLAGS, PUBLISHED_FLAGS, SISTER_FLAGS, argument_parser
 from tests.cli.scripts import SCRIPTS, parser_of
+from tests.conftest import ROOT
 
 FLAGS = {
     # of every script, or of many
@@ -220,7 +221,7 @@ def flags_of(action):
 def test_every_flag_is_in_the_table_and_every_entry_is_a_flag(actions):
     used = {name for of_script in actions.values() for action in of_script for name in flags_of(action)}
     assert used - set(FLAGS) - set(PUBLISHED_FLAGS) == set(), "a new flag: enter it, or take the name of its meaning"
-    assert set(FLAGS) - {"--push_to_hub"} <= used
+    assert set(FLAGS) <= used
 
 
 def test_two_flags_do_not_mean_the_same():
@@ -285,3 +286,25 @@ def test_a_sister_is_named_where_there_is_the_right_one(capsys, old):
     with pytest.raises(SystemExit):
         parser.parse_args([old, "x"])
     assert capsys.readouterr().err == f"error: {old}: no such flag; did you mean {SISTER_FLAGS[old]}?\n"
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*")),
+         *sorted((ROOT / "pretrain" / "configs").glob("*.sh")), *sorted((ROOT / "models").glob("*/README.md")),
+         ROOT / "tokenizer" / "token_files" / "README.md"]  # fmt: skip
+
+
+def printed_commands(text):
+    """Script -> flags of every command of a page: a line with a script's name, and the lines it goes on over."""
+    for line in text.replace("\\\n", " ").splitlines():
+        # A command with a prefix of its own (cd, torchrun) and a sentence with a script's name are read alike.
+        for script, rest in re.findall(r"(\w+\.py)((?:[ )`][^\n]*?)?)(?=\w+\.py|$)", line):
+            yield script, set(re.findall(r"(?<![\w-])--[a-z]\w*", rest)) if "`" not in rest else set()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_file()], ids=lambda page: page.name)
+def test_every_printed_command_has_flags_that_its_script_takes(page, actions):
+    flags = {script.rpartition("/")[2]: {name for a in of_script for name in a.option_strings}
+             for script, of_script in actions.items()}  # fmt: skip
+    wrong = [(script, name) for script, names in printed_commands(page.read_text(encoding="utf8"))
+             if script in flags for name in sorted(names - flags[script])]  # fmt: skip
+    assert not wrong
