@@ -228,6 +228,21 @@ def test_the_flags_reach_the_training(fine_tune, tmp_path):
         assert said in card
 
 
+def test_bfloat16_gives_a_classifier_of_float32_weights(fine_tune, tmp_path, single, data_path, load_script):
+    flags = ("--dtype", "bfloat16", "--split_file", single / "split.csv", "--epochs", 3, "--learning_rate", "5e-3")
+    assert fine_tune(tmp_path / "out", *flags) == 0
+    assert {weight.dtype for weight in load(tmp_path / "out").state_dict().values()} == {torch.float32}
+    assert "dtype bfloat16" in (tmp_path / "out" / "README.md").read_text()
+    float32, bfloat16 = (pd.read_csv(folder / "predictions.csv") for folder in (single, tmp_path / "out"))
+    difference = (float32["probability"] - bfloat16["probability"]).abs()
+    assert 0 < difference.mean() < 0.05
+    annotate = load_script("downstream_tasks/annotate.py").main
+    command = ["--model", tmp_path / "out", "--data_path", data_path, "--output_file", tmp_path / "labelled.csv"]
+    assert annotate([str(word) for word in command]) == 0  # in float32
+    labelled = pd.read_csv(tmp_path / "labelled.csv")
+    assert (labelled["scDMC_cell_type"] == bfloat16["predicted"]).mean() > 0.95
+
+
 def test_fewer_labels_are_a_part_of_the_same_split(fine_tune, tmp_path, single):
     assert fine_tune(tmp_path / "out", "--label_fraction", 0.3, "--baselines", "none") == 0
     full, fewer = (pd.read_csv(folder / "split.csv") for folder in (single, tmp_path / "out"))

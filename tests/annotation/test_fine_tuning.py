@@ -1,5 +1,6 @@
 """Fine-tuning: which weights move, which cells and genes an epoch sees, and defaults that fit the number of cells."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
+from scdmc.annotation import fine_tuning
 from scdmc.annotation.fine_tuning import (
     adapted_settings,
     balanced_weights,
@@ -100,6 +102,35 @@ def test_low_rank_additions_are_merged_into_a_normal_model_folder(tmp_path, mode
     accuracy = (np.array(["beta", "ductal"])[probabilities.argmax(axis=1)] == labels[split == "validation"]).mean()
     best = max(history, key=lambda row: row["eval_macro_f1"])
     assert accuracy == pytest.approx(best["eval_accuracy"])
+
+
+def test_bfloat16_is_for_the_encoder_and_weights_and_logits_stay_float32(model_directory, separable):
+    model, seen = new_classifier(model_directory), set()
+    matrix = model.bert.encoder.layer[0].attention.self.Wqkv
+    matrix.register_forward_hook(lambda module, inputs, output: seen.add(("encoder", output.dtype)))
+    model.classifier.register_forward_hook(lambda module, inputs, output: seen.add(("classifier", output.dtype)))
+    history = fine_tune(model, *separable, settings(dtype="bfloat16", classifier_start="probe"))
+    assert seen == {("encoder", torch.bfloat16), ("classifier", torch.float32)}
+    assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert history[-1]["loss"] < history[1]["loss"]
+
+
+@pytest.mark.parametrize("start", ["random", "probe"])
+def test_float32_is_computed_as_without_autocast(monkeypatch, model_directory, separable, start):
+    def trained(**chosen):
+        model = new_classifier(model_directory)
+        history = fine_tune(model, *separable, settings(epochs=1, classifier_start=start, **chosen))
+        return history, model.state_dict()
+
+    in_bfloat16, _ = trained(dtype="bfloat16")
+    history, weights = trained()
+    monkeypatch.setattr(fine_tuning, "autocast", lambda *_: contextlib.nullcontext())
+    other_history, other_weights = trained()
+    assert history[-1] == other_history[-1]
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert in_bfloat16[-1]["loss"] != history[-1]["loss"]
+    assert in_bfloat16[-1]["loss"] == pytest.approx(history[-1]["loss"], rel=0.05)
 
 
 def test_low_rank_additions_without_peft_are_refused_clearly(monkeypatch, model_directory, separable):
