@@ -63,7 +63,8 @@ def annotate_cells(
     for chosen, streams in inference_batches(cells, stream, model.config.classifier_pooling, what):
         states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
         head = model.classifier
-        logits = F.linear(states.float(), head.weight.float(), head.bias.float()) / temperature
+        with torch.autocast(states.device.type, enabled=False):  # classify says why
+            logits = F.linear(states.float(), head.weight.float(), head.bias.float()) / temperature
         probabilities[chosen] = logits.softmax(dim=-1).cpu().numpy()
         embeddings[chosen] = states.float().cpu().numpy()
     model.train(was_training)

@@ -239,8 +239,13 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
     return options
 
 
-def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...] = ONE_STREAM) -> None:
-    """Flags that all gene-level scripts share."""
+def add_gene_arguments(
+    parser: argparse.ArgumentParser, streams: tuple[str, ...] = ONE_STREAM, reads_classifiers: bool = False
+) -> None:
+    """Flags that all gene-level scripts share.
+
+    Where classifiers are read, which bring a stream of their own, ``--stream`` is None if it is not given.
+    """
     add_model_argument(parser)
     add_data_argument(parser)
     add_output_dir_argument(parser)
@@ -249,7 +254,11 @@ def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...]
     parser.add_argument(
         "--min_cells_per_type", type=positive_int, default=CELLS_PER_TYPE, help="smaller types are left out, and named"
     )
-    parser.add_argument("--stream", choices=streams, default=streams[0], help="which stream the model reads")
+    if reads_classifiers:
+        meaning = f"which stream the model reads (default: {streams[0]}; a classifier reads what it was trained on)"
+        parser.add_argument("--stream", choices=streams, help=meaning)
+    else:
+        parser.add_argument("--stream", choices=streams, default=streams[0], help="which stream the model reads")
     add_seed_argument(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)

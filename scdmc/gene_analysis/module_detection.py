@@ -10,10 +10,8 @@ from sklearn.decomposition import PCA
 
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
 from scdmc.errors import ScDMCError
+from scdmc.gene_analysis.options import RESOLUTIONS
 from scdmc.gene_analysis.states import centred_units
-
-RESOLUTIONS = (0.5, 1.0, 2.0, 4.0)
-
 
 MOST_CELLS = 5_000
 

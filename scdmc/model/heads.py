@@ -135,7 +135,8 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
     def classify(self, streams: PackedCells) -> torch.Tensor:
         """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
         states = self.dropout(self.represent(streams))
-        return self.classifier(states.to(self.classifier.weight.dtype))
+        with torch.autocast(states.device.type, enabled=False):  # for the reason that represent gives
+            return self.classifier(states.to(self.classifier.weight.dtype))
 
     def forward(
         self,

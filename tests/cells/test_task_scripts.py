@@ -630,7 +630,7 @@ def test_scores_of_an_earlier_run_do_not_survive_a_run_without_labels(scripts, c
 
 def test_the_report_names_what_is_missing_and_writes_nothing(load_script, capsys, tmp_path):
     report = load_script("downstream_tasks/demo_report.py").main
-    assert report(["--demo_directory", str(tmp_path)]) == 2
+    assert report(["--output_dir", str(tmp_path)]) == 2
     assert "pretrained/arguments.json" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -140,7 +140,7 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, folder, isle
     lines = [f"set_{i}\tx\t" + "\t".join(symbols[i::40]) for i in range(30)]
     (tmp_path / "sets.gmt").write_text("\n".join(lines) + "\n")
     out = tmp_path / "out"
-    options = ["--model_path", folder, "--data_path", islets_path, "--output_dir", out, "--min_cells", 5]
+    options = ["--model_path", folder, "--data_path", islets_path, "--output_dir", out, "--min_cells_per_gene", 5]
     options += ["--gene_sets", tmp_path / "sets.gmt", "--permutations", 20, "--resolutions", 0.5, 1.5]
     script = load_script("downstream_tasks/gene_modules.py")
     assert script.main([str(word) for word in options]) == 0

@@ -8,7 +8,9 @@ import torch
 from scipy.stats import false_discovery_control
 
 from scdmc.errors import ScDMCError
-from scdmc.gene_analysis.perturbation import ScreenOptions, against_chance, random_set, rows_needed, screen_genes
+from scdmc.gene_analysis.options import ScreenOptions
+from scdmc.gene_analysis.perturbation import against_chance, random_set, rows_needed, screen_genes
+from scdmc.gene_analysis.perturbation_results import readable
 from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load_classifier_for_training, save_model_directory
 from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
@@ -99,7 +101,7 @@ def run(load_script, folder, islets_path, tmp_path):
 
     def run(*options):
         command = ["--model_path", folder, "--data_path", islets_path, "--output_dir", tmp_path / "out", "--overwrite"]
-        return script.main([str(word) for word in [*command, "--max_cells", 3, "--null_draws", 5, *options]])
+        return script.main([str(word) for word in [*command, "--max_cells_per_type", 3, "--null_draws", 5, *options]])
 
     return run
 
@@ -122,8 +124,7 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
                     "shift.png"}  # fmt: skip
 
 
-def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them(load_script):
-    readable = load_script("downstream_tasks/perturb.py").readable
+def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them():
     wide, unit = readable(pd.DataFrame([[7e-4, np.nan], [-2e-5, 0.0]]), "1 - cosine")
     np.testing.assert_allclose(wide, [[7, np.nan], [-0.2, 0]])
     assert unit == "1 - cosine, times 1e-4"

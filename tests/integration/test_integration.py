@@ -251,7 +251,7 @@ def test_adapting_with_mutual_neighbours_draws_them_together(model_directory, ce
 
     def nearer_than_others(n_neighbors):
         settings = AdaptationSettings(
-            steps=60, learning_rate=1e-2, mlm_weight=0.0, momentum=0.9, mutual_neighbours=n_neighbors
+            steps=60, learning_rate=1e-2, mlm_weight=0.0, momentum=0.9, mutual_neighbors=n_neighbors
         )
         encoder = adapted_encoder(model_directory, few, of_few, settings, 1, place, space)
         embedding = cell_embeddings(encoder, few, show_progress=False)
@@ -387,7 +387,7 @@ def test_adapting_for_a_while_stops_by_the_clock_and_changes_the_embedding(
     integration, tmp_path, model_path, few_path, capsys
 ):
     more = ["--methods", "scdmc", "--adapt", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
-    more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbours", "5", "--adapt_view_dropout", "0.2"]
+    more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbors", "5", "--adapt_view_dropout", "0.2"]
     more += ["--adapt_mlm_weight", "0", "--adapt_momentum", "0.9", "--dtype", "bfloat16"]
     assert integration([*command(model_path, tmp_path / "out", few_path), *more]) == 0
     scores = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scdmc.annotation.options import FINE_TUNED
 from scdmc.errors import ScDMCError
 from scdmc.studies.ablation import HEADLINES, HELD_OUT, headline_scores, study_markdown
 from scdmc.studies.variants import VARIANTS, training_flags
@@ -130,7 +131,7 @@ def test_the_flags_of_fine_tuning_are_flags_of_its_script(script, load_script, t
     flags = script.fine_tuning_flags(run, tmp_path / "cells.h5ad", 0.05, arguments)
     parsed = fine_tuning.parse_arguments([*flags, "--output_dir", "z"])
     assert (parsed.label_fraction, parsed.stream, parsed.label_key, parsed.seed) == (0.05, "rank", "type", 3)
-    assert fine_tuning.METHOD == script.FINE_TUNED
+    assert FINE_TUNED == script.FINE_TUNED
 
 
 def test_a_variant_that_needs_other_data_is_left_out_without_them(script, tmp_path):
