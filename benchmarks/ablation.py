@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scdmc.annotation.options import FINE_TUNED
 from scdmc.cli.arguments import (
     add_batch_key_argument,
     add_data_argument,
@@ -25,10 +26,10 @@ from scdmc.cli.arguments import (
     add_num_gpus_argument,
     add_seed_argument,
 )
-from scdmc.cli.inputs import names_of_files, require_input, require_tokenized
+from scdmc.cli.inputs import require_input, require_tokenized
 from scdmc.cli.parser import argument_parser, positive_int, script, share
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, read_json_object, remove, require_writable_folder, write_json
+from scdmc.files import atomic_path, names_of_files, read_json_object, remove, require_writable_folder, write_json
 from scdmc.studies.variants import TINY, VARIANTS, training_flags
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ EXAMPLES = (
     "{prog} --data_path tokenized --types_data_path islets.h5ad --batches_data_path islets.h5ad --output_dir study",
     "{prog} --data_path tokenized --types_data_path islets.h5ad --variants sized --budget tiny --output_dir study",
 )
-FINE_TUNED = "scDMC fine-tuned"  # what metrics.csv of downstream_tasks.py calls the model
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from scdmc.cli.arguments import (
     count_options_for,
     placement,
 )
-from scdmc.cli.inputs import names_of_files, require_gene_files, require_input, require_model
+from scdmc.cli.inputs import require_gene_files, require_input, require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
-from scdmc.files import require_new_file, write_json
+from scdmc.files import names_of_files, require_new_file, write_json
 from scdmc.options import POOLINGS, STREAMS
 
 if TYPE_CHECKING:

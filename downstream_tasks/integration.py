@@ -18,7 +18,6 @@ from scdmc.cli.arguments import (
     count_options_for,
     placement,
 )
-from scdmc.cli.inputs import names_of_files
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
@@ -32,6 +31,7 @@ from scdmc.cli.parser import (
 )
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
+from scdmc.files import names_of_files
 from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import is_h5ad

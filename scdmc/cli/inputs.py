@@ -7,7 +7,6 @@ those who read it. Outputs are checked by :func:`scdmc.files.require_new_file` a
 
 import argparse
 import glob
-from collections.abc import Sequence
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
@@ -160,15 +159,6 @@ def require_files(**paths: Path | None) -> None:
     for name, path in paths.items():
         if path is not None:
             require_file(path, f"--{name}")
-
-
-def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
-    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix."""
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
-    return names
 
 
 def require_gene_files(arguments: argparse.Namespace) -> None:

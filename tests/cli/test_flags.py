@@ -268,13 +268,15 @@ def test_help_says_every_default(load_script, monkeypatch):
     lacking = []
     for script in SCRIPTS:
         parser = parser_of(load_script, monkeypatch, script)
-        lines = parser.format_help().splitlines()
+        text = parser.format_help()
         for action in parser._actions:
             if action.required or action.help == "==SUPPRESS==" or action.dest in ("help", "version"):
                 continue
-            (line,) = [line for line in lines if re.match(rf"  {action.option_strings[0]}[ ,]", line)]
-            if "(default: " not in line or "(default: None)" in line:
-                lacking.append(f"{script}: {line.strip()}")
+            shown = re.search(
+                rf"^  {action.option_strings[0]}[ ,\n].*?(?=^  -|^\S|\Z)", text, flags=re.M | re.S
+            ).group()
+            if "(default: " not in shown or "(default: None)" in shown:
+                lacking.append(f"{script}: {' '.join(shown.split())}")
     assert not lacking, "\n".join(lacking)
 
 
