@@ -20,6 +20,7 @@ from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load_model
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
+from scdmc.training.loading import TrainingCells
 from scdmc.training.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -182,7 +183,8 @@ def adapted_encoder(
         order = MixedBatchOrder(lengths, settings.batch_size, seed, batch)
     model = load_model(model_directory.path, ScDMCForMaskedLM)
     with tempfile.TemporaryDirectory() as folder:
-        run = Pretraining(model, cells, everything, watched, settings.for_seed(seed), Path(folder), device, order=order)
+        data = TrainingCells(cells, everything, watched, order=order)
+        run = Pretraining(model, data, settings.for_seed(seed), Path(folder), device)
         if pairs is not None:
             run.module.positive_pairs = _by_row(pairs, cells.rows)
         run.run()

@@ -26,10 +26,11 @@ from scdmc.model.storage import load_classifier_for_training, load_model
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenized_cells import TokenizedCells, concatenate_cells
 from scdmc.training import checkpoints as checkpoints_module
-from scdmc.training import pretraining
+from scdmc.training import loading
 from scdmc.training.checkpoints import checkpoints, find_checkpoint
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
+from scdmc.training.loading import TrainingCells
 from scdmc.training.masking import masked_batch
 from scdmc.training.optimization import parameter_groups
 from scdmc.training.pretraining import Pretraining
@@ -96,7 +97,8 @@ def make_model(dropout=0.1, seed=0, **changes):
 def make_run(output_dir, settings=SETTINGS, cells=CELLS, **model):
     everything = concatenate_cells([cells, HELD_OUT])
     training, held_out = np.arange(len(cells)), np.arange(len(cells), len(everything))
-    return Pretraining(make_model(**model), everything, training, held_out, settings, output_dir, CPU)
+    data = TrainingCells(everything, training, held_out)
+    return Pretraining(make_model(**model), data, settings, output_dir, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +314,7 @@ def test_epochs_become_steps(tmp_path, parts, expected):
 def test_an_epoch_shows_every_cell_once(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        pretraining, "masked_batch",
+        loading, "masked_batch",
         lambda cells, chosen, epoch, *rest: shown.append((epoch, chosen)) or masked_batch(cells, chosen, epoch, *rest),
     )  # fmt: skip
     settings = replace(SETTINGS, max_steps=None, epochs=2, gradient_accumulation_steps=2, evaluate_every=99)
