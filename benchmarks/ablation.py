@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from scdmc.annotation.options import FINE_TUNED
 from scdmc.cells.data import names_of_files
 from scdmc.cli.arguments import add_leave_out_argument
 from scdmc.cli.parser import argument_parser, non_negative_int, positive_int, script, seed, share
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parent.parent
 PRETRAIN, FINE_TUNE = ROOT / "pretrain" / "scDMC_pretrain.py", ROOT / "downstream_tasks" / "downstream_tasks.py"
 JUDGES = ("mlm", "probe", "integration", "fine_tuning")
-FINE_TUNED = "scDMC fine-tuned"  # what metrics.csv of downstream_tasks.py calls the model
 
 
 @dataclass(frozen=True)

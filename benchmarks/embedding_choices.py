@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.cells.data import read_cells
+from scdmc.cells.scores import SUMMARY
 from scdmc.cli.arguments import (
     add_count_arguments,
     add_model_arguments,
@@ -22,7 +23,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.storage import load_model
 from scdmc.reports.tables import best_of_columns, markdown, score_texts
-from scdmc.studies.embedding_choices import SUMMARY, confirmation, default_choice, embeddings_of_choices, score_choices
+from scdmc.studies.embedding_choices import confirmation, default_choice, embeddings_of_choices, score_choices
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

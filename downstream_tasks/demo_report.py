@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from scdmc.annotation.options import FINE_TUNED
 from scdmc.cells.scores import metric_rows, wide_metrics
 from scdmc.cells.splits import PARTS
 from scdmc.cli.parser import argument_parser, script
@@ -14,7 +15,7 @@ from scdmc.files import atomic_path, require_new_file
 from scdmc.reports.page import Section, write_report
 from scdmc.training.guessing import best_guess
 
-FINE_TUNED, ZERO_SHOT, LOGISTIC_REGRESSION = "scDMC fine-tuned", "scDMC zero-shot", "logistic regression"
+ZERO_SHOT, LOGISTIC_REGRESSION = "scDMC zero-shot", "logistic regression"
 NEEDED = ("split.csv", "tokenized/islets.report.json", "pretrained/history.csv", "pretrained/arguments.json",
           "pretrained/guessing.json",
           "annotation/metrics.csv", "annotation/per_class.csv", "clustering/metrics.csv",

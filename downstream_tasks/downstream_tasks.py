@@ -29,13 +29,14 @@ from scdmc.annotation.options import (
     CLASSIFIER_STARTS,
     EMBEDDING_OPTIMIZERS,
     EMBEDDING_RATE,
+    FINE_TUNED,
     SAMPLERS,
     TRAINED_PARTS,
     ClassifierOptions,
     FineTuningSettings,
     RunOptions,
 )
-from scdmc.annotation.results import write_results
+from scdmc.annotation.results import write_fine_tuning_results
 from scdmc.annotation.runs import (
     FineTunedRun,
     best_run,
@@ -81,7 +82,7 @@ from scdmc.model.storage import describe_arguments, load_model, model_card
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
-METHOD, FROM_SCRATCH = "scDMC fine-tuned", "scDMC without pre-training"
+METHOD, FROM_SCRATCH = FINE_TUNED, "scDMC without pre-training"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -276,7 +277,7 @@ def save_results(
     facts = describe_run(arguments, best)
     if len(runs) > 1:
         facts["runs"] = f"{len(runs)}; the model is that of {best.plan.name}, the best one on validation cells"
-    table = write_results(folder, runs, methods, arguments.hold_out_type, facts)
+    table = write_fine_tuning_results(folder, runs, methods, arguments.hold_out_type, facts)
     metrics = table.loc[next(iter(methods[0]))].to_dict()
     card = model_card("scDMC, fine-tuned for cell types", facts, metrics, command)
     save_classifier(folder, best, model_directory, card)

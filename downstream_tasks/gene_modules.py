@@ -13,8 +13,7 @@ from scdmc.gene_analysis.data import open_gene_data
 from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
 from scdmc.gene_analysis.module_detection import RESOLUTIONS
 from scdmc.gene_analysis.modules import ModuleOptions, ModuleResults, analyse_modules
-from scdmc.gene_analysis.options import CELLS_PER_GENE
-from scdmc.gene_analysis.set_consistency import LARGEST_FDR
+from scdmc.gene_analysis.options import CELLS_PER_GENE, LARGEST_FDR
 from scdmc.gene_analysis.sets import read_gene_sets
 from scdmc.options import STREAMS
 from scdmc.reports.figures import save_figure, umap_figure

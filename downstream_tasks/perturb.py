@@ -14,7 +14,8 @@ from scdmc.files import atomic_path, require_new_folder
 from scdmc.gene_analysis.data import GeneData, open_gene_data
 from scdmc.gene_analysis.edits import EDITS
 from scdmc.gene_analysis.figures import heat_map_figure, remove_figures
-from scdmc.gene_analysis.perturbation import LARGEST_FDR, STATISTICS, ScreenOptions, rows_needed, screen_genes
+from scdmc.gene_analysis.options import LARGEST_FDR
+from scdmc.gene_analysis.perturbation import STATISTICS, ScreenOptions, rows_needed, screen_genes
 from scdmc.gene_analysis.sets import read_gene_sets
 from scdmc.genes.symbols import tokens_of_genes
 from scdmc.model.heads import ScDMCForCellClassification

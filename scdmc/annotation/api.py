@@ -10,9 +10,9 @@ import pandas as pd
 
 from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.options import N_NEIGHBORS, ClassifierOptions
+from scdmc.annotation.options import FINE_TUNED, N_NEIGHBORS, ClassifierOptions
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
-from scdmc.annotation.results import write_results
+from scdmc.annotation.results import write_fine_tuning_results
 from scdmc.annotation.runs import describe_settings, fine_tuned_run, save_classifier
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.from_adata import tokenize
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     import anndata
 
 logger = logging.getLogger(__name__)
-
-
-METHOD = "scDMC fine-tuned"
 
 
 def fine_tune(
@@ -117,9 +114,9 @@ def fine_tune(
         "settings": describe_settings(run.settings),
         "best epoch": run.best_epoch_text,
     }
-    table = write_results(output_dir, [run], [{METHOD: run.predicted}], None, facts)
+    table = write_fine_tuning_results(output_dir, [run], [{FINE_TUNED: run.predicted}], None, facts)
     command = ["scdmc.fine_tune(adata,", f"{Path(model).name!r},", f"label_key={label_key!r},", "...)"]
-    card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[METHOD].to_dict(), command)
+    card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[FINE_TUNED].to_dict(), command)
     save_classifier(output_dir, run, model_directory, card)
     return table
 

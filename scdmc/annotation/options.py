@@ -173,3 +173,6 @@ UNKNOWN = "Unknown"
 
 
 N_NEIGHBORS = 15
+
+# What tables and figures call a fine-tuned model.
+FINE_TUNED = "scDMC fine-tuned"

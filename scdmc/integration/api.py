@@ -12,7 +12,7 @@ from scdmc.cells.results import add_results
 from scdmc.cells.scores import wide_metrics
 from scdmc.files import require_new_folder
 from scdmc.integration.options import DEFAULT_METHODS, AdaptationSettings, IntegrationOptions
-from scdmc.integration.results import write_page, write_results
+from scdmc.integration.results import write_integration_results, write_page
 from scdmc.integration.study import OBSM_KEYS, integration_data, mean_rows, run_benchmark, usable_cells
 from scdmc.model.devices import place_model
 from scdmc.model.folder import open_model_directory
@@ -103,5 +103,5 @@ def integration_benchmark(
     runs = run_benchmark(data, model_directory, place_model, options)
     add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
     if output_dir is not None:
-        write_page(Path(output_dir), [write_results(Path(output_dir), data, runs, keys)])
+        write_page(Path(output_dir), [write_integration_results(Path(output_dir), data, runs, keys)])
     return wide_metrics(pd.DataFrame(mean_rows(runs)))

@@ -23,7 +23,7 @@ from scdmc.model.folder import (
 )
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
 from scdmc.model.shipped import model_folder
-from scdmc.model.weights import WEIGHTS_FILE, _save_tensors, read_weights
+from scdmc.model.weights import WEIGHTS_FILE, read_weights, write_tensors
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 
@@ -174,7 +174,7 @@ def save_model_directory(
     with atomic_path(path / CONFIG_FILE) as temporary:
         model.config.to_json_file(temporary, use_diff=False)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
-    _save_tensors(path / WEIGHTS_FILE, weights)
+    write_tensors(path / WEIGHTS_FILE, weights)
 
 
 def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, float], command: Sequence[str]) -> str:
