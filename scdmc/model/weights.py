@@ -97,11 +97,11 @@ def write_split_weights(path: Path, weights: Mapping[str, torch.Tensor], max_byt
         used += n_bytes
     paths = [path / SPLIT_WEIGHTS_FILE.format(number) for number in range(1, len(files) + 1)]
     for file, content in zip(paths, files, strict=True):
-        write_tensors(file, content, files=str(len(files)))
+        save_tensors(file, content, files=str(len(files)))
     return paths
 
 
-def write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], **more: str) -> None:
+def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor], **more: str) -> None:
     """Write safetensors; transformers reads the format from the metadata."""
     with atomic_path(file) as temporary:
         temporary.touch()
