@@ -76,12 +76,13 @@ def main(argv: list[str] | None = None) -> int:
 
     import pandas as pd
 
+    from scdmc.cells.scores import SUMMARY
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reports.tables import best_of_columns, markdown, score_texts
-    from scdmc.studies.embedding_choices import SUMMARY, confirmation, default_choice
+    from scdmc.studies.embedding_choices import confirmation, default_choice
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))

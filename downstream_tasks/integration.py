@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.cells.results import annotated_data
     from scdmc.cells.scores import wide_metrics
-    from scdmc.integration.results import summary_lines, write_page, write_results, write_study
+    from scdmc.integration.results import summary_lines, write_integration_results, write_page, write_study
     from scdmc.integration.study import OBSM_KEYS, mean_rows, read_integration_data, require_runnable, run_benchmark
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     for path, data in zip(paths, data_sets, strict=True):
         folder = output_dir / data.name if len(paths) > 1 else output_dir
         runs[data.name] = run_benchmark(data, model_directory, place, options)
-        sections.append(write_results(folder, data, runs[data.name], keys))
+        sections.append(write_integration_results(folder, data, runs[data.name], keys))
         first = runs[data.name][0].embeddings
         adata = annotated_data(path, data.cells, obsm={OBSM_KEYS[m]: e for m, e in first.items()})
         write_h5ad(adata, folder / "integrated.h5ad")

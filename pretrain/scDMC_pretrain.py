@@ -378,8 +378,8 @@ def save(
     config = model.config
     facts = {
         "data": Path(arguments.data_path).name,
-        "training cells": f"{len(run.training):,}",
-        "held-out cells": f"{len(run.held_out):,}",
+        "training cells": f"{len(data.training):,}",
+        "held-out cells": f"{len(data.held_out):,}",
         "optimizer steps": f"{run.step:,} of {run.cells_per_step:.0f} cells",
         "parameters": f"{model.num_parameters():,}",
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
@@ -418,7 +418,9 @@ def guessing_metrics(run: "Pretraining") -> dict[str, float]:
     """What guessing from position alone reaches on the masked genes of the held-out cells."""
     from scdmc.training.guessing import guessing_lines
 
-    lines = guessing_lines(run.cells, run.training, run.held_out, run.settings.evaluation_masking, EVALUATION_EPOCH)
+    lines = guessing_lines(
+        run.data.cells, run.data.training, run.data.held_out, run.settings.evaluation_masking, EVALUATION_EPOCH
+    )
     return {f"guessing_{name}": value for name, value in lines.items()}
 
 
@@ -503,9 +505,7 @@ def main(argv: list[str] | None = None) -> int:
     model = trained_model(arguments, data, start) if start else new_model(arguments, data)
     run = Pretraining(
         model,
-        data.cells,
-        data.training,
-        data.held_out,
+        data,
         training_settings(arguments),
         arguments.output_dir,
         device,

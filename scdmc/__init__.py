@@ -2,7 +2,10 @@
 
 ``scdmc.tokenize(adata)`` gives both streams of every cell; ``scdmc.embed``, ``scdmc.annotate``, ``scdmc.fine_tune`` and
 ``scdmc.integration_benchmark`` run a model on an AnnData, and the functions of :mod:`scdmc.gene_analysis.api` look at
-its genes. They and the submodules are loaded on first use: torch costs seconds and hundreds of megabytes, and the
+its genes. Each takes as ``model`` a folder, the name of a shipped model, or what ``scdmc.load`` returned; with the last
+of these, several calls read the weights once.
+
+The functions and the submodules are loaded on first use: torch costs seconds and hundreds of megabytes, and the
 tokenizer needs none of it.
 """
 
@@ -11,7 +14,16 @@ from scdmc.version import __version__
 GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
 
 
-__all__ = ["__version__", "annotate", "embed", "fine_tune", "integration_benchmark", "tokenize", *GENE_FUNCTIONS]
+__all__ = [
+    "__version__",
+    "annotate",
+    "embed",
+    "fine_tune",
+    "integration_benchmark",
+    "load",
+    "tokenize",
+    *GENE_FUNCTIONS,
+]
 
 
 def __getattr__(name: str) -> object:
@@ -24,6 +36,10 @@ def __getattr__(name: str) -> object:
         from scdmc.annotation import api as annotation_api
 
         return getattr(annotation_api, name)
+    if name == "load":
+        from scdmc.model.storage import load
+
+        return load
     if name == "integration_benchmark":
         from scdmc.integration.api import integration_benchmark
 

@@ -131,7 +131,7 @@ class _ParquetSource:
 
 
 @contextmanager
-def open_cells(data_path: Path, model_directory: ModelDirectory, options: CountOptions) -> Iterator[CellSource]:
+def open_cell_source(data_path: Path, model_directory: ModelDirectory, options: CountOptions) -> Iterator[CellSource]:
     """Open an ``.h5ad`` of raw counts or tokenized parquet for reading in blocks.
 
     Raises
@@ -195,7 +195,7 @@ def embed_file(
         If the data cannot be read as the model was trained or hold no cell, or stream or pooling are unknown.
     """
     width, n_embedded = embedding_width(encoder, stream), 0
-    with open_cells(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
+    with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         with _new_h5ad(temporary, data_path, source.n_cells, width) as (file, embeddings):
             for rows, cells in _shown_blocks(source, "embed"):
                 _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, show_progress=False))
@@ -242,7 +242,7 @@ def annotate_file(
     output_file = Path(output_file)
     if output_file.suffix not in OUTPUT_SUFFIXES:
         raise ScDMCError(f"{output_file}: the output ends in {' or '.join(OUTPUT_SUFFIXES)}")
-    with open_cells(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
+    with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         if output_file.suffix == ".csv":
             embeddings = np.zeros((source.n_cells, annotator.width), np.float32) if options.majority_vote else None
             results = _annotate_blocks(source, annotator, options, embeddings)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from scdmc.cells.expression import _log1p_csr
+from scdmc.cells.expression import checked_expression
 from scdmc.errors import ScDMCError
 
 REGULARISATION_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -77,7 +77,7 @@ def logistic_regression(
     ScDMCError
         If a part is empty, the training part has one type only, or the values cannot be log1p CP10k.
     """
-    expression = _log1p_csr(expression)
+    expression = checked_expression(expression)
     labels, split = _parts(labels, split, "train", "validation", "test")
     train, validation, test = (split == part for part in ("train", "validation", "test"))
     chosen = {"C": np.nan, "validation_macro_f1": -1.0}
@@ -115,7 +115,7 @@ def nearest_neighbours_on_pca(
     ScDMCError
         As :func:`nearest_neighbours`, and if the values cannot be log1p CP10k.
     """
-    expression = _log1p_csr(expression)
+    expression = checked_expression(expression)
     labels, split = _parts(labels, split, "train", "test")
     train = expression[split == "train"]
     pca = PCA(min(n_components, min(train.shape) - 1), svd_solver="arpack", random_state=seed).fit(train)
@@ -194,7 +194,7 @@ def celltypist_classifier(
 
     labels, split = _parts(labels, split, "train", "test")
     fitted = np.isin(split, ("train", "validation"))
-    adata = anndata.AnnData(_log1p_csr(expression), var=pd.DataFrame(index=np.asarray(genes, dtype=str)))
+    adata = anndata.AnnData(checked_expression(expression), var=pd.DataFrame(index=np.asarray(genes, dtype=str)))
     # Expression is of the genes that the file has: CellTypist's own check wants those of the whole genome.
     model = celltypist.train(adata[fitted], labels=labels[fitted], check_expression=False, random_state=seed)
     probabilities = celltypist.annotate(adata[split == "test"].copy(), model=model).probability_matrix

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from sklearn.metrics import confusion_matrix
 
-from scdmc.reports.figures import GREY, PALETTE, PANEL_INCHES, _colour
+from scdmc.reports.figures import GREY, PALETTE, PANEL_INCHES, series_colour
 
 
 def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
@@ -125,7 +125,7 @@ def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figur
         rows = rows.sort_values("label_fraction")
         axes.errorbar(
             100 * rows["label_fraction"], rows["value"], yerr=rows["sd"].fillna(0), label=method,
-            color=_colour(index), marker="o", ms=3.5, linewidth=1.2, capsize=2,
+            color=series_colour(index), marker="o", ms=3.5, linewidth=1.2, capsize=2,
         )  # fmt: skip
     ticks = sorted(100 * shown["label_fraction"].unique())
     axes.set_xscale("log")

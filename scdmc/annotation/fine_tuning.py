@@ -119,7 +119,7 @@ def class_names(labels: np.ndarray, split: np.ndarray) -> list[str]:
     return sorted(set(labels[split == "train"]))
 
 
-def fine_tune(
+def fit_classifier(
     model: ScDMCForCellClassification,
     cells: TokenizedCells,
     labels: np.ndarray,

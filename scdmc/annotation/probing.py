@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from scdmc.annotation.options import N_NEIGHBORS
 from scdmc.errors import ScDMCError
 from scdmc.labels import is_missing
 
@@ -21,9 +22,6 @@ logger = logging.getLogger(__name__)
 
 
 MINIMUM_CELLS = 10
-
-
-N_NEIGHBORS = 15
 
 
 TEST_FRACTION = 0.2

@@ -64,7 +64,7 @@ def method_scores(true: np.ndarray, predicted: Predicted, held_out_type: str | N
     return scores
 
 
-def write_results(
+def write_fine_tuning_results(
     folder: Path,
     runs: Sequence[FineTunedRun],
     methods: Sequence[Mapping[str, Predicted]],

@@ -12,7 +12,7 @@ import torch
 from scdmc.annotation.baselines import Predicted
 from scdmc.annotation.calibration import Calibration, calibrate, with_temperature, write_calibration
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.fine_tuning import adapted_settings, class_names, fine_tune, goodness
+from scdmc.annotation.fine_tuning import adapted_settings, class_names, fit_classifier, goodness
 from scdmc.annotation.options import CLASSIFIER_DROPOUTS, ClassifierOptions, FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities, predictions_table
 from scdmc.cells.gene_coverage import genes_of_cells, write_training_genes
@@ -143,7 +143,7 @@ def train_classifier(
         "%s: %s training cells; at most %d epochs of batches of %d, learning rate %g",
         plan.name, f"{n_training:,}", settings.epochs, settings.batch_size, settings.learning_rate,
     )  # fmt: skip
-    return model, settings, fine_tune(model, cells, labels, plan.split, settings)
+    return model, settings, fit_classifier(model, cells, labels, plan.split, settings)
 
 
 def fine_tuned_run(

@@ -21,7 +21,7 @@ from scdmc.annotation.baselines import (
 )
 from scdmc.annotation.cross_validation import RunPlan
 from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ClassifierOptions
-from scdmc.annotation.results import write_results
+from scdmc.annotation.results import write_fine_tuning_results
 from scdmc.annotation.runs import (
     FineTunedRun,
     best_run,
@@ -220,7 +220,7 @@ def save_runs(
     facts = describe_run(task, best)
     if len(runs) > 1:
         facts["runs"] = f"{len(runs)}; the model is that of {best.plan.name}, the best one on validation cells"
-    table = write_results(folder, runs, methods, task.hold_out_type, facts)
+    table = write_fine_tuning_results(folder, runs, methods, task.hold_out_type, facts)
     metrics = table.loc[next(iter(methods[0]))].to_dict()
     card = model_card("scDMC, fine-tuned for cell types", facts, metrics, task.command, "tabular-classification")
     save_classifier(folder, best, task.model_directory, card)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE
+from scdmc.genes.ids import load_gene_table
 
 
 def cluster_sizes(clusters: np.ndarray, labels: np.ndarray | None = None) -> pd.DataFrame:
@@ -69,8 +69,7 @@ def marker_genes(
     scanpy.tl.rank_genes_groups(
         adata, "cluster", groups=tested, method="wilcoxon", n_genes=min(n_genes, adata.n_vars), pts=True
     )
-    symbols = pd.read_csv(DEFAULT_GENE_TABLE_FILE, index_col="id")["symbol"]
-    symbol_of = symbols[~symbols.index.duplicated()].dropna().to_dict()
+    symbol_of = {row["id"]: row["symbol"] for row in load_gene_table() if row["symbol"]}
     found = [scanpy.get.rank_genes_groups_df(adata, name).assign(cluster=name) for name in tested]
     table = pd.concat([of_cluster.assign(rank=np.arange(1, len(of_cluster) + 1)) for of_cluster in found])
     table = table.rename(columns={

@@ -85,7 +85,7 @@ def _expression_of_streams(
 LARGEST_LOG1P_CP10K = np.log1p(10_000)  # all counts of a cell on one gene
 
 
-def _log1p_csr(expression: scipy.sparse.spmatrix) -> scipy.sparse.csr_matrix:
+def checked_expression(expression: scipy.sparse.spmatrix) -> scipy.sparse.csr_matrix:
     """CSR of the values; refuses what cannot be log1p CP10k, raw counts above all."""
     expression = scipy.sparse.csr_matrix(expression)
     largest = expression.data.max(initial=0.0)

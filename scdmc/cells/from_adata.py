@@ -1,9 +1,10 @@
 """What a notebook calls: the functions that ``import scdmc`` offers by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scdmc.cells.options import TokenizeOptions
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_gene_mapping, load_orthologs
 from scdmc.genes.vocabulary import Vocabulary, load_vocabulary
@@ -16,24 +17,16 @@ from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 if TYPE_CHECKING:
     import anndata
 
+    from scdmc.model.encoder import ScDMCPreTrainedModel
+
 
 def tokenize(
     adata: "anndata.AnnData",
     *,
-    model_path: str | Path | None = None,
-    gene_median_file: str | Path | None = None,
-    medians: Mapping[str, float] | None = None,
-    token_dictionary_file: str | Path | None = None,
-    gene_mapping_file: str | Path | None = None,
-    gene_id_column: str | None = None,
-    species: str = "human",
-    ortholog_file: str | Path | None = None,
-    layer: str | None = None,
-    allow_normalized: bool = False,
+    model: "str | Path | ScDMCPreTrainedModel | None" = None,
+    model_path: "str | Path | ScDMCPreTrainedModel | None" = None,
     obs_columns: Sequence[str] = (),
-    model_input_size: int | None = None,
-    drop_empty_cells: bool = False,
-    name: str = "adata",
+    **options: object,
 ) -> TokenizedCells:
     """Tokenize an AnnData: the same streams that ``tokenizer_combine.py`` writes to parquet.
 
@@ -43,31 +36,17 @@ def tokenize(
     ----------
     adata
         Raw counts, n_cells x n_genes; not changed.
+    model
+        Model folder, name of a shipped model, or what :func:`scdmc.load` returned: vocabulary, medians and context are
+        those with which it was trained.
     model_path
-        Model folder, or the name of a shipped model: vocabulary, medians and context are those with which it was
-        trained.
-    gene_median_file
-        Gene medians, JSON id -> number, or ``"default"`` for those that ship with scDMC.
-    medians
-        The same as a mapping; without either every median is 1.
-    token_dictionary_file
-        Vocabulary, JSON token -> id; without it that of scDMC, or of the model.
-    gene_mapping_file
-        JSON symbol or id -> current id, applied first.
-    gene_id_column
-        Column of ``var`` with the gene ids; looked for without it.
-    species, ortholog_file
-        ``"mouse"`` with a table of human and mouse genes; one-to-one pairs are mapped.
-    layer, allow_normalized
-        Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
+        An equal of ``model``.
     obs_columns
         Columns of ``obs`` to keep.
-    model_input_size
-        Most tokens of a stream, ``<cls>`` and ``<eos>`` included; 2048 without it, or the context of the model.
-    drop_empty_cells
-        Leave out cells without counts.
-    name
-        What the cells' ``source_file`` says.
+    options
+        Fields of :class:`scdmc.cells.options.TokenizeOptions`: ``gene_median_file`` or ``medians``,
+        ``token_dictionary_file``, ``gene_mapping_file``, ``gene_id_column``, ``species``, ``ortholog_file``, ``layer``,
+        ``allow_normalized``, ``model_input_size``, ``drop_empty_cells``, ``name``.
 
     Returns
     -------
@@ -82,35 +61,45 @@ def tokenize(
         raise ScDMCError(f"scdmc.tokenize takes an AnnData, not a {type(adata).__name__}; anndata.read_h5ad reads one")
     if isinstance(obs_columns, str):
         raise ScDMCError(f"obs_columns is a list of names: write [{obs_columns!r}]")
-    if gene_median_file is not None and medians is not None:
+    if model is not None and model_path is not None:
+        raise ScDMCError("model and model_path are one thing; give one of them")
+    chosen = TokenizeOptions(**options)
+    tokenizer = _tokenizer(model if model_path is None else model_path, chosen)
+    counts = counts_of_adata(adata, chosen.layer, chosen.allow_normalized, chosen.name)
+    return tokenize_counts(counts, tokenizer, obs_columns)
+
+
+def _tokenizer(model: "str | Path | ScDMCPreTrainedModel | None", options: TokenizeOptions) -> Tokenizer:
+    """The tokenizer of a model, or of the options."""
+    if options.gene_median_file is not None and options.medians is not None:
         raise ScDMCError("give either medians or gene_median_file")
-    if model_path is None:
-        vocabulary = load_vocabulary(token_dictionary_file)
-        of_genes = load_gene_medians(gene_median_file) if medians is None else checked_medians(medians, "medians")
-        context = model_input_size or MODEL_INPUT_SIZE
+    if model is not None:
+        if (options.gene_median_file, options.medians, options.model_input_size) != (None, None, None):
+            raise ScDMCError("medians and model_input_size come with the model; leave them out beside model")
+        vocabulary, medians, context = _as_trained(model, options.token_dictionary_file)
     else:
-        if gene_median_file is not None or medians is not None or model_input_size is not None:
-            raise ScDMCError("medians and model_input_size come with the model; leave them out beside model_path")
-        vocabulary, of_genes, context = _as_trained(model_path, token_dictionary_file)
-    tokenizer = Tokenizer(
+        vocabulary = load_vocabulary(options.token_dictionary_file)
+        given = options.medians
+        medians = load_gene_medians(options.gene_median_file) if given is None else checked_medians(given, "medians")
+        context = options.model_input_size or MODEL_INPUT_SIZE
+    return Tokenizer(
         vocabulary=vocabulary,
-        medians=of_genes,
+        medians=medians,
         model_input_size=context,
-        gene_mapping=load_gene_mapping(gene_mapping_file, vocabulary),
-        gene_id_column=gene_id_column,
-        drop_empty_cells=drop_empty_cells,
-        species=species,
-        orthologs=None if ortholog_file is None else load_orthologs(ortholog_file, vocabulary),
+        gene_mapping=load_gene_mapping(options.gene_mapping_file, vocabulary),
+        gene_id_column=options.gene_id_column,
+        drop_empty_cells=options.drop_empty_cells,
+        species=options.species,
+        orthologs=None if options.ortholog_file is None else load_orthologs(options.ortholog_file, vocabulary),
     )
-    return tokenize_counts(counts_of_adata(adata, layer, allow_normalized, name), tokenizer, obs_columns)
 
 
 def _as_trained(
-    model_path: str | Path, token_dictionary_file: str | Path | None
+    model: "str | Path | ScDMCPreTrainedModel", token_dictionary_file: str | Path | None
 ) -> tuple[Vocabulary, GeneMedians, int]:
     """How cells must be tokenized for a model."""
     # Only now: the models need torch, and tokens do not.
-    from scdmc.model.folder import open_model_directory
+    from scdmc.model.loaded import open_model
 
-    model = open_model_directory(model_path, token_dictionary_file)
-    return model.vocabulary, model.medians, model.context
+    opened = open_model(model, token_dictionary_file)
+    return opened.vocabulary, opened.medians, opened.context

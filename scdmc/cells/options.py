@@ -1,6 +1,8 @@
-"""What can be chosen in splits and clusters of cells. Nothing heavy is imported here, so that ``--help`` is quick."""
+"""What can be chosen to tokenize, split and cluster cells. Nothing heavy is imported here: ``--help`` is quick."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,45 @@ class ClusterOptions:
     n_neighbors: int = 15
     has_oracle: bool = False
     seed: int = 42
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions:
+    """How an AnnData is tokenized (:func:`scdmc.cells.from_adata.tokenize`).
+
+    Attributes
+    ----------
+    gene_median_file
+        Gene medians, JSON id -> number, or ``"default"`` for those that ship with scDMC.
+    medians
+        The same as a mapping; without either every median is 1.
+    token_dictionary_file
+        Vocabulary, JSON token -> id; without it that of scDMC, or of the model.
+    gene_mapping_file
+        JSON symbol or id -> current id, applied first.
+    gene_id_column
+        Column of ``var`` with the gene ids; looked for without it.
+    species, ortholog_file
+        ``"mouse"`` with a table of human and mouse genes; one-to-one pairs are mapped.
+    layer, allow_normalized
+        Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
+    model_input_size
+        Most tokens of a stream, ``<cls>`` and ``<eos>`` included; 2048 without it, or the context of the model.
+    drop_empty_cells
+        Leave out cells without counts.
+    name
+        What the cells' ``source_file`` says.
+    """
+
+    gene_median_file: str | Path | None = None
+    medians: Mapping[str, float] | None = None
+    token_dictionary_file: str | Path | None = None
+    gene_mapping_file: str | Path | None = None
+    gene_id_column: str | None = None
+    species: str = "human"
+    ortholog_file: str | Path | None = None
+    layer: str | None = None
+    allow_normalized: bool = False
+    model_input_size: int | None = None
+    drop_empty_cells: bool = False
+    name: str = "adata"

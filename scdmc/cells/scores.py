@@ -32,6 +32,10 @@ from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
 
+# The three that stand for all others.
+SUMMARY = ("AvgBIO", "AvgBATCH", "overall")
+
+
 BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4  # Luecken et al. 2022, Nature Methods 19, 41-50
 
 

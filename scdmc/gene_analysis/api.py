@@ -35,10 +35,12 @@ from scdmc.public_data.regulons import load_regulons
 if TYPE_CHECKING:
     import anndata
 
+    from scdmc.model.encoder import ScDMCPreTrainedModel
+
 
 def gene_embeddings(
     adata: "anndata.AnnData",
-    model: str | Path,
+    model: "str | Path | ScDMCPreTrainedModel",
     label_key: str | None = None,
     *,
     stream: str = "rank",
@@ -53,7 +55,7 @@ def gene_embeddings(
     adata
         Raw counts; not changed.
     model
-        Model folder, or the name of a shipped model.
+        Model folder, name of a shipped model, or what :func:`scdmc.load` returned.
     label_key
         Column of obs with the cell types; without it all cells are one type, "all cells".
     stream
@@ -81,7 +83,7 @@ def gene_embeddings(
 
 def gene_modules(
     adata: "anndata.AnnData",
-    model: str | Path,
+    model: "str | Path | ScDMCPreTrainedModel",
     label_key: str,
     gene_sets: Mapping[str, Sequence[str]] | str | Path | None = None,
     *,
@@ -107,7 +109,12 @@ def gene_modules(
 
 
 def attention_analysis(
-    adata: "anndata.AnnData", model: str | Path, label_key: str, *, layer: str | None = None, **options: object
+    adata: "anndata.AnnData",
+    model: "str | Path | ScDMCPreTrainedModel",
+    label_key: str,
+    *,
+    layer: str | None = None,
+    **options: object,
 ) -> AttentionResults:
     """Attention by gene, cell type and head, and attribution of ``<cls>``, as ``attention_analysis.py`` finds them.
 
@@ -124,7 +131,7 @@ def attention_analysis(
 
 def gene_network(
     adata: "anndata.AnnData",
-    model: str | Path,
+    model: "str | Path | ScDMCPreTrainedModel",
     label_key: str,
     regulons: pd.DataFrame | str | Path,
     *,
@@ -159,7 +166,7 @@ def gene_network(
 
 def perturb(
     adata: "anndata.AnnData",
-    model: str | Path,
+    model: "str | Path | ScDMCPreTrainedModel",
     genes: Sequence[str] | Mapping[str, Sequence[str]],
     label_key: str,
     *,

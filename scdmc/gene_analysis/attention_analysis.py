@@ -16,7 +16,7 @@ from scdmc.gene_analysis.attention_maps import (
 )
 from scdmc.gene_analysis.attribution import CELLS_PER_ATTRIBUTED_GENE, Attributions, attribute_genes, type_directions
 from scdmc.gene_analysis.data import GeneData, cells_with_gene
-from scdmc.gene_analysis.marker_recovery import auroc_at_equal_expression, marker_genes, recovery_rows
+from scdmc.gene_analysis.marker_recovery import auroc_at_equal_expression, markers_of_types, recovery_rows
 from scdmc.gene_analysis.options import AttentionOptions
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, SPECIAL_TOKENS
 from scdmc.model.embeddings import cell_embeddings
@@ -138,7 +138,7 @@ def analyse_attention(data: GeneData, options: AttentionOptions | None = None) -
     seen = np.flatnonzero(cells_with_gene(data.cells, len(vocabulary)))
     markers = {
         name: set(seen[columns].tolist())
-        for name, columns in marker_genes(data.expression[:, seen], data.labels).items()
+        for name, columns in markers_of_types(data.expression[:, seen], data.labels).items()
     }
     genes = _gene_table(received, data, markers)
     rows = recovery_rows(genes, SCORES, markers)

@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_GENE
-from scdmc.gene_analysis.states import cells_of_pairs
-from scdmc.genes.symbols import gene_symbols
+from scdmc.gene_analysis.pairs import gene_pairs
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.embeddings import TOKENS_PER_BATCH
 from scdmc.model.encoder import ScDMCModel
@@ -100,16 +99,10 @@ def received_attention(
     ScDMCError
         If no gene has enough cells.
     """
-    names, types = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
-    n_cells = cells_of_pairs(cells, types, len(names), len(vocabulary), stream)
-    row_types, tokens = np.nonzero(n_cells >= min_cells)
-    if not len(tokens):
-        raise ScDMCError(f"no gene is seen in {min_cells} cells of one type; lower the minimum or give more cells")
-    slots = np.full(n_cells.shape, -1, dtype=np.int64)
-    slots[row_types, tokens] = np.arange(len(tokens))
+    pairs = gene_pairs(cells, labels, vocabulary, [stream], min_cells)
     n_layers, n_heads = encoder.config.num_hidden_layers, encoder.config.num_attention_heads
     # The last column is that of <cls> as reader, over all layers and heads.
-    sums = torch.zeros(len(tokens), n_layers * n_heads + 1, dtype=torch.float64)
+    sums = torch.zeros(len(pairs), n_layers * n_heads + 1, dtype=torch.float64)
     with eager_attention(encoder):
         for chosen, batch in attention_batches(encoder, cells, stream, "attention" if show_progress else None):
             read = [torch.zeros(n_layers * n_heads + 1, length) for length in batch.layout.lengths]
@@ -117,24 +110,13 @@ def received_attention(
                 for of_cell, of_heads in zip(read, weights, strict=True):
                     of_cell[layer * n_heads : (layer + 1) * n_heads] = of_heads.sum(dim=1)
                     of_cell[-1] += of_heads[:, 0].mean(dim=0).cpu() * (of_heads.shape[-1] / n_layers)
-            of_type = np.repeat(types[chosen], batch.layout.lengths)
-            slot = torch.from_numpy(slots[of_type, batch.input_ids.cpu().numpy()])
+            of_type = np.repeat(pairs.cell_types[chosen], batch.layout.lengths)
+            slot = torch.from_numpy(pairs.slots[of_type, batch.input_ids.cpu().numpy()])
             kept = slot >= 0
             sums.index_add_(0, slot[kept], torch.cat(read, dim=1).T[kept].double())
-    means = (sums / torch.from_numpy(n_cells[row_types, tokens])[:, None]).float().numpy()
+    means = (sums / torch.from_numpy(pairs.table["cells"].to_numpy())[:, None]).float().numpy()
     by_head = means[:, :-1].reshape(-1, n_layers, n_heads)
-    gene_ids = vocabulary.tokens[tokens]
-    table = pd.DataFrame(
-        {
-            "cell_type": names[row_types].astype(object),
-            "token": tokens,
-            "gene_id": gene_ids,
-            "symbol": gene_symbols(gene_ids),
-            "cells": n_cells[row_types, tokens],
-            "received": by_head.mean(axis=(1, 2)),
-            "from_cls": means[:, -1],
-        }
-    )
+    table = pairs.table.assign(received=by_head.mean(axis=(1, 2)), from_cls=means[:, -1])
     return ReceivedAttention(table, by_head)
 
 

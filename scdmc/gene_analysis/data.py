@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.labels import is_missing, labels_of
 from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.storage import load
+from scdmc.model.folder import ModelDirectory
+from scdmc.model.loaded import model_to_run, open_model
 from scdmc.reading.counts import counts_of_adata, open_counts
 from scdmc.reading.options import CountOptions, is_h5ad
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
@@ -91,13 +92,13 @@ class GeneData:
         return gene_symbols(self.model_directory.vocabulary.tokens[tokens])
 
 
-def open_gene_data(model: str | Path, data_path: Path, options: GeneDataOptions) -> GeneData:
+def open_gene_data(model: str | Path | ScDMCPreTrainedModel, data_path: Path, options: GeneDataOptions) -> GeneData:
     """Model and cells for a gene-level analysis.
 
     Parameters
     ----------
     model
-        Model folder, or the name of a shipped model.
+        Model folder, name of a shipped model, or a loaded model.
     data_path
         ``.h5ad`` with raw counts, or tokenized parquet.
     options
@@ -108,10 +109,11 @@ def open_gene_data(model: str | Path, data_path: Path, options: GeneDataOptions)
     ScDMCError
         If they cannot be read, or no type has enough cells.
     """
-    model_directory = open_model_directory(model, options.token_dictionary_file)
+    model_directory = open_model(model, options.token_dictionary_file)
     cells = read_cells(data_path, model_directory, [options.label_key], options.counts)
     expression = _expression_of_file(data_path, cells, model_directory, options.counts)
-    placed = place_model(load(model_directory.path), options.num_gpus, options.attention, options.dtype)
+    place = partial(place_model, num_gpus=options.num_gpus, attention=options.attention, dtype=options.dtype)
+    placed = model_to_run(model_directory, None, place)
     labels = labels_of(cells.obs[options.label_key])
     data = _with_enough_cells(GeneData(placed, model_directory, cells, labels, expression), options.min_cells_per_type)
     return data.of_types(list(options.cell_types)) if options.cell_types else data
@@ -119,7 +121,7 @@ def open_gene_data(model: str | Path, data_path: Path, options: GeneDataOptions)
 
 def gene_data_of_adata(
     adata: "anndata.AnnData",
-    model: str | Path,
+    model: str | Path | ScDMCPreTrainedModel,
     label_key: str | None,
     layer: str | None = None,
     min_cells_per_type: int = CELLS_PER_TYPE,
@@ -131,14 +133,14 @@ def gene_data_of_adata(
     ScDMCError
         If the cells cannot be tokenized, or no type has enough cells.
     """
-    model_directory = open_model_directory(model)
-    cells = tokenize(adata, model_path=model, obs_columns=[label_key] if label_key else [], layer=layer)
+    model_directory = open_model(model)
+    cells = tokenize(adata, model=model_directory, obs_columns=[label_key] if label_key else [], layer=layer)
     counts = counts_of_adata(adata, layer)
     tokens = tokenizer_of_model(model_directory, CountOptions()).match(counts).token_ids
     expression = log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()]
     expression = _sum_by_token(expression, tokens, len(model_directory.vocabulary))
     labels = labels_of(cells.obs[label_key]) if label_key else np.full(len(cells), ALL_CELLS, dtype=object)
-    placed = place_model(load(model_directory.path))
+    placed = model_to_run(model_directory, None, place_model)
     return _with_enough_cells(GeneData(placed, model_directory, cells, labels, expression), min_cells_per_type)
 
 

@@ -6,11 +6,9 @@ import scipy.sparse
 from sklearn.metrics import roc_auc_score
 
 from scdmc.errors import ScDMCError
+from scdmc.gene_analysis.options import LARGEST_FDR
 
 MOST_MARKERS = 100
-
-
-LARGEST_FDR = 0.05
 
 
 SMALLEST_LOG2_FOLD = 1.0
@@ -19,7 +17,7 @@ SMALLEST_LOG2_FOLD = 1.0
 EXPRESSION_BINS = 10
 
 
-def marker_genes(expression: scipy.sparse.csr_matrix, labels: np.ndarray) -> dict[str, np.ndarray]:
+def markers_of_types(expression: scipy.sparse.csr_matrix, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Markers of each cell type, by ``scanpy.tl.rank_genes_groups`` (Welch's t-test against all other cells).
 
     Parameters

@@ -116,7 +116,7 @@ def central_genes(found: GeneModules, symbols: np.ndarray, n_genes: int = TOP_GE
     return texts
 
 
-def coexpression_vectors(expression: scipy.sparse.csr_matrix, n_components: int = 50, seed: int = 42) -> np.ndarray:
+def expression_profiles(expression: scipy.sparse.csr_matrix, n_components: int = 50, seed: int = 42) -> np.ndarray:
     """The baseline: principal components of the genes' standardised profiles over at most 5,000 cells.
 
     Parameters

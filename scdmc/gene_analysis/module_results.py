@@ -8,9 +8,8 @@ import pandas as pd
 from scdmc.files import remove
 from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
 from scdmc.gene_analysis.modules import ModuleResults
-from scdmc.gene_analysis.options import ModuleOptions
+from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
 from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
-from scdmc.gene_analysis.set_consistency import LARGEST_FDR
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import Section
 

@@ -10,15 +10,14 @@ from scdmc.gene_analysis.data import ALL_CELLS, GeneData, mean_expression
 from scdmc.gene_analysis.module_detection import (
     GeneModules,
     central_genes,
-    coexpression_vectors,
     enrichment_table,
+    expression_profiles,
     find_modules,
     module_activity,
     module_name,
 )
-from scdmc.gene_analysis.options import ModuleOptions
+from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
 from scdmc.gene_analysis.set_consistency import (
-    LARGEST_FDR,
     PermutationTest,
     consistency,
     enrichment_test,
@@ -136,7 +135,7 @@ def analyse_modules(
     degree = np.asarray(membership.sum(axis=0)).ravel()
     strata = matching_strata(mean_expression(data.expression, tokens), degree)
     words = data.encoder.get_input_embeddings().weight.detach()[tokens].float().cpu().numpy()
-    profiles = coexpression_vectors(expression, seed=options.seed)
+    profiles = expression_profiles(expression, seed=options.seed)
     tests, tables = [], []
     for method, vectors in ((METHOD, embedded.means), (WORDS, words), (COEXPRESSION, profiles)):
         test, table = consistency(centred_units(vectors), membership, names, strata, options.permutations, options.seed)

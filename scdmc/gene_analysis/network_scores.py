@@ -5,7 +5,7 @@
 * perturbation: what happens to the predicted probability of the target when the factor is taken out or raised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,7 +107,7 @@ def _index_of(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 def _mean_attention(
     data: GeneData, cells: TokenizedCells, stream: str, layers: Sequence[int] | None, heads: Sequence[int] | None,
     what: str | None,
-):  # fmt: skip
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
     """Yield genes, attention among them times the cell's length (n_genes, n_genes), and bin of their rank, per cell."""
     encoder = data.encoder
     layers = set(range(encoder.config.num_hidden_layers) if layers is None else layers)

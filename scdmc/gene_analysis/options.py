@@ -11,6 +11,9 @@ CELLS_PER_TYPE = 20
 
 CELLS_PER_GENE = 10
 
+# Below this false discovery rate something counts as found.
+LARGEST_FDR = 0.05
+
 
 @dataclass(frozen=True)
 class GeneDataOptions:

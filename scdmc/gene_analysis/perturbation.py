@@ -17,7 +17,7 @@ from scdmc.annotation.annotators import Annotator, classifier_annotator, referen
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.data import GeneData, cells_with_gene
 from scdmc.gene_analysis.edits import distinct_genes, edit_genes, require_room
-from scdmc.gene_analysis.options import EDITS, ScreenOptions
+from scdmc.gene_analysis.options import EDITS, LARGEST_FDR, ScreenOptions
 from scdmc.genes.symbols import tokens_of_genes
 from scdmc.model.heads import ScDMCForCellClassification
 
@@ -31,9 +31,6 @@ MATCHED_PER_GENE = 5  # ... or so many for each gene of a larger set, so that ra
 
 
 REFERENCE_CELLS = 2_000
-
-
-LARGEST_FDR = 0.05
 
 
 STATISTICS = ("shift", "towards_goal", "own_probability", "goal_probability")

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from scdmc.gene_analysis.figures import heat_map_figure, remove_figures
-from scdmc.gene_analysis.options import ScreenOptions
-from scdmc.gene_analysis.perturbation import LARGEST_FDR, STATISTICS, rows_needed
+from scdmc.gene_analysis.options import LARGEST_FDR, ScreenOptions
+from scdmc.gene_analysis.perturbation import STATISTICS, rows_needed
 from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Section

@@ -11,10 +11,9 @@ import pandas as pd
 import scipy.sparse
 from scipy.stats import false_discovery_control, hypergeom, rankdata
 
+from scdmc.gene_analysis.options import LARGEST_FDR
+
 EXPRESSION_BINS, DEGREE_BINS = 10, 4
-
-
-LARGEST_FDR = 0.05
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_GENE
-from scdmc.genes.symbols import gene_symbols
-from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
+from scdmc.gene_analysis.pairs import GenePairs, gene_pairs
+from scdmc.genes.vocabulary import Vocabulary
 from scdmc.model.embeddings import inference_batches
 from scdmc.model.encoder import ScDMCModel
 from scdmc.options import STREAMS
@@ -51,10 +51,10 @@ class GeneEmbeddings:
 class _PairMoments:
     """Number, sum and sum of squares of the states of each (type, gene) that has a slot."""
 
-    def __init__(self, slots: np.ndarray, n_slots: int, hidden_size: int, device: torch.device) -> None:
-        self.slots = torch.from_numpy(slots).to(device)
+    def __init__(self, pairs: GenePairs, hidden_size: int, device: torch.device) -> None:
+        self.slots = torch.from_numpy(pairs.slots).to(device)
         # Sums over thousands of cells: float64 keeps the difference of squares exact enough. MPS has none.
-        self.sums = torch.zeros(n_slots, hidden_size, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(pairs), hidden_size, dtype=torch.float64, device=device)
         self.squares = torch.zeros_like(self.sums)
 
     def add(self, types: torch.Tensor, tokens: torch.Tensor, states: torch.Tensor) -> None:
@@ -71,19 +71,6 @@ class _PairMoments:
         mean = self.sums / n
         variance = (self.squares - n * mean**2).clamp(min=0) / (n - 1).clamp(min=1)
         return mean.float().cpu().numpy(), (variance / n).sqrt().float().cpu().numpy()
-
-
-def cells_of_pairs(cells: TokenizedCells, types: np.ndarray, n_types: int, vocab_size: int, stream: str) -> np.ndarray:
-    """How many cells of each type have each gene in the stream, shape (n_types, vocab_size); special tokens 0."""
-    ids, offsets = (
-        (cells.rank_ids, cells.rank_offsets)
-        if stream == "rank"
-        else (cells.expression_ids, cells.expression_offsets)
-    )  # fmt: skip
-    type_of_token = np.repeat(types, np.diff(offsets))
-    pairs = np.bincount(type_of_token * vocab_size + ids, minlength=n_types * vocab_size).reshape(n_types, vocab_size)
-    pairs[:, : EOS_TOKEN_ID + 1] = 0
-    return pairs
 
 
 @torch.inference_mode()
@@ -130,42 +117,23 @@ def embed_genes(
         raise ScDMCError(f"--stream {stream}: there are {', '.join(STREAMS)}")
     if min_cells < 2:
         raise ScDMCError(f"min_cells {min_cells}: a standard error needs at least 2 cells")
-    names, types = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     streams = ("rank", "expression") if stream == "both" else (stream,)
-    n_cells = np.minimum.reduce(
-        [cells_of_pairs(cells, types, len(names), len(vocabulary), single) for single in streams]
-    )
-    row_types, tokens = np.nonzero(n_cells >= min_cells)
-    if not len(tokens):
-        raise ScDMCError(f"no gene is seen in {min_cells} cells of one type; lower the minimum or give more cells")
-    slots = np.full(n_cells.shape, -1, dtype=np.int64)
-    slots[row_types, tokens] = np.arange(len(tokens))
+    pairs = gene_pairs(cells, labels, vocabulary, streams, min_cells)
     was_training = encoder.training
     encoder.eval()
     parts = []
     for single in streams:
-        moments = _PairMoments(slots, len(tokens), encoder.config.hidden_size, encoder.device)
-        n_seen = cells_of_pairs(cells, types, len(names), len(vocabulary), single)[row_types, tokens]
+        moments = _PairMoments(pairs, encoder.config.hidden_size, encoder.device)
         what = f"gene states, {single} stream" if show_progress else None
         for chosen, batch in inference_batches(cells, single, "cls", what):
             batch = batch.to(encoder.device)
             lengths = batch.layout.cu_seqlens.diff().long()
-            cell_types = torch.from_numpy(types[chosen]).to(encoder.device)
+            cell_types = torch.from_numpy(pairs.cell_types[chosen]).to(encoder.device)
             moments.add(torch.repeat_interleave(cell_types, lengths), batch.input_ids, encoder.encode(batch).float())
-        parts.append(moments.mean_and_error(n_seen))
+        parts.append(moments.mean_and_error(pairs.cells_in(cells, single)))
     encoder.train(was_training)
-    gene_ids = vocabulary.tokens[tokens]
-    table = pd.DataFrame(
-        {
-            "cell_type": names[row_types].astype(object),
-            "token": tokens,
-            "gene_id": gene_ids,
-            "symbol": gene_symbols(gene_ids),
-            "cells": n_cells[row_types, tokens],
-        }
-    )
     means, errors = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-    return GeneEmbeddings(table, means, errors)
+    return GeneEmbeddings(pairs.table, means, errors)
 
 
 def centred_units(vectors: np.ndarray) -> np.ndarray:

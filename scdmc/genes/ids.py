@@ -84,27 +84,36 @@ def load_gene_mapping(path: Path | None, vocabulary: Vocabulary) -> dict[str, st
     }
 
 
-# Cached: a folder of a hundred files reads the table once. All callers share the dictionary, and none changes it.
-@functools.cache
-def load_symbols(path: Path = DEFAULT_GENE_TABLE_FILE) -> dict[str, str]:
-    """Upper-case gene symbol -> Ensembl id, from the gene table that ships with scDMC (GENCODE v44).
+def load_gene_table(path: Path = DEFAULT_GENE_TABLE_FILE) -> list[dict[str, str]]:
+    """Rows of the gene table that ships with scDMC (GENCODE v44), with ``id``, ``symbol`` and ``biotype``.
 
-    A symbol of several ids goes to a protein-coding one if there is any, then to a lncRNA, then to the lowest id.
+    Raises
+    ------
+    ScDMCError
+        If there is no such file.
     """
     path = Path(path)
     if not path.is_file():
         raise ScDMCError(f"{path}: no gene table; run tokenizer/build_vocabulary.py")
-    best: dict[str, tuple[int, str]] = {}
     with gzip.open(path, "rt", encoding="utf8", newline="") as file:
-        for row in csv.DictReader(file):
-            biotype = row["biotype"]
-            priority = (
-                BIOTYPES_BY_PRIORITY.index(biotype) if biotype in BIOTYPES_BY_PRIORITY else len(BIOTYPES_BY_PRIORITY)
-            )
-            candidate = (priority, row["id"])
-            symbol = row["symbol"].upper()
-            if symbol not in best or candidate < best[symbol]:
-                best[symbol] = candidate
+        return list(csv.DictReader(file))
+
+
+# Cached: a folder of a hundred files reads the table once. All callers share the dictionary, and none changes it.
+@functools.cache
+def load_symbols(path: Path = DEFAULT_GENE_TABLE_FILE) -> dict[str, str]:
+    """Upper-case gene symbol -> Ensembl id, from :func:`load_gene_table`.
+
+    A symbol of several ids goes to a protein-coding one if there is any, then to a lncRNA, then to the lowest id.
+    """
+    best: dict[str, tuple[int, str]] = {}
+    for row in load_gene_table(path):
+        biotype = row["biotype"]
+        priority = BIOTYPES_BY_PRIORITY.index(biotype) if biotype in BIOTYPES_BY_PRIORITY else len(BIOTYPES_BY_PRIORITY)
+        candidate = (priority, row["id"])
+        symbol = row["symbol"].upper()
+        if symbol not in best or candidate < best[symbol]:
+            best[symbol] = candidate
     return {symbol: gene_id for symbol, (_, gene_id) in best.items()}
 
 

@@ -3,16 +3,14 @@
 Source: docs/method.md, "Gene names".
 """
 
-import csv
 import functools
-import gzip
 from collections.abc import Iterable
 
 import numpy as np
 
 from scdmc.errors import ScDMCError
-from scdmc.genes.ids import load_symbols
-from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE, Vocabulary, ensembl_id
+from scdmc.genes.ids import load_gene_table, load_symbols
+from scdmc.genes.vocabulary import Vocabulary, ensembl_id
 
 SHOWN = 5
 
@@ -21,10 +19,7 @@ SHOWN = 5
 def _symbol_of_id() -> dict[str, str]:
     """Ensembl id -> official symbol; where several ids share one, only the id that the symbol stands for has it."""
     id_of_symbol = load_symbols()
-    with gzip.open(DEFAULT_GENE_TABLE_FILE, "rt", encoding="utf8", newline="") as file:
-        return {
-            row["id"]: row["symbol"] for row in csv.DictReader(file) if id_of_symbol[row["symbol"].upper()] == row["id"]
-        }
+    return {row["id"]: row["symbol"] for row in load_gene_table() if id_of_symbol[row["symbol"].upper()] == row["id"]}
 
 
 def gene_symbols(gene_ids: Iterable[str]) -> np.ndarray:

@@ -17,9 +17,11 @@ from scdmc.integration.options import AdaptationSettings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.loaded import model_to_run
 from scdmc.model.storage import load_model
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
+from scdmc.training.loading import TrainingCells
 from scdmc.training.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
@@ -169,7 +171,7 @@ def adapted_encoder(
     ScDMCError
         If the folder holds no pre-trained model (a classifier, say), training diverges or is interrupted.
     """
-    device = place(load_model(model_directory.path, ScDMCModel)).device
+    device = model_to_run(model_directory, ScDMCModel, place).device
     everything = np.arange(len(cells))
     watched = np.sort(np.random.default_rng(seed).permutation(everything)[:CELLS_OF_EVALUATION])
     lengths, order, pairs = 2 * cells.rank_lengths, None, None
@@ -180,9 +182,10 @@ def adapted_encoder(
         order = PairedBatchOrder(lengths, settings.batch_size, seed, batch, pairs)
     elif settings.batch_balanced:
         order = MixedBatchOrder(lengths, settings.batch_size, seed, batch)
-    model = load_model(model_directory.path, ScDMCForMaskedLM)
+    model = load_model(model_directory, ScDMCForMaskedLM)
     with tempfile.TemporaryDirectory() as folder:
-        run = Pretraining(model, cells, everything, watched, settings.for_seed(seed), Path(folder), device, order=order)
+        data = TrainingCells(cells, everything, watched, order=order)
+        run = Pretraining(model, data, settings.for_seed(seed), Path(folder), device)
         if pairs is not None:
             run.module.positive_pairs = _by_row(pairs, cells.rows)
         run.run()

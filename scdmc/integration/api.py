@@ -1,6 +1,5 @@
 """The integration benchmark in a notebook, on an AnnData in memory."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,12 @@ from scdmc.cells.from_adata import tokenize
 from scdmc.cells.results import add_results
 from scdmc.cells.scores import wide_metrics
 from scdmc.files import require_new_folder
-from scdmc.integration.options import DEFAULT_METHODS, AdaptationSettings, IntegrationOptions
-from scdmc.integration.results import write_page, write_results
+from scdmc.integration.options import IntegrationOptions
+from scdmc.integration.results import write_integration_results, write_page
 from scdmc.integration.study import OBSM_KEYS, integration_data, mean_rows, run_benchmark, usable_cells
 from scdmc.model.devices import place_model
-from scdmc.model.folder import open_model_directory
+from scdmc.model.encoder import ScDMCPreTrainedModel
+from scdmc.model.loaded import open_model
 from scdmc.reading.counts import counts_of_adata
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 
@@ -25,22 +25,14 @@ if TYPE_CHECKING:
 
 def integration_benchmark(
     adata: "anndata.AnnData",
-    model: str | Path,
+    model: str | Path | ScDMCPreTrainedModel,
     *,
     batch_key: str = "batch",
     label_key: str = "cell_type",
-    methods: Sequence[str] = DEFAULT_METHODS,
-    adaptation: AdaptationSettings | None = None,
-    stream: str = "both",
-    pooling: str = "cls",
-    resolution: float = 0.2,
-    seeds: Sequence[int] = (42,),
-    full_scores: bool = False,
-    scvi_epochs: int | None = None,
-    centre_batches: bool = False,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     layer: str | None = None,
+    **options: object,
 ) -> pd.DataFrame:
     """Compare embeddings of several batches, as ``integration.py`` does; labels serve for the scores only.
 
@@ -50,32 +42,19 @@ def integration_benchmark(
         Raw counts, batches and labels. It gets the embeddings of the first seed: ``obsm['X_scDMC']``,
         ``obsm['X_pca']``, ``obsm['X_harmony']``, ...
     model
-        Model folder, or the name of a shipped model.
+        Model folder, name of a shipped model, or what :func:`scdmc.load` returned, which stays as it is.
     batch_key, label_key
         Columns of obs.
-    methods
-        Some of ``scdmc``, ``pca``, ``harmony``, ``scvi``, ``scanorama``.
-    adaptation
-        Add scDMC after more pre-training on these cells, ``scdmc.integration.options.AdaptationSettings(minutes=3)``
-        say.
-    stream, pooling
-        See :func:`scdmc.model.embeddings.cell_embeddings`.
-    resolution
-        Of Leiden, the same for every method.
-    seeds
-        One run for each; the scores are means.
-    full_scores
-        Add iLISI, cLISI, kBET, the PCR comparison and isolated labels.
-    scvi_epochs
-        scVI chooses by the number of cells without it.
-    centre_batches
-        Add rows of scDMC whose batches have been moved to one mean.
     output_dir
         Folder for tables, figures and ``report.html``; nothing is written without it.
     overwrite
         Replace files in ``output_dir``.
     layer
         Where the raw counts are (:func:`scdmc.reading.counts.counts_of_adata`).
+    options
+        What is compared: fields of :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``,
+        ``adaptation`` (``AdaptationSettings(minutes=3)``, say), ``stream``, ``pooling``, ``resolution``, ``seeds`` and
+        ``full_scores``.
 
     Returns
     -------
@@ -87,21 +66,18 @@ def integration_benchmark(
         If a column is missing, the cells cannot be tokenized or scored, or a method's package is not installed.
     """
     keys = (batch_key, label_key)
-    options = IntegrationOptions(
-        tuple(methods), adaptation, stream, pooling, resolution, tuple(seeds), full_scores, scvi_epochs,
-        centre_batches=centre_batches,
-    )  # fmt: skip
+    chosen = IntegrationOptions(**options)
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
-    model_directory = open_model_directory(model)
-    cells = tokenize(adata, model_path=model, obs_columns=list(dict.fromkeys(keys)), layer=layer)
+    model_directory = open_model(model)
+    cells = tokenize(adata, model=model_directory, obs_columns=list(dict.fromkeys(keys)), layer=layer)
     usable = usable_cells(cells, model_directory, *keys)
     rows = cells.obs[ROW_COLUMN].to_numpy()
     counts = counts_of_adata(adata, layer)
-    raw = raw_counts(counts)[rows] if "scvi" in options.methods else None
+    raw = raw_counts(counts)[rows] if "scvi" in chosen.methods else None
     data = integration_data("adata", cells, usable, keys, log1p_cp10k(counts)[rows], raw)
-    runs = run_benchmark(data, model_directory, place_model, options)
+    runs = run_benchmark(data, model_directory, place_model, chosen)
     add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
     if output_dir is not None:
-        write_page(Path(output_dir), [write_results(Path(output_dir), data, runs, keys)])
+        write_page(Path(output_dir), [write_integration_results(Path(output_dir), data, runs, keys)])
     return wide_metrics(pd.DataFrame(mean_rows(runs)))

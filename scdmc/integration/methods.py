@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse
 from sklearn.decomposition import PCA
 
-from scdmc.cells.expression import _log1p_csr
+from scdmc.cells.expression import checked_expression
 from scdmc.errors import ScDMCError
 from scdmc.integration.options import require_packages
 
@@ -31,7 +31,7 @@ def pca_of_variable_genes(
     ScDMCError
         If the values cannot be log1p CP10k.
     """
-    expression = _log1p_csr(expression)
+    expression = checked_expression(expression)
     variable = expression[:, variable_genes(expression, n_top_genes)]
     return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
         variable
@@ -49,7 +49,7 @@ def variable_genes(expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000)
     import anndata
     import scanpy
 
-    adata = anndata.AnnData(_log1p_csr(expression))
+    adata = anndata.AnnData(checked_expression(expression))
     scanpy.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars), flavor="seurat")
     return adata.var["highly_variable"].to_numpy()
 

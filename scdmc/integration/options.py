@@ -112,6 +112,9 @@ class IntegrationOptions:
     centre_batches: bool = False
 
     def __post_init__(self) -> None:
+        # Lists are as good.
+        object.__setattr__(self, "methods", tuple(self.methods))
+        object.__setattr__(self, "seeds", tuple(self.seeds))
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
             raise ScDMCError(f"methods: {', '.join(map(repr, unknown))} unknown; there are {', '.join(METHODS)}")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.cells.clustering import umap_coordinates
-from scdmc.cells.scores import wide_metrics, write_metrics
+from scdmc.cells.scores import SUMMARY, wide_metrics, write_metrics
 from scdmc.files import atomic_path, remove
 from scdmc.integration.comparison import USELESS_ARI
 from scdmc.integration.study import OBSM_KEYS, SAW_LABELS, IntegrationData, IntegrationRun, mean_rows
@@ -15,10 +15,8 @@ from scdmc.reports.figures import save_figure, score_table_figure, umap_figure, 
 from scdmc.reports.page import Section, write_report
 from scdmc.reports.tables import best_of_columns, write_metric_tables
 
-SUMMARY = ("AvgBIO", "AvgBATCH", "overall")
 
-
-def write_results(
+def write_integration_results(
     folder: Path, data: IntegrationData, runs: Sequence[IntegrationRun], keys: tuple[str, str]
 ) -> Section:
     """Write the tables and figures of one data set; maps of cells are those of the first run.

@@ -30,7 +30,8 @@ from scdmc.labels import labels_of
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
-from scdmc.model.storage import load_model, saw_labels
+from scdmc.model.loaded import model_to_run
+from scdmc.model.storage import saw_labels
 from scdmc.reading.options import CountOptions
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -241,7 +242,7 @@ def run_benchmark(
     require_runnable(data, model_directory, options)
     zero_shot = {}
     if "scdmc" in options.methods:
-        encoder = place(load_model(model_directory.path, ScDMCModel))
+        encoder = model_to_run(model_directory, ScDMCModel, place)
         method = SAW_LABELS if saw_labels(model_directory) else SCDMC
         zero_shot[method] = cell_embeddings(encoder, data.cells, options.stream, options.pooling)
     runs = []

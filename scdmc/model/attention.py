@@ -8,7 +8,7 @@ import functools
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -290,7 +290,7 @@ class PackedAttention:
             states.append(run.transpose(1, 2).flatten(0, 1))
         return torch.cat(states)
 
-    def _equal_runs(self, qkv: torch.Tensor):
+    def _equal_runs(self, qkv: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Query, key, value (n_cells, n_heads, length, head_dim) and bias of neighbouring cells of one length.
 
         So no padding is ever computed, and one (n_heads, L, L) bias serves the whole batch.

@@ -1,6 +1,5 @@
 """The encoder: an ALiBi BERT with gated linear units, over packed cells (docs/method.md, "Encoder")."""
 
-from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -225,7 +224,9 @@ class ScDMCModel(ScDMCPreTrainedModel):
 
     def encode(self, cells: PackedCells) -> torch.Tensor:
         """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
-        return deque(self.states_by_layer(cells), maxlen=1).pop()
+        for states in self.states_by_layer(cells):
+            last = states
+        return last
 
     def states_by_layer(self, cells: PackedCells) -> Iterator[torch.Tensor]:
         """Yield the states of packed cells, (total_tokens, hidden_size): of the embedding, then of each layer."""

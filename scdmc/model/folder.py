@@ -1,8 +1,9 @@
 """One folder with everything needed to use a model (docs/method.md, "Model directory")."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
@@ -13,6 +14,9 @@ from scdmc.model.shipped import model_folder
 from scdmc.model.weights import weights_file
 from scdmc.tokens.medians import GeneMedians, load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +33,8 @@ class ModelDirectory:
         Sizes of the model; label names for a classifier.
     vocabulary, medians, settings
         How cells must be tokenized for this model.
+    loaded
+        The model itself where it was given as such; its weights then take the place of those in the folder.
     """
 
     path: Path
@@ -36,6 +42,7 @@ class ModelDirectory:
     vocabulary: Vocabulary
     medians: GeneMedians
     settings: TokenizationSettings
+    loaded: "PreTrainedModel | None" = field(default=None, compare=False, repr=False)
 
     @property
     def context(self) -> int:

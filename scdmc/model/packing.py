@@ -86,25 +86,23 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
 
 
 @dataclass(frozen=True)
-class _StreamPositions:
+class StreamPositions:
     """Where the tokens of one stream of some cells are in the data, and where each cell starts."""
 
     positions: np.ndarray
     offsets: np.ndarray
 
 
-def _stream_positions(
-    cells: TokenizedCells, chosen: np.ndarray, stream: str
-) -> tuple[_StreamPositions, _StreamPositions]:
+def stream_positions(cells: TokenizedCells, chosen: np.ndarray, stream: str) -> tuple[StreamPositions, StreamPositions]:
     """The rank and the expression stream of the chosen cells; the one that ``stream`` does not ask for is empty."""
     none = np.empty(0, dtype=np.int64)
     return (
-        _StreamPositions(*gather_index(cells.rank_offsets, chosen if stream != "expression" else none)),
-        _StreamPositions(*gather_index(cells.expression_offsets, chosen if stream != "rank" else none)),
+        StreamPositions(*gather_index(cells.rank_offsets, chosen if stream != "expression" else none)),
+        StreamPositions(*gather_index(cells.expression_offsets, chosen if stream != "rank" else none)),
     )
 
 
-def _pack(cells: TokenizedCells, rank: _StreamPositions, expression: _StreamPositions) -> PackedCells:
+def pack_streams(cells: TokenizedCells, rank: StreamPositions, expression: StreamPositions) -> PackedCells:
     """The rank streams, then the expression streams with their values."""
     expression_ids = cells.expression_ids[expression.positions]
     input_ids = np.concatenate([cells.rank_ids[rank.positions], expression_ids]).astype(np.int64)
@@ -122,8 +120,8 @@ def packed_streams(
 
     Genes of both streams carry their values ``with_gene_values``, for pooling by value.
     """
-    rank, expression = _stream_positions(cells, chosen, stream)
-    packed = _pack(cells, rank, expression)
+    rank, expression = stream_positions(cells, chosen, stream)
+    packed = pack_streams(cells, rank, expression)
     if not with_gene_values:
         return packed
     values_of_rank = _values_of_rank(cells, chosen) if len(rank.positions) else np.empty(0, dtype=np.float32)
@@ -134,7 +132,7 @@ def packed_streams(
 
 def _values_of_rank(cells: TokenizedCells, chosen: np.ndarray) -> np.ndarray:
     """Value of each token of the rank streams, found in the expression streams; 0 where it is not there."""
-    rank, expression = _stream_positions(cells, chosen, "both")
+    rank, expression = stream_positions(cells, chosen, "both")
     keys = _cell_and_token(cells.expression_ids, expression)
     order = np.argsort(keys)
     wanted = _cell_and_token(cells.rank_ids, rank)
@@ -143,7 +141,7 @@ def _values_of_rank(cells: TokenizedCells, chosen: np.ndarray) -> np.ndarray:
     return np.where(keys[place] == wanted, values, np.float32(0))
 
 
-def _cell_and_token(ids: np.ndarray, stream: _StreamPositions) -> np.ndarray:
+def _cell_and_token(ids: np.ndarray, stream: StreamPositions) -> np.ndarray:
     """One integer for the cell and the token of each position of a stream, shape (total_tokens,)."""
     cell = np.repeat(np.arange(len(stream.offsets) - 1), np.diff(stream.offsets))
     return cell << 32 | ids[stream.positions]

@@ -15,7 +15,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, write_json
 from scdmc.genes.vocabulary import Vocabulary
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.folder import ModelDirectory, changed_config, read_config
+from scdmc.model.folder import ModelDirectory, changed_config, open_model_directory, read_config
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
 from scdmc.model.names import (
     CARD_FILE,
@@ -33,14 +33,23 @@ from scdmc.tokens.tokenized_cells import TokenizationSettings
 from scdmc.version import __version__
 
 
-def load(folder: str | Path) -> ScDMCPreTrainedModel:
+def load(folder: str | Path, token_dictionary_file: str | Path | None = None) -> ScDMCPreTrainedModel:
     """Load a model folder, ours or a published one, as what its weights say that it is; strict, in evaluation mode.
 
-    The name of a shipped model, such as ``"scDMC-small"``, stands for its folder.
+    The name of a shipped model, such as ``"scDMC-small"``, stands for its folder. The functions of :mod:`scdmc` take
+    the result as ``model`` and read no weights again.
+
+    Parameters
+    ----------
+    folder
+        The folder, or the name of a shipped model.
+    token_dictionary_file
+        Vocabulary of a published folder that brings none.
 
     Returns
     -------
-    ``ScDMCForCellClassification``, ``ScDMCForMaskedLM``, or ``ScDMCModel`` where there is neither head.
+    ``ScDMCForCellClassification``, ``ScDMCForMaskedLM``, or ``ScDMCModel`` where there is neither head. Its
+    ``model_directory`` says how cells must be tokenized for it; None for a folder without vocabulary.
 
     Raises
     ------
@@ -50,8 +59,12 @@ def load(folder: str | Path) -> ScDMCPreTrainedModel:
     folder = model_folder(folder)
     heads = {name.partition(".")[0] for name in weight_names(folder)}
     if "classifier" in heads:
-        return load_model(folder, ScDMCForCellClassification)
-    return load_model(folder, ScDMCForMaskedLM if "cls" in heads else ScDMCModel)
+        model = load_model(folder, ScDMCForCellClassification)
+    else:
+        model = load_model(folder, ScDMCForMaskedLM if "cls" in heads else ScDMCModel)
+    has_vocabulary = token_dictionary_file is not None or (folder / TOKEN_IDS_FILE).is_file()
+    model.model_directory = open_model_directory(folder, token_dictionary_file) if has_vocabulary else None
+    return model
 
 
 CARD_TAGS = ("biology", "single-cell", "transcriptomics", "scdmc")
@@ -62,11 +75,21 @@ VERSIONED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pyarrow")
 
 def saw_labels(model_directory: ModelDirectory) -> bool:
     """True if the folder holds a classifier, whose encoder was trained with labels."""
+    if model_directory.loaded is not None:
+        return isinstance(model_directory.loaded, ScDMCForCellClassification)
     return any(name.startswith("classifier.") for name in weight_names(model_directory.path))
 
 
+def weights_of(model_directory: ModelDirectory) -> Mapping[str, torch.Tensor]:
+    """Weights by name: those of the loaded model, or of the folder."""
+    loaded = model_directory.loaded
+    return read_weights(model_directory.path) if loaded is None else loaded.state_dict()
+
+
 def load_model(
-    path: str | Path, model_class: type[ScDMCPreTrainedModel], changes: Mapping[str, object] | None = None
+    path: str | Path | ModelDirectory,
+    model_class: type[ScDMCPreTrainedModel],
+    changes: Mapping[str, object] | None = None,
 ) -> ScDMCPreTrainedModel:
     """Load a model, in evaluation mode, strictly: no weight stays random.
 
@@ -74,7 +97,7 @@ def load_model(
     ----------
     path
         Model folder, ours or a published one (recognised by the names of its parameters), or the name of a shipped
-        model.
+        model; or an opened folder, whose loaded model, if it has one, is copied.
     model_class
         ``ScDMCModel``, ``ScDMCForMaskedLM`` or ``ScDMCForCellClassification``.
     changes
@@ -85,9 +108,13 @@ def load_model(
     ScDMCError
         If there is no such folder, or weights are missing, unknown, or of another shape.
     """
-    path = model_folder(path)
+    if isinstance(path, ModelDirectory):
+        weights, path = weights_of(path), path.path
+    else:
+        path = model_folder(path)
+        weights = read_weights(path)
     model = model_class(changed_config(read_config(path), **(changes or {})))
-    load_weights(model, read_weights(path), str(path))
+    load_weights(model, weights, str(path))
     return model.eval()
 
 
@@ -141,7 +168,7 @@ def load_classifier_for_training(
     config.label2id = {name: index for index, name in enumerate(label_names)}
     model = ScDMCForCellClassification(config)
     if is_pretrained:
-        load_weights(model.bert, read_weights(model_directory.path), str(model_directory.path))
+        load_weights(model.bert, weights_of(model_directory), str(model_directory.path))
     return model
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -261,7 +262,7 @@ class _CellsReader:
         """Nothing: the experiment is closed by whoever opened it."""
 
 
-def _require_tiledbsoma() -> "object":
+def _require_tiledbsoma() -> ModuleType:
     try:
         import tiledbsoma
     except ImportError as error:

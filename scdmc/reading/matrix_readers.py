@@ -172,7 +172,7 @@ class MemoryReader(MatrixReader):
         if scipy.sparse.issparse(matrix) and matrix.format in ("csr", "csc"):
             # Otherwise the first sum over such a matrix would end the process.
             is_csr = matrix.format == "csr"
-            _require_range(matrix.indices, matrix.shape[is_csr], "gene" if is_csr else "cell", source)
+            require_range(matrix.indices, matrix.shape[is_csr], "gene" if is_csr else "cell", source)
         self.matrix = matrix.tocsr() if scipy.sparse.issparse(matrix) else matrix
         self.shape, self.dtype = matrix.shape, np.dtype(matrix.dtype)
 
@@ -198,7 +198,7 @@ class RowsReader(MatrixReader):
         """See :class:`MatrixReader`."""
         first, last = int(self.offsets[start]), int(self.offsets[stop])
         indices = self._indices.read(first, last)
-        _require_range(indices, self.shape[1], "gene", self.source)
+        require_range(indices, self.shape[1], "gene", self.source)
         parts = (_plain(self._data.read(first, last)), indices, self.offsets[start : stop + 1] - first)
         return scipy.sparse.csr_matrix(parts, shape=(stop - start, self.shape[1]))
 
@@ -247,7 +247,7 @@ def columns_reader(
         for start in range(0, int(offsets[-1]), transposition.ENTRIES_IN_MEMORY):
             stop = min(start + transposition.ENTRIES_IN_MEMORY, int(offsets[-1]))
             in_range = rows.read(start, stop).astype(np.int64)
-            _require_range(in_range, shape[0], "cell", source)
+            require_range(in_range, shape[0], "cell", source)
             columns = np.repeat(np.arange(shape[1]), np.diff(np.clip(offsets, start, stop)))
             yield in_range, columns, _plain(values.read(start, stop))
 
@@ -369,10 +369,11 @@ def _plain(values: np.ndarray) -> np.ndarray:
     return values.astype(dtype, copy=False)
 
 
-def _require_range(indices: np.ndarray, n: int, what: str, source: str) -> None:
+def require_range(indices: np.ndarray, n: int, what: str, source: str, first: int = 0) -> None:
+    """Refuse indices outside of 0 to n - 1; the message counts from ``first``, as the file does."""
     if len(indices) and not (indices.min() >= 0 and indices.max() < n):
-        wrong = int(indices[np.argmax((indices < 0) | (indices >= n))])
-        raise damaged(source, f"it holds a value for {what} {wrong:,} of {n:,}, counted from 0")
+        wrong = int(indices[np.argmax((indices < 0) | (indices >= n))]) + first
+        raise damaged(source, f"it holds a value for {what} {wrong:,} of {n:,}, counted from {first}")
 
 
 def _first_and_middle(read: Callable[[int, int], np.ndarray], length: int, size: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.reading import transposition
-from scdmc.reading.matrix_readers import VALUES_IN_SAMPLE, TurnedReader, damaged, first_line
+from scdmc.reading.matrix_readers import VALUES_IN_SAMPLE, TurnedReader, damaged, first_line, require_range
 from scdmc.reading.transposition import Entries, spool
 
 # Names of the three files in order of preference; Cell Ranger 2 calls the features genes.
@@ -160,17 +160,11 @@ def _entries(path: Path, source: str, batch_size: int) -> Iterator[Entries]:
                 if table["value"].isna().any():
                     raise damaged(source, "a line holds less than gene, cell and value")
                 genes, cells = table["gene"].to_numpy() - 1, table["cell"].to_numpy() - 1
-                _require_range(genes, n_features, "feature", source)
-                _require_range(cells, n_cells, "cell", source)
+                require_range(genes, n_features, "feature", source, first=1)
+                require_range(cells, n_cells, "cell", source, first=1)
                 n_read += len(table)
                 yield cells, genes, table["value"].to_numpy()
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise damaged(source, first_line(error)) from error
     if n_read != n_entries:
         raise damaged(source, f"the header promises {n_entries:,} entries, but there are {n_read:,}")
-
-
-def _require_range(positions: np.ndarray, n: int, what: str, source: str) -> None:
-    if positions.min() < 0 or positions.max() >= n:
-        wrong = int(positions[np.argmax((positions < 0) | (positions >= n))]) + 1
-        raise damaged(source, f"it holds a value for {what} {wrong:,} of {n:,}")

@@ -186,7 +186,7 @@ def _legend(labels: np.ndarray) -> pd.DataFrame:
     """Colour, number on the points ("" for none) and legend text of each group; index: the groups in order."""
     names = _in_natural_order(labels)
     legend = pd.DataFrame(
-        {"colour": [_colour(index) for index in range(len(names))], "number": "", "text": names}, names
+        {"colour": [series_colour(index) for index in range(len(names))], "number": "", "text": names}, names
     )
     if len(names) >= NUMBERED_FROM:
         # Clusters are numbers already.
@@ -248,7 +248,7 @@ def _in_natural_order(labels: np.ndarray) -> list[str]:
     return sorted(names, key=lambda name: (name.startswith("other ("), int(name) if name.isdecimal() else -1, name))
 
 
-def _colour(index: int) -> str | tuple[float, ...]:
+def series_colour(index: int) -> str | tuple[float, ...]:
     """Colour of a group; the second ten are the first ten mixed with white."""
     colour = PALETTE[index % len(PALETTE)]
     return colour if index < len(PALETTE) else tuple(0.5 + 0.5 * np.array(to_rgb(colour)))

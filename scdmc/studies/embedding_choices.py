@@ -15,8 +15,6 @@ from scdmc.model.packing import pool
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
-SUMMARY = ("AvgBIO", "AvgBATCH", "overall")
-
 
 @dataclass(frozen=True)
 class EmbeddingChoice:

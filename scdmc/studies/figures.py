@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from scdmc.reports.figures import SMALLEST_SPAN, _colour
+from scdmc.reports.figures import SMALLEST_SPAN, series_colour
 
 
 def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
@@ -30,10 +30,12 @@ def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:
         for index, budget in enumerate(budgets):
             shown = rows[(rows["score"] == score) & (rows["budget"] == budget)]
             means = shown.groupby("variant")["value"].mean()
-            axes.scatter(shown["value"], shown["variant"].map(variants.index), s=5, color=_colour(index), alpha=0.6)
-            axes.scatter(means, means.index.map(variants.index), s=22, color=_colour(index), label=budget)
+            axes.scatter(
+                shown["value"], shown["variant"].map(variants.index), s=5, color=series_colour(index), alpha=0.6
+            )
+            axes.scatter(means, means.index.map(variants.index), s=22, color=series_colour(index), label=budget)
             if variants[0] in means:
-                axes.axvline(means[variants[0]], color=_colour(index), linewidth=0.8, linestyle="--")
+                axes.axvline(means[variants[0]], color=series_colour(index), linewidth=0.8, linestyle="--")
         if rows.loc[rows["score"] == score, "value"].min() < -1:  # nats below guessing: far ones hide the rest
             axes.set_xscale("symlog", linthresh=1)
             axes.xaxis.set_major_formatter("{x:g}")
@@ -80,9 +82,9 @@ def scaling_figure(rows: pd.DataFrame, title: str) -> Figure:
         for index, variant in enumerate(variants):
             shown = rows[(rows["score"] == score) & (rows["variant"] == variant)]
             means = shown.groupby("budget")[["cells_seen", "value"]].mean().sort_values("cells_seen")
-            style = {"color": _colour(index), "marker": "osD^v"[index // 5 % 5], "ms": 3.5, "lw": 1.2}
+            style = {"color": series_colour(index), "marker": "osD^v"[index // 5 % 5], "ms": 3.5, "lw": 1.2}
             axes.plot(means["cells_seen"], means["value"], label=variant, **style)
-            axes.scatter(shown["cells_seen"], shown["value"], s=5, color=_colour(index), alpha=0.6)
+            axes.scatter(shown["cells_seen"], shown["value"], s=5, color=series_colour(index), alpha=0.6)
         bottom, top = axes.get_ylim()
         lacking = max(0.0, SMALLEST_SPAN - (top - bottom)) / 2
         axes.set_ylim(bottom - lacking, top + lacking)

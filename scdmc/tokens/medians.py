@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
@@ -279,7 +280,7 @@ def _unpacked(entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def add_block(
     accumulator: MedianAccumulator,
-    counts: "object",
+    counts: scipy.sparse.csr_matrix,
     token_ids: np.ndarray,
     n_counts: np.ndarray,
 ) -> None:

@@ -1,11 +1,12 @@
 """Where tokenized cells go: names of the files of a prefix, and how finished shards become them."""
 
 import errno
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ import pyarrow as pa
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_file, require_writable_folder, write_json
+from scdmc.genes.ids import GeneMatch
 from scdmc.reading.counts import Counts
-from scdmc.tokens.file_report import FileReport
+from scdmc.reading.options import BLOCK_SIZE
+from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.options import CELLS_PER_SHARD
 from scdmc.tokens.parquet import gene_medians_path, parquet_table, parquet_writer, token_ids_path
 from scdmc.tokens.streams import CellStreams, regroup
-from scdmc.tokens.tokenizer import Tokenizer, kept_obs
+from scdmc.tokens.tokenizer import Tokenizer, kept_obs, tokenize_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +34,7 @@ CELLS_PER_ROW_GROUP = 1024
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenizedOutput:
     """The files of tokenized cells: shards, reports, vocabulary and medians.
 
@@ -40,11 +44,18 @@ class TokenizedOutput:
         Where to.
     tokenizer
         How the cells are tokenized.
+    obs_columns
+        Columns of ``obs`` to keep.
+    cells_per_shard, block_size
+        Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
     """
 
     output_directory: Path
     output_prefix: str
     tokenizer: Tokenizer
+    obs_columns: Sequence[str] = ()
+    cells_per_shard: int = CELLS_PER_SHARD
+    block_size: int = BLOCK_SIZE
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.output_prefix) or re.search(r"-\d{5}$", self.output_prefix):
@@ -96,6 +107,58 @@ class TokenizedOutput:
         require_writable_folder(self.output_directory)
         for path in self.existing():
             require_new_file(path, overwrite)
+
+    def shard_path(self, key: str) -> Path:
+        """Where the shard of this name waits."""
+        return self.finished_shards / f"{key}.parquet"
+
+    def shard_report_path(self, key: str) -> Path:
+        """The report of the shard of this name, which is written last: a shard with a report is a finished one."""
+        return self.finished_shards / f"{key}.json"
+
+    def is_finished(self, key: str) -> bool:
+        """True if the shard of this name is there, of this run or of an interrupted one."""
+        return self.shard_path(key).exists() and self.shard_report_path(key).exists()
+
+    def shard_report(self, key: str) -> FileReport:
+        """What became of the cells of a finished shard."""
+        return FileReport(**json.loads(self.shard_report_path(key).read_text(encoding="utf8")))
+
+    def write_shard(
+        self,
+        key: str,
+        cells: tuple[int, int],
+        counts: Counts,
+        match: GeneMatch,
+        schema: pa.Schema,
+        progress: Callable[[int], object],
+    ) -> None:
+        """Tokenize cells into the hidden folder, and write their report.
+
+        Parameters
+        ----------
+        key
+            Name of the shard.
+        cells
+            The first cell, and the one after the last.
+        counts, match
+            The data set, and the tokens of its genes.
+        schema
+            See :func:`scdmc.tokens.parquet.parquet_schema`.
+        progress
+            Called with the number of cells of the shard that have been read.
+
+        Raises
+        ------
+        ScDMCError
+            If a value is no count, or the disk is full.
+        """
+        report = new_report(counts, match)
+        blocks = tokenize_blocks(counts, self.tokenizer, match, report, *cells, self.block_size)
+        with self.no_space_is_an_error_for_people():
+            path = self.shard_path(key)
+            write_cells(path, blocks, counts, self.obs_columns, schema, lambda _: progress(report.cells_in))
+            write_json(self.shard_report_path(key), asdict(report))
 
     def clean_or_say_what_is_kept(self) -> None:
         """After an interruption: remove what is not finished, and say what ``--resume`` will find."""

@@ -6,23 +6,21 @@ Source: docs/method.md, "The parquet format".
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, write_json
-from scdmc.genes.ids import GeneMatch
 from scdmc.reading.census import CensusSlice
 from scdmc.reading.counts import Counts
-from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.file_report import new_report
 from scdmc.tokens.options import CENSUS_BLOCK_SIZE
-from scdmc.tokens.output import TokenizedOutput, write_cells
+from scdmc.tokens.output import TokenizedOutput
 from scdmc.tokens.parquet import parquet_schema
-from scdmc.tokens.tokenizer import obs_types, tokenize_blocks
+from scdmc.tokens.tokenizer import obs_types
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +35,10 @@ class CensusJob(TokenizedOutput):
         Where the experiment lies; recorded with the finished shards.
     wanted
         Which cells were chosen; recorded in the report.
-    obs_columns
-        Columns of obs to keep.
-    cells_per_shard, block_size
-        Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
     """
 
     location: str
     wanted: CensusSlice
-    obs_columns: tuple[str, ...]
-    cells_per_shard: int
     block_size: int = CENSUS_BLOCK_SIZE
 
     def fingerprint(self, counts: Counts) -> dict:
@@ -96,16 +88,21 @@ def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: boo
     schema = parquet_schema(obs_types({counts.name: counts.obs}, job.obs_columns), job.tokenizer.settings, counts.name)
     report = new_report(counts, match)
     starts = range(0, counts.n_cells, job.cells_per_shard)
+    shards = {
+        f"{index:05d}": (start, min(start + job.cells_per_shard, counts.n_cells)) for index, start in enumerate(starts)
+    }
     try:
-        with tqdm(total=counts.n_cells, unit=" cells", desc="tokenize") as progress:
-            for index, start in enumerate(starts):
-                cells = (start, min(start + job.cells_per_shard, counts.n_cells))
-                report.add(_finish_shard(job, index, cells, counts, match, schema, progress.update))
+        with tqdm(total=counts.n_cells, unit=" cells", desc="tokenize") as bar:
+            for key, cells in shards.items():
+                if not job.is_finished(key):
+                    job.write_shard(key, cells, counts, match, schema, partial(_show, bar, cells[0]))
+                _show(bar, cells[0], cells[1] - cells[0])
+                report.add(job.shard_report(key))
     except (ScDMCError, OSError, KeyboardInterrupt):
         job.clean_or_say_what_is_kept()
         raise
     job.require_cells([report])
-    finished = [_shard_path(job, index) for index in range(len(starts))]
+    finished = [job.shard_path(key) for key in shards]
     unmatched = {counts.name: match.names[~match.is_matched]}
     census = {**job.wanted.to_dict(), "cells_matching": n_matching, "cells_taken": report.cells_in}
     return job.publish(finished, [report], unmatched, [], census=census)
@@ -124,30 +121,6 @@ def _prepare_finished_shards(job: CensusJob, counts: Counts, resume: bool) -> No
     write_json(path, fingerprint)
 
 
-def _shard_path(job: CensusJob, index: int) -> Path:
-    return job.finished_shards / f"{index:05d}.parquet"
-
-
-def _finish_shard(
-    job: CensusJob,
-    index: int,
-    cells: tuple[int, int],
-    counts: Counts,
-    match: GeneMatch,
-    schema: pa.Schema,
-    progress: Callable[[int], object],
-) -> FileReport:
-    """Write the cells from the first to before the second into the hidden folder, unless they are there; their report.
-
-    The report is written last: a shard with a report is a finished one.
-    """
-    report_path = _shard_path(job, index).with_suffix(".json")
-    if report_path.exists():
-        progress(cells[1] - cells[0])
-        return FileReport(**json.loads(report_path.read_text(encoding="utf8")))
-    report = new_report(counts, match)
-    blocks = tokenize_blocks(counts, job.tokenizer, match, report, *cells, job.block_size)
-    with job.no_space_is_an_error_for_people():
-        write_cells(_shard_path(job, index), blocks, counts, job.obs_columns, schema, progress)
-        write_json(report_path, asdict(report))
-    return report
+def _show(bar: tqdm, first: int, n_read: int) -> None:
+    """Move the bar to where the cells after the first ``first`` have been read."""
+    bar.update(first + n_read - bar.n)

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -18,17 +18,15 @@ import pandas as pd
 import pyarrow as pa
 
 from scdmc.errors import ScDMCError
-from scdmc.files import remove, write_json
-from scdmc.genes.ids import GeneMatch
+from scdmc.files import remove
 from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import Counts, input_files, open_counts
-from scdmc.reading.options import BLOCK_SIZE
+from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
-from scdmc.tokens.options import CELLS_PER_SHARD
-from scdmc.tokens.output import TokenizedOutput, write_cells
+from scdmc.tokens.output import TokenizedOutput
 from scdmc.tokens.parquet import parquet_schema
 from scdmc.tokens.tokenized_cells import require_obs_columns
-from scdmc.tokens.tokenizer import obs_types, tokenize_blocks
+from scdmc.tokens.tokenizer import obs_types
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
@@ -63,20 +61,13 @@ class FolderJob(TokenizedOutput):
     ----------
     input_directory
         Where from.
-    obs_columns
-        Columns of ``obs`` to keep.
     layer, allow_normalized
         Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
-    cells_per_shard, block_size
-        Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
     """
 
     input_directory: Path
-    obs_columns: Sequence[str] = ()
     layer: str | None = None
     allow_normalized: bool = False
-    cells_per_shard: int = CELLS_PER_SHARD
-    block_size: int = BLOCK_SIZE
 
     def settings_of_shards(self) -> dict:
         """What decides, beside its cells, what a shard holds."""
@@ -165,10 +156,10 @@ def tokenize_folder(
         job.clean_or_say_what_is_kept()
         raise
     for shard in shards:
-        found.reports[shard.path.name].add(FileReport(**json.loads(_report_path(job, shard).read_text())))
+        found.reports[shard.path.name].add(job.shard_report(shard.key))
     reports = list(found.reports.values())
     job.require_cells(reports)
-    finished = [_shard_path(job, shard) for shard in shards]
+    finished = [job.shard_path(shard.key) for shard in shards]
     return job.publish(finished, reports, found.unmatched_genes, found.warnings)
 
 
@@ -246,7 +237,7 @@ def _prepare_finished_shards(job: FolderJob, shards: Sequence[Shard], resume: bo
         remove(job.finished_shards)
     job.finished_shards.mkdir(parents=True, exist_ok=True)
     there = set(job.finished_shards.glob("*.parquet"))
-    stale = there - {_shard_path(job, shard) for shard in shards}
+    stale = there - {job.shard_path(shard.key) for shard in shards}
     if stale:
         logger.warning(
             "warning: %d of %d finished shards are of no use, since their files or the settings have changed since the "
@@ -261,21 +252,23 @@ def _finish_shards(
     job: FolderJob, shards: Sequence[Shard], found: Inspection, num_workers: int, scheduler_address: str | None
 ) -> None:
     """Write every shard that is not there yet, and its report, into the hidden folder."""
-    unfinished = [shard for shard in shards if not _is_finished(job, shard)]
+    unfinished = [shard for shard in shards if not job.is_finished(shard.key)]
     sizes = {str(shard): shard.stop - shard.start for shard in shards}
     done = sum(sizes.values()) - sum(sizes[str(shard)] for shard in unfinished)
     with Progress(sizes, done) as progress:
-        if scheduler_address is None and num_workers == 1:
+        if scheduler_address is not None:
+            inputs = sorted({shard.path for shard in unfinished})
+            make_tasks = partial(_tasks, job, unfinished, found)
+            run_on_cluster(make_tasks, progress, scheduler_address, job.finished_shards, inputs)
+        elif num_workers == 1:
             run_here(_tasks(job, unfinished, found, 1), progress)
-            return
-        if scheduler_address is None and len(unfinished) < num_workers:
-            logger.info(
-                "%d shard(s) to do keep only as many of the %d workers busy; --cells_per_shard makes more of them",
-                len(unfinished), num_workers,
-            )  # fmt: skip
-        tasks = partial(_tasks, job, unfinished, found)
-        inputs = sorted({shard.path for shard in unfinished})
-        run_on_workers(tasks, progress, num_workers, scheduler_address, job.finished_shards, inputs)
+        else:
+            if len(unfinished) < num_workers:
+                logger.info(
+                    "%d shard(s) to do keep only as many of the %d workers busy; --cells_per_shard makes more of them",
+                    len(unfinished), num_workers,
+                )  # fmt: skip
+            run_on_workers(_tasks(job, unfinished, found, num_workers), progress, num_workers)
 
 
 def _tasks(job: FolderJob, shards: Sequence[Shard], found: Inspection, n_workers: int) -> list[Task]:
@@ -289,18 +282,6 @@ def _tasks(job: FolderJob, shards: Sequence[Shard], found: Inspection, n_workers
     return tasks
 
 
-def _shard_path(job: FolderJob, shard: Shard) -> Path:
-    return job.finished_shards / f"{shard.key}.parquet"
-
-
-def _report_path(job: FolderJob, shard: Shard) -> Path:
-    return job.finished_shards / f"{shard.key}.json"
-
-
-def _is_finished(job: FolderJob, shard: Shard) -> bool:
-    return _shard_path(job, shard).exists() and _report_path(job, shard).exists()
-
-
 def _write_shards(
     job: FolderJob,
     shards: Sequence[Shard],
@@ -310,25 +291,10 @@ def _write_shards(
     """Write consecutive shards of one file that are not finished yet, and their reports."""
     with open_counts(shards[0].path, job.layer, job.allow_normalized) as counts:
         match = job.tokenizer.match(counts)
+        schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name)
         for shard in shards:
             # A worker that takes the place of one that died finds what that one has finished.
-            if not _is_finished(job, shard):
-                with job.no_space_is_an_error_for_people():
-                    _write_shard(job, shard, counts, match, types_of_obs, partial(progress, str(shard)))
+            if not job.is_finished(shard.key):
+                cells = (shard.start, shard.stop)
+                job.write_shard(shard.key, cells, counts, match, schema, partial(progress, str(shard)))
             progress(str(shard), shard.stop - shard.start)
-
-
-def _write_shard(
-    job: FolderJob,
-    shard: Shard,
-    counts: Counts,
-    match: GeneMatch,
-    types_of_obs: Mapping[str, pa.DataType],
-    progress: Callable[[int], object],
-) -> None:
-    report = new_report(counts, match)
-    schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name)
-    blocks = tokenize_blocks(counts, job.tokenizer, match, report, shard.start, shard.stop, job.block_size)
-    path, cells_read = _shard_path(job, shard), lambda _: progress(report.cells_in)
-    write_cells(path, blocks, counts, job.obs_columns, schema, cells_read)
-    write_json(_report_path(job, shard), asdict(report))

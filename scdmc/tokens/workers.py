@@ -1,20 +1,23 @@
-"""Tasks one after the other in this process, or on the workers of a Dask cluster, with one progress bar either way."""
+"""Tasks one after the other in this process, or on several processes of this machine, with one progress bar."""
 
 import logging
+import multiprocessing
+import os
 import signal
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_objects
 
 import pyarrow as pa
 from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
-
-if TYPE_CHECKING:
-    import distributed
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ logger = logging.getLogger(__name__)
 RETRIES = 2
 
 
-SECONDS_TO_CONNECT = 30
+SECONDS_BETWEEN_LOOKS = 0.1
 
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -82,146 +85,126 @@ def run_here(tasks: Sequence[Task], progress: Callable[[str, int], object]) -> N
         task.function(*task.arguments, progress)
 
 
-def run_on_workers(
-    make_tasks: Callable[[int], Sequence[Task]],
-    progress: Progress,
-    num_workers: int,
-    scheduler_address: str | None,
-    folder: Path,
-    paths: Sequence[Path],
-) -> None:
-    """Run tasks on Dask workers, one thread each; the first error ends the others.
-
-    Parameters
-    ----------
-    make_tasks
-        Returns the tasks for a number of workers.
-    progress
-        The progress bar.
-    num_workers, scheduler_address
-        Processes on this machine, or the address of a running cluster that is taken instead.
-    folder
-        Where the workers write. A task ends soon after the file :func:`_sign_of_life` there is gone.
-    paths
-        What the workers read.
+def run_on_workers(tasks: Sequence[Task], progress: Progress, num_workers: int) -> None:
+    """Run tasks on processes of this machine, one thread each; the first error ends the others.
 
     Raises
     ------
     ScDMCError
-        If Dask is not installed, the cluster cannot be reached or does not see the paths, or the workers of a task die.
+        If the workers of a task die again and again, or a task raises one.
     """
-    with _client(num_workers, scheduler_address) as client:
-        _require_paths(client, [folder, *paths])
-        client.subscribe_topic(_topic(client.id), lambda event: progress(*event[1]))
-        n_workers = sum(client.nthreads().values())
-        sign_of_life = folder / f".{client.id}.running"
-        sign_of_life.touch()
+    waiting, deaths = deque(enumerate(tasks)), Counter()
+    idle, running = [], {}
+    with ExitStack() as workers:
         try:
-            _wait_for(client, make_tasks(n_workers), progress, sign_of_life)
+            while waiting or running:
+                while waiting and len(running) < num_workers:
+                    worker = idle.pop() if idle else workers.enter_context(_Worker())
+                    number, task = waiting.popleft()
+                    running[worker.start(task)] = worker, number, task
+                done, _ = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+                for worker, _, _ in running.values():
+                    worker.tell(progress)
+                for future in done:
+                    worker, number, task = running.pop(future)
+                    if _has_ended_well(future):
+                        idle.append(worker)
+                        continue
+                    deaths[number] += 1
+                    if deaths[number] > RETRIES:
+                        raise worker_died(progress.unfinished(task.parts)[0], deaths[number])
+                    waiting.appendleft((number, task))
         finally:
-            sign_of_life.unlink(missing_ok=True)
+            for worker, _, _ in running.values():
+                worker.give_up()
 
 
-def _wait_for(client: "distributed.Client", tasks: Sequence[Task], progress: Progress, sign_of_life: Path) -> None:
-    from distributed import KilledWorker, as_completed
+def worker_died(part: str, n_times: int) -> ScDMCError:
+    """What to say when a part of a task has killed its workers."""
+    return ScDMCError(
+        f"{part}: the workers that read it died {n_times} times (killed from outside, or out of memory: "
+        "try fewer --num_workers or a smaller --block_size)"
+    )
 
-    running = {client.submit(_run_task, task, client.id, sign_of_life, pure=False): task for task in tasks}
+
+def _has_ended_well(future: Future) -> bool:
+    """False if the worker died; what else a task raises is raised here."""
     try:
-        for future in as_completed(running):
-            future.result()
-    except KilledWorker as error:
-        parts = progress.unfinished(running[future].parts)
-        raise ScDMCError(
-            f"{parts[0]}: the workers that read it died {RETRIES + 1} times (killed from outside, or out of memory: "
-            "try fewer --num_workers or a smaller --block_size)"
-        ) from error
-    finally:
-        client.cancel(list(running))
+        future.result()
+    except BrokenProcessPool:
+        return False
+    return True
 
 
-def _run_task(task: Task, client_id: str, sign_of_life: Path) -> None:
-    """Run a task on a worker."""
-    from distributed import get_worker
+class _Worker:
+    """One process, which runs one task at a time and tells its progress through a pipe.
 
-    # One thread a worker, as the user counts them.
-    pa.set_cpu_count(1)
-    worker = get_worker()
+    A pool of one process for each: when a process dies, it is known of which task, and no other task is lost.
+    """
 
-    def progress(part: str, n_cells: int) -> None:
-        if not sign_of_life.exists():
-            raise ScDMCError("the run that wanted this was ended")
-        worker.log_event(_topic(client_id), (part, n_cells))
+    def __init__(self) -> None:
+        # Spawned: a fork would copy locks that threads of this process hold.
+        context = multiprocessing.get_context("spawn")
+        self._heard, told = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(1, context, _prepare_process, (told,))
 
-    task.function(*task.arguments, progress)
+    def __enter__(self) -> "_Worker":
+        return self
 
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
 
-def _topic(client_id: str) -> str:
-    """What progress is announced under; Dask itself announces under the plain id."""
-    return f"progress-{client_id}"
+    def start(self, task: Task) -> Future:
+        """Begin a task; its result comes when it is done."""
+        with _settings_of_processes():
+            return self._pool.submit(_run_task, task)
+
+    def tell(self, progress: Progress) -> None:
+        """Hand on what the process has said since the last call."""
+        while not self._heard.closed and self._heard.poll():
+            progress(*self._heard.recv())
+
+    def give_up(self) -> None:
+        """Let the task fail at the next thing that it has to say."""
+        self._heard.close()
 
 
 @contextmanager
-def _client(num_workers: int, scheduler_address: str | None) -> Iterator["distributed.Client"]:
-    """A client of the cluster at the address, or of one that lives as long as the client."""
+def _settings_of_processes() -> Iterator[None]:
+    """Processes that start meanwhile compute with one thread, as the user counts them, and ignore Ctrl-C.
+
+    A terminal sends Ctrl-C to every process; the workers are ended by the first of them.
+    """
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        import dask
-        import distributed
-    except ImportError as error:
-        raise ScDMCError(
-            "--num_workers above 1 and --scheduler_address need Dask, which is not installed: pip install distributed"
-        ) from error
-    # What happens to workers is said here, in words for people.
-    for name in ("distributed", "distributed.client", "distributed.scheduler"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    if scheduler_address is not None:
-        try:
-            client = distributed.Client(scheduler_address, timeout=SECONDS_TO_CONNECT)
-        except (OSError, ValueError) as error:
-            raise ScDMCError(f"--scheduler_address {scheduler_address}: no Dask scheduler answers there") from error
-        with client:
-            yield client
-        return
-    settings = {
-        "distributed.scheduler.allowed-failures": RETRIES,
-        "distributed.worker.memory.pause": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.target": False,
-        "logging": {"distributed": "critical"},
-        # One thread a worker. Dask's own setting of malloc is left out: it hands large arrays back to the system at
-        # once, and half of the time would go into getting their pages again.
-        "distributed.nanny.pre-spawn-environ": dict.fromkeys(THREAD_VARIABLES, "1"),
-    }
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=num_workers, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        client.register_worker_callbacks(_ignore_interrupts)
-        yield client
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _ignore_interrupts() -> None:
-    """A terminal sends Ctrl-C to every process; this one is ended by the first of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+_told: Connection | None = None  # of a worker: where it says what is done
 
 
-def _require_paths(client: "distributed.Client", paths: Sequence[Path]) -> None:
-    """Refuse a cluster without workers, and workers that do not see what is read and written."""
-    try:
-        missing = client.run(_missing, paths)
-    except ImportError as error:
-        raise ScDMCError(f"the workers of {client.scheduler.address} cannot import scDMC; install it there") from error
-    if not missing:
-        raise ScDMCError(f"the Dask cluster at {client.scheduler.address} has no workers")
-    for worker, unseen in missing.items():
-        if unseen:
-            raise ScDMCError(
-                f"worker {worker} does not see {unseen[0]}: all workers must share the disk of the input and of the "
-                "output, under the same path"
-            )
+def _prepare_process(told: Connection) -> None:
+    """What a worker does first."""
+    global _told
+    _told = told
+    pa.set_cpu_count(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _missing(paths: Sequence[Path]) -> list[Path]:
-    return [path for path in paths if not path.exists()]
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for tasks for ever."""
+    wait_for_objects([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _run_task(task: Task) -> None:
+    task.function(*task.arguments, lambda part, n_cells: _told.send((part, n_cells)))

@@ -119,7 +119,7 @@ class BatchOrder:
         return group[np.argsort(self.lengths[group], kind="stable")]
 
 
-def _batch_order(cells: TokenizedCells, training: np.ndarray, settings: PretrainingSettings) -> BatchOrder:
+def batch_order_of(cells: TokenizedCells, training: np.ndarray, settings: PretrainingSettings) -> BatchOrder:
     """The order of the parts of batches."""
     parts = settings.gradient_accumulation_steps
     n_streams = 2 if settings.streams == "both" else 1

@@ -1,17 +1,22 @@
 """Checkpoints of a training run: complete or absent, and without pickle."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove
-from scdmc.training.distributed import spread_like, whole
+from scdmc.training.distributed import gather_equal, spread_like, whole
+from scdmc.training.loading import TrainingCells
+from scdmc.training.settings import FREE_SETTINGS, PretrainingSettings
 
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
@@ -135,3 +140,58 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch
         same_shape = tensor.shape == parameter.shape  # the number of steps is no tensor to be spread
         content["state"].setdefault(int(index), {})[key] = spread_like(tensor, parameter) if same_shape else tensor
     optimizer.load_state_dict(content)
+
+
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of every process's generators, ``process.device`` -> bytes: each process drops other states."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {
+        f"{process}.{name}": state.cpu()
+        for name, own in states.items()
+        for process, state in enumerate(gather_equal(own.to(device)))
+    }
+
+
+def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device, new_seed: int) -> None:
+    """Put back what :func:`random_states` took of one process; a process without states starts from a new seed."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"].cpu())
+    else:
+        torch.manual_seed(new_seed)
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu())
+
+
+def run_identity(settings: PretrainingSettings, config: ScDMCConfig, data: TrainingCells) -> dict[str, object]:
+    """What makes a run what it is: settings, sizes of the model, the training cells."""
+    sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__ if "classifier" not in name}
+    cells = data.cells
+    parts = (cells.rows[data.training], cells.rank_lengths, cells.rank_ids[:100_000])
+    content = (*parts, cells.expression_values[:100_000], data.held_out)
+    digest = hashlib.sha256(b"".join(part.tobytes() for part in content)).hexdigest()
+    return {**asdict(settings), **sizes, "n_training_cells": len(data.training), "training_cells": digest}
+
+
+def require_same_run(found: Mapping[str, object], expected: Mapping[str, object], checkpoint: Path) -> None:
+    """Refuse to resume a run of which anything but :data:`FREE_SETTINGS` has changed.
+
+    Parameters
+    ----------
+    found, expected
+        What :func:`run_identity` said of the interrupted run, and what it says now.
+    checkpoint
+        Where the interrupted run left off, for the message.
+
+    Raises
+    ------
+    ScDMCError
+        Naming the first change.
+    """
+    changed = [name for name in expected if name not in FREE_SETTINGS and found.get(name) != expected[name]]
+    if changed:
+        name = changed[0]
+        raise ScDMCError(
+            f"{checkpoint} was made with {name} {found.get(name)}, not {expected[name]}; a resumed run keeps it"
+        )

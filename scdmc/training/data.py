@@ -23,30 +23,24 @@ from scdmc.tokens.parquet import (
     token_ids_path,
 )
 from scdmc.tokens.tokenized_cells import TokenizationSettings, TokenizedCells, require_valid_ids
+from scdmc.training.loading import TrainingCells
 from scdmc.training.settings import CellChoice
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PretrainingData:
-    """Cells for pre-training, and how they were tokenized.
+class PretrainingData(TrainingCells):
+    """Cells for pre-training, as long as the model reads them, and how they were tokenized.
 
     Attributes
     ----------
-    cells
-        All cells, as long as the model reads them.
-    training, held_out
-        Which of them are trained on and which are held out.
     vocabulary, medians
         Those that the cells were tokenized with.
     settings
         What the model folder says of tokenization; its ``model_input_size`` is the model's context.
     """
 
-    cells: TokenizedCells
-    training: np.ndarray
-    held_out: np.ndarray
     vocabulary: Vocabulary
     medians: GeneMedians
     settings: TokenizationSettings

@@ -93,6 +93,13 @@ class ScDMCForPretraining(nn.Module):
         self.momentum_encoder.eval()
         return self
 
+    def compile_layers(self) -> None:
+        """Compile the parts of every layer that see all tokens alike; attention has kernels of its own."""
+        for encoder in (self.model.bert, self.momentum_encoder):
+            for layer in encoder.encoder.layer:
+                layer.mlp.compile(dynamic=True)
+                layer.attention.output.compile(dynamic=True)
+
     def forward(self, batch: PretrainingBatch) -> dict[str, torch.Tensor]:
         """Losses and metrics of a batch, scalars; only ``loss`` carries a gradient.
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from scdmc.tokens.tokenized_cells import TokenizedCells
-from scdmc.training.batch_order import _batch_order
+from scdmc.training.batch_order import batch_order_of
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.masking import masked_batch
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
@@ -30,7 +30,7 @@ def evaluate(
     module.eval()
     sums: dict[str, float] = {}
     device = module.model.device
-    order = _batch_order(cells, held_out, replace(settings, batch_size=batch_size, gradient_accumulation_steps=1))
+    order = batch_order_of(cells, held_out, replace(settings, batch_size=batch_size, gradient_accumulation_steps=1))
     for chosen in order.batches(EVALUATION_EPOCH):
         batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.evaluation_masking).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
-from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, _pack, _stream_positions, _StreamPositions
+from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, StreamPositions, pack_streams, stream_positions
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.settings import MaskingOptions
 
@@ -121,7 +121,7 @@ def masked_batch(
     cells_by_process = tuple(len(range(number, len(chosen), n_processes)) for number in range(n_processes))
     chosen = chosen[process::n_processes]
     rows = cells.rows[chosen]
-    rank, expression = _stream_positions(cells, chosen, options.streams)
+    rank, expression = stream_positions(cells, chosen, options.streams)
     fingerprints = _fingerprints(cells, rank, expression)
     if options.view_dropout:
         rank = _thinned(cells.rank_ids, rank, rows, (options.seed, epoch, _RANK_VIEW), options.view_dropout)
@@ -130,7 +130,7 @@ def masked_batch(
         )
     if options.expression_order == "random":
         expression = _shuffled(cells, expression, rows, options.seed, epoch)
-    streams = _pack(cells, rank, expression)
+    streams = pack_streams(cells, rank, expression)
     input_ids, n_rank = streams.input_ids.numpy(), len(rank.positions)
     rank_masked = _masked_positions(input_ids[:n_rank], rank.offsets, rows, (options.seed, epoch, _RANK), options)
     expression_masked = n_rank + _masked_positions(
@@ -156,19 +156,19 @@ def masked_batch(
 
 
 def _thinned(
-    ids: np.ndarray, stream: _StreamPositions, rows: np.ndarray, draw: tuple[int, int, int], view_dropout: float
-) -> _StreamPositions:
+    ids: np.ndarray, stream: StreamPositions, rows: np.ndarray, draw: tuple[int, int, int], view_dropout: float
+) -> StreamPositions:
     """A stream without a random share of its genes; the others, and the special tokens, keep their order."""
     lengths = np.diff(stream.offsets)
     uniform = hashed_uniform(*draw, np.repeat(rows, lengths), _positions_in_cell(stream.offsets))
     is_kept = (uniform >= view_dropout) | (ids[stream.positions] <= EOS_TOKEN_ID)
     n_kept_before = np.concatenate([[0], np.cumsum(is_kept)])
-    return _StreamPositions(stream.positions[is_kept], n_kept_before[stream.offsets])
+    return StreamPositions(stream.positions[is_kept], n_kept_before[stream.offsets])
 
 
 def _shuffled(
-    cells: TokenizedCells, expression: _StreamPositions, rows: np.ndarray, seed: int, epoch: int
-) -> _StreamPositions:
+    cells: TokenizedCells, expression: StreamPositions, rows: np.ndarray, seed: int, epoch: int
+) -> StreamPositions:
     """The genes of each expression stream in random order; ``<cls>`` stays first and ``<eos>`` last."""
     lengths = np.diff(expression.offsets)
     place = _positions_in_cell(expression.offsets)
@@ -176,7 +176,7 @@ def _shuffled(
     key[expression.offsets[:-1]] = -1.0
     key[expression.offsets[1:] - 1] = 2.0
     cell = np.repeat(np.arange(len(lengths)), lengths)
-    return _StreamPositions(expression.positions[np.lexsort((key, cell))], expression.offsets)
+    return StreamPositions(expression.positions[np.lexsort((key, cell))], expression.offsets)
 
 
 def _masked_positions(
@@ -196,7 +196,7 @@ def _positions_in_cell(offsets: np.ndarray) -> np.ndarray:
     return np.arange(offsets[-1]) - np.repeat(offsets[:-1], np.diff(offsets))
 
 
-def _fingerprints(cells: TokenizedCells, rank: _StreamPositions, expression: _StreamPositions) -> np.ndarray:
+def _fingerprints(cells: TokenizedCells, rank: StreamPositions, expression: StreamPositions) -> np.ndarray:
     """A hash of the tokens, order and values of each cell before masking, shape (n_cells,), int64."""
     place = _positions_in_cell(rank.offsets).astype(np.uint64) << np.uint64(32)
     rank_hash = _mix(place | cells.rank_ids[rank.positions].astype(np.uint64))

@@ -1,79 +1,40 @@
 """The pre-training run: steps, log lines, evaluations, checkpoints (docs/method.md, "Pre-training")."""
 
-import hashlib
-import logging
 import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForMaskedLM
-from scdmc.tokens.tokenized_cells import TokenizedCells
-from scdmc.training.batch_order import BatchOrder
+from scdmc.training.batch_order import batch_order_of
 from scdmc.training.checkpoints import (
     load_optimizer,
     optimizer_tensors,
+    random_states,
     read_checkpoint,
+    require_same_run,
+    restore_random_states,
+    run_identity,
     with_prefix,
     without_prefix,
     write_checkpoint,
 )
-from scdmc.training.distributed import gather_equal, global_sum, shard, spread_like, whole
+from scdmc.training.distributed import global_sum, shard, spread_like, whole
 from scdmc.training.dual_stream import ScDMCForPretraining
-from scdmc.training.masking import PretrainingBatch, masked_batch
-from scdmc.training.optimization import parameter_groups, warmup_then_cosine
-from scdmc.training.settings import MaskingOptions
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-from scdmc.training.batch_order import _batch_order
 from scdmc.training.evaluation import evaluate
-from scdmc.training.run_log import _Clock, _Window, peak_memory
-from scdmc.training.settings import FREE_SETTINGS, PretrainingSettings
-
-logger = logging.getLogger(__name__)
-
-
-class _Batches(Dataset):
-    """Masked batches by (epoch, number in the epoch): a resumed run asks for the next one."""
-
-    def __init__(
-        self,
-        cells: TokenizedCells,
-        training: np.ndarray,
-        order: BatchOrder,
-        masking: MaskingOptions,
-        process: int,
-        n_processes: int,
-    ) -> None:
-        self.cells = cells
-        self.training = training
-        self.order = order
-        self.masking = masking
-        self.process = (process, n_processes)
-        self.epoch: int | None = None
-        self.batches: list[np.ndarray] = []
-
-    def __getitem__(self, number: tuple[int, int]) -> PretrainingBatch:
-        epoch, index = number
-        if epoch != self.epoch:
-            self.epoch, self.batches = epoch, self.order.batches(epoch)
-        return masked_batch(self.cells, self.training[self.batches[index]], epoch, self.masking, *self.process)
+from scdmc.training.loading import TrainingCells, masked_batches, position
+from scdmc.training.masking import PretrainingBatch
+from scdmc.training.optimization import parameter_groups, warmup_then_cosine
+from scdmc.training.run_log import Clock, RunLog, peak_memory
+from scdmc.training.settings import PretrainingSettings
 
 
 class Pretraining:
@@ -83,10 +44,8 @@ class Pretraining:
     ----------
     model
         The model to be trained.
-    cells
-        The data.
-    training, held_out
-        Which cells are trained on and which are held out, shapes (n_training,) and (n_held_out,).
+    data
+        The cells that are trained on, and those that are held out.
     settings
         See :class:`PretrainingSettings`.
     output_dir
@@ -95,21 +54,16 @@ class Pretraining:
         Where to train; of several processes each takes its own GPU.
     attention
         Attention back end.
-    order
-        Which cells of ``training`` make up each batch; drawn by length and seed without it.
     """
 
     def __init__(
         self,
         model: ScDMCForMaskedLM,
-        cells: TokenizedCells,
-        training: np.ndarray,
-        held_out: np.ndarray,
+        data: TrainingCells,
         settings: PretrainingSettings,
         output_dir: Path,
         device: torch.device,
         attention: str = "auto",
-        order: BatchOrder | None = None,
     ) -> None:
         parts = settings.gradient_accumulation_steps
         if settings.tokens_per_batch is None and settings.batch_size % parts:
@@ -118,15 +72,15 @@ class Pretraining:
             )
         self.settings = settings
         self.output_dir = Path(output_dir)
-        self.cells = cells
-        self.training = training
-        self.held_out = held_out
+        self.data = data
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self.accelerator.device
-        self.order = _batch_order(cells, training, settings) if order is None else order
+        self.order = data.order
+        if self.order is None:
+            self.order = batch_order_of(data.cells, data.training, settings)
         if self.order.fewest_cells < self.accelerator.num_processes:
             raise ScDMCError(
                 f"--batch_size or --tokens_per_batch: a part of a batch may have {self.order.fewest_cells} cells only, "
@@ -140,14 +94,14 @@ class Pretraining:
         self.module.momentum_encoder.set_attention(attention, dtype)
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
         if settings.torch_compile:
-            compile_layers(self.module)
+            self.module.compile_layers()
         self.wrapped = self._spread_over_processes()
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.module.model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.step = 0
         self.trained_seconds = 0.0
-        self.history: list[dict[str, float]] = []
+        self.log = RunLog(model.config, self.device, self.accelerator.is_main_process)
         self.stop_requested = False
 
     def _spread_over_processes(self) -> nn.Module:
@@ -194,26 +148,28 @@ class Pretraining:
             self._evaluate()
         self.module.train()
         loader = self._loader()
-        window = _Window(self.device)
-        clock = _Clock(settings.max_minutes)
-        with _stop_on_signal(self), self._writer() as writer, self._progress() as progress:
+        clock = Clock(settings.max_minutes)
+        n_cells = None if settings.schedule_minutes else self.total_steps * self.cells_per_step
+        with (
+            _stop_on_signal(self),
+            self.log.open(self.output_dir / "tensorboard", self.step, self.step * self.cells_per_step, n_cells),
+        ):
             while self.share_done < 1.0 and not self.stop_requested:
                 batches = [next(loader) for _ in range(settings.gradient_accumulation_steps)]
-                window.add(self.step + 1, self._optimizer_step(batches), batches)
+                self.log.add_step(self.step + 1, self._optimizer_step(batches), batches)
                 self._advance_clock(clock)
-                progress.update(sum(sum(batch.cells_by_process) for batch in batches))
                 is_last = self.share_done >= 1.0 or self.stop_requested
                 if self.step % settings.log_every == 0 or is_last:
-                    self._log(window, writer, progress)
+                    self.log.write_line(self.step, self.optimizer.param_groups[0]["lr"], self._epoch())
                 if self.step % settings.evaluate_every == 0 or self.share_done >= 1.0:
-                    self._log_scalars(self._evaluate(), writer)
+                    self._evaluate()
                 if self.step % settings.save_every == 0 or is_last:
                     self.save_checkpoint()
 
     def dry_run(self) -> dict[str, str]:
         """One evaluation, three steps and one checkpoint, and what they say of a whole run; nothing stays on disk."""
         batch_size = self.order.batch_size
-        evaluate(self.module, self.cells, self.held_out[:batch_size], batch_size, self.settings)
+        evaluate(self.module, self.data.cells, self.data.held_out[:batch_size], batch_size, self.settings)
         self.module.train()
         loader, seconds = self._loader(), []
         for _ in range(3):
@@ -274,36 +230,22 @@ class Pretraining:
 
     def _loader(self) -> Iterator[PretrainingBatch]:
         """Batches from where the run stands, without end."""
-        processes = (self.accelerator.process_index, self.accelerator.num_processes)
-        data = _Batches(self.cells, self.training, self.order, self.settings.masking, *processes)
-        # A generator of its own: the loader would draw from the global one, which decides the dropout of a resumed run.
-        return iter(
-            DataLoader(
-                data,
-                batch_size=None,
-                sampler=self._numbers(),
-                num_workers=self.settings.num_workers,
-                generator=torch.Generator(),
-            )
+        process = (self.accelerator.process_index, self.accelerator.num_processes)
+        settings = self.settings
+        return masked_batches(
+            self.data, self.order, settings.masking, self._batches_done, process, settings.num_workers
         )
 
-    def _numbers(self) -> Iterator[tuple[int, int]]:
-        """(epoch, number in the epoch) of every batch from here on."""
-        epoch, index = self._position()
-        while True:
-            for number in range(index, self.order.n_batches(epoch)):
-                yield epoch, number
-            epoch, index = epoch + 1, 0
+    @property
+    def _batches_done(self) -> int:
+        return self.step * self.settings.gradient_accumulation_steps
 
-    def _position(self) -> tuple[int, int]:
-        """Epoch and number in it of the next batch."""
-        epoch, index = 0, self.step * self.settings.gradient_accumulation_steps
-        while index >= self.order.n_batches(epoch):
-            index -= self.order.n_batches(epoch)
-            epoch += 1
-        return epoch, index
+    def _epoch(self) -> float:
+        """Epochs that are done, the one in hand as a share."""
+        epoch, index = position(self.order, self._batches_done)
+        return epoch + index / self.order.n_batches(epoch)
 
-    def _advance_clock(self, clock: "_Clock") -> None:
+    def _advance_clock(self, clock: Clock) -> None:
         """Training time, and whether it is up. Over several processes all follow the same clock: that of the sum."""
         seconds = clock.lap()
         if self.settings.schedule_minutes or self.settings.max_minutes or self.accelerator.num_processes > 1:
@@ -313,65 +255,21 @@ class Pretraining:
             self.stop_requested = stop > 0
         self.trained_seconds += seconds
 
-    @contextmanager
-    def _writer(self) -> Iterator["SummaryWriter | None"]:
-        """Tensorboard writer of the main process; a lean training node may lack the package."""
-        if find_spec("tensorboard") is None:
-            logger.warning("warning: tensorboard is not installed; history.csv holds the numbers")
-        if not self.accelerator.is_main_process or find_spec("tensorboard") is None:
-            yield None
-            return
-        from torch.utils.tensorboard import SummaryWriter
+    def _evaluate(self) -> None:
+        """Losses and accuracies on the held-out cells, into the log."""
+        data = self.data
+        metrics = evaluate(self.module, data.cells, data.held_out, self.order.batch_size, self.settings)
+        self.log.write_evaluation(self.step, metrics)
 
-        # A resumed run writes its steps again: what the interrupted one wrote of them is dropped.
-        with SummaryWriter(self.output_dir / "tensorboard", purge_step=self.step + 1) as writer:
-            yield writer
-
-    def _progress(self) -> tqdm:
-        total = None if self.settings.schedule_minutes else round(self.total_steps * self.cells_per_step)
-        return tqdm(
-            total=total,
-            initial=round(self.step * self.cells_per_step),
-            unit=" cells",
-            desc="pre-train",
-            smoothing=0.05,
-            disable=not self.accelerator.is_main_process,
-        )
-
-    def _log(self, window: "_Window", writer: "SummaryWriter | None", progress: tqdm) -> None:
-        diverged = window.first_diverged_step()
-        if diverged is not None:
-            step, rows = diverged
-            raise ScDMCError(
-                f"the loss is not finite at step {step}, whose cells are the rows {', '.join(map(str, rows))}: "
-                "training diverged; start again with a lower --learning_rate or a larger --warmup_fraction"
-            )
-        row = {"step": self.step, **window.close(self.module.model.config)}
-        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        epoch, index = self._position()
-        row["epoch"] = epoch + index / self.order.n_batches(epoch)
-        self.history.append(row)
-        shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
-        progress.set_postfix({text: f"{row[name]:.2f}" for name, text in shown.items() if name in row})
-        self._log_scalars(row, writer)
-
-    def _log_scalars(self, row: Mapping[str, float], writer: "SummaryWriter | None") -> None:
-        for name, value in row.items():
-            if writer is not None and name != "step":
-                writer.add_scalar(name, value, self.step)
-
-    def _evaluate(self) -> dict[str, float]:
-        """Losses and accuracies on the held-out cells; appended to the history."""
-        metrics = evaluate(self.module, self.cells, self.held_out, self.order.batch_size, self.settings)
-        row = {"step": self.step, **{f"eval_{name}": value for name, value in metrics.items()}}
-        self.history.append(row)
-        return row
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row per log line or evaluation."""
+        return self.log.history
 
     @property
     def final_metrics(self) -> dict[str, float]:
         """Of the last evaluation."""
-        evaluations = [row for row in self.history if "eval_loss" in row]
-        return {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
+        return self.log.last_evaluation
 
     def save_checkpoint(self) -> None:
         """Write everything that a resumed run needs; a checkpoint is complete or absent.
@@ -384,9 +282,8 @@ class Pretraining:
         weights = self._whole_state(self.module)
         if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
             raise ScDMCError(f"some weights are no longer finite at step {self.step}: training diverged")
-        random_states = self._random_states()
-        tensors = with_prefix("module", weights)
-        tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer)) | with_prefix("random", random_states)
+        tensors = with_prefix("module", weights) | with_prefix("optimizer", optimizer_tensors(self.optimizer))
+        tensors |= with_prefix("random", random_states(self.device))
         state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": self._identity(),
                  "history": self.history}  # fmt: skip
         if self.accelerator.is_main_process:
@@ -417,17 +314,6 @@ class Pretraining:
         model.tie_weights()
         return model
 
-    def _random_states(self) -> dict[str, torch.Tensor]:
-        """State of every process's generators, ``process.device`` -> bytes: each process drops other states."""
-        states = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            states["cuda"] = torch.cuda.get_rng_state()
-        return {
-            f"{process}.{name}": state.cpu()
-            for name, own in states.items()
-            for process, state in enumerate(gather_equal(own.to(self.device)))
-        }
-
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: weights, momentum encoder, optimizer, schedule, order of the cells, random state.
 
@@ -437,49 +323,22 @@ class Pretraining:
             If the checkpoint belongs to other data, settings or another model.
         """
         tensors, state = read_checkpoint(checkpoint)
-        self._require_same_run(state, checkpoint)
+        require_same_run(state["run"], self._identity(), checkpoint)
         weights, own = without_prefix("module", tensors), self.module.state_dict()
         weights = {name: spread_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
         missing, unknown = self.module.load_state_dict(weights, strict=False)
         if unknown or any(not name.endswith(TIED_WEIGHT) for name in missing):
             raise ScDMCError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}")
         load_optimizer(self.optimizer, without_prefix("optimizer", tensors))
-        random_states = without_prefix(f"random.{self.accelerator.process_index}", tensors)
-        if "cpu" in random_states:
-            torch.set_rng_state(random_states["cpu"].cpu())
-        else:  # the run goes on with more processes than it had: the new ones draw from a seed of their own
-            torch.manual_seed(self.settings.seed + 1_000_003 * state["step"] + self.accelerator.process_index)
-        if self.device.type == "cuda" and "cuda" in random_states:
-            torch.cuda.set_rng_state(random_states["cuda"].cpu())
-        self.step, self.trained_seconds, self.history = state["step"], state["trained_seconds"], state["history"]
+        # Processes that the interrupted run did not have draw from a seed of their own.
+        new_seed = self.settings.seed + 1_000_003 * state["step"] + self.accelerator.process_index
+        restore_random_states(
+            without_prefix(f"random.{self.accelerator.process_index}", tensors), self.device, new_seed
+        )
+        self.step, self.trained_seconds, self.log.history = state["step"], state["trained_seconds"], state["history"]
 
     def _identity(self) -> dict[str, object]:
-        """What makes a run what it is: settings, sizes of the model, the training cells."""
-        config = self.module.model.config
-        sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__ if "classifier" not in name}
-        cells = self.cells
-        parts = (cells.rows[self.training], cells.rank_lengths, cells.rank_ids[:100_000])
-        content = (*parts, cells.expression_values[:100_000], self.held_out)
-        digest = hashlib.sha256(b"".join(part.tobytes() for part in content)).hexdigest()
-        return {**asdict(self.settings), **sizes, "n_training_cells": len(self.training), "training_cells": digest}
-
-    def _require_same_run(self, state: Mapping, checkpoint: Path) -> None:
-        """A resumed run is the interrupted one only if all of this is unchanged."""
-        found, expected = state["run"], self._identity()
-        changed = [name for name in expected if name not in FREE_SETTINGS and found.get(name) != expected[name]]
-        if changed:
-            name = changed[0]
-            raise ScDMCError(
-                f"{checkpoint} was made with {name} {found.get(name)}, not {expected[name]}; a resumed run keeps it"
-            )
-
-
-def compile_layers(module: ScDMCForPretraining) -> None:
-    """Compile the parts of every layer that see all tokens alike; attention has kernels of its own."""
-    for encoder in (module.model.bert, module.momentum_encoder):
-        for layer in encoder.encoder.layer:
-            layer.mlp.compile(dynamic=True)
-            layer.attention.output.compile(dynamic=True)
+        return run_identity(self.settings, self.module.model.config, self.data)
 
 
 def _without_tied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

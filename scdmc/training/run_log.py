@@ -1,19 +1,30 @@
 """What a run says of itself: speed, FLOP/s, memory, and the history of its losses."""
 
 import csv
+import logging
 import math
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from tqdm import tqdm
 
 from scdmc.configuration import ScDMCConfig
+from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.training.distributed import n_processes
 from scdmc.training.masking import PretrainingBatch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
 
 # A GPU's peak in bf16 without sparsity, for the share of it that training reaches (H100 and H200).
 PEAK_TFLOPS = 989.0
@@ -27,7 +38,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-class _Clock:
+class Clock:
     """Seconds between steps, and whether ``max_minutes`` are over."""
 
     def __init__(self, max_minutes: float | None) -> None:
@@ -51,9 +62,10 @@ class _Window:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Forget what was added; the clock starts now."""
         self.sums: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []
         self.cells: list[tuple[int, list[int]]] = []
@@ -88,8 +100,118 @@ class _Window:
         if self.device.type == "cuda":
             flops = training_flops(config, self.n_tokens, self.sum_of_squared_lengths)
             row["mfu"] = flops / seconds / (PEAK_TFLOPS * 1e12 * n_processes())
-        self._start()
+        self.start()
         return row
+
+
+class RunLog:
+    """What a run says while it goes on: its history, a progress bar, and tensorboard files.
+
+    Parameters
+    ----------
+    config
+        Sizes of the model, for the share of a GPU's peak.
+    device
+        Where the run computes.
+    is_main_process
+        The bar and the files are those of the main process; every process keeps the history.
+
+    Attributes
+    ----------
+    history
+        One row per log line or evaluation, with the ``step`` at which it was written.
+    """
+
+    def __init__(self, config: ScDMCConfig, device: torch.device, is_main_process: bool) -> None:
+        self.config = config
+        self.is_main_process = is_main_process
+        self.history: list[dict[str, float]] = []
+        self._window = _Window(device)
+        self._writer: SummaryWriter | None = None
+        self._progress: tqdm | None = None
+
+    @contextmanager
+    def open(self, folder: Path, step: int, n_cells_done: float, n_cells: float | None) -> Iterator[None]:
+        """Show a progress bar and write tensorboard files meanwhile.
+
+        Parameters
+        ----------
+        folder
+            For the tensorboard files.
+        step
+            Steps that are done. A resumed run writes later ones again: what the interrupted one wrote of them is
+            dropped.
+        n_cells_done, n_cells
+            Cells that have been seen, and those of the whole run; None where the clock ends it.
+        """
+        bar = tqdm(
+            total=None if n_cells is None else round(n_cells),
+            initial=round(n_cells_done),
+            unit=" cells",
+            desc="pre-train",
+            smoothing=0.05,
+            disable=not self.is_main_process,
+        )
+        self._window.start()
+        with self._tensorboard(folder, step) as self._writer, bar as self._progress:
+            yield
+        self._writer = self._progress = None
+
+    @contextmanager
+    def _tensorboard(self, folder: Path, step: int) -> Iterator["SummaryWriter | None"]:
+        """The writer of the main process; a lean training node may lack the package."""
+        if find_spec("tensorboard") is None:
+            logger.warning("warning: tensorboard is not installed; history.csv holds the numbers")
+        if not self.is_main_process or find_spec("tensorboard") is None:
+            yield None
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(folder, purge_step=step + 1) as writer:
+            yield writer
+
+    def add_step(self, step: int, metrics: Mapping[str, torch.Tensor], batches: list[PretrainingBatch]) -> None:
+        """Add one optimizer step to the next log line; its metrics stay on the device until then."""
+        self._window.add(step, metrics, batches)
+        self._progress.update(sum(sum(batch.cells_by_process) for batch in batches))
+
+    def write_line(self, step: int, learning_rate: float, epoch: float) -> None:
+        """Append means over the steps since the last line to the history.
+
+        Raises
+        ------
+        ScDMCError
+            If a loss is not finite.
+        """
+        diverged = self._window.first_diverged_step()
+        if diverged is not None:
+            diverged_step, rows = diverged
+            raise ScDMCError(
+                f"the loss is not finite at step {diverged_step}, whose cells are the rows "
+                f"{', '.join(map(str, rows))}: training diverged; start again with a lower --learning_rate or a larger "
+                "--warmup_fraction"
+            )
+        row = {"step": step, **self._window.close(self.config), "learning_rate": learning_rate, "epoch": epoch}
+        shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
+        self._progress.set_postfix({text: f"{row[name]:.2f}" for name, text in shown.items() if name in row})
+        self._append(row)
+
+    def write_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the losses on held-out cells to the history."""
+        self._append({"step": step, **{f"eval_{name}": value for name, value in metrics.items()}})
+
+    def _append(self, row: dict[str, float]) -> None:
+        self.history.append(row)
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, row["step"])
+
+    @property
+    def last_evaluation(self) -> dict[str, float]:
+        """The newest losses on held-out cells, their names starting with ``eval_``."""
+        evaluations = [row for row in self.history if "eval_loss" in row]
+        return {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
 
 
 def training_flops(

@@ -16,7 +16,7 @@ from scdmc.annotation.fine_tuning import (
     balanced_weights,
     class_names,
     epoch_batches,
-    fine_tune,
+    fit_classifier,
     goodness,
     make_optimizers,
     without_random_genes,
@@ -55,7 +55,7 @@ def settings(**chosen):
 def moved_weights(model_directory, separable, **chosen):
     model = new_classifier(model_directory)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    fine_tune(model, *separable, settings(**chosen))
+    fit_classifier(model, *separable, settings(**chosen))
     after = model.state_dict()
     assert set(after) == set(before)
     return {name for name in before if not torch.equal(before[name], after[name])}
@@ -80,13 +80,13 @@ def test_only_the_top_layers_move_if_asked(model_directory, separable):
 
 def test_more_top_layers_than_there_are_are_refused(model_directory, separable):
     with pytest.raises(ScDMCError, match="--train_layers 3: the model has 2 layers"):
-        fine_tune(new_classifier(model_directory), *separable, settings(train="top_layers", train_layers=3))
+        fit_classifier(new_classifier(model_directory), *separable, settings(train="top_layers", train_layers=3))
 
 
 def test_low_rank_additions_are_merged_into_a_normal_model_folder(tmp_path, model_directory, separable):
     model, d = new_classifier(model_directory), model_directory
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    history = fine_tune(model, *separable, settings(train="lora", lora_rank=2))
+    history = fit_classifier(model, *separable, settings(train="lora", lora_rank=2))
     moved = {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
     targets = ("Wqkv.weight", "output.dense.weight", "gated_layers.weight", "wo.weight")
     assert all(name.endswith(targets) or name.startswith("classifier.") for name in moved)
@@ -109,7 +109,7 @@ def test_bfloat16_is_for_the_encoder_and_weights_and_logits_stay_float32(model_d
     matrix = model.bert.encoder.layer[0].attention.self.Wqkv
     matrix.register_forward_hook(lambda module, inputs, output: seen.add(("encoder", output.dtype)))
     model.classifier.register_forward_hook(lambda module, inputs, output: seen.add(("classifier", output.dtype)))
-    history = fine_tune(model, *separable, settings(dtype="bfloat16", classifier_start="probe"))
+    history = fit_classifier(model, *separable, settings(dtype="bfloat16", classifier_start="probe"))
     assert seen == {("encoder", torch.bfloat16), ("classifier", torch.float32)}
     assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
     assert [row["epoch"] for row in history] == [0, 1, 2]
@@ -120,7 +120,7 @@ def test_bfloat16_is_for_the_encoder_and_weights_and_logits_stay_float32(model_d
 def test_float32_is_computed_as_without_autocast(monkeypatch, model_directory, separable, start):
     def trained(**chosen):
         model = new_classifier(model_directory)
-        history = fine_tune(model, *separable, settings(epochs=1, classifier_start=start, **chosen))
+        history = fit_classifier(model, *separable, settings(epochs=1, classifier_start=start, **chosen))
         return history, model.state_dict()
 
     in_bfloat16, _ = trained(dtype="bfloat16")
@@ -136,12 +136,12 @@ def test_float32_is_computed_as_without_autocast(monkeypatch, model_directory, s
 def test_low_rank_additions_without_peft_are_refused_clearly(monkeypatch, model_directory, separable):
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails
     with pytest.raises(ScDMCError, match="pip install peft"):
-        fine_tune(new_classifier(model_directory), *separable, settings(train="lora"))
+        fit_classifier(new_classifier(model_directory), *separable, settings(train="lora"))
 
 
 def test_all_weights_can_be_trained_again_afterwards(model_directory, separable):
     model = new_classifier(model_directory)
-    fine_tune(model, *separable, settings(train="classifier", epochs=1))
+    fit_classifier(model, *separable, settings(train="classifier", epochs=1))
     assert all(weight.requires_grad for weight in model.parameters())
 
 
@@ -149,7 +149,7 @@ def test_all_weights_can_be_trained_again_afterwards(model_directory, separable)
 def test_pooling_over_genes_learns_and_survives_saving(tmp_path, model_directory, separable, pooling):
     cells, d = separable[0].select(np.arange(10)), model_directory
     model = new_classifier(d, pooling=pooling)
-    history = fine_tune(model, *separable, settings())
+    history = fit_classifier(model, *separable, settings())
     assert history[-1]["loss"] < history[0]["loss"]
     save_model_directory(tmp_path / "mean", model, d.vocabulary, d.medians, d.settings, "a test")
     loaded = load(tmp_path / "mean")
@@ -207,8 +207,8 @@ def test_lost_genes_change_from_epoch_to_epoch_and_depend_on_nothing_else(separa
 
 
 def test_gene_dropout_reaches_training(model_directory, separable):
-    plain = fine_tune(new_classifier(model_directory), *separable, settings(epochs=1))
-    lossy = fine_tune(new_classifier(model_directory), *separable, settings(epochs=1, gene_dropout=0.5))
+    plain = fit_classifier(new_classifier(model_directory), *separable, settings(epochs=1))
+    lossy = fit_classifier(new_classifier(model_directory), *separable, settings(epochs=1, gene_dropout=0.5))
     assert plain[0]["loss"] != lossy[0]["loss"]
 
 
@@ -217,7 +217,7 @@ def moves_of_genes(model_directory, separable, **chosen):
     model, (cells, _, split) = new_classifier(model_directory), separable
     table = model.bert.embeddings.word_embeddings.weight
     before = table.detach().clone()
-    fine_tune(model, *separable, settings(epochs=1, **chosen))
+    fit_classifier(model, *separable, settings(epochs=1, **chosen))
     training = cells.select(split == "train")
     n_cells = np.bincount(training.rank_ids, minlength=len(table))
     n_cells[: EOS_TOKEN_ID + 1] = 0
@@ -249,7 +249,7 @@ def test_the_rate_of_sgd_is_a_multiple_of_the_mean_square_of_the_word_embeddings
 
 def test_fine_tuning_that_diverges_is_stopped_by_name(model_directory, separable):
     with pytest.raises(ScDMCError, match="diverged in epoch 1: the loss is nan; give a lower learning_rate"):
-        fine_tune(new_classifier(model_directory), *separable, settings(learning_rate=1e30))
+        fit_classifier(new_classifier(model_directory), *separable, settings(learning_rate=1e30))
 
 
 def test_a_balanced_sampler_draws_each_type_equally_often():
@@ -281,14 +281,14 @@ def test_rare_types_count_for_more_if_asked(model_directory, separable, option):
 
     def mean_probability_of_ductal(**chosen):
         model = new_classifier(model_directory)
-        fine_tune(model, cells, labels, rare, settings(epochs=1, patience=1, **chosen))
+        fit_classifier(model, cells, labels, rare, settings(epochs=1, patience=1, **chosen))
         return predict_probabilities(model, cells, show_progress=False)[:, 1].mean()
 
     assert mean_probability_of_ductal(**option) > mean_probability_of_ductal() + 0.03
 
 
 def test_training_stops_when_validation_no_longer_improves(model_directory, separable):
-    history = fine_tune(
+    history = fit_classifier(
         new_classifier(model_directory),
         *separable,
         settings(epochs=30, patience=2, learning_rate=1e-30, embedding_rate=0.0),
@@ -315,7 +315,7 @@ STILL = {"learning_rate": 1e-30, "embedding_rate": 0.0, "weight_decay": 0.0, "ep
 def test_a_probe_is_where_training_starts(model_directory, separable):
     cells, labels, split = separable
     model, before = new_classifier(model_directory), new_classifier(model_directory)
-    history = fine_tune(model, *separable, settings(classifier_start="probe", **STILL))
+    history = fit_classifier(model, *separable, settings(classifier_start="probe", **STILL))
     assert [row["epoch"] for row in history] == [0, 1]
     assert history[0]["step"] == 0
     probabilities, states = annotate_cells(model, cells, show_progress=False)
@@ -332,7 +332,7 @@ def test_a_probe_stays_where_no_epoch_is_better(model_directory, separable, chos
     cells, labels, split = separable
     harmful = {"learning_rate": 0.3, "embedding_rate": 1e4, "epochs": 1} | chosen
     model = new_classifier(model_directory)
-    history = fine_tune(model, *separable, settings(classifier_start="probe", **harmful))
+    history = fit_classifier(model, *separable, settings(classifier_start="probe", **harmful))
     assert goodness(history[1]) < goodness(history[0])
     _, expected, _ = reference_probe(annotate_cells(model, cells, show_progress=False)[1], labels, split)
     np.testing.assert_allclose(predict_probabilities(model, cells, show_progress=False), expected, atol=5e-3)
@@ -343,7 +343,7 @@ def test_a_probe_knows_its_classes_whatever_their_order_and_number(model_directo
     three = np.where((labels == "beta") & (np.arange(len(labels)) % 2 == 0), "a third type", labels)
     torch.manual_seed(0)
     model = load_classifier_for_training(model_directory, ["ductal", "beta", "a third type"], "rank", 0.0)
-    fine_tune(model, cells, three, split, settings(classifier_start="probe", **STILL))
+    fit_classifier(model, cells, three, split, settings(classifier_start="probe", **STILL))
     probabilities, states = annotate_cells(model, cells, show_progress=False)
     names, expected, _ = reference_probe(states, three, split)
     order = [names.tolist().index(name) for name in names_of_classes(model)]
@@ -353,12 +353,12 @@ def test_a_probe_knows_its_classes_whatever_their_order_and_number(model_directo
 def test_a_class_without_training_cells_has_no_probe(model_directory, separable):
     model = load_classifier_for_training(model_directory, ["alpha", "beta", "ductal"], "rank", 0.0)
     with pytest.raises(ScDMCError, match="no training cell is alpha"):
-        fine_tune(model, *separable, settings(classifier_start="probe"))
+        fit_classifier(model, *separable, settings(classifier_start="probe"))
 
 
 def test_two_runs_from_a_probe_are_the_same(model_directory, separable):
     models = [new_classifier(model_directory) for _ in range(2)]
-    histories = [fine_tune(model, *separable, settings(classifier_start="probe", epochs=1)) for model in models]
+    histories = [fit_classifier(model, *separable, settings(classifier_start="probe", epochs=1)) for model in models]
     assert [row["eval_loss"] for row in histories[0]] == [row["eval_loss"] for row in histories[1]]
     for name, weight in models[0].state_dict().items():
         assert torch.equal(weight, models[1].state_dict()[name]), name
@@ -372,7 +372,7 @@ def test_rare_types_count_for_more_in_a_probe_if_asked(model_directory, separabl
     means = []
     for chosen in ({}, option):
         model = new_classifier(model_directory)
-        fine_tune(model, cells, labels, rare, settings(classifier_start="probe", **STILL, **chosen))
+        fit_classifier(model, cells, labels, rare, settings(classifier_start="probe", **STILL, **chosen))
         means.append(predict_probabilities(model, cells, show_progress=False)[:, 1].mean())
     assert means[1] > means[0] + 0.01
 
@@ -397,7 +397,7 @@ def test_half_precision_gives_the_labels_of_full_precision_after_a_probe(islets_
     labels = labels_of(cells.obs["cell_type"])
     split = make_split(labels, test_fraction=0.3, validation_fraction=0.2, seed=0)
     model = load_classifier_for_training(small, class_names(labels, split), "both", 0.0, pooling=pooling)
-    fine_tune(model, cells, labels, split, settings(classifier_start="probe", train="classifier", **STILL))
+    fit_classifier(model, cells, labels, split, settings(classifier_start="probe", train="classifier", **STILL))
     full = predict_probabilities(model, cells, show_progress=False).argmax(axis=1)
     half = predict_probabilities(model.to(torch.bfloat16), cells, show_progress=False).argmax(axis=1)
     assert (full == half).mean() > 0.95

@@ -15,15 +15,13 @@ import pytest
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading.counts import open_counts
-from scdmc.tokens import workers
+from scdmc.tokens import cluster as cluster_module
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
 from scdmc.tokens.tokenizer import Tokenizer
 from tests.tokens.outputs import fingerprints
 
 pytestmark = pytest.mark.slow
-
-distributed = pytest.importorskip("distributed")
 
 # What started the tests may ignore Ctrl-C, which a child would inherit.
 HEEDS_CTRL_C = """
@@ -65,6 +63,7 @@ def make_job(folder, tokenizer, tmp_path):
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster that runs already, of two workers in this process."""
+    distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
     ) as cluster:
@@ -168,18 +167,53 @@ def test_a_file_that_kills_every_worker_is_named(deadly):
 
 
 def test_an_address_where_nothing_answers_is_an_error(make_job, monkeypatch):
-    monkeypatch.setattr(workers, "SECONDS_TO_CONNECT", 0.5)
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(cluster_module, "SECONDS_TO_CONNECT", 0.5)
     job = make_job("out")
     with pytest.raises(ScDMCError, match=r"--scheduler_address tcp://127\.0\.0\.1:9: no Dask scheduler answers there"):
         tokenize_folder(job, scheduler_address="tcp://127.0.0.1:9")
     assert not job.finished_shards.exists()
 
 
-def test_without_dask_the_error_says_how_to_install_it(make_job, monkeypatch):
+def test_only_a_cluster_needs_dask_and_the_error_says_how_to_install_it(make_job, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ScDMCError, match="pip install distributed"):
-        tokenize_folder(make_job("out"), num_workers=2)
-    tokenize_folder(make_job("out"))
+        tokenize_folder(make_job("out"), scheduler_address="tcp://127.0.0.1:9")
+    tokenize_folder(make_job("out"), num_workers=2)
+
+
+IN_WORKERS = """
+import sys, time
+from pathlib import Path
+from scdmc.tokens.workers import Progress, Task, run_on_workers
+from tests.tokens.test_workers import write_on
+if __name__ == "__main__":
+    run_on_workers([Task(["a"], write_on, (Path(sys.argv[1]),))], Progress({"a": 10**9}, 0), 1)
+"""
+
+
+def write_on(path, progress):
+    """Write to a file without end."""
+    while True:
+        path.write_text(str(os.getpid()))
+        progress("a", 1)
+        time.sleep(0.05)
+
+
+def test_workers_end_with_the_run_that_was_killed(tmp_path, request):
+    (tmp_path / "run.py").write_text(IN_WORKERS)
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "pid")]
+    environment = {**os.environ, "PYTHONPATH": str(request.config.rootpath)}
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    worker = int((tmp_path / "pid").read_text())
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_a_full_disk_is_one_error_line_and_resuming_goes_on(make_job, tmp_path, caplog):

@@ -8,6 +8,7 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.tokens.tokenized_cells import TokenizedCells, concatenate_cells
+from scdmc.training.loading import TrainingCells
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.settings import PretrainingSettings
 
@@ -69,7 +70,8 @@ def make_model(dropout=0.1, seed=0, **changes):
 def make_run(output_dir, settings=SETTINGS, cells=CELLS, **model):
     everything = concatenate_cells([cells, HELD_OUT])
     training, held_out = np.arange(len(cells)), np.arange(len(cells), len(everything))
-    return Pretraining(make_model(**model), everything, training, held_out, settings, output_dir, CPU)
+    data = TrainingCells(everything, training, held_out)
+    return Pretraining(make_model(**model), data, settings, output_dir, CPU)
 
 
 def state_of(run):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from scdmc.errors import ScDMCError
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training import checkpoints as checkpoints_module
-from scdmc.training import pretraining
+from scdmc.training import loading
 from scdmc.training.checkpoints import checkpoints, find_checkpoint
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
@@ -250,7 +250,7 @@ def test_epochs_become_steps(tmp_path, parts, expected):
 def test_an_epoch_shows_every_cell_once(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        pretraining, "masked_batch",
+        loading, "masked_batch",
         lambda cells, chosen, epoch, *rest: shown.append((epoch, chosen)) or masked_batch(cells, chosen, epoch, *rest),
     )  # fmt: skip
     settings = replace(SETTINGS, max_steps=None, epochs=2, gradient_accumulation_steps=2, evaluate_every=99)
