@@ -38,7 +38,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "(default: as many as before)",
     )
     parser.add_argument(
-        "--push_to_hub", metavar="USER/NAME", help="send the folder to this model of the Hugging Face hub as well"
+        "--push_to_hub",
+        metavar="USER/NAME",
+        help="send the folder to this model of the Hugging Face hub as well (default: not sent)",
     )
     return parser.parse_args(argv)
 

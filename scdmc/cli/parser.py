@@ -99,12 +99,13 @@ def _one_line(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Parser whose errors look like those of :func:`script`: one line, no usage."""
 
     examples: tuple[str, ...] = ()
 
     def error(self, message: str) -> NoReturn:
+        """Print one line and end with status 2."""
         # A flag with equals is called by its first name: "--model", not "--model/--model_path/...".
         line = re.sub(r"(--\w+)(?:/--\w+)+", r"\1", message)
         self.exit(USER_ERROR_STATUS, f"error: {line}\n")
@@ -112,6 +113,7 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, after a flag that does not exist has been refused with the nearest name."""
         given = list(sys.argv[1:] if args is None else args)
         # A flag that is not there comes before one that is missing: the first often is a mistyped second.
         for name in _flags_in(given):
@@ -185,7 +187,7 @@ def argument_parser(description: str, examples: Sequence[str]) -> argparse.Argum
         Command lines, each beginning with ``{prog}``, which becomes what the script was started as: ``scdmc annotate``
         where ``sys.argv[0]`` says so, else ``python -u annotate.py``.
     """
-    parser = _Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.examples = tuple(examples)
     parser.add_argument(
         "--version", action="version", version=f"scdmc {__version__}", help="print the version and exit"

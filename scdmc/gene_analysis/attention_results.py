@@ -15,9 +15,9 @@ from scdmc.gene_analysis.figures import (
     heat_map_figure,
     remove_figures,
 )
-from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
 from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Section
+from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.tables import write_csv_files
 
 TOP_GENES = 10
 
@@ -65,7 +65,7 @@ def write_attention_results(output_dir: Path, results: AttentionResults, seed: i
         Section("Marker recovery", about, recovery),
         Section("Heads", "", [("Every layer and head", results.heads)]),
     ]
-    write_gene_page(output_dir, "Attention", results.verdict, sections, figures)
+    write_verdict_page(output_dir, "Attention", results.verdict, sections, figures)
 
 
 def remove_optional_figures(output_dir: Path) -> None:

@@ -9,9 +9,9 @@ from scdmc.files import remove
 from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
 from scdmc.gene_analysis.modules import ModuleResults
 from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
-from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
 from scdmc.reports.figures import save_figure, umap_figure
-from scdmc.reports.page import Section
+from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.tables import write_csv_files
 
 OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
 
@@ -49,7 +49,7 @@ def write_module_results(output_dir: Path, results: ModuleResults, options: Modu
         f"last-layer state of each ({options.stream} stream), centred; Leiden at resolution "
         f"{results.found.resolution:g}."
     )
-    write_gene_page(output_dir, "Gene modules", results.verdict, [Section("Modules", about, shown)], figures)
+    write_verdict_page(output_dir, "Gene modules", results.verdict, [Section("Modules", about, shown)], figures)
 
 
 def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:

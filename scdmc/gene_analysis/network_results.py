@@ -31,10 +31,10 @@ from scdmc.gene_analysis.networks import (
     type_network,
 )
 from scdmc.gene_analysis.options import PERTURBATION, SCORE_COLUMNS, GraphOptions, NetworkOptions
-from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
 from scdmc.gene_analysis.states import GeneEmbeddings
 from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Section
+from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.tables import write_csv_files
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def write_network_results(output_dir: Path, collected: Collected, graph: GraphOp
     largest = tables["hubs"].groupby("cell_type").head(3)
     shown = [("Networks of the strongest pairs, mean over the types", sizes), ("Strongest hubs", largest)]
     sections = [Section("Agreement with known regulons", about, agreement), Section("Topology and hubs", "", shown)]
-    write_gene_page(output_dir, "Gene regulatory networks", verdict, sections, figures)
+    write_verdict_page(output_dir, "Gene regulatory networks", verdict, sections, figures)
     return verdict
 
 

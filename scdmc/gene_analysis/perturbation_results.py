@@ -8,9 +8,9 @@ import pandas as pd
 from scdmc.gene_analysis.figures import heat_map_figure, remove_figures
 from scdmc.gene_analysis.options import LARGEST_FDR, ScreenOptions
 from scdmc.gene_analysis.perturbation import STATISTICS, rows_needed
-from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
 from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Section
+from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.tables import write_csv_files
 
 MOST_ROWS = 40
 
@@ -54,7 +54,7 @@ def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenO
         f"have it before one has an FDR below {LARGEST_FDR}."
     )
     sections = [Section("Perturbations", about, [("By type and gene", table)])]
-    write_gene_page(output_dir, "In-silico perturbation", text, sections, figures)
+    write_verdict_page(output_dir, "In-silico perturbation", text, sections, figures)
     return text
 
 

@@ -174,3 +174,26 @@ def _png_as_base64(path: Path) -> str:
     if not content.startswith(b"\x89PNG"):
         raise ScDMCError(f"{path} (figure of the report) is not a PNG; give the PNG that save_figure returns")
     return base64.b64encode(content).decode("ascii")
+
+
+Figures = list[tuple[str, Path]]  # captions and PNG files
+
+
+def write_verdict_page(
+    output_dir: Path, title: str, verdict: str, sections: Sequence[Section], figures: Sequence[tuple[str, Path]]
+) -> None:
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    output_dir
+        Where to.
+    title, verdict
+        What was done, and what was found, in plain words.
+    sections
+        Tables and what they mean.
+    figures
+        Captions and PNG files.
+    """
+    parts = [Section("Verdict", verdict), *sections, Section("Figures", "", [], list(figures))]
+    write_report(output_dir / "report.html", title, parts)

@@ -1,5 +1,6 @@
 """Tables of scores for people: Markdown for a page, LaTeX for a paper; the best of each column is bold."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,10 @@ def latex(texts: pd.DataFrame, is_bold: np.ndarray) -> str:
         ]
         lines.append(f"{escaped(method)} & " + " & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def write_csv_files(output_dir: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """Write each table as ``NAME.csv``, without its index."""
+    for name, table in tables.items():
+        with atomic_path(output_dir / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)

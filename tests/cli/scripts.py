@@ -59,7 +59,7 @@ def parser_of(load_script, monkeypatch, script):
         raise _ParsedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(scdmc_parser._Parser, "parse_args", keep)
+        patch.setattr(scdmc_parser.Parser, "parse_args", keep)
         try:
             load_script(script).parse_arguments([])
         except _ParsedError:
