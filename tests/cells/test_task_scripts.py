@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scdmc.annotation.fine_tuning import fine_tune, share_of_peak
+from scdmc.annotation.fine_tuning import fit_classifier, share_of_peak
 from scdmc.annotation.options import FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, annotation_columns, likeliest_class, predict_probabilities
 from scdmc.cells.data import read_cells
@@ -353,7 +353,7 @@ SETTINGS = FineTuningSettings(
 def test_fine_tuning_learns_and_keeps_the_best_epoch(model_directory, separable):
     cells, labels, split = separable
     model = new_classifier(model_directory)
-    history = fine_tune(model, cells, labels, split, SETTINGS)
+    history = fit_classifier(model, cells, labels, split, SETTINGS)
     assert history[-1]["loss"] < history[0]["loss"]
     validation = cells.select(split == "validation")
     names = np.array(["beta", "ductal"])
@@ -371,8 +371,8 @@ def test_labels_of_test_cells_never_reach_the_classifier(model_directory, separa
     scrambled = labels.copy()
     scrambled[split == "test"] = np.where(labels[split == "test"] == "beta", "ductal", "beta")
     first, second = new_classifier(model_directory), new_classifier(model_directory)
-    fine_tune(first, cells, labels, split, settings)
-    fine_tune(second, cells, scrambled, split, settings)
+    fit_classifier(first, cells, labels, split, settings)
+    fit_classifier(second, cells, scrambled, split, settings)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name]), name
 
@@ -610,7 +610,7 @@ def test_the_learning_rate_rises_to_its_peak_over_the_warmup_and_falls_to_0():
 def test_fine_tuning_leaves_the_random_state_of_the_caller_alone(model_directory, separable):
     model = new_classifier(model_directory)
     before = torch.get_rng_state()
-    fine_tune(model, *separable, FineTuningSettings(epochs=1))
+    fit_classifier(model, *separable, FineTuningSettings(epochs=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 

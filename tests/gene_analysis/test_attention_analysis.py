@@ -22,7 +22,7 @@ from scdmc.gene_analysis.attribution import (
     integrated_gradients,
     type_directions,
 )
-from scdmc.gene_analysis.marker_recovery import auroc, auroc_at_equal_expression, marker_genes, recovery_rows
+from scdmc.gene_analysis.marker_recovery import auroc, auroc_at_equal_expression, markers_of_types, recovery_rows
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
@@ -128,11 +128,11 @@ def test_markers_are_found_and_one_type_is_refused():
     labels = np.repeat(["a", "b"], 40)
     counts = generator.poisson(1.0, size=(80, 30)).astype(np.float32)
     counts[:40, :6] += 6
-    markers = marker_genes(scipy.sparse.csr_matrix(np.log1p(counts)), labels)
+    markers = markers_of_types(scipy.sparse.csr_matrix(np.log1p(counts)), labels)
     assert sorted(markers["a"]) == list(range(6))
     assert len(markers["b"]) == 0
     with pytest.raises(ScDMCError, match="markers need two cell types, and all cells are 'a'"):
-        marker_genes(scipy.sparse.csr_matrix(np.log1p(counts[:40])), labels[:40])
+        markers_of_types(scipy.sparse.csr_matrix(np.log1p(counts[:40])), labels[:40])
 
 
 def test_expression_alone_does_not_win_at_equal_expression():

@@ -9,8 +9,8 @@ from scipy.stats import hypergeom
 
 from scdmc.gene_analysis.module_detection import (
     central_genes,
-    coexpression_vectors,
     enrichment_table,
+    expression_profiles,
     find_modules,
     module_activity,
 )
@@ -110,7 +110,7 @@ def test_a_module_is_active_where_its_genes_are_expressed():
     activity = module_activity(expression, PLANTED, labels)
     assert activity.shape == (3, 2)
     assert activity.loc["M1", "a"] - activity.loc["M1", "b"] > 0.5
-    profiles = centred_units(coexpression_vectors(expression, 5))
+    profiles = centred_units(expression_profiles(expression, 5))
     inside = profiles[PLANTED == 0] @ profiles[PLANTED == 0].T
     outside = profiles[PLANTED == 0] @ profiles[PLANTED == 1].T
     assert inside.mean() > outside.mean() + 0.2
