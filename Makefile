@@ -7,7 +7,7 @@ DEMO := $(CURDIR)/demo_output
 SMALL := $(CURDIR)/models/scDMC-small
 # Where the demo's model starts; `make demo START=random` shows what it is without the shipped weights.
 START ?= shipped
-START_shipped := --pretrained_model_path scDMC-small
+START_shipped := --model scDMC-small
 START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
 	--initializer_range 0.06 --expression_input value
 
@@ -34,30 +34,30 @@ format: $(VENV)/installed
 demo: $(VENV)/installed
 	$(if $(START_$(START)),,$(error START is shipped or random, not '$(START)'))
 	rm -rf $(DEMO)
-	cd prepare && $(BIN)/python -u fetch_demo_data.py --output_directory $(DEMO)/counts
+	cd prepare && $(BIN)/python -u fetch_demo_data.py --output_dir $(DEMO)/counts
 	cd prepare && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
 		--output_file $(DEMO)/split.csv --label_key cell_type
-	cd tokenizer && $(BIN)/python -u tokenizer_combine.py --input_directory $(DEMO)/counts \
-		--output_directory $(DEMO)/tokenized --output_prefix islets \
+	cd tokenizer && $(BIN)/python -u tokenizer_combine.py --data_path $(DEMO)/counts \
+		--output_dir $(DEMO)/tokenized --output_prefix islets \
 		--token_dictionary_file $(SMALL)/token_ids.json --gene_median_file $(SMALL)/gene_medians.json \
 		--obs_columns cell_type batch
-	cd pretrain && $(BIN)/python -u scDMC_pretrain.py --dataset_path $(DEMO)/tokenized/islets.parquet \
+	cd pretrain && $(BIN)/python -u scDMC_pretrain.py --data_path $(DEMO)/tokenized/islets.parquet \
 		--output_dir $(DEMO)/pretrained --split_file $(DEMO)/split.csv --max_length 256 \
 		--view_dropout 0.75 --expression_order random --momentum 0.97 \
 		--batch_size 32 --learning_rate 3e-3 --max_steps 150 --evaluate_every 25 --save_every 50 $(START_$(START))
-	cd downstream_tasks && $(BIN)/python -u downstream_tasks.py --pretrained_model_path $(DEMO)/pretrained \
-		--finetune_data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/annotation \
+	cd downstream_tasks && $(BIN)/python -u downstream_tasks.py --model $(DEMO)/pretrained \
+		--data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/annotation \
 		--split_file $(DEMO)/split.csv --label_key cell_type
-	cd downstream_tasks && $(BIN)/python -u annotate.py --model_path $(DEMO)/annotation \
+	cd downstream_tasks && $(BIN)/python -u annotate.py --model $(DEMO)/annotation \
 		--data_path $(DEMO)/counts/islets.h5ad --output_file $(DEMO)/annotated.h5ad
-	cd downstream_tasks && $(BIN)/python -u embed.py --model_path $(DEMO)/pretrained \
+	cd downstream_tasks && $(BIN)/python -u embed.py --model $(DEMO)/pretrained \
 		--data_path $(DEMO)/counts/islets.h5ad --output_file $(DEMO)/embedded.h5ad
-	cd downstream_tasks && $(BIN)/python -u cluster.py --model_path $(DEMO)/pretrained \
+	cd downstream_tasks && $(BIN)/python -u cluster.py --model $(DEMO)/pretrained \
 		--data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/clustering --label_key cell_type
-	cd downstream_tasks && $(BIN)/python -u integration.py --model_path $(DEMO)/pretrained \
-		--tokenized_data_path $(DEMO)/tokenized/islets.parquet --output_dir $(DEMO)/integration \
+	cd downstream_tasks && $(BIN)/python -u integration.py --model $(DEMO)/pretrained \
+		--data_path $(DEMO)/tokenized/islets.parquet --output_dir $(DEMO)/integration \
 		--batch_key batch --label_key cell_type
-	cd downstream_tasks && $(BIN)/python -u demo_report.py --demo_directory $(DEMO)
+	cd downstream_tasks && $(BIN)/python -u demo_report.py --output_dir $(DEMO)
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .ruff_cache

@@ -1,151 +1,63 @@
 """Attention of a model: which genes get it in which cell type, whether these are markers, and what <cls> rests on."""
 
 import argparse
-import re
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
 
 from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, positive_int, script
-from scdmc.files import atomic_path, remove, require_new_folder
-from scdmc.gene_analysis.attention_analysis import (
-    ATTRIBUTION_SCORES,
-    AttentionOptions,
-    AttentionResults,
-    analyse_attention,
-)
-from scdmc.gene_analysis.data import open_gene_data
-from scdmc.gene_analysis.figures import (
-    bar_panels_figure,
-    grouped_dots_figure,
-    head_of_each,
-    heat_map_figure,
-    remove_figures,
-)
-from scdmc.gene_analysis.options import CELLS_PER_GENE
-from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Section, write_report
+from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.gene_analysis.options import AttentionOptions
 
-TOP_GENES = 10
-MOST_TYPES = 9
-SMALLEST_SHARE = 0.1
-HEAD_MAPS = {
-    "marker_auroc": ("Do heads point at markers?", "AUROC at equal expression (random: 0.5)"),
-    "entropy": ("How widely heads read", "entropy (1: evenly, 0: one token)"),
-    "to_specials": ("What goes to <cls> and <eos>", "share of the genes' attention"),
-}
+EXAMPLES = (
+    "{prog} --model scDMC-small --data_path cells.h5ad --output_dir attention --label_key cell_type",
+    "{prog} --model scDMC-small --data_path cells.h5ad --output_dir attention --cell_types alpha beta --map_cells 2",
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of attention analysis."""
-    parser = argument_parser(__doc__)
+    parser, defaults = argument_parser(__doc__, EXAMPLES), AttentionOptions()
     add_gene_arguments(parser)
-    parser.add_argument("--min_cells", type=positive_int, default=CELLS_PER_GENE, help="cells of a type with the gene")
-    parser.add_argument(
-        "--attribution_cells", type=positive_int, default=10, help="cells of each type for rollout and gradients"
-    )
-    parser.add_argument("--map_cells", type=positive_int, default=4, help="cells whose attention is drawn")
-    parser.add_argument("--map_genes", type=positive_int, default=25, help="genes of such a cell, the highest ranks")
+    group = parser.add_argument_group("attention")
+    flags = {
+        "min_cells_per_gene": (defaults.min_cells, "cells of a type that must have a gene"),
+        "attribution_cells": (defaults.attribution_cells, "cells of each type for rollout and gradients"),
+        "map_cells": (defaults.map_cells, "cells whose attention is drawn"),
+        "map_genes": (defaults.map_genes, "genes of such a cell, the highest ranks"),
+    }
+    for name, (default, meaning) in flags.items():
+        group.add_argument(f"--{name}", type=positive_int, default=default, help=meaning)
     return parser.parse_args(argv)
 
 
-def remove_optional_figures(output_dir: Path) -> None:
-    """Delete the figures of an earlier run that this one may not draw: maps of more cells, markers that were found."""
-    remove_figures(output_dir, ["marker_recovery"])
-    for path in output_dir.glob("cell_*"):
-        if re.fullmatch(r"cell_\d+\.(png|pdf)", path.name):
-            remove(path)
-
-
-def draw(results: AttentionResults, output_dir: Path, seed: int) -> list[tuple[str, Path]]:
-    """Save all figures; returns captions and PNG files."""
-    figures, stream_of = [], results.genes
-    sizes = stream_of.groupby("cell_type")["cells"].max()
-    types = sizes.nlargest(MOST_TYPES).index.tolist()
-    frequent = stream_of[stream_of["cells"] >= SMALLEST_SHARE * stream_of["cell_type"].map(sizes)]
-    named = frequent.assign(symbol=frequent["symbol"] + np.where(frequent["is_marker"], " *", ""))
-    figure = bar_panels_figure(
-        head_of_each(named, "cell_type", types, "received", "symbol", TOP_GENES),
-        "Genes that get most attention (* marker of the type)", "attention received (1: an even share)", origin=1.0,
-    )  # fmt: skip
-    caption = (
-        f"Of genes in at least {SMALLEST_SHARE:.0%} as many cells as the commonest gene; mean over layers and heads"
+def attention_options(arguments: argparse.Namespace) -> AttentionOptions:
+    """The options that the flags stand for."""
+    return AttentionOptions(
+        stream=arguments.stream,
+        min_cells=arguments.min_cells_per_gene,
+        attribution_cells=arguments.attribution_cells,
+        map_cells=arguments.map_cells,
+        map_genes=arguments.map_genes,
+        seed=arguments.seed,
     )
-    figures.append((caption, save_figure(figure, output_dir / "top_genes")))
-    if len(results.recovery):
-        wide = results.recovery.pivot(index="cell_type", columns="method", values="auroc_at_equal_expression")
-        wide = wide[results.recovery["method"].unique()]
-        figure = grouped_dots_figure(
-            wide, "Do scores find markers among genes of equal expression?", "AUROC at equal expression", 0.5, "random"
-        )
-        figures.append(("Marker recovery by cell type", save_figure(figure, output_dir / "marker_recovery")))
-    for column, (title, label) in HEAD_MAPS.items():
-        table = results.heads.pivot(index="layer", columns="head", values=column)
-        figure = heat_map_figure(table, title, label, "head", "layer", numbers=".2f")
-        figures.append((f"{title} ({label})", save_figure(figure, output_dir / f"heads_{column}")))
-    for number, cell in enumerate(results.maps, start=1):
-        title = f"Attention in one cell (drawn with seed {seed})\n{cell.title}"
-        figure = heat_map_figure(
-            100 * cell.weights, title, "share of the reader's attention (%)", "gene that is read", "gene that reads"
-        )
-        caption = f"{cell.title}: last layer, mean over heads; the cell was drawn with seed {seed}"
-        figures.append((caption, save_figure(figure, output_dir / f"cell_{number}")))
-    figures.append(draw_attributions(results.attributions.table, types[:4], output_dir))
-    return figures
-
-
-def draw_attributions(table: pd.DataFrame, types: list[str], output_dir: Path) -> tuple[str, Path]:
-    """Rollout and integrated gradients side by side."""
-    panels = {}
-    for name in types:
-        of_type = table[table["cell_type"] == name]
-        rows = of_type[of_type["cells"] >= 0.5 * of_type["cells"].max()]
-        for column, method in ATTRIBUTION_SCORES.items():
-            top = rows.nlargest(TOP_GENES, column)
-            panels[f"{name}\n{method}"] = pd.Series(top[column].to_numpy(), index=top["symbol"])
-    title = "What <cls> rests on, by two methods"
-    label = "rollout: 1 is an even share; gradients: shift of <cls> towards its type"
-    figure = bar_panels_figure(panels, title, label, 2)
-    return f"{title} ({label})", save_figure(figure, output_dir / "attribution")
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Stream attention over the cells, score, draw."""
     arguments = parse_arguments(argv)
-    output_dir = arguments.output_dir
-    require_new_folder(output_dir, arguments.overwrite)
-    data = open_gene_data(arguments.model_path, arguments.data_path, gene_data_options(arguments))
-    print(f"cells for maps and attributions are drawn with seed {arguments.seed}")
-    options = AttentionOptions(
-        arguments.stream, arguments.min_cells, arguments.attribution_cells, arguments.map_cells,
-        arguments.map_genes, arguments.seed,
-    )  # fmt: skip
-    results = analyse_attention(data, options)
+    data_options, options = gene_data_options(arguments), attention_options(arguments)
+    require_task_inputs(arguments)
 
-    remove_optional_figures(output_dir)
-    figures = draw(results, output_dir, arguments.seed)
-    tables = {
-        "genes": results.genes,
-        "heads": results.heads,
-        "marker_recovery": results.recovery,
-        "attributions": results.attributions.table,
-    }
-    for name, table in tables.items():
-        with atomic_path(output_dir / f"{name}.csv") as temporary:
-            table.drop(columns="token", errors="ignore").to_csv(temporary, index=False)
-    about = (
-        f"Integrated gradients add up to the shift of <cls> within {results.attributions.incompleteness:.1%} "
-        f"(mean over cells). Markers: scanpy's t-test against all other cells, FDR below 0.05, at least twice as high."
-    )
-    recovery = [("Mean over the types", results.mean_recovery), ("By type", results.recovery)]
-    sections = [Section("Verdict", results.verdict), Section("Marker recovery", about, recovery)]
-    sections.append(Section("Heads", "", [("Every layer and head", results.heads)]))
-    write_report(output_dir / "report.html", "Attention", [*sections, Section("Figures", "", [], figures)])
+    from scdmc.gene_analysis.attention_analysis import analyse_attention
+    from scdmc.gene_analysis.attention_results import write_attention_results
+    from scdmc.gene_analysis.data import open_gene_data
+
+    data = open_gene_data(arguments.model, arguments.data_path, data_options)
+    print(f"cells for maps and attributions are drawn with seed {options.seed}")
+    results = analyse_attention(data, options)
+    write_attention_results(arguments.output_dir, results, options.seed)
     print(results.verdict)
-    print(f"wrote {output_dir}")
+    print(f"wrote {arguments.output_dir}")
     return 0
 
 

@@ -1,22 +1,20 @@
 """Score how well embeddings merge batches and keep types apart, beside standard methods; no label is used to embed."""
 
 import argparse
-import logging
+import functools
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
-
-from scdmc.cells.data import names_of_files, read_cells
-from scdmc.cells.expression import read_expression, read_raw_counts
-from scdmc.cells.results import annotated_data
-from scdmc.cells.scores import wide_metrics
 from scdmc.cli.arguments import (
     POOLING_HELP,
+    add_batch_key_argument,
     add_count_arguments,
-    add_dtype_argument,
+    add_data_argument,
+    add_label_key_argument,
+    add_model_argument,
     add_model_arguments,
-    add_model_path_argument,
+    add_output_dir_argument,
+    add_seed_argument,
     count_options_for,
     placement,
 )
@@ -30,29 +28,19 @@ from scdmc.cli.parser import (
     positive_int,
     probability,
     script,
-    seed,
 )
-from scdmc.files import require_new_folder
+from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.errors import ScDMCError
+from scdmc.files import names_of_files
 from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
-from scdmc.integration.results import summary_lines, write_integration_results, write_page, write_study
-from scdmc.integration.study import (
-    OBSM_KEYS,
-    IntegrationData,
-    integration_data,
-    mean_rows,
-    require_runnable,
-    run_benchmark,
-    usable_cells,
-)
-from scdmc.model.devices import place_model
-from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.storage import load_model
 from scdmc.options import POOLINGS, STREAMS
-from scdmc.reading.h5ad import write_h5ad
+from scdmc.reading.options import is_h5ad
 
-logger = logging.getLogger(__name__)
-
+EXAMPLES = (
+    "{prog} --model scDMC-small --data_path cells.h5ad --output_dir integration --batch_key batch",
+    "{prog} --model scDMC-small --data_path a.h5ad b.h5ad --output_dir integration --methods scdmc pca harmony scvi "
+    "--seeds 3",
+)
 ADAPTATION_DEFAULTS = {
     f"adapt_{name}": value
     for name, value in asdict(AdaptationSettings()).items()
@@ -62,40 +50,47 @@ ADAPTATION_DEFAULTS = {
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the integration benchmark."""
-    parser = argument_parser(__doc__)
-    add_model_path_argument(parser)
-    parser.add_argument(
-        "--tokenized_data_path", type=Path, nargs="+", required=True, help="tokenized parquet, or .h5ad; one or several"
+    parser, defaults = argument_parser(__doc__, EXAMPLES), IntegrationOptions()
+    add_model_argument(parser)
+    meaning = "tokenized parquet, or .h5ad with raw counts; one or several"
+    add_data_argument(parser, "--tokenized_data_path", meaning=meaning, nargs="+")
+    add_output_dir_argument(parser, meaning="folder for scores and figures", default=Path("integration_output"))
+    add_batch_key_argument(parser)
+    add_label_key_argument(parser, "column of obs with the cell types, for the scores only")
+    group = parser.add_argument_group("what is compared")
+    group.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(DEFAULT_METHODS),
+        help="scvi (needs an .h5ad) and scanorama are packages of their own",
     )
-    parser.add_argument(
-        "--output_dir", type=Path, default=Path("integration_output"), help="folder for scores and figures"
+    group.add_argument("--full_scores", action="store_true", help="add iLISI, cLISI, kBET, PCR, isolated labels")
+    group.add_argument(
+        "--resolution", type=positive_float, default=defaults.resolution, help="of Leiden, the same for every method"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
-    parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
-    parser.add_argument("--label_key", default="cell_type", help="column of obs with the types, for the scores only")
-    parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, default=list(DEFAULT_METHODS),
-        help="what is compared; scvi (needs an .h5ad) and scanorama are packages of their own",
-    )  # fmt: skip
-    parser.add_argument("--full_scores", action="store_true", help="add iLISI, cLISI, kBET, PCR, isolated labels")
-    parser.add_argument("--resolution", type=positive_float, default=0.2, help="of Leiden, the same for every method")
-    parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
-    parser.add_argument(
+    group.add_argument("--stream", choices=STREAMS, default=defaults.stream, help="which stream; both are joined")
+    group.add_argument("--pooling", choices=POOLINGS, default=defaults.pooling, help=POOLING_HELP)
+    group.add_argument(
         "--centre_batches", action="store_true", help="add rows of scDMC with the batches moved to one mean"
     )
-    parser.add_argument("--seed", type=seed, default=42, help="of every method, neighbours, Leiden and UMAP")
-    parser.add_argument(
+    add_seed_argument(group, "of every method, neighbours, Leiden and UMAP")
+    group.add_argument(
         "--seeds", type=positive_int, default=1, help="so many runs with seeds --seed, --seed + 1, ...; means are shown"
     )
-    parser.add_argument("--scvi_epochs", type=positive_int, help="scVI chooses by the number of cells without it")
+    group.add_argument(
+        "--scvi_epochs", type=positive_int, help="of scVI (default: scVI chooses by the number of cells)"
+    )
     add_adaptation_arguments(parser)
     add_model_arguments(parser)
-    add_dtype_argument(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)
     fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, arguments.adapt, "without --adapt")
-    fill_in(arguments, {"scvi_epochs": None}, "scvi" in arguments.methods, "without scvi among --methods")
+    has_scvi = "scvi" in arguments.methods
+    fill_in(arguments, {"scvi_epochs": None}, has_scvi, "without scvi among --methods")
+    tokenized = [path.stem for path in arguments.data_path if not is_h5ad(path)]
+    if has_scvi and tokenized:
+        raise ScDMCError(f"{tokenized[0]}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
     return arguments
 
 
@@ -109,7 +104,7 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
         "learning_rate": (positive_float, "its peak"),
         "batch_size": (positive_int, "cells of a step"),
         "queue_size": (non_negative_int, "past keys as more negatives"),
-        "mutual_neighbours": (
+        "mutual_neighbors": (
             non_negative_int,
             "cells of two batches among so many nearest neighbours of each other are drawn together; 0 for none",
         ),
@@ -119,8 +114,8 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for name, (kind, meaning) in flags.items():
         default = ADAPTATION_DEFAULTS[f"adapt_{name}"]
-        meaning += "" if default is None else f" (default: {default})"
-        group.add_argument(f"--adapt_{name}", type=kind, help=meaning)
+        shown = "by time" if default is None else default
+        group.add_argument(f"--adapt_{name}", type=kind, help=f"{meaning} (default: {shown})")
     group.add_argument(
         "--batch_balanced", action="store_true", help="each step holds the batches of the data in their shares"
     )
@@ -147,31 +142,35 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     )
 
 
-def read_data(path: Path, name: str, model_directory: ModelDirectory, arguments: argparse.Namespace) -> IntegrationData:
-    """The cells of a data set that can be integrated, after a check that they can be scored."""
-    keys, options = (arguments.batch_key, arguments.label_key), count_options_for(arguments, path)
-    cells = read_cells(path, model_directory, keys, options)
-    usable = usable_cells(cells, model_directory, *keys)
-    expression, _ = read_expression(path, cells, model_directory, options)
-    counts = read_raw_counts(path, cells, options) if "scvi" in arguments.methods else None
-    return integration_data(name, cells, usable, keys, expression, counts)
-
-
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed all cells by each method, score those with a type, all alike, and draw them."""
     arguments = parse_arguments(argv)
-    output_dir, paths = arguments.output_dir, arguments.tokenized_data_path
+    output_dir, paths = arguments.output_dir, arguments.data_path
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
-    names = names_of_files(paths, "--tokenized_data_path")
-    require_new_folder(output_dir, arguments.overwrite)
-    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    names = names_of_files(paths, "--data_path")
+    counts = [count_options_for(arguments, path) for path in paths]
+    require_task_inputs(arguments)
 
-    def place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
-        return place_model(model, **placement(arguments))
+    import pandas as pd
 
+    from scdmc.cells.results import annotated_data
+    from scdmc.cells.scores import wide_metrics
+    from scdmc.integration.results import summary_lines, write_integration_results, write_page, write_study
+    from scdmc.integration.study import OBSM_KEYS, mean_rows, read_integration_data, require_runnable, run_benchmark
+    from scdmc.model.devices import place_model
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model
+    from scdmc.reading.h5ad import write_h5ad
+
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    place = functools.partial(place_model, **placement(arguments))
     place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read
-    data_sets = [read_data(path, name, model_directory, arguments) for path, name in zip(paths, names, strict=True)]
+    data_sets = [
+        read_integration_data(path, name, model_directory, keys, its_counts, "scvi" in options.methods)
+        for path, name, its_counts in zip(paths, names, counts, strict=True)
+    ]
     for data in data_sets:
         require_runnable(data, model_directory, options)
 

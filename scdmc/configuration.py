@@ -1,6 +1,8 @@
-"""Configuration of the encoder, with BERT's field names (design.md, section 5)."""
+"""Configuration of the encoder, with BERT's field names (docs/method.md, "Encoder")."""
 
 from transformers import PreTrainedConfig
+
+from scdmc.options import PUBLISHED_SIZES
 
 
 class ScDMCConfig(PreTrainedConfig):
@@ -17,20 +19,20 @@ class ScDMCConfig(PreTrainedConfig):
     model_type = "scdmc"
 
     vocab_size: int = 60534
-    hidden_size: int = 512
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    intermediate_size: int = 1024
+    hidden_size: int = PUBLISHED_SIZES.hidden_size
+    num_hidden_layers: int = PUBLISHED_SIZES.num_hidden_layers
+    num_attention_heads: int = PUBLISHED_SIZES.num_attention_heads
+    intermediate_size: int = PUBLISHED_SIZES.intermediate_size
     hidden_act: str = "gelu"
-    hidden_dropout_prob: float | int = 0.02
-    attention_probs_dropout_prob: float | int = 0.0
+    hidden_dropout_prob: float | int = PUBLISHED_SIZES.hidden_dropout_prob
+    attention_probs_dropout_prob: float | int = PUBLISHED_SIZES.attention_probs_dropout_prob
     max_position_embeddings: int = 2048
     type_vocab_size: int = 1
-    initializer_range: float = 0.02
+    initializer_range: float = PUBLISHED_SIZES.initializer_range
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
     classifier_dropout: float | int = 0.1
     classifier_stream: str = "both"
     classifier_pooling: str = "cls"
-    expression_input: str = "none"
+    expression_input: str = PUBLISHED_SIZES.expression_input

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -138,3 +138,12 @@ def sha256_of_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
+    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix."""
+    names = [path.stem for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
+    return names

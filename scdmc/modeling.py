@@ -1,4 +1,4 @@
-"""The encoder, its masked-gene head and its cell classifier (design.md, section 5).
+"""The encoder, its masked-gene head and its cell classifier (docs/method.md, "Encoder").
 
 Inside, cells are packed one after the other, without padding; ``forward(input_ids, attention_mask)`` of shape
 (n_cells, length) unpads once and pads the result once. Parameter names are those of the published checkpoints.

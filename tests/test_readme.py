@@ -1,4 +1,4 @@
-"""Every command of the README runs as printed, from the folder it says, on 300 real cells and a tiny model."""
+"""The commands of the README and of docs/ run as printed, on 300 real cells and a tiny model; all links lead home."""
 
 import os
 import re
@@ -14,23 +14,69 @@ import pytest
 
 from scdmc.gene_analysis.sets import write_gene_sets
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT_FOLDERS = ("prepare", "tokenizer", "pretrain", "downstream_tasks")
-# Appended to a command of the README: the last flag counts. They shrink the work, nothing else.
+# Appended to a printed command: the last flag counts. They shrink the work, nothing else.
 SMALLER = {
     "scDMC_pretrain.py": "--max_steps 2 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 "
     "--intermediate_size 32 --max_length 64 --batch_size 8 --evaluate_every 2 --save_every 2",
     "downstream_tasks.py": "--epochs 1",
-    "gene_modules.py": "--permutations 20 --min_cells 5 --resolutions 0.5 2",
-    "attention_analysis.py": "--attribution_cells 3 --min_cells 5 --map_cells 1",
-    "gene_regulatory_network.py": "--min_cells 5 --n_targets 40 --perturbed_factors 1 --perturbed_cells 2",
-    "perturb.py": "--max_cells 3 --null_draws 5",
+    "gene_modules.py": "--permutations 20 --min_cells_per_gene 5 --resolutions 0.5 2",
+    "attention_analysis.py": "--attribution_cells 3 --min_cells_per_gene 5 --map_cells 1",
+    "gene_regulatory_network.py": "--min_cells_per_gene 5 --n_targets 40 --perturbed_factors 1 --perturbed_cells 2",
+    "perturb.py": "--max_cells_per_type 3 --null_draws 5",
 }
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf8"), flags=re.M | re.S)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+# The README comes first: its chain makes what the commands of the other pages go on with.
+GUIDES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *(page for folder in ("docs", "models", "tests", "tokenizer")
+                                       for page in sorted((ROOT / folder).rglob("*.md"))))  # fmt: skip
+METHOD_CITATION = re.compile(r'docs/method\.md,\s+"([^"]+)"')
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf8"), flags=re.M | re.S)
+
+
+def printed_commands() -> list[str]:
+    """Every distinct command of the guides, in the order in which a reader meets them."""
+    lines = [line for page in GUIDES for block in code_blocks(page, "bash") for line in block.splitlines()]
+    return list(dict.fromkeys(line for line in lines if line.strip()))
+
+
+def test_printed_commands_leave_the_reader_at_the_root():
+    assert all(re.fullmatch(r"\(cd \w+ && python -u .*\)", command) for command in printed_commands())
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf8"), flags=re.M | re.S)
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", text, flags=re.M):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        repeats = sum(name == anchor or re.fullmatch(rf"{re.escape(anchor)}-\d+", name) is not None for name in found)
+        found.add(f"{anchor}-{repeats}" if repeats else anchor)
+    return found
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a page, and anchors, that lead nowhere."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf8"))):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
 
 
 def write_regulons(folder):
@@ -54,10 +100,10 @@ def tree(tmp_path_factory):
     shutil.copy(ROOT / "tests" / "data" / "islets_300.h5ad", counts / "islets.h5ad")
     write_regulons(tree / "demo_output" / "regulons")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    for command in readme_commands():
+    for command in printed_commands():
         script = re.search(r"(\w+\.py)", command).group(1)
         run = subprocess.run(
-            f"{command} {SMALLER.get(script, '')}",
+            f"{command.removesuffix(')')} {SMALLER.get(script, '')})",
             shell=True,
             cwd=tree,
             env=environment,
@@ -68,16 +114,53 @@ def tree(tmp_path_factory):
     return tree
 
 
-def test_the_readme_shows_every_script_of_the_three_stages():
-    shown = {re.search(r"(\w+\.py)", command).group(1) for command in readme_commands()}
+def test_the_readme_takes_five_minutes():
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    assert len(text.splitlines()) <= 200
+    assert len(text.split()) <= 1600
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_and_anchor_leads_somewhere(page):
+    assert not broken_links(page)
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A page, with `code`\n\n## Twice\n\n## Twice\n\n```\n# no heading\n[no link](in_code.md)\n```\n\n"
+        "[here](#a-page-with-code) [again](page.md#twice-1) [web](https://example.org/gone) `[no](link.md)`\n"
+        "[wrapped\nover lines](lost.md) ![figure](lost.png) [lost](#no-heading) [lost](page.md#twice-2)\n"
+    )
+    assert broken_links(page) == ["lost.md", "lost.png", "#no-heading", "page.md#twice-2"]
+
+
+def test_every_guide_is_in_the_table_of_contents_and_begins_with_a_command():
+    contents = (ROOT / "docs" / "README.md").read_text(encoding="utf8")
+    for page in GUIDES[1:]:
+        assert page.name == "README.md" or f"]({page.name})" in contents, page
+        before_first_section = page.read_text(encoding="utf8").split("\n## ")[0]
+        assert re.search(r"^```(bash)?\n", before_first_section, flags=re.M), page
+
+
+def test_the_code_cites_sections_of_the_method_that_exist():
+    headings = re.findall(r"^## (.+)$", (ROOT / "docs" / "method.md").read_text(encoding="utf8"), flags=re.M)
+    sources = [path for folder in ("scdmc", "tests", *SCRIPT_FOLDERS) for path in (ROOT / folder).rglob("*.py")]
+    cited = {title for path in sources for title in METHOD_CITATION.findall(path.read_text(encoding="utf8"))}
+    assert "Tokenization" in cited
+    assert cited <= set(headings)
+
+
+def test_the_pages_show_every_script_of_the_three_stages():
+    shown = {re.search(r"(\w+\.py)", command).group(1) for command in printed_commands()}
     scripts = {path.name for folder in SCRIPT_FOLDERS for path in (ROOT / folder).glob("*.py")}
     # census.py and fetch_regulons.py need the network; the others are run by the demo or by nobody but us.
     unshown = {"build_vocabulary.py", "census.py", "fetch_demo_data.py", "fetch_regulons.py", "demo_report.py"}
     assert shown == scripts - unshown
 
 
-def test_the_readme_keeps_the_command_names_and_flags_of_the_paper():
-    text = "\n".join(readme_commands())
+def test_the_pages_keep_the_command_names_and_flags_of_the_paper():
+    text = "\n".join(printed_commands())
     for promised in (
         "cd tokenizer && python -u tokenizer_combine.py --input_directory",
         "--output_directory",
@@ -94,7 +177,7 @@ def test_the_readme_keeps_the_command_names_and_flags_of_the_paper():
         assert promised in text
 
 
-def test_the_outputs_that_the_readme_lists_are_there(tree):
+def test_the_outputs_that_the_pages_list_are_there(tree):
     example = tree / "example"
     for name in (
         "split.csv",
@@ -164,6 +247,14 @@ def test_the_outputs_that_the_readme_lists_are_there(tree):
     assert list((example / "pretrained" / "tensorboard").iterdir())
 
 
+def test_the_python_of_the_readme_runs(tree):
+    (code,) = code_blocks(ROOT / "README.md", "python")
+    shown = "print(adata.obsm['X_scDMC'].shape, adata.obs['scDMC_cell_type'].notna().all())"
+    run = subprocess.run([sys.executable, "-c", f"{code}\n{shown}"], cwd=tree, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip().splitlines()[-1] == "(300, 32) True"
+
+
 def test_no_output_is_left_half_written(tree):
     assert not [
         path for path in (tree / "example").rglob(".*") if ".partial" in path.name or path.name.endswith(".shards")
@@ -212,7 +303,7 @@ def test_integration_scores_every_method_with_the_same_metrics(tree):
 
 def test_the_demo_report_gathers_what_the_scripts_wrote(tree):
     run = subprocess.run(
-        [sys.executable, ROOT / "downstream_tasks" / "demo_report.py", "--demo_directory", tree / "example"],
+        [sys.executable, ROOT / "downstream_tasks" / "demo_report.py", "--output_dir", tree / "example"],
         capture_output=True,
         text=True,
     )

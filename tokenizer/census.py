@@ -4,67 +4,49 @@ import argparse
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from scdmc.cli.parser import argument_parser, positive_int, script, seed
-from scdmc.genes.ids import load_gene_mapping
-from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
-from scdmc.reading.census import (
-    CENSUS_OBS_COLUMNS,
-    CensusSlice,
-    census_counts,
-    choose_cells,
-    obs_columns_of,
-    open_census,
-    open_experiment,
+from scdmc.cli.arguments import add_seed_argument, add_shard_arguments, add_tokenizer_arguments
+from scdmc.cli.inputs import require_gene_files
+from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.errors import ScDMCError
+from scdmc.reading.options import CENSUS_OBS_COLUMNS
+from scdmc.tokens.options import CENSUS_BLOCK_SIZE
+
+EXAMPLES = (
+    "{prog} --census_version 2024-07-01 --obs_value_filter \"tissue_general == 'blood'\" --max_cells 100000 "
+    "--output_dir tokenized --output_prefix blood --gene_median_file default",
+    "{prog} --uri my_experiment.soma --output_dir tokenized --output_prefix mine",
 )
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.streams import MODEL_INPUT_SIZE
-from scdmc.tokens.tokenize_census import BLOCK_SIZE, CensusJob, tokenize_census
-from scdmc.tokens.tokenized_cells import require_obs_columns
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the Census tokenizer."""
-    parser = argument_parser(__doc__)
-    source = parser.add_argument_group("source").add_mutually_exclusive_group(required=True)
-    source.add_argument("--census_version", help="date of a Census, such as 2024-07-01; read over the network")
-    source.add_argument("--uri", help="a SOMA experiment of your own, on disk or in a bucket")
+    parser = argument_parser(__doc__, EXAMPLES)
+    source = parser.add_argument_group("source; one of the two").add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--census_version", help="date of a Census, such as 2024-07-01; read over the network (default: none)"
+    )
+    source.add_argument("--uri", help="a SOMA experiment of your own, on disk or in a bucket (default: none)")
     cells = parser.add_argument_group("cells")
     cells.add_argument("--organism", default="homo_sapiens", help="experiment of the Census")
-    cells.add_argument("--obs_value_filter", help="condition on obs, such as \"tissue_general == 'blood'\"")
-    cells.add_argument("--max_cells", type=positive_int, help="cells to draw at random; all without it")
-    cells.add_argument("--seed", type=seed, default=0, help="of the draw")
+    cells.add_argument(
+        "--obs_value_filter", help="condition on obs, such as \"tissue_general == 'blood'\" (default: none)"
+    )
+    cells.add_argument("--max_cells", type=positive_int, help="cells to draw at random (default: all)")
+    add_seed_argument(cells, "of the draw")
     cells.add_argument("--all_cells", action="store_true", help="also cells that are not marked as primary data")
     cells.add_argument("--measurement", default="RNA", help="measurement of the experiment")
     cells.add_argument("--layer", default="raw", help="layer of X with the raw counts")
     cells.add_argument("--drop_empty_cells", action="store_true", help="leave out cells without counts")
     cells.add_argument("--obs_columns", nargs="+", default=list(CENSUS_OBS_COLUMNS), help="columns of obs to keep")
-    genes = parser.add_argument_group("genes")
-    genes.add_argument(
-        "--token_dictionary_file", type=Path, default=DEFAULT_TOKEN_DICTIONARY_FILE, help="vocabulary, JSON token -> id"
-    )
-    genes.add_argument(
-        "--gene_median_file",
-        type=Path,
-        help="gene medians, JSON id -> number, or 'default' for those of scDMC; without it every median is 1",
-    )
-    genes.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
-    genes.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
-    output = parser.add_argument_group("output")
-    output.add_argument("--output_directory", type=Path, required=True, help="folder for the parquet files")
-    output.add_argument("--output_prefix", required=True, help="PREFIX.parquet, or PREFIX-00000.parquet, ...")
-    output.add_argument(
-        "--model_input_size", type=positive_int, default=MODEL_INPUT_SIZE, help="most tokens of a stream"
-    )
-    output.add_argument("--cells_per_shard", type=positive_int, default=CELLS_PER_SHARD, help="most cells of a file")
-    output.add_argument("--block_size", type=positive_int, default=BLOCK_SIZE, help="cells in memory at a time")
-    output.add_argument("--resume", action="store_true", help="keep the finished shards of an interrupted run")
-    output.add_argument("--overwrite", action="store_true", help="replace existing output")
+    add_tokenizer_arguments(parser.add_argument_group("genes"))
+    add_shard_arguments(parser, CENSUS_BLOCK_SIZE)
     return parser.parse_args(argv)
 
 
 def open_source(arguments: argparse.Namespace) -> tuple[str, AbstractContextManager]:
     """What the cells' ``source_file`` says, and the experiment to be opened."""
+    from scdmc.reading.census import open_census, open_experiment
+
     if arguments.uri:
         return arguments.uri.rstrip("/").rpartition("/")[2], open_experiment(arguments.uri)
     name = f"census_{arguments.census_version}_{arguments.organism}"
@@ -75,17 +57,30 @@ def open_source(arguments: argparse.Namespace) -> tuple[str, AbstractContextMana
 def main(argv: list[str] | None = None) -> int:
     """Choose the cells, tokenize them and print where the files are."""
     arguments = parse_arguments(argv)
+    require_gene_files(arguments)
+    # A bucket ("s3://...") is looked at when it is opened.
+    if arguments.uri and "://" not in arguments.uri and not Path(arguments.uri).exists():
+        raise ScDMCError(f"--uri {arguments.uri}: no such SOMA experiment")
+
+    from scdmc.genes.ids import load_gene_mapping
+    from scdmc.genes.vocabulary import load_vocabulary
+    from scdmc.reading.census import CensusSlice, census_counts, choose_cells, obs_columns_of
+    from scdmc.tokens.medians import load_gene_medians
+    from scdmc.tokens.tokenize_census import CensusJob, tokenize_census
+    from scdmc.tokens.tokenized_cells import require_obs_columns
+    from scdmc.tokens.tokenizer import Tokenizer
+
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
     tokenizer = Tokenizer(
         vocabulary=vocabulary,
         medians=load_gene_medians(arguments.gene_median_file),
-        model_input_size=arguments.model_input_size,
+        model_input_size=arguments.max_length,
         gene_mapping=load_gene_mapping(arguments.gene_mapping_file, vocabulary),
         gene_id_column=arguments.gene_id_column,
         drop_empty_cells=arguments.drop_empty_cells,
     )
     job = CensusJob(
-        output_directory=arguments.output_directory,
+        output_directory=arguments.output_dir,
         output_prefix=arguments.output_prefix,
         tokenizer=tokenizer,
         location=arguments.uri or f"census {arguments.census_version} {arguments.organism}",

@@ -1,96 +1,51 @@
 """Median non-zero expression (CP10k) of every gene over a folder of raw-count files, in one streaming pass."""
 
 import argparse
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from scdmc.cells.splits import read_split
-from scdmc.cli.arguments import add_leave_out_argument
+from scdmc.cli.arguments import (
+    add_data_argument,
+    add_layer_arguments,
+    add_leave_out_argument,
+    add_output_file_argument,
+    add_species_arguments,
+    add_tokenizer_arguments,
+)
+from scdmc.cli.inputs import require_counts, require_files, require_gene_files
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import require_new_file, write_json
-from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
-from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
-from scdmc.reading.counts import Counts, input_files, open_counts, passes_filter
-from scdmc.reading.obs_filter import keep_cells, parse_leave_out, require_known_values
-from scdmc.tokens.medians import EXACT_LIMIT, load_gene_medians, medians_by_gene
-from scdmc.tokens.tokenizer import Tokenizer, collect_medians
+from scdmc.tokens.options import EXACT_LIMIT
+
+EXAMPLES = (
+    "{prog} --data_path counts --output_file medians.json",
+    "{prog} --data_path counts --output_file medians.json --split_file split.csv --leave_out donor_id=d1,d2",
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the gene medians."""
-    parser = argument_parser(__doc__)
-    parser.add_argument(
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_data_argument(
+        parser,
         "--input_directory",
-        type=Path,
-        required=True,
-        help="folder of files with raw counts, of the formats of tokenizer_combine.py",
+        meaning="folder of files with raw counts, of the formats of tokenizer_combine.py",
     )
-    parser.add_argument("--output_file", type=Path, required=True, help="JSON, Ensembl id -> median")
-    parser.add_argument("--split_file", type=Path, help="split.csv: take its 'train' cells only")
+    add_output_file_argument(
+        parser, "JSON, Ensembl id -> median", overwrite="replace --output_file and its provenance file"
+    )
+    parser.add_argument("--split_file", type=Path, help="split.csv: take its 'train' cells only (default: all cells)")
     add_leave_out_argument(parser)
-    parser.add_argument("--token_dictionary_file", type=Path, default=DEFAULT_TOKEN_DICTIONARY_FILE, help="vocabulary")
-    parser.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
-    parser.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
-    parser.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
-    parser.add_argument("--ortholog_file", type=Path, help="table of human and mouse genes, needed for mouse")
-    parser.add_argument(
-        "--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it"
-    )
-    parser.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    add_tokenizer_arguments(parser, has_medians=False)
+    add_species_arguments(parser)
+    add_layer_arguments(parser)
     parser.add_argument(
         "--exact_limit",
         type=positive_int,
         default=EXACT_LIMIT,
         help="up to this many non-zero values the medians are exact, beyond that within 0.5%%",
     )
-    parser.add_argument("--significant_digits", type=positive_int, help="round the medians; all digits without it")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output_file and its provenance file")
+    parser.add_argument("--significant_digits", type=positive_int, help="round the medians (default: all digits)")
     return parser.parse_args(argv)
-
-
-def training_rows(counts: Counts, split_file: Path | None, rules: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """True for the cells that count: those that are tokenized, not left out and, given a split, train the model.
-
-    Returns
-    -------
-    Shape (n_cells,).
-    """
-    is_taken = passes_filter(counts) & keep_cells(counts.obs, rules)
-    if split_file is None:
-        return is_taken
-    cells = pd.DataFrame({"source_file": counts.name, "cell_id": counts.obs.index.astype(str)})
-    return is_taken & (read_split(split_file, cells) == "train")
-
-
-def require_rules_that_apply(
-    files: Sequence[Path], rules: Mapping[str, Sequence[str]], layer: str | None, allow_normalized: bool
-) -> None:
-    """Look at the obs of every file before the long pass."""
-    obs = {}
-    for path in files if rules else ():
-        with open_counts(path, layer, allow_normalized) as counts:
-            obs[path.name] = counts.obs
-    require_known_values(rules, obs)
-
-
-class TakenCells:
-    """Chooses the cells and counts those taken by each column of the rules, for the provenance."""
-
-    def __init__(self, split_file: Path | None, rules: Mapping[str, Sequence[str]]) -> None:
-        self.split_file = split_file
-        self.rules = rules
-        self.numbers = {column: Counter() for column in rules}
-
-    def __call__(self, counts: Counts) -> np.ndarray:
-        """True for the cells taken, shape (n_cells,)."""
-        is_taken = training_rows(counts, self.split_file, self.rules)
-        for column in set(self.rules) & set(counts.obs):
-            self.numbers[column].update(counts.obs[column][is_taken].astype(str))
-        return is_taken
 
 
 @script
@@ -100,6 +55,18 @@ def main(argv: list[str] | None = None) -> int:
     provenance_file = arguments.output_file.with_suffix(".provenance.json")
     for path in (arguments.output_file, provenance_file):
         require_new_file(path, arguments.overwrite)
+    require_counts(arguments.data_path, "--data_path")
+    require_files(split_file=arguments.split_file)
+    require_gene_files(arguments)
+
+    from scdmc.cells.training_medians import TakenCells, require_rules_that_apply
+    from scdmc.genes.ids import load_gene_mapping, load_orthologs
+    from scdmc.genes.vocabulary import load_vocabulary
+    from scdmc.reading.counts import input_files
+    from scdmc.reading.obs_filter import parse_leave_out
+    from scdmc.tokens.medians import load_gene_medians, medians_by_gene
+    from scdmc.tokens.tokenizer import Tokenizer, collect_medians
+
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
     tokenizer = Tokenizer(
         vocabulary=vocabulary,
@@ -109,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         species=arguments.species,
         orthologs=load_orthologs(arguments.ortholog_file, vocabulary) if arguments.ortholog_file else None,
     )
-    files = input_files(arguments.input_directory)
+    files = input_files(arguments.data_path)
     rules = parse_leave_out(arguments.leave_out)
     require_rules_that_apply(files, rules, arguments.layer, arguments.allow_normalized)
     taken = TakenCells(arguments.split_file, rules)

@@ -1,69 +1,42 @@
 """Tokenize a folder of files of raw counts into parquet with two streams per cell."""
 
 import argparse
-from pathlib import Path
 
+from scdmc.cli.arguments import (
+    add_data_argument,
+    add_layer_arguments,
+    add_shard_arguments,
+    add_species_arguments,
+    add_tokenizer_arguments,
+)
+from scdmc.cli.inputs import require_counts, require_gene_files
 from scdmc.cli.parser import argument_parser, positive_int, script
-from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
-from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
-from scdmc.reading.options import BLOCK_SIZE
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.streams import MODEL_INPUT_SIZE
-from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer
+
+EXAMPLES = (
+    "{prog} --data_path counts --output_dir tokenized --output_prefix islets --gene_median_file default",
+    "{prog} --data_path counts --output_dir tokenized --output_prefix pbmc --obs_columns cell_type batch "
+    "--num_workers 8 --cells_per_shard 20000",
+)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the tokenizer."""
-    parser = argument_parser(__doc__)
-    parser.add_argument(
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_data_argument(
+        parser,
         "--input_directory",
-        type=Path,
-        required=True,
-        help="folder of .h5ad, .zarr, .loom, 10x .h5 files or 10x mtx folders with raw counts",
-    )
-    parser.add_argument("--output_directory", type=Path, required=True, help="folder for the parquet files")
-    parser.add_argument(
-        "--output_prefix", required=True, help="one shard becomes PREFIX.parquet, several PREFIX-00000.parquet, ..."
+        meaning="folder of .h5ad, .zarr, .loom, 10x .h5 files or 10x mtx folders with raw counts",
     )
     genes = parser.add_argument_group("genes")
-    genes.add_argument(
-        "--token_dictionary_file", type=Path, default=DEFAULT_TOKEN_DICTIONARY_FILE, help="vocabulary, JSON token -> id"
-    )
-    genes.add_argument(
-        "--gene_median_file",
-        type=Path,
-        help="gene medians, JSON id -> number, or 'default': those that ship with scDMC; without it every median is 1",
-    )
-    genes.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
-    genes.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
-    genes.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
-    genes.add_argument(
-        "--ortholog_file",
-        type=Path,
-        help="table of human and mouse genes, needed for mouse; one-to-one pairs are mapped",
-    )
+    add_tokenizer_arguments(genes)
+    add_species_arguments(genes)
     cells = parser.add_argument_group("cells")
-    cells.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it")
-    cells.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    add_layer_arguments(cells)
     cells.add_argument("--drop_empty_cells", action="store_true", help="leave out cells without counts")
     cells.add_argument(
         "--obs_columns", nargs="+", default=[], help="columns of obs to keep, such as cell_type batch donor_id"
     )
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--model_input_size", type=positive_int, default=MODEL_INPUT_SIZE, help="most tokens of a stream"
-    )
-    output.add_argument(
-        "--cells_per_shard", type=positive_int, default=CELLS_PER_SHARD, help="most cells of a parquet file"
-    )
-    output.add_argument("--block_size", type=positive_int, default=BLOCK_SIZE, help="cells in memory at a time")
-    output.add_argument(
-        "--resume",
-        action="store_true",
-        help="keep the finished shards of an interrupted run whose files and settings have not changed",
-    )
-    output.add_argument("--overwrite", action="store_true", help="replace existing output")
+    add_shard_arguments(parser)
     workers = parser.add_argument_group("workers; the output is the same for any number of them")
     workers.add_argument(
         "--num_workers",
@@ -73,7 +46,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     workers.add_argument(
         "--scheduler_address",
-        help="tcp://HOST:PORT of a running Dask cluster whose workers do it instead; "
+        help="tcp://HOST:PORT of a running Dask cluster whose workers do it instead (default: none); "
         "they must see the input and the output folder under the same paths",
     )
     return parser.parse_args(argv)
@@ -83,11 +56,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Tokenize and print where the files are."""
     arguments = parse_arguments(argv)
+    require_counts(arguments.data_path, "--data_path")
+    require_gene_files(arguments)
+
+    from scdmc.genes.ids import load_gene_mapping, load_orthologs
+    from scdmc.genes.vocabulary import load_vocabulary
+    from scdmc.tokens.medians import load_gene_medians
+    from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
+    from scdmc.tokens.tokenizer import Tokenizer
+
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
     tokenizer = Tokenizer(
         vocabulary=vocabulary,
         medians=load_gene_medians(arguments.gene_median_file),
-        model_input_size=arguments.model_input_size,
+        model_input_size=arguments.max_length,
         gene_mapping=load_gene_mapping(arguments.gene_mapping_file, vocabulary),
         gene_id_column=arguments.gene_id_column,
         drop_empty_cells=arguments.drop_empty_cells,
@@ -95,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         orthologs=load_orthologs(arguments.ortholog_file, vocabulary) if arguments.ortholog_file else None,
     )
     job = FolderJob(
-        input_directory=arguments.input_directory,
-        output_directory=arguments.output_directory,
+        input_directory=arguments.data_path,
+        output_directory=arguments.output_dir,
         output_prefix=arguments.output_prefix,
         tokenizer=tokenizer,
         obs_columns=arguments.obs_columns,

@@ -146,6 +146,20 @@ def open_cell_source(data_path: Path, model_directory: ModelDirectory, options: 
         yield _CountsSource(counts, model_directory, options)
 
 
+def require_cells(data_path: Path, options: CountOptions) -> None:
+    """Refuse a file whose cells cannot be opened, without reading them.
+
+    Raises
+    ------
+    ScDMCError
+        If an ``.h5ad`` has no raw counts, or parquet was not written by the tokenizer.
+    """
+    if is_h5ad(data_path):
+        with open_counts(data_path, options.layer, options.allow_normalized):
+            return
+    read_settings(parquet_files(data_path))
+
+
 def embed_file(
     data_path: Path,
     output_file: Path,
@@ -294,6 +308,33 @@ def _voted(results: pd.DataFrame, embeddings: np.ndarray, options: AnnotationOpt
     table = pd.DataFrame({"scDMC_cluster": clusters, "scDMC_majority_vote": voted}, index=filled, dtype=object)
     table = table.reindex(results.index)
     return table.assign(scDMC_majority_vote=table["scDMC_majority_vote"].fillna(UNKNOWN))
+
+
+def summary_lines(results: pd.DataFrame, min_probability: float) -> list[str]:
+    """How many cells there are of each type, and how certain that is, in plain words.
+
+    Parameters
+    ----------
+    results
+        From :func:`annotate_file`.
+    min_probability
+        Below which a cell became Unknown.
+    """
+    lines = [results["scDMC_cell_type"].value_counts().to_string()]
+    probability = results.loc[~results["is_empty"], "scDMC_probability"]
+    if len(probability):
+        unsure = (probability < 0.5).mean()
+        lines.append(
+            f"probability of the label: median {probability.median():.2f}, below 0.5 in {unsure:.1%} of the cells"
+        )
+    if min_probability == 0:
+        lines.append(
+            f"no cell is {UNKNOWN} for being uncertain, not even of a type never learned: see --min_probability"
+        )
+    if results["is_empty"].any():
+        n_empty = results["is_empty"].sum()
+        lines.append(f"{n_empty:,} cells have no count in any gene of the vocabulary and are {UNKNOWN}")
+    return lines
 
 
 def majority_vote(labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:

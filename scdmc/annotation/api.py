@@ -111,7 +111,9 @@ def fine_tune(
     }
     table = write_fine_tuning_results(output_dir, [run], [{FINE_TUNED: run.predicted}], None, facts)
     command = ["scdmc.fine_tune(adata,", f"{name!r},", f"label_key={label_key!r},", "...)"]
-    card = model_card("scDMC, fine-tuned for cell types", facts, table.loc[FINE_TUNED].to_dict(), command)
+    card = model_card(
+        "scDMC, fine-tuned for cell types", facts, table.loc[FINE_TUNED].to_dict(), command, "tabular-classification"
+    )
     save_classifier(output_dir, run, model_directory, card)
     return table
 

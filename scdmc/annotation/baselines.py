@@ -1,4 +1,4 @@
-"""The simple methods that stand beside ours in every comparison (design.md section 8).
+"""The simple methods that stand beside ours in every comparison (docs/method.md, "Evaluation rules").
 
 ``expression`` is always a CSR matrix (n_cells, n_genes) of log1p CP10k. ``labels`` and ``split`` have shape
 (n_cells,); a classifier returns :class:`Predicted`, one label for each test cell, in the order of the cells.

@@ -13,9 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
-
-CALIBRATION_FILE = "calibration.json"
-
+from scdmc.model.names import CALIBRATION_FILE
 
 N_BINS = 15
 

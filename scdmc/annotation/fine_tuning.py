@@ -1,4 +1,7 @@
-"""Fine-tuning a cell classifier: what is trained, on which cells, and when it ends (design.md, section 8)."""
+"""Fine-tuning a cell classifier: what is trained, on which cells, and when it ends.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import copy
 import logging
@@ -25,8 +28,10 @@ from scdmc.annotation.probing import linear_probe, mean_loss
 from scdmc.cells.scores import classification_scores
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
+from scdmc.model.devices import autocast
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.packing import PackedCells, packed_streams
+from scdmc.options import DTYPES
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
 from scdmc.training.masking import hashed_uniform
@@ -78,8 +83,8 @@ def adapted_settings(n_cells: int, hidden_size: int, **chosen: object) -> FineTu
     Raises
     ------
     ScDMCError
-        If there is no such field, no such value of ``train``, ``class_weights``, ``sampler``, ``embedding_optimizer``
-        or ``classifier_start``, or nothing would be left to train on.
+        If there is no such field, no such value of ``train``, ``class_weights``, ``sampler``, ``embedding_optimizer``,
+        ``classifier_start`` or ``dtype``, or nothing would be left to train on.
     """
     _require_known(chosen)
     given = {name: value for name, value in chosen.items() if value is not None}
@@ -99,7 +104,7 @@ def _require_known(chosen: Mapping[str, object]) -> None:
             f"no setting {', '.join(unknown)}; there are {', '.join(FineTuningSettings.__dataclass_fields__)}"
         )
     choices = {"train": TRAINED_PARTS, "class_weights": CLASS_WEIGHTS, "sampler": SAMPLERS}
-    choices |= {"embedding_optimizer": EMBEDDING_OPTIMIZERS, "classifier_start": CLASSIFIER_STARTS}
+    choices |= {"embedding_optimizer": EMBEDDING_OPTIMIZERS, "classifier_start": CLASSIFIER_STARTS, "dtype": DTYPES}
     for name, values in choices.items():
         if chosen.get(name) is not None and chosen[name] not in values:
             raise ScDMCError(f"{name} {chosen[name]!r}: there are {', '.join(values)}")
@@ -163,7 +168,7 @@ def fit_classifier(
         adapters = _choose_what_is_trained(model, settings)
         if settings.classifier_start == "probe":
             start_from_probe(model, training, targets, validation, validation_labels, settings)
-            scores = _validation_scores(model, validation, validation_labels)
+            scores = _validation_scores(model, validation, validation_labels, settings.dtype)
             history.append({"step": 0, "epoch": 0, "loss": math.nan, **scores})
         to_beat = goodness(history[0]) if history else (-1.0, 0.0)
         history += _train(model, training, targets, validation, validation_labels, settings, to_beat)
@@ -207,7 +212,8 @@ def start_from_probe(
     if absent:
         raise ScDMCError(f"no training cell is {', '.join(absent[:3])}: a probe cannot know such a class")
     logger.info("fit a probe to the states of %s training cells", f"{len(training):,}")
-    training_states, validation_states = (annotate_cells(model, cells, False)[1] for cells in (training, validation))
+    with autocast(model.device, settings.dtype):
+        training_states, validation_states = (annotate_cells(model, part, False)[1] for part in (training, validation))
     probe = linear_probe(training_states, names[targets.numpy()], validation_states, validation_labels, is_balanced)
     rows = [list(probe.names).index(name) for name in names]
     with torch.no_grad():
@@ -243,7 +249,7 @@ def _train(
                     f"fine-tuning diverged in epoch {epoch}: the loss is {loss}; give a lower learning_rate or "
                     "embedding_rate"
                 )
-            scores = _validation_scores(model, validation, validation_labels)
+            scores = _validation_scores(model, validation, validation_labels, settings.dtype)
             history.append({"step": epoch * n_steps, "epoch": epoch, "loss": loss, **scores})
             progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
             if goodness(scores) > best:
@@ -278,7 +284,7 @@ def _train_epoch(
     seen = without_random_genes(training, settings.gene_dropout, settings.seed, epoch)
     for chosen in epoch_batches(training.rank_lengths, targets.numpy(), settings, epoch):
         streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
-        loss = _training_step(model, streams, targets[chosen], optimizers, weights, settings.max_gradient_norm)
+        loss = _training_step(model, streams, targets[chosen], optimizers, weights, settings)
         total_loss += loss * len(chosen)
         for schedule in schedules:
             schedule.step()
@@ -402,15 +408,17 @@ def _training_step(
     targets: torch.Tensor,
     optimizers: list[torch.optim.Optimizer],
     weights: torch.Tensor | None,
-    max_gradient_norm: float,
+    settings: FineTuningSettings,
 ) -> torch.Tensor:
     """One step of the optimizers; returns the mean loss of the batch, a scalar."""
-    logits, targets = model.classify(streams.to(model.device)), targets.to(model.device)
+    targets = targets.to(model.device)
+    with autocast(model.device, settings.dtype):
+        logits = model.classify(streams.to(model.device))
     loss = nn.functional.cross_entropy(logits, targets, reduction="none")
     # Not divided by the weights of the batch: a batch of rare cells should count for more.
     loss = (loss if weights is None else loss * weights.to(model.device)[targets]).mean()
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), max_gradient_norm)
+    nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -418,10 +426,11 @@ def _training_step(
 
 
 def _validation_scores(
-    model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray
+    model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray, dtype: str
 ) -> dict[str, float]:
     """Macro-F1 and accuracy of all cells, and the mean loss of those whose type is a class (NaN if there are none)."""
-    names, probabilities = names_of_classes(model), predict_probabilities(model, cells, show_progress=False)
+    with autocast(model.device, dtype):
+        names, probabilities = names_of_classes(model), predict_probabilities(model, cells, show_progress=False)
     scores = classification_scores(labels, names[probabilities.argmax(axis=1)])
     loss = mean_loss(probabilities, names, labels)
     return {"eval_loss": loss, "eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}

@@ -69,6 +69,9 @@ class FineTuningSettings:
         Share of the genes that each training cell loses, other ones in each epoch, the same in both streams.
     seed
         Of the order of the cells, the genes that are lost, dropout and low-rank weights.
+    dtype
+        What the encoder computes in: ``bfloat16`` by autocast. The weights, the classifier's logits and the loss stay
+        float32.
     """
 
     epochs: int = 12
@@ -87,6 +90,7 @@ class FineTuningSettings:
     sampler: str = "shuffle"
     gene_dropout: float = 0.0
     seed: int = 42
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -176,3 +180,6 @@ N_NEIGHBORS = 15
 
 # What tables and figures call a fine-tuned model.
 FINE_TUNED = "scDMC fine-tuned"
+
+# What they call the same model without pre-training, and the strongest of the simple methods.
+FROM_SCRATCH, LOGISTIC_REGRESSION = "scDMC without pre-training", "logistic regression"

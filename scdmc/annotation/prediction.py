@@ -1,4 +1,7 @@
-"""Cell-type annotation: probabilities, embeddings and labels of cells from a classifier (design.md, section 8)."""
+"""Cell-type annotation: probabilities, embeddings and labels of cells from a classifier.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import numpy as np
 import pandas as pd
@@ -63,7 +66,8 @@ def annotate_cells(
     for chosen, streams in inference_batches(cells, stream, model.config.classifier_pooling, what):
         states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
         head = model.classifier
-        logits = F.linear(states.float(), head.weight.float(), head.bias.float()) / temperature
+        with torch.autocast(states.device.type, enabled=False):  # classify says why
+            logits = F.linear(states.float(), head.weight.float(), head.bias.float()) / temperature
         probabilities[chosen] = logits.softmax(dim=-1).cpu().numpy()
         embeddings[chosen] = states.float().cpu().numpy()
     model.train(was_training)

@@ -1,4 +1,7 @@
-"""Linear probes of frozen embeddings, to judge these (design.md, section 8) and to start classifiers from."""
+"""Linear probes of frozen embeddings, to judge these and to start classifiers from.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import logging
 from dataclasses import dataclass

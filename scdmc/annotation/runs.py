@@ -16,6 +16,7 @@ from scdmc.annotation.fine_tuning import adapted_settings, class_names, fit_clas
 from scdmc.annotation.options import CLASSIFIER_DROPOUTS, ClassifierOptions, FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities, predictions_table
 from scdmc.cells.gene_coverage import genes_of_cells, write_training_genes
+from scdmc.model.devices import autocast
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.storage import load_classifier_for_training, save_model_directory
@@ -155,7 +156,8 @@ def fine_tuned_run(
 ) -> FineTunedRun:
     """Train a classifier, calibrate it on validation cells, and predict all cells (:func:`train_classifier`)."""
     model, settings, history = train_classifier(model_directory, cells, labels, plan, options, place)
-    probabilities, embeddings = annotate_cells(model, cells)
+    with autocast(model.device, settings.dtype):
+        probabilities, embeddings = annotate_cells(model, cells)
     names = names_of_classes(model)
     calibration = calibrate_on_validation(probabilities, labels, plan.split, names)
     calibrated = with_temperature(probabilities, calibration.temperature)
@@ -196,8 +198,9 @@ def predict_without_pretraining(
 ) -> Predicted:
     """What the same model, trained from random weights, says of the test cells (:func:`train_classifier`)."""
     untrained = ClassifierOptions(**{**vars(options), "is_pretrained": False})
-    model, _, _ = train_classifier(model_directory, cells, labels, plan, untrained, place)
-    probabilities = predict_probabilities(model, cells)
+    model, settings, _ = train_classifier(model_directory, cells, labels, plan, untrained, place)
+    with autocast(model.device, settings.dtype):
+        probabilities = predict_probabilities(model, cells)
     calibration = calibrate_on_validation(probabilities, labels, plan.split, names_of_classes(model))
     calibrated = with_temperature(probabilities[plan.split == "test"], calibration.temperature)
     return Predicted.of_probabilities(names_of_classes(model), calibrated)

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_gene_mapping
 from scdmc.model.folder import ModelDirectory, require_same_settings
 from scdmc.reading.counts import open_counts
@@ -14,15 +13,6 @@ from scdmc.tokens.tokenized_cells import TokenizedCells, require_valid_ids
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 
 logger = logging.getLogger(__name__)
-
-
-def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
-    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix."""
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
-    return names
 
 
 def read_cells(

@@ -10,7 +10,7 @@ from scdmc.genes.ids import load_gene_mapping, load_orthologs
 from scdmc.genes.vocabulary import Vocabulary, load_vocabulary
 from scdmc.reading.counts import counts_of_adata
 from scdmc.tokens.medians import GeneMedians, checked_medians, load_gene_medians
-from scdmc.tokens.streams import MODEL_INPUT_SIZE
+from scdmc.tokens.options import MODEL_INPUT_SIZE
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 
@@ -28,7 +28,9 @@ def tokenize(
     obs_columns: Sequence[str] = (),
     **options: object,
 ) -> TokenizedCells:
-    """Tokenize an AnnData: the same streams that ``tokenizer_combine.py`` writes to parquet (design.md, section 4).
+    """Tokenize an AnnData: the same streams that ``tokenizer_combine.py`` writes to parquet.
+
+    Source: docs/method.md, "Tokenization".
 
     Parameters
     ----------

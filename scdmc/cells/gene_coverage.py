@@ -8,12 +8,10 @@ import numpy as np
 
 from scdmc.files import read_json_object, write_json
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
+from scdmc.model.names import TRAINING_GENES_FILE
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 logger = logging.getLogger(__name__)
-
-
-TRAINING_GENES_FILE = "training_genes.json"
 
 
 # Above these shares a file differs so much from the training cells that labels deserve doubt.

@@ -1,4 +1,4 @@
-"""What can be chosen to tokenize and split cells. Nothing heavy is imported here, so that ``--help`` is quick."""
+"""What can be chosen to tokenize, split and cluster cells. Nothing heavy is imported here: ``--help`` is quick."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +25,31 @@ class SplitOptions:
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
     min_cells_per_type: int = 10
+    seed: int = 42
+
+
+RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How embeddings are clustered; see :mod:`scdmc.cells.clustering`.
+
+    Attributes
+    ----------
+    resolution
+        Of Leiden; None chooses one of :data:`RESOLUTIONS` by the silhouette.
+    n_neighbors
+        Of the neighbour graph.
+    has_oracle
+        Also score the resolution that fits the labels best.
+    seed
+        Of neighbours, Leiden and UMAP.
+    """
+
+    resolution: float | None = 1.0
+    n_neighbors: int = 15
+    has_oracle: bool = False
     seed: int = 42
 
 

@@ -1,4 +1,7 @@
-"""Scores of annotation, clustering and integration, all computed by scikit-learn and scib (design.md section 8)."""
+"""Scores of annotation, clustering and integration, all computed by scikit-learn and scib.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -11,6 +11,8 @@ from scdmc.cells.options import SplitOptions
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
+from scdmc.reading.h5ad import h5ad_files, read_obs
+from scdmc.tokens.tokenized_cells import require_obs_columns
 
 PARTS = ("train", "validation", "test", "left_out")
 
@@ -50,7 +52,7 @@ def make_split(
     min_cells_per_type: int = 10,
     seed: int = 42,
 ) -> np.ndarray:
-    """Assign each cell to a part (design.md section 8).
+    """Assign each cell to a part (docs/method.md, "Evaluation rules").
 
     Without ``groups`` the draw is made type by type, so that each type with at least three cells is in all three parts.
     With ``groups`` a whole group goes to one part; of many draws of groups the one is taken that leaves out the fewest
@@ -363,3 +365,26 @@ def _first_cells(keys: pd.MultiIndex) -> str:
     """Count and first three of some cells, for a message."""
     named = ", ".join(f"{source_file}:{cell_id}" for source_file, cell_id in keys[:3])
     return f"{len(keys)} cells ({named}{', ...' if len(keys) > 3 else ''})"
+
+
+def cells_of_files(data_path: Path, columns: list[str]) -> pd.DataFrame:
+    """Cells of one ``.h5ad`` or of a folder of them, one file after the other.
+
+    Returns
+    -------
+    n_cells rows with source_file, cell_id and the columns asked for.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such file, or no file has one of the columns.
+    """
+    tables = {path.name: read_obs(path) for path in h5ad_files(data_path)}
+    require_obs_columns(tables, columns)
+    parts = [
+        pd.DataFrame({name: obs[name].astype(object) for name in columns if name in obs}, index=obs.index).assign(
+            source_file=source_file, cell_id=obs.index.astype(str)
+        )
+        for source_file, obs in tables.items()
+    ]
+    return pd.concat(parts, ignore_index=True)

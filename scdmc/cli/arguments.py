@@ -1,4 +1,8 @@
-"""Groups of flags that several scripts share."""
+"""Flags and groups of flags that several scripts share, and the options that they stand for.
+
+A flag means the same in every script. Names that published commands use are equals of it
+(:data:`scdmc.cli.parser.PUBLISHED_FLAGS`).
+"""
 
 import argparse
 from dataclasses import asdict
@@ -8,13 +12,135 @@ from scdmc.cells.options import SplitOptions
 from scdmc.cli.parser import fraction, non_negative_int, positive_int, seed
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
-from scdmc.options import BACK_ENDS, DTYPES
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.genes.options import SPECIES
+from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes
+from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_h5ad
+from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
 
 
+LEAVE_OUT_HELP = "cells to leave out by a column of obs, such as dataset=pbmc_a,pbmc_b; several are possible"
+
+
 SPLIT_DEFAULTS = {name: value for name, value in asdict(SplitOptions()).items() if name != "seed"}
+
+
+Parser = argparse._ActionsContainer  # a parser, or a group of one
+
+
+# ---- single flags
+
+
+def add_model_argument(parser: Parser, meaning: str = "model folder", is_required: bool = True) -> None:
+    """``--model``: a model folder, or the name of a shipped model.
+
+    The value stays as it was given; all that opens a model folder asks :func:`scdmc.model.shipped.model_folder` what it
+    means. :func:`scdmc.cli.inputs.require_model` checks it.
+    """
+    parser.add_argument(
+        "--model",
+        "--model_path",
+        "--pretrained_model_path",
+        type=Path,
+        required=is_required,
+        metavar="MODEL",
+        help=f"{meaning}, or the name of a shipped model, such as scDMC-small",
+    )
+
+
+def add_data_argument(
+    parser: Parser,
+    *published: str,
+    meaning: str = ".h5ad with raw counts, or tokenized parquet",
+    nargs: str | None = None,
+) -> None:
+    """``--data_path``, which is required, and the published names of it that this script takes."""
+    parser.add_argument(
+        "--data_path", *published, type=Path, nargs=nargs, required=True, metavar="DATA_PATH", help=meaning
+    )
+
+
+def add_output_dir_argument(
+    parser: Parser,
+    *published: str,
+    meaning: str = "folder for tables, figures and report.html",
+    default: Path | None = None,
+) -> None:
+    """``--output_dir``, which is required unless there is a default, and ``--overwrite``."""
+    parser.add_argument(
+        "--output_dir",
+        *published,
+        type=Path,
+        required=default is None,
+        default=default,
+        metavar="OUTPUT_DIR",
+        help=meaning,
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
+
+
+def add_output_file_argument(
+    parser: Parser, meaning: str, is_required: bool = True, overwrite: str = "replace --output_file"
+) -> None:
+    """``--output_file`` and ``--overwrite``."""
+    parser.add_argument("--output_file", type=Path, required=is_required, help=meaning)
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
+
+
+def add_label_key_argument(
+    parser: Parser, meaning: str = "column of obs with the cell types", default: str | None = "cell_type"
+) -> None:
+    """``--label_key``; with None for a default ``meaning`` says what that is: ``(default: ...)``."""
+    parser.add_argument("--label_key", default=default, help=meaning)
+
+
+def add_batch_key_argument(parser: Parser) -> None:
+    """``--batch_key``."""
+    parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
+
+
+def add_seed_argument(parser: Parser, meaning: str = "of all that is drawn") -> None:
+    """``--seed``, 42 in every script."""
+    parser.add_argument("--seed", type=seed, default=42, help=meaning)
+
+
+def add_resume_argument(parser: Parser, meaning: str) -> None:
+    """``--resume``, a switch."""
+    parser.add_argument("--resume", action="store_true", help=meaning)
+
+
+def add_dtype_argument(
+    parser: Parser, meaning: str = "bfloat16 is faster and agrees to a cosine of 0.999", has_bf16: bool = False
+) -> None:
+    """``--dtype``: what the model computes in; ``has_bf16`` adds ``--bf16``, which is ``--dtype bfloat16``."""
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=meaning)
+    if has_bf16:
+        parser.add_argument(
+            "--bf16",
+            action="store_const",
+            dest="dtype",
+            const="bfloat16",
+            default="float32",
+            help="the same as --dtype bfloat16 (default: off)",
+        )
+
+
+def add_max_length_argument(
+    parser: Parser, *published: str, meaning: str = "most tokens of a stream", default: int | None = None
+) -> None:
+    """``--max_length``; with None for a default ``meaning`` says what that is: ``(default: ...)``."""
+    parser.add_argument(
+        "--max_length", *published, type=positive_int, default=default, metavar="MAX_LENGTH", help=meaning
+    )
+
+
+def add_leave_out_argument(parser: Parser) -> None:
+    """``--leave_out``: cells that take no part, by a column of obs."""
+    parser.add_argument("--leave_out", nargs="+", default=[], metavar="COLUMN=VALUE[,VALUE...]", help=LEAVE_OUT_HELP)
+
+
+# ---- groups of flags
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +149,16 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     Those of :data:`SPLIT_DEFAULTS` have None for a default: :func:`scdmc.cli.parser.fill_in` gives them theirs.
     """
     group = parser.add_argument_group("split")
-    group.add_argument("--label_key", default="cell_type", help="column of obs with the labels")
-    group.add_argument("--split_by", help="column of obs (donor_id, batch) whose groups stay in one part")
-    group.add_argument("--validation_fraction", type=fraction, help="share of validation cells; 0.1 without it")
-    group.add_argument("--test_fraction", type=fraction, help="share of test cells; 0.2 without it")
+    add_label_key_argument(group, "column of obs with the labels")
     group.add_argument(
-        "--min_cells_per_type", type=positive_int, help="rarer types are left out and named; 10 without it"
+        "--split_by", help="column of obs (donor_id, batch) whose groups stay in one part (default: cell by cell)"
+    )
+    shares = {"validation_fraction": "share of validation cells", "test_fraction": "share of test cells"}
+    for name, meaning in shares.items():
+        group.add_argument(f"--{name}", type=fraction, help=f"{meaning} (default: {SPLIT_DEFAULTS[name]})")
+    fewest = SPLIT_DEFAULTS["min_cells_per_type"]
+    group.add_argument(
+        "--min_cells_per_type", type=positive_int, help=f"rarer types are left out and named (default: {fewest})"
     )
 
 
@@ -42,18 +172,22 @@ def split_options(arguments: argparse.Namespace) -> SplitOptions:
     return SplitOptions(**{name: getattr(arguments, name) for name in SplitOptions.__dataclass_fields__})
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of how a model folder is opened and where the model runs."""
+def add_model_arguments(parser: argparse.ArgumentParser, has_dtype: bool = True) -> None:
+    """Flags of how a model folder is opened and where the model runs; a script that trains in float32 has no dtype."""
     group = parser.add_argument_group("running the model")
-    group.add_argument("--token_dictionary_file", type=Path, help="vocabulary of a model folder that has none")
+    group.add_argument(
+        "--token_dictionary_file", type=Path, help="vocabulary, JSON token -> id (default: the one in the model folder)"
+    )
     group.add_argument("--attention", choices=BACK_ENDS, default="auto", help="attention back end")
-    group.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
+    add_num_gpus_argument(group)
+    if has_dtype:
+        add_dtype_argument(group)
 
 
-def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
-    """The flag of scripts that only run a model and do not train it."""
+def add_num_gpus_argument(parser: Parser) -> None:
+    """``--num_gpus``."""
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="bfloat16 is faster and agrees to a cosine of 0.999"
+        "--num_gpus", type=non_negative_int, help="0 forces the CPU (default: the GPU, where there is one)"
     )
 
 
@@ -65,10 +199,22 @@ def placement(arguments: argparse.Namespace) -> dict[str, object]:
 def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of :class:`CountOptions`."""
     group = parser.add_argument_group("reading an .h5ad")
-    group.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it")
-    group.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
-    group.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
-    group.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
+    add_layer_arguments(group)
+    add_gene_id_arguments(group)
+
+
+def add_layer_arguments(parser: Parser) -> None:
+    """``--layer`` and ``--allow_normalized``: which matrix holds the counts."""
+    parser.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer (default: looked for)")
+    parser.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+
+
+def add_gene_id_arguments(parser: Parser) -> None:
+    """``--gene_id_column`` and ``--gene_mapping_file``: what the genes are called."""
+    parser.add_argument("--gene_id_column", help="column of var with the gene ids (default: looked for)")
+    parser.add_argument(
+        "--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first (default: none)"
+    )
 
 
 def count_options(arguments: argparse.Namespace) -> CountOptions:
@@ -93,24 +239,29 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
     return options
 
 
-def add_gene_arguments(parser: argparse.ArgumentParser, streams: tuple[str, ...] = ONE_STREAM) -> None:
-    """Flags that all gene-level scripts share."""
-    add_model_path_argument(parser)
-    parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder for tables, figures and report.html")
-    parser.add_argument("--overwrite", action="store_true", help="replace files in --output_dir")
-    parser.add_argument("--label_key", default="cell_type", help="column of obs with the cell types")
-    parser.add_argument("--cell_types", nargs="+", metavar="TYPE", help="look at these types only")
+def add_gene_arguments(
+    parser: argparse.ArgumentParser, streams: tuple[str, ...] = ONE_STREAM, reads_classifiers: bool = False
+) -> None:
+    """Flags that all gene-level scripts share.
+
+    Where classifiers are read, which bring a stream of their own, ``--stream`` is None if it is not given.
+    """
+    add_model_argument(parser)
+    add_data_argument(parser)
+    add_output_dir_argument(parser)
+    add_label_key_argument(parser)
+    parser.add_argument("--cell_types", nargs="+", metavar="TYPE", help="look at these types only (default: all)")
     parser.add_argument(
         "--min_cells_per_type", type=positive_int, default=CELLS_PER_TYPE, help="smaller types are left out, and named"
     )
-    parser.add_argument("--stream", choices=streams, default=streams[0], help="which stream the model reads")
-    parser.add_argument("--seed", type=seed, default=42, help="of all that is drawn")
+    if reads_classifiers:
+        meaning = f"which stream the model reads (default: {streams[0]}; a classifier reads what it was trained on)"
+        parser.add_argument("--stream", choices=streams, help=meaning)
+    else:
+        parser.add_argument("--stream", choices=streams, default=streams[0], help="which stream the model reads")
+    add_seed_argument(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
-
-
-LEAVE_OUT_HELP = "cells to leave out by a column of obs, such as dataset=pbmc_a,pbmc_b; several are possible"
 
 
 def gene_data_options(arguments: argparse.Namespace, all_types: bool = False) -> GeneDataOptions:
@@ -125,20 +276,56 @@ def gene_data_options(arguments: argparse.Namespace, all_types: bool = False) ->
     )
 
 
-def add_leave_out_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--leave_out`` to a parser or a group of one."""
-    parser.add_argument("--leave_out", nargs="+", default=[], metavar="COLUMN=VALUE[,VALUE...]", help=LEAVE_OUT_HELP)
+def add_tokenizer_arguments(parser: Parser, has_medians: bool = True) -> None:
+    """Flags of the genes that the tokenizer scripts share; ``has_medians`` where gene medians are applied."""
+    parser.add_argument(
+        "--token_dictionary_file", type=Path, help="vocabulary, JSON token -> id (default: the one of scDMC)"
+    )
+    if has_medians:
+        parser.add_argument(
+            "--gene_median_file",
+            type=Path,
+            help="gene medians, JSON id -> number; 'default' stands for those of scDMC (default: every median is 1)",
+        )
+    add_gene_id_arguments(parser)
 
 
-def add_model_path_argument(
-    parser: argparse._ActionsContainer,
-    flag: str = "--model_path",
-    meaning: str = "model folder",
-    is_required: bool = True,
-) -> None:
-    """The flag that names a model, which may as well be written ``--model``.
+def add_species_arguments(parser: Parser) -> None:
+    """``--species`` and ``--ortholog_file``."""
+    parser.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
+    parser.add_argument(
+        "--ortholog_file",
+        type=Path,
+        help="table of human and mouse genes, needed for mouse; one-to-one pairs are mapped (default: none)",
+    )
 
-    The value stays as it was given; all that opens a model folder asks :func:`model_folder` what it means.
-    """
-    text = f"{meaning}, or the name of a model under models/, such as scDMC-small"
-    parser.add_argument(flag, "--model", type=Path, required=is_required, help=text)
+
+def add_shard_arguments(parser: argparse.ArgumentParser, block_size: int = BLOCK_SIZE) -> None:
+    """Flags of the tokenized output."""
+    group = parser.add_argument_group("output")
+    add_output_dir_argument(group, "--output_directory", meaning="folder for the parquet files")
+    group.add_argument(
+        "--output_prefix", required=True, help="one shard becomes PREFIX.parquet, several PREFIX-00000.parquet, ..."
+    )
+    add_max_length_argument(group, "--model_input_size", default=MODEL_INPUT_SIZE)
+    group.add_argument("--cells_per_shard", type=positive_int, default=CELLS_PER_SHARD, help="most cells of a file")
+    group.add_argument("--block_size", type=positive_int, default=block_size, help="cells in memory at a time")
+    add_resume_argument(
+        group, "keep the finished shards of an interrupted run whose input and settings have not changed"
+    )
+
+
+def add_encoder_size_arguments(parser: Parser) -> None:
+    """Sizes of the encoder that a benchmark runs; the defaults are those of the comparisons in the documentation."""
+    parser.add_argument("--hidden_size", type=positive_int, default=128, help="width of the encoder")
+    parser.add_argument("--num_hidden_layers", type=positive_int, default=4, help="layers")
+    parser.add_argument("--num_attention_heads", type=positive_int, default=4, help="heads")
+    parser.add_argument(
+        "--intermediate_size", type=positive_int, default=256, help="width of the gated unit; BERT's is 3/2 of it"
+    )
+
+
+def encoder_sizes(arguments: argparse.Namespace) -> EncoderSizes:
+    """The sizes that the flags of :func:`add_encoder_size_arguments` stand for."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return EncoderSizes(**{name: getattr(arguments, name) for name in names})

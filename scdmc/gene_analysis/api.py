@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from scdmc.gene_analysis.attention_analysis import AttentionOptions, AttentionResults, analyse_attention
+from scdmc.gene_analysis.attention_analysis import AttentionResults, analyse_attention
 from scdmc.gene_analysis.data import gene_data_of_adata
-from scdmc.gene_analysis.modules import ModuleOptions, ModuleResults, analyse_modules
+from scdmc.gene_analysis.modules import ModuleResults, analyse_modules
 from scdmc.gene_analysis.networks import (
-    NetworkOptions,
     TypeNetwork,
     embed_for_network,
     regulons_by_token,
@@ -19,8 +18,15 @@ from scdmc.gene_analysis.networks import (
     require_networks,
     type_network,
 )
-from scdmc.gene_analysis.options import CELLS_PER_GENE, CELLS_PER_TYPE
-from scdmc.gene_analysis.perturbation import ScreenOptions, screen_genes
+from scdmc.gene_analysis.options import (
+    CELLS_PER_GENE,
+    CELLS_PER_TYPE,
+    AttentionOptions,
+    ModuleOptions,
+    NetworkOptions,
+    ScreenOptions,
+)
+from scdmc.gene_analysis.perturbation import screen_genes
 from scdmc.gene_analysis.sets import read_gene_sets
 from scdmc.gene_analysis.states import GeneEmbeddings, embed_genes
 from scdmc.genes.symbols import tokens_of_genes
@@ -93,7 +99,7 @@ def gene_modules(
     gene_sets
         Name -> symbols, or a GMT file, to test the modules against.
     options
-        Fields of :class:`scdmc.gene_analysis.modules.ModuleOptions`.
+        Fields of :class:`scdmc.gene_analysis.options.ModuleOptions`.
     """
     sets, source = gene_sets, "gene_sets"
     if isinstance(gene_sets, str | Path):
@@ -117,7 +123,7 @@ def attention_analysis(
     adata, model, label_key, layer
         See :func:`gene_embeddings`.
     options
-        Fields of :class:`scdmc.gene_analysis.attention_analysis.AttentionOptions`.
+        Fields of :class:`scdmc.gene_analysis.options.AttentionOptions`.
     """
     data = gene_data_of_adata(adata, model, label_key, layer)
     return analyse_attention(data, AttentionOptions(**options))
@@ -141,7 +147,7 @@ def gene_network(
     regulons
         Columns tf and target (symbols), or a CSV of them.
     options
-        Fields of :class:`scdmc.gene_analysis.networks.NetworkOptions`.
+        Fields of :class:`scdmc.gene_analysis.options.NetworkOptions`.
 
     Returns
     -------
@@ -176,7 +182,7 @@ def perturb(
     genes
         Symbols or ids, one by one; or name -> genes that are perturbed together.
     options
-        Fields of :class:`scdmc.gene_analysis.perturbation.ScreenOptions`.
+        Fields of :class:`scdmc.gene_analysis.options.ScreenOptions`.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from scdmc.gene_analysis.attention_maps import (
 from scdmc.gene_analysis.attribution import CELLS_PER_ATTRIBUTED_GENE, Attributions, attribute_genes, type_directions
 from scdmc.gene_analysis.data import GeneData, cells_with_gene
 from scdmc.gene_analysis.marker_recovery import auroc_at_equal_expression, markers_of_types, recovery_rows
-from scdmc.gene_analysis.options import CELLS_PER_GENE
+from scdmc.gene_analysis.options import AttentionOptions
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, SPECIAL_TOKENS
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.packing import packed_streams
@@ -41,32 +41,6 @@ CLEARLY, WEAKLY = 0.1, 0.025  # above the baseline
 
 
 HEAD_CELLS = 100
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """How attention is looked at.
-
-    Attributes
-    ----------
-    stream
-        ``rank`` or ``expression``.
-    min_cells
-        Cells of a type that must have a gene.
-    attribution_cells
-        Cells drawn from each type for rollout and integrated gradients.
-    map_cells, map_genes
-        Cells (each of another type) and genes of a cell whose attention is drawn.
-    seed
-        Of the cells that are drawn.
-    """
-
-    stream: str = "rank"
-    min_cells: int = CELLS_PER_GENE
-    attribution_cells: int = 10
-    map_cells: int = 4
-    map_genes: int = 25
-    seed: int = 42
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ import numpy as np
 from scdmc.errors import ScDMCError
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
-EDITS = ("remove", "raise")
-
 
 def edit_genes(cells: TokenizedCells, genes: Sequence[np.ndarray], edit: str, context: int) -> TokenizedCells:
     """Cells with some genes removed or raised; the order of the cells stays.

@@ -10,10 +10,8 @@ from sklearn.decomposition import PCA
 
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
 from scdmc.errors import ScDMCError
+from scdmc.gene_analysis.options import RESOLUTIONS
 from scdmc.gene_analysis.states import centred_units
-
-RESOLUTIONS = (0.5, 1.0, 2.0, 4.0)
-
 
 MOST_CELLS = 5_000
 
@@ -82,7 +80,9 @@ def find_modules(
         If there are too few genes, or they are all one module.
     """
     if len(vectors) <= n_neighbors:
-        raise ScDMCError(f"{len(vectors)} genes are too few for modules of {n_neighbors} neighbours; lower --min_cells")
+        raise ScDMCError(
+            f"{len(vectors)} genes are too few for modules of {n_neighbors} neighbours; lower --min_cells_per_gene"
+        )
     units = centred_units(vectors)
     graph = neighbour_graph(units, n_neighbors, seed)
     by_resolution = {float(r): _by_size(leiden_clusters(graph, r, seed)) for r in resolutions}

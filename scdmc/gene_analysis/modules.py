@@ -8,7 +8,6 @@ import pandas as pd
 
 from scdmc.gene_analysis.data import ALL_CELLS, GeneData, mean_expression
 from scdmc.gene_analysis.module_detection import (
-    RESOLUTIONS,
     GeneModules,
     central_genes,
     enrichment_table,
@@ -17,7 +16,7 @@ from scdmc.gene_analysis.module_detection import (
     module_activity,
     module_name,
 )
-from scdmc.gene_analysis.options import CELLS_PER_GENE, LARGEST_FDR
+from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
 from scdmc.gene_analysis.set_consistency import (
     PermutationTest,
     consistency,
@@ -34,32 +33,6 @@ METHOD, WORDS, COEXPRESSION = "scDMC gene embeddings", "scDMC input embedding, n
 
 
 LARGEST_P = 0.01
-
-
-@dataclass(frozen=True)
-class ModuleOptions:
-    """How modules are looked for.
-
-    Attributes
-    ----------
-    stream
-        Which stream the gene embeddings come from.
-    min_cells
-        Cells that must have a gene.
-    resolutions, n_neighbors
-        Of Leiden and of the neighbour graph.
-    permutations
-        Random gene sets of the tests.
-    seed
-        Of all that is drawn.
-    """
-
-    stream: str = "rank"
-    min_cells: int = CELLS_PER_GENE
-    resolutions: tuple[float, ...] = RESOLUTIONS
-    n_neighbors: int = 15
-    permutations: int = 1000
-    seed: int = 42
 
 
 @dataclass(frozen=True)

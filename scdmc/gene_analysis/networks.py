@@ -17,7 +17,15 @@ from scdmc.gene_analysis.network_evaluation import (
     pearson_scores,
 )
 from scdmc.gene_analysis.network_scores import association_scores, attention_scores, perturbation_scores
-from scdmc.gene_analysis.options import CELLS_PER_GENE
+from scdmc.gene_analysis.options import (
+    ASSOCIATION,
+    ATTENTION,
+    BOOSTING,
+    PEARSON,
+    PERTURBATION,
+    SCORE_COLUMNS,
+    NetworkOptions,
+)
 from scdmc.gene_analysis.states import GeneEmbeddings, embed_genes
 from scdmc.genes.ids import load_symbols
 from scdmc.model.heads import ScDMCForMaskedLM
@@ -25,54 +33,7 @@ from scdmc.model.heads import ScDMCForMaskedLM
 logger = logging.getLogger(__name__)
 
 
-ASSOCIATION, ATTENTION, PERTURBATION = "scDMC association", "scDMC attention", "scDMC perturbation"
-
-
-PEARSON, BOOSTING = "Pearson", "gradient boosting"
-
-
 ALL_PAIRS, PERTURBED_PAIRS = "all pairs", "pairs of perturbed factors"
-
-
-SCORE_COLUMNS = {
-    ATTENTION: "attention", ASSOCIATION: "association", PERTURBATION: "perturbation", PEARSON: "pearson",
-    BOOSTING: "boosting",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """How networks are made.
-
-    Attributes
-    ----------
-    stream
-        ``rank`` or ``expression``.
-    min_cells
-        Cells of a type that must have a gene.
-    n_factors, n_targets
-        The commonest factors and genes of a type that are looked at.
-    max_cells
-        Cells of a type, drawn with the seed.
-    layers, heads
-        Whose attention is averaged, from 1; all without them.
-    perturbed_factors, perturbed_cells, edit
-        Factors that are perturbed, cells for each, and ``remove`` or ``raise``; 0 factors for no perturbation.
-    seed
-        Of all that is drawn.
-    """
-
-    stream: str = "rank"
-    min_cells: int = CELLS_PER_GENE
-    n_factors: int = 100
-    n_targets: int = 300
-    max_cells: int = 500
-    layers: tuple[int, ...] | None = None
-    heads: tuple[int, ...] | None = None
-    perturbed_factors: int = 10
-    perturbed_cells: int = 8
-    edit: str = "remove"
-    seed: int = 42
 
 
 @dataclass(frozen=True)
@@ -214,7 +175,7 @@ def require_networks(n_types: int, options: NetworkOptions) -> None:
     if not n_types:
         raise ScDMCError(
             f"no cell type has a transcription factor in {options.min_cells} of its cells; "
-            "lower --min_cells or give more cells"
+            "lower --min_cells_per_gene or give more cells"
         )
 
 
@@ -231,7 +192,7 @@ def require_layers_and_heads(data: GeneData, options: NetworkOptions) -> None:
     """Refuse layers and heads that the model does not have."""
     config = data.encoder.config
     for name, chosen, there_are in (
-        ("layers", options.layers, config.num_hidden_layers),
+        ("network_layers", options.layers, config.num_hidden_layers),
         ("heads", options.heads, config.num_attention_heads),
     ):
         wrong = [number for number in chosen or () if not 1 <= number <= there_are]

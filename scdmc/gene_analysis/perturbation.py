@@ -6,8 +6,7 @@ out.
 """
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,9 @@ from tqdm import tqdm
 from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.data import GeneData, cells_with_gene
-from scdmc.gene_analysis.edits import EDITS, distinct_genes, edit_genes, require_room
-from scdmc.gene_analysis.options import LARGEST_FDR
+from scdmc.gene_analysis.edits import distinct_genes, edit_genes, require_room
+from scdmc.gene_analysis.options import EDITS, LARGEST_FDR, ScreenOptions
+from scdmc.genes.symbols import tokens_of_genes
 from scdmc.model.heads import ScDMCForCellClassification
 
 logger = logging.getLogger(__name__)
@@ -34,37 +34,6 @@ REFERENCE_CELLS = 2_000
 
 
 STATISTICS = ("shift", "towards_goal", "own_probability", "goal_probability")
-
-
-@dataclass(frozen=True)
-class ScreenOptions:
-    """How genes are perturbed.
-
-    Attributes
-    ----------
-    edit
-        ``remove`` or ``raise``.
-    stream
-        ``rank``, ``expression`` or ``both``; a classifier reads what it was trained on.
-    max_cells
-        Cells of each type, drawn with the seed.
-    null_draws
-        Matched random genes (or sets) for each tested one.
-    goal
-        A cell type that the cells might move towards; None for none.
-    cell_types
-        Whose cells are perturbed; all without it.
-    seed
-        Of all that is drawn.
-    """
-
-    edit: str = "remove"
-    stream: str = "rank"
-    max_cells: int = 10
-    null_draws: int = 100
-    goal: str | None = None
-    cell_types: tuple[str, ...] | None = None
-    seed: int = 42
 
 
 class _Reader:
@@ -97,6 +66,49 @@ class _Reader:
                 goal = self.names.index(self.options.goal)
                 found["goal_probability"] = probability_1[:, goal] - probability_0[:, goal]
         return pd.DataFrame(found).reindex(columns=list(STATISTICS))
+
+
+def tokens_to_perturb(
+    data: GeneData, genes: Sequence[str], gene_sets: Mapping[str, Sequence[str]], source: str
+) -> dict[str, np.ndarray]:
+    """Name -> tokens of single genes and of sets; genes of a set that the vocabulary lacks are left out.
+
+    Parameters
+    ----------
+    data
+        Model and cells.
+    genes
+        Symbols or ids, one by one.
+    gene_sets
+        Name -> symbols or ids that are perturbed together.
+    source
+        Of the sets, for messages.
+
+    Raises
+    ------
+    ScDMCError
+        If a single gene is not in the vocabulary, a name stands for a gene and for a set, or nothing is left.
+    """
+    vocabulary = data.model_directory.vocabulary
+    tokens = tokens_of_genes(genes, vocabulary, "--genes")
+    chosen = {str(symbol): tokens[[place]] for place, symbol in enumerate(data.symbols(tokens))}
+    for name, members in gene_sets.items():
+        if name in chosen:
+            raise ScDMCError(f"{name} is one of --genes and a set of {source}; rename the set")
+        known = []
+        for gene in members:
+            try:
+                known += tokens_of_genes([gene], vocabulary, name).tolist()
+            except ScDMCError:
+                continue
+        if len(known) < len(members):
+            unknown = len(members) - len(known)
+            logger.info("%s: %d of %d genes are not in the model's vocabulary", name, unknown, len(members))
+        if known:
+            chosen[name] = np.array(known)
+    if not chosen:
+        raise ScDMCError("nothing to perturb: name --genes, or --gene_sets with genes of the vocabulary")
+    return chosen
 
 
 def screen_genes(

@@ -1,4 +1,4 @@
-"""From a file's gene annotation to token ids (design.md, section 3)."""
+"""From a file's gene annotation to token ids (docs/method.md, "Gene names")."""
 
 import csv
 import functools
@@ -13,6 +13,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
+from scdmc.genes.options import SPECIES
 from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary, ensembl_id
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,6 @@ MISSING_NAMES = ("nan", "none", "<na>", "na")
 
 
 UNMATCHED = -1
-
-
-SPECIES = ("human", "mouse")
 
 
 HUMAN_PREFIX, MOUSE_PREFIX = "ENSG", "ENSMUSG"

@@ -1,4 +1,7 @@
-"""Genes as people write them: official symbols of Ensembl ids, and tokens of symbols or ids (design.md, section 3)."""
+"""Genes as people write them: official symbols of Ensembl ids, and tokens of symbols or ids.
+
+Source: docs/method.md, "Gene names".
+"""
 
 import functools
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The vocabulary: tokens and their ids (design.md, section 3)."""
+"""The vocabulary: tokens and their ids (docs/method.md, "Vocabulary")."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ import numpy as np
 
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
+from scdmc.resources import resource_folder
 
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
 
@@ -22,7 +23,7 @@ PAD_TOKEN_ID, MASK_TOKEN_ID, CLS_TOKEN_ID, EOS_TOKEN_ID = range(4)
 ENSEMBL_ID = re.compile(r"^(ENS[A-Z]*G\d{11})(?:\.\d+)?(?:_PAR_Y)?$")
 
 
-TOKEN_FILES = Path(__file__).resolve().parent.parent.parent / "tokenizer" / "token_files"
+TOKEN_FILES = resource_folder("token_files")
 
 
 DEFAULT_TOKEN_DICTIONARY_FILE = TOKEN_FILES / "token_ids_60534.json"

@@ -156,7 +156,7 @@ def adapted_encoder(
     cells
         The cells, as long as the model reads them.
     batch
-        Shape (n_cells,): used with ``settings.batch_balanced`` and ``settings.mutual_neighbours`` only.
+        Shape (n_cells,): used with ``settings.batch_balanced`` and ``settings.mutual_neighbors`` only.
     settings
         See :class:`AdaptationSettings`.
     seed
@@ -164,7 +164,7 @@ def adapted_encoder(
     place
         Puts a model onto its device, with its attention.
     unintegrated
-        Principal components of the cells, shape (n_cells, n_components), for ``settings.mutual_neighbours``.
+        Principal components of the cells, shape (n_cells, n_components), for ``settings.mutual_neighbors``.
 
     Raises
     ------
@@ -175,8 +175,8 @@ def adapted_encoder(
     everything = np.arange(len(cells))
     watched = np.sort(np.random.default_rng(seed).permutation(everything)[:CELLS_OF_EVALUATION])
     lengths, order, pairs = 2 * cells.rank_lengths, None, None
-    if settings.mutual_neighbours:
-        pairs = mutual_neighbours(unintegrated, batch, settings.mutual_neighbours)
+    if settings.mutual_neighbors:
+        pairs = mutual_neighbours(unintegrated, batch, settings.mutual_neighbors)
         has_partner = np.diff(pairs.indptr) > 0
         logger.info("%d of %d cells have mutual neighbours in other batches", has_partner.sum(), len(cells))
         order = PairedBatchOrder(lengths, settings.batch_size, seed, batch, pairs)

@@ -1,4 +1,7 @@
-"""Comparing ways to merge batches: each method's embedding is clustered and scored alike (design.md, section 8)."""
+"""Comparing ways to merge batches: each method's embedding is clustered and scored alike.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import logging
 from collections.abc import Mapping

@@ -29,7 +29,7 @@ class AdaptationSettings:
         otherwise cells of similar lengths meet, which often are cells of one batch.
     queue_size
         Past keys of each stream that serve as more negatives; 0 for none.
-    mutual_neighbours
+    mutual_neighbors
         Cells of two batches that are among so many nearest neighbours of each other (:func:`mutual_neighbours`) are
         positives of each other, and meet in the same steps; 0 for none.
     view_dropout, mlm_weight, momentum, bf16
@@ -42,7 +42,7 @@ class AdaptationSettings:
     batch_size: int = 24
     batch_balanced: bool = False
     queue_size: int = 0
-    mutual_neighbours: int = 0
+    mutual_neighbors: int = 0
     view_dropout: float = 0.0
     mlm_weight: float = 1.0
     momentum: float = 0.995

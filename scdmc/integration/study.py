@@ -1,12 +1,18 @@
-"""The integration benchmark: every method embeds the same cells, and all are scored alike (design.md, section 8)."""
+"""The integration benchmark: every method embeds the same cells, and all are scored alike.
+
+Source: docs/method.md, "Evaluation rules".
+"""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 
+from scdmc.cells.data import read_cells
+from scdmc.cells.expression import read_expression, read_raw_counts
 from scdmc.cells.scores import mean_metrics, metric_rows
 from scdmc.cells.splits import cells_in_training
 from scdmc.errors import ScDMCError
@@ -26,6 +32,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.loaded import model_to_run
 from scdmc.model.storage import saw_labels
+from scdmc.reading.options import CountOptions
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 logger = logging.getLogger(__name__)
@@ -139,6 +146,41 @@ def usable_cells(cells: TokenizedCells, model_directory: ModelDirectory, batch_k
         raise ScDMCError(f"obs[{batch_key!r}] puts no two cells into one batch; choose another batch column")
     require_types_in_batches(labels_of(cells.obs[label_key])[usable], batch[usable], label_key, batch_key)
     return usable
+
+
+def read_integration_data(
+    path: Path,
+    name: str,
+    model_directory: ModelDirectory,
+    keys: tuple[str, str],
+    counts: CountOptions,
+    has_counts: bool,
+) -> IntegrationData:
+    """The cells of a data set that can be integrated, after a check that they can be scored.
+
+    Parameters
+    ----------
+    path, name
+        ``.h5ad`` with raw counts or tokenized parquet, and what it is called.
+    model_directory
+        The model.
+    keys
+        Columns of batch and label.
+    counts
+        How an ``.h5ad`` is read.
+    has_counts
+        Whether raw counts are read, too, which scVI needs.
+
+    Raises
+    ------
+    ScDMCError
+        If the cells cannot be read as the model was trained, or cannot be scored.
+    """
+    cells = read_cells(path, model_directory, keys, counts)
+    usable = usable_cells(cells, model_directory, *keys)
+    expression, _ = read_expression(path, cells, model_directory, counts)
+    raw = read_raw_counts(path, cells, counts) if has_counts else None
+    return integration_data(name, cells, usable, keys, expression, raw)
 
 
 def integration_data(

@@ -1,10 +1,11 @@
-"""ALiBi self-attention over packed cells: four back ends, one interface, equal results (design.md, section 5).
+"""ALiBi self-attention over packed cells: four back ends, one interface, equal results (docs/method.md, "Encoder").
 
 Cells lie one after the other without padding: ``qkv`` has shape (total_tokens, 3, n_heads, head_dim), and cell i owns
 the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
 """
 
 import functools
+import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F
 
 from scdmc.errors import ScDMCError
 from scdmc.options import BACK_ENDS
@@ -81,7 +82,7 @@ class PackedLayout:
 
 
 def alibi_slopes(n_heads: int) -> torch.Tensor:
-    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; design.md, section 5).
+    """Slope of each head, shape (n_heads,), float32 (Press et al. 2022; docs/method.md, "Encoder").
 
     For a power of two 2^(-8 (i + 1) / n_heads); else those of the next lower power of two c, then every other one
     of 2c.
@@ -115,7 +116,7 @@ def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torc
     if name == "flash" and not has_flash:
         raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
     if name == "flash" and not is_half:
-        raise ScDMCError("--attention flash computes in 16 bits only; pass --bf16, or take flex or sdpa")
+        raise ScDMCError("--attention flash computes in 16 bits only; pass --dtype bfloat16, or take flex or sdpa")
     if name == "flex" and dropout > 0:
         raise ScDMCError("--attention flex has no attention dropout; set it to 0 or take sdpa")
     return name
@@ -205,9 +206,9 @@ class PackedAttention:
         return {"flash": self._flash, "flex": self._flex, "sdpa": self._sdpa, "eager": self._eager}[self.back_end](qkv)
 
     def _flash(self, qkv: torch.Tensor) -> torch.Tensor:
-        from flash_attn import flash_attn_varlen_qkvpacked_func
-
-        return flash_attn_varlen_qkvpacked_func(
+        # By name: transformers refuses a modelling file with an import of what is not installed.
+        flash_attn = importlib.import_module("flash_attn")
+        return flash_attn.flash_attn_varlen_qkvpacked_func(
             qkv, self.layout.cu_seqlens, self.layout.max_length, dropout_p=self.dropout, alibi_slopes=self.slopes
         )
 

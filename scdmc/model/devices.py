@@ -32,6 +32,23 @@ def place_model(
     return model
 
 
+def place_model_for_training(
+    model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "float32"
+) -> ScDMCPreTrainedModel:
+    """Move a model to the device where it is trained: as :func:`place_model`, but its weights stay float32.
+
+    ``dtype`` is what it will compute in (:func:`autocast`), which decides whether an attention back end can run.
+    """
+    model.to(choose_device(num_gpus))
+    model.set_attention(attention, getattr(torch, dtype))
+    return model
+
+
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """A context in which a model with float32 weights computes in ``dtype``; for ``float32`` it changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
 def choose_device(num_gpus: int | None = None) -> torch.device:
     """The GPU where there is one, else the CPU.
 

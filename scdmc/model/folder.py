@@ -1,4 +1,4 @@
-"""One folder with everything needed to use a model (design.md, section 7)."""
+"""One folder with everything needed to use a model (docs/method.md, "Model directory")."""
 
 import logging
 from dataclasses import dataclass, field, replace
@@ -9,6 +9,7 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
 from scdmc.genes.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+from scdmc.model.names import CONFIG_FILE, GENE_MEDIANS_FILE, TOKEN_IDS_FILE, TOKENIZATION_FILE
 from scdmc.model.shipped import model_folder
 from scdmc.model.weights import weights_file
 from scdmc.tokens.medians import GeneMedians, load_gene_medians
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
-
-
-CONFIG_FILE = "config.json"
-
-
-TOKEN_IDS_FILE = "token_ids.json"
-
-
-GENE_MEDIANS_FILE = "gene_medians.json"
-
-
-TOKENIZATION_FILE = "tokenization.json"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.packing import SMALLEST_WEIGHT, PackedCells
+from scdmc.model.packing import SMALLEST_WEIGHT, PackedCells, pool
 from scdmc.options import POOLINGS, STREAMS
 
 # The decoder's matrix is the word embedding; it is stored once, under the latter's name.
@@ -122,8 +122,6 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
         streams
             The cells of ``config.classifier_stream``; for ``both`` all rank streams, then all expression streams.
         """
-        from scdmc.model.packing import pool  # which needs this module
-
         # The short cut reads the matrices themselves, past what fine-tuning may have put beside them.
         if self.config.classifier_pooling == "cls" and not (torch.is_grad_enabled() or self.has_adapters):
             states = self.bert.encode_cls(streams)
@@ -135,7 +133,8 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
     def classify(self, streams: PackedCells) -> torch.Tensor:
         """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
         states = self.dropout(self.represent(streams))
-        return self.classifier(states.to(self.classifier.weight.dtype))
+        with torch.autocast(states.device.type, enabled=False):  # for the reason that represent gives
+            return self.classifier(states.to(self.classifier.weight.dtype))
 
     def forward(
         self,

@@ -1,32 +1,36 @@
 """Models on disk: a model folder is written, a model is loaded from one, and the model card."""
 
+import copy
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCardData
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, write_json
 from scdmc.genes.vocabulary import Vocabulary
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.folder import (
+from scdmc.model.folder import ModelDirectory, changed_config, open_model_directory, read_config
+from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
+from scdmc.model.names import (
+    CARD_FILE,
     CONFIG_FILE,
     GENE_MEDIANS_FILE,
     TOKEN_IDS_FILE,
     TOKENIZATION_FILE,
-    ModelDirectory,
-    changed_config,
-    open_model_directory,
-    read_config,
+    WEIGHTS_FILE,
 )
-from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
 from scdmc.model.shipped import model_folder
-from scdmc.model.weights import WEIGHTS_FILE, read_weights, save_tensors
+from scdmc.model.standalone import AUTO_MAP, write_standalone_model
+from scdmc.model.weights import read_weights, save_tensors, weight_names
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
+from scdmc.version import __version__
 
 
 def load(folder: str | Path, token_dictionary_file: str | Path | None = None) -> ScDMCPreTrainedModel:
@@ -53,7 +57,7 @@ def load(folder: str | Path, token_dictionary_file: str | Path | None = None) ->
         If the folder is no model folder, or weights are missing.
     """
     folder = model_folder(folder)
-    heads = {name.split(".")[0] for name in read_weights(folder)}
+    heads = {name.partition(".")[0] for name in weight_names(folder)}
     if "classifier" in heads:
         model = load_model(folder, ScDMCForCellClassification)
     else:
@@ -63,17 +67,17 @@ def load(folder: str | Path, token_dictionary_file: str | Path | None = None) ->
     return model
 
 
-CARD_FILE = "README.md"
+CARD_TAGS = ("biology", "single-cell", "transcriptomics", "scdmc")
 
 
-VERSIONED_PACKAGES = ("scdmc", "torch", "transformers", "accelerate", "numpy", "pyarrow")
+VERSIONED_PACKAGES = ("torch", "transformers", "accelerate", "numpy", "pyarrow")
 
 
 def saw_labels(model_directory: ModelDirectory) -> bool:
     """True if the folder holds a classifier, whose encoder was trained with labels."""
     if model_directory.loaded is not None:
         return isinstance(model_directory.loaded, ScDMCForCellClassification)
-    return any(name.startswith("classifier.") for name in read_weights(model_directory.path))
+    return any(name.startswith("classifier.") for name in weight_names(model_directory.path))
 
 
 def weights_of(model_directory: ModelDirectory) -> Mapping[str, torch.Tensor]:
@@ -196,33 +200,60 @@ def save_model_directory(
     write_json(path / TOKENIZATION_FILE, settings.to_dict())
     with atomic_path(path / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf8")
-    model.config.architectures = [type(model).__name__]
-    with atomic_path(path / CONFIG_FILE) as temporary:
-        model.config.to_json_file(temporary, use_diff=False)
+    save_config(path, model)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
     save_tensors(path / WEIGHTS_FILE, weights)
 
 
-def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, float], command: Sequence[str]) -> str:
-    """Text of a model card: what was trained on what, how, and how well.
+def save_config(path: Path, model: ScDMCPreTrainedModel) -> None:
+    """Write a model's configuration, and the file by which ``AutoModel`` opens it where scDMC is not installed.
+
+    The configuration says float32 whatever the weights are stored as: models compute in that type.
+    """
+    write_standalone_model(path)
+    config = copy.deepcopy(model.config)
+    config.architectures, config.auto_map, config.dtype = [type(model).__name__], AUTO_MAP, "float32"
+    with atomic_path(path / CONFIG_FILE) as temporary:
+        config.to_json_file(temporary, use_diff=False)
+
+
+def model_card(
+    title: str,
+    facts: Mapping[str, object],
+    metrics: Mapping[str, float],
+    command: Sequence[str],
+    pipeline_tag: str = "feature-extraction",
+) -> str:
+    """Text of a model card: what was trained on what, how, and how well; front matter for the Hugging Face hub.
 
     Parameters
     ----------
     title
         First line.
     facts
-        Name -> value: data, cells, steps, sizes.
+        Name -> value: data, cells, steps, sizes. ``data`` is the file that the front matter names as data set.
     metrics
         Name -> value, as measured at the end.
     command
-        The command line that made the model.
+        The command line that made the model. The card names files without the folders that they lie in.
+    pipeline_tag
+        The task of the hub that is nearest.
     """
-    versions = {package: version(package) for package in VERSIONED_PACKAGES}
-    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    front_matter = ModelCardData(
+        license="mit",
+        library_name="transformers",
+        tags=list(CARD_TAGS),
+        datasets=[re.sub(r"[^\w.-]+", "-", Path(str(facts["data"])).stem)] if "data" in facts else None,
+        metrics=list(metrics),
+        pipeline_tag=pipeline_tag,
+    )
+    versions = {"scdmc": __version__} | {package: version(package) for package in VERSIONED_PACKAGES}
+    words = " ".join(map(without_folders, command))
+    lines = ["---", front_matter.to_yaml(), "---", "", f"# {title}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "## Metrics", "", "| metric | value |", "|---|---|"]
     lines += [f"| {name} | {value:.4f} |" for name, value in metrics.items()]
-    lines += ["", "## Command", "", "    " + " ".join(command), "", "## Versions", ""]
+    lines += ["", "## Command", "", f"    {words}", "", "## Versions", ""]
     lines += [
         f"Python {platform.python_version()}, " + ", ".join(f"{name} {number}" for name, number in versions.items())
     ]
@@ -234,6 +265,11 @@ def model_card(title: str, facts: Mapping[str, object], metrics: Mapping[str, fl
         "",
     ]
     return "\n".join(lines)
+
+
+def without_folders(word: str) -> str:
+    """A word of a command line with only the last part of each absolute path; other words stay."""
+    return re.sub(r"""(?<![^='",])/(?:[^/'",]*/)*(?=[^/'",])""", "", word)
 
 
 def describe_arguments(arguments: object) -> str:

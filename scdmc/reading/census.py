@@ -21,8 +21,6 @@ from scdmc.reading.matrix_readers import CELLS_IN_SAMPLE, first_line
 if TYPE_CHECKING:
     import tiledbsoma
 
-CENSUS_OBS_COLUMNS = ("cell_type", "tissue", "donor_id", "assay", "dataset_id")
-
 
 PRIMARY_COLUMN = "is_primary_data"
 

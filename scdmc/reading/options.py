@@ -28,3 +28,6 @@ BLOCK_SIZE = 1024
 def is_h5ad(data_path: Path) -> bool:
     """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
     return Path(data_path).suffix == ".h5ad"
+
+
+CENSUS_OBS_COLUMNS = ("cell_type", "tissue", "donor_id", "assay", "dataset_id")

@@ -1,4 +1,4 @@
-"""Median non-zero expression of each gene over a corpus (design.md, section 3)."""
+"""Median non-zero expression of each gene over a corpus (docs/method.md, "Gene medians")."""
 
 import hashlib
 import logging
@@ -15,14 +15,11 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
 from scdmc.genes.vocabulary import TOKEN_FILES, Vocabulary, ensembl_id
+from scdmc.tokens.options import EXACT_LIMIT
 from scdmc.tokens.pickled_numbers import is_pickle, read_pickled_numbers
 from scdmc.tokens.streams import normalised_values, sum_duplicate_genes
 
 logger = logging.getLogger(__name__)
-
-
-# Values kept as they are: 8 bytes each, twice that when they are sorted in the end.
-EXACT_LIMIT = 30_000_000
 
 
 DEFAULT_GENE_MEDIAN_FILE = TOKEN_FILES / "gene_medians_blood.json"

@@ -18,9 +18,10 @@ from scdmc.genes.ids import GeneMatch
 from scdmc.reading.counts import Counts
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.options import CELLS_PER_SHARD
 from scdmc.tokens.parquet import gene_medians_path, parquet_table, parquet_writer, token_ids_path
 from scdmc.tokens.streams import CellStreams, regroup
-from scdmc.tokens.tokenizer import CELLS_PER_SHARD, Tokenizer, kept_obs, tokenize_blocks
+from scdmc.tokens.tokenizer import Tokenizer, kept_obs, tokenize_blocks
 
 logger = logging.getLogger(__name__)
 

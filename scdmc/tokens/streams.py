@@ -1,4 +1,4 @@
-"""The two streams of a cell: genes by rank and genes with values (design.md, section 4).
+"""The two streams of a cell: genes by rank and genes with values (docs/method.md, "Tokenization").
 
 This is the core of the tokenizer. It takes scipy CSR and numpy arrays and needs neither anndata nor torch.
 """
@@ -12,9 +12,7 @@ import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID
-
-MODEL_INPUT_SIZE = 2048
-
+from scdmc.tokens.options import MODEL_INPUT_SIZE
 
 COUNTS_PER_CELL = 10_000.0
 
@@ -157,7 +155,7 @@ def cell_streams(
     medians: np.ndarray,
     model_input_size: int = MODEL_INPUT_SIZE,
 ) -> CellStreams:
-    """Tokenize a block of cells into both streams (design.md, section 4).
+    """Tokenize a block of cells into both streams (docs/method.md, "Tokenization").
 
     Parameters
     ----------

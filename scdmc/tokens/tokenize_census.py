@@ -1,4 +1,7 @@
-"""From an open SOMA experiment to tokenized parquet: shards, report, vocabulary and medians (design.md, section 4)."""
+"""From an open SOMA experiment to tokenized parquet: shards, report, vocabulary and medians.
+
+Source: docs/method.md, "The parquet format".
+"""
 
 import hashlib
 import json
@@ -14,15 +17,12 @@ from scdmc.files import remove, write_json
 from scdmc.reading.census import CensusSlice
 from scdmc.reading.counts import Counts
 from scdmc.tokens.file_report import new_report
+from scdmc.tokens.options import CENSUS_BLOCK_SIZE
 from scdmc.tokens.output import TokenizedOutput
 from scdmc.tokens.parquet import parquet_schema
 from scdmc.tokens.tokenizer import obs_types
 
 logger = logging.getLogger(__name__)
-
-
-# Larger than for a file: a read from a bucket has its price, however small it is.
-BLOCK_SIZE = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class CensusJob(TokenizedOutput):
 
     location: str
     wanted: CensusSlice
-    block_size: int = BLOCK_SIZE
+    block_size: int = CENSUS_BLOCK_SIZE
 
     def fingerprint(self, counts: Counts) -> dict:
         """What must be unchanged for ``--resume`` to keep finished shards."""

@@ -1,4 +1,7 @@
-"""A folder of files of raw counts to tokenized parquet, shard by shard, here or on workers (design.md section 4)."""
+"""A folder of files of raw counts to tokenized parquet, shard by shard, here or on workers.
+
+Source: docs/method.md, "Tokenization".
+"""
 
 import hashlib
 import json

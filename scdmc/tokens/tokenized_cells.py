@@ -1,4 +1,7 @@
-"""Tokenized cells: the parquet format (design.md, section 4), written and read without Python loops over tokens."""
+"""Tokenized cells: the parquet format, written and read without Python loops over tokens.
+
+Source: docs/method.md, "The parquet format".
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -132,7 +135,7 @@ class TokenizedCells:
         return np.diff(self.rank_offsets)
 
     def truncated(self, model_input_size: int) -> "TokenizedCells":
-        """The cells as a model of a shorter context reads them (design.md, section 4, point 6).
+        """The cells as a model of a shorter context reads them (docs/method.md, "Tokenization", point 6).
 
         The rank stream keeps its first N - 2 genes, the expression stream exactly those genes.
         """

@@ -1,4 +1,4 @@
-"""From raw counts to tokenized cells of one data set, block by block or in memory (design.md section 4)."""
+"""From raw counts to tokenized cells of one data set, block by block or in memory (docs/method.md, "Tokenization")."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,16 +17,10 @@ from scdmc.genes.vocabulary import Vocabulary
 from scdmc.reading.counts import Counts, cell_totals, open_counts, passes_filter
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
-from scdmc.tokens.medians import EXACT_LIMIT, GeneMedians, MedianAccumulator, add_block
+from scdmc.tokens.medians import GeneMedians, MedianAccumulator, add_block
+from scdmc.tokens.options import EXACT_LIMIT, MODEL_INPUT_SIZE
 from scdmc.tokens.parquet import parquet_schema
-from scdmc.tokens.streams import (
-    MODEL_INPUT_SIZE,
-    CellStreams,
-    cell_streams,
-    concatenate_streams,
-    has_counts,
-    total_counts,
-)
+from scdmc.tokens.streams import CellStreams, cell_streams, concatenate_streams, has_counts, total_counts
 from scdmc.tokens.tokenized_cells import (
     ROW_COLUMN,
     TokenizationSettings,
@@ -37,9 +31,6 @@ from scdmc.tokens.tokenized_cells import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-CELLS_PER_SHARD = 100_000
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(output_dir: Path, name: str) -> Path:
-    """The checkpoint that ``--resume_from_checkpoint`` means: ``last`` or a folder.
+    """The checkpoint that ``--resume`` means: ``last`` or a folder.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def write_checkpoint(
 def _disk_full(path: Path, why: str) -> ScDMCError:
     return ScDMCError(
         f"{path} could not be written ({why}); the checkpoints before it are complete, "
-        "so make room and go on with --resume_from_checkpoint last"
+        "so make room and go on with --resume"
     )
 
 

@@ -1,4 +1,7 @@
-"""The pre-training model: encoder, masked-gene head, momentum copy, and the loss of a batch (design.md, section 6)."""
+"""The pre-training model: encoder, masked-gene head, momentum copy, and the loss of a batch.
+
+Source: docs/method.md, "Pre-training".
+"""
 
 import copy
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""From tokenized cells to packed batches: masking, both streams, and the order of the cells (design.md, section 6).
+"""From tokenized cells to packed batches: masking, both streams, and the order of the cells.
+
+Source: docs/method.md, "Masking".
 
 Every random number is a hash of (seed, epoch, cell, position), so that neither the batch nor the number of processes
 changes what happens to a cell.

@@ -1,4 +1,6 @@
-"""The losses: masked genes in two streams, and contrast between the streams (design.md, section 6).
+"""The losses: masked genes in two streams, and contrast between the streams.
+
+Source: docs/method.md, "Masked-gene losses" and on.
 
 Functions of tensors; they know nothing of models, data or devices.
 """
@@ -149,29 +151,6 @@ def mean_weights(values: torch.Tensor, total: torch.Tensor | None = None) -> tor
     return values / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def published_mlm_loss(
-    logits: torch.Tensor, labels: torch.Tensor, attention_mask: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """MLM loss of the published code: divided by all real tokens, whatever the number of masked ones.
-
-    Parameters
-    ----------
-    logits
-        Shape (n_cells, length, vocab_size).
-    labels
-        Shape (n_cells, length), -100 where unlabelled.
-    attention_mask
-        Shape (n_cells, length).
-    weights
-        Shape (n_cells, length); 1 without it.
-    """
-    cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
-    cross_entropy = cross_entropy.view_as(labels) * attention_mask
-    if weights is not None:
-        cross_entropy = cross_entropy * weights
-    return cross_entropy.sum() / (attention_mask.sum() + 1e-8)
-
-
 def contrastive_similarities(
     queries: torch.Tensor, keys: torch.Tensor, temperature: float = TEMPERATURE
 ) -> torch.Tensor:
@@ -187,7 +166,7 @@ def contrastive_loss(
     past_keys: torch.Tensor | None = None,
     is_positive: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric InfoNCE of two views of the same cells (MoCo; design.md, section 6).
+    """Symmetric InfoNCE of two views of the same cells (MoCo; docs/method.md, "Contrast between the streams").
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The pre-training run: steps, log lines, evaluations, checkpoints (design.md, section 6)."""
+"""The pre-training run: steps, log lines, evaluations, checkpoints (docs/method.md, "Pre-training")."""
 
 import signal
 import tempfile

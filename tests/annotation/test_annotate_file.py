@@ -1,225 +1,358 @@
-"""Embedding a file block by block gives what embedding all its cells at once gives, and half an output never stays."""
+"""annotate.py, label transfer and the functions for notebooks, on real cells and a tiny trained classifier."""
+
+import shutil
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
+import scdmc
 from scdmc.annotation import annotate_file as annotated_file
-from scdmc.annotation.annotate_file import embed_file
-from scdmc.cells.data import read_cells
-from scdmc.cells.results import annotated_data
-from scdmc.configuration import ScDMCConfig
+from scdmc.annotation.annotate_file import annotate_file, majority_vote
+from scdmc.annotation.annotators import classifier_annotator
+from scdmc.annotation.options import AnnotationOptions
+from scdmc.cells.gene_coverage import describe_missing_genes
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import load_vocabulary
-from scdmc.model.embeddings import cell_embeddings
-from scdmc.model.encoder import ScDMCModel
+from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.storage import load_model, save_model_directory
-from scdmc.options import POOLINGS, STREAMS
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.storage import load_model
 from scdmc.reading.options import CountOptions
 from scdmc.tokens import tokenizer as tokenization
-from scdmc.tokens.medians import GeneMedians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.small_models import save_small_model
 
-CONTEXT = 64
-FEW_CELLS = 32
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    vocabulary, medians = load_vocabulary(), GeneMedians({"ENSG00000254647": 50.0}, source="a test")  # INS
-    torch.manual_seed(0)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=CONTEXT, initializer_range=0.25)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", 256, initializer_range=0.25)
+
+
+TYPES = ["alpha", "beta", "ductal"]
+COLUMNS = ["scDMC_cell_type", "scDMC_probability", "scDMC_margin"]
+
+
+@pytest.fixture(scope="module")
+def three_types(islets_path):
+    adata = anndata.read_h5ad(islets_path)
+    return adata[adata.obs["cell_type"].isin(TYPES)].copy()
+
+
+@pytest.fixture(scope="module")
+def classifier_path(tmp_path_factory, model_path, three_types):
+    path = tmp_path_factory.mktemp("classifier") / "out"
+    settings = {"epochs": 8, "batch_size": 8, "learning_rate": 5e-3}
+    settings["classifier_start"] = "random"  # from a probe more than half of these cells would be certain
+    table = scdmc.fine_tune(three_types, model_path, label_key="cell_type", output_dir=path, **settings)
+    assert table.loc["scDMC fine-tuned", "accuracy"] > 0.7
     return path
 
 
 @pytest.fixture(scope="module")
-def model_directory(model_path):
-    return open_model_directory(model_path)
+def annotate(load_script, classifier_path, tmp_path_factory):
+    """A function that annotates an AnnData (or a path) by the script, and returns what it wrote."""
+    main = load_script("downstream_tasks/annotate.py").main
 
-
-@pytest.fixture(scope="module")
-def encoder(model_path):
-    return load_model(model_path, ScDMCModel)
-
-
-@pytest.fixture(scope="module")
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)[:100].copy()
-
-
-@pytest.fixture
-def data_path(tmp_path, adata):
-    """100 cells, of which eleven do not pass the filter: the first, a whole block, and one amid the last."""
-    partly = adata.copy()
-    partly.obs["filter_pass"] = 1
-    partly.obs.iloc[[0, *range(FEW_CELLS, 2 * FEW_CELLS), 98], partly.obs.columns.get_loc("filter_pass")] = 0
-    partly.layers["other"] = partly.X.copy()
-    partly.obsm["X_scDMC"] = np.zeros((partly.n_obs, 3))  # of an earlier model
-    partly.obsm["X_other"] = np.ones((partly.n_obs, 2))
-    partly.uns["note"] = "kept"
-    partly.write_h5ad(tmp_path / "cells.h5ad")
-    return tmp_path / "cells.h5ad"
-
-
-@pytest.fixture
-def parquet_path(tmp_path, adata, load_script, model_path):
-    """The 100 cells in row groups of 30, the second of which is empty."""
-    (tmp_path / "in").mkdir()
-    adata.write_h5ad(tmp_path / "in" / "cells.h5ad")
-    command = ["--input_directory", tmp_path / "in", "--output_directory", tmp_path, "--output_prefix", "cells",
-               "--gene_median_file", model_path / "gene_medians.json", "--obs_columns", "cell_type",
-               "n_counts"]  # fmt: skip
-    assert load_script("tokenizer/tokenizer_combine.py").main([str(word) for word in command]) == 0
-    table = pq.read_table(tmp_path / "cells.parquet")
-    with pq.ParquetWriter(tmp_path / "groups.parquet", table.schema) as writer:
-        for first, last in ((0, 30), (30, 30), (30, 60), (60, 90), (90, 100)):
-            writer.write_table(table.slice(first, last - first))
-    assert pq.ParquetFile(tmp_path / "groups.parquet").num_row_groups == 5
-    return tmp_path / "groups.parquet"
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of a few cells; returns a list that gets their sizes."""
-    sizes, tokenize_blocks, embed = [], tokenization.tokenize_blocks, annotated_file.cell_embeddings
-
-    def embed_block(encoder, cells, *more, **options):
-        sizes.append(len(cells))
-        return embed(encoder, cells, *more, **options)
-
-    monkeypatch.setattr(annotated_file, "tokenize_blocks", lambda *a: tokenize_blocks(*a, block_size=FEW_CELLS))
-    monkeypatch.setattr(annotated_file, "cell_embeddings", embed_block)
-    return sizes
-
-
-@pytest.fixture(scope="module")
-def embed(load_script):
-    main = load_script("downstream_tasks/embed.py").main
-
-    def run(model, data, output, *flags):
+    def run(data, *flags, model=classifier_path, suffix=".h5ad"):
+        folder = tmp_path_factory.mktemp("annotate")
+        if isinstance(data, anndata.AnnData):
+            data.write_h5ad(folder / "new.h5ad")
+            data = folder / "new.h5ad"
+        output = folder / f"labelled{suffix}"
         command = ["--model_path", model, "--data_path", data, "--output_file", output, "--num_gpus", 0, *flags]
-        return main([str(word) for word in command])
+        assert main([str(word) for word in command]) == 0
+        return anndata.read_h5ad(output) if suffix == ".h5ad" else pd.read_csv(output, index_col="cell_id")
 
     return run
 
 
-def whole(data_path, model_directory, encoder, stream="both", pooling="cls"):
-    """The user's AnnData with the embeddings of all cells, made at once."""
-    cells = read_cells(data_path, model_directory)
-    return annotated_data(data_path, cells, obsm={"X_scDMC": cell_embeddings(encoder, cells, stream, pooling)})
+@pytest.fixture(scope="module")
+def labelled(annotate, three_types):
+    return annotate(three_types)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("stream", STREAMS)
-def test_blocks_give_the_embeddings_of_the_whole_file(
-    stream, pooling, tmp_path, data_path, model_directory, encoder, small_blocks
+def require_same_labels(first, second, atol=1e-4):
+    np.testing.assert_allclose(first["scDMC_probability"], second["scDMC_probability"], atol=atol)
+    assert (first["scDMC_cell_type"].astype(str) == second["scDMC_cell_type"].astype(str)).all()
+
+
+def test_most_cells_get_their_type(labelled):
+    assert (labelled.obs["scDMC_cell_type"].astype(str) == labelled.obs["cell_type"].astype(str)).mean() > 0.8
+    assert labelled.obsm["X_scDMC"].shape == (labelled.n_obs, 32)
+
+
+def test_the_rest_of_the_file_is_as_it_was(annotate, three_types):
+    rich = three_types.copy()
+    rich.layers["counts"] = rich.X.copy()
+    rich.obsm["X_scDMC"] = np.zeros((rich.n_obs, 3))  # of an earlier model
+    rich.obsm["X_other"] = np.ones((rich.n_obs, 2))
+    rich.obs["scDMC_probability"] = "old"
+    rich.uns["note"] = "kept"
+    result = annotate(rich)
+    assert (result.X != rich.X).nnz == 0
+    assert (result.layers["counts"] != rich.layers["counts"]).nnz == 0
+    assert (result.obsm["X_other"] == 1).all()
+    assert result.obsm["X_scDMC"].shape == (rich.n_obs, 32)
+    assert result.uns["note"] == "kept"
+    pd.testing.assert_frame_equal(result.obs[["cell_type", "batch"]], rich.obs[["cell_type", "batch"]])
+    pd.testing.assert_frame_equal(result.var, rich.var)
+    assert result.obs["scDMC_probability"].dtype == np.float32
+
+
+def test_blocks_of_cells_do_not_change_a_result(monkeypatch, tmp_path, three_types, classifier_path, labelled):
+    three_types.write_h5ad(tmp_path / "new.h5ad")
+    few_cells = 7
+    original = tokenization.tokenize_blocks
+    monkeypatch.setattr(annotated_file, "tokenize_blocks", lambda *a: original(*a, block_size=few_cells))
+    model = load_model(classifier_path, ScDMCForCellClassification)
+    sizes = []
+    annotator = classifier_annotator(model, classifier_path)
+
+    def annotate(cells):
+        sizes.append(len(cells))
+        return annotator.annotate(cells)
+
+    annotate_file(
+        tmp_path / "new.h5ad", tmp_path / "out.h5ad", open_model_directory(classifier_path),
+        annotated_file.Annotator(annotator.names, annotator.width, annotate), AnnotationOptions(), CountOptions(),
+    )  # fmt: skip
+    assert max(sizes) == few_cells
+    result = anndata.read_h5ad(tmp_path / "out.h5ad")
+    require_same_labels(result.obs, labelled.obs)
+    np.testing.assert_allclose(result.obsm["X_scDMC"], labelled.obsm["X_scDMC"], atol=1e-4)
+
+
+def test_a_failure_on_the_way_leaves_no_output(tmp_path, three_types, classifier_path):
+    three_types.write_h5ad(tmp_path / "new.h5ad")
+
+    def annotate(cells):
+        raise ScDMCError("on the way")
+
+    with pytest.raises(ScDMCError, match="on the way"):
+        annotate_file(
+            tmp_path / "new.h5ad", tmp_path / "out.h5ad", open_model_directory(classifier_path),
+            annotated_file.Annotator(np.array(TYPES), 32, annotate), AnnotationOptions(), CountOptions(),
+        )  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir()] == ["new.h5ad"]
+
+
+def test_a_table_can_be_written_instead(annotate, three_types, labelled):
+    table = annotate(three_types, suffix=".csv")
+    assert list(table.columns) == ["cell_type", "batch", "n_counts", *COLUMNS]
+    require_same_labels(table, labelled.obs)
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".csv"])
+def test_parquet_is_annotated_like_its_counts(
+    suffix, annotate, load_script, tmp_path, three_types, classifier_path, labelled
 ):
-    output = tmp_path / "out.h5ad"
-    shape = embed_file(data_path, output, model_directory, encoder, stream, pooling, CountOptions())
-    assert small_blocks == [31, 32, 3]
-    found = anndata.read_h5ad(output).obsm["X_scDMC"]
-    expected = whole(data_path, model_directory, encoder, stream, pooling).obsm["X_scDMC"]
-    assert (found.dtype, found.shape) == (np.float32, (100, 32 if stream == "both" else 16))
-    assert shape == (66, found.shape[1])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert (np.isnan(found).all(axis=1) == (anndata.read_h5ad(data_path).obs["filter_pass"] == 0)).all()
-    assert np.nanstd(found, axis=0).min() > 1e-3  # the cells are not all alike
+    (tmp_path / "in").mkdir()
+    three_types.write_h5ad(tmp_path / "in" / "cells.h5ad")
+    status = load_script("tokenizer/tokenizer_combine.py").main(
+        ["--input_directory", str(tmp_path / "in"), "--output_directory", str(tmp_path), "--output_prefix", "cells",
+         "--gene_median_file", str(classifier_path / "gene_medians.json"), "--obs_columns", "cell_type"])  # fmt: skip
+    assert status == 0
+    result = annotate(tmp_path / "cells.parquet", suffix=suffix)
+    obs = result.obs if suffix == ".h5ad" else result
+    require_same_labels(obs, labelled.obs)
+    assert obs.index.astype(str).tolist() == labelled.obs_names.tolist()
+    assert obs["cell_type"].astype(str).tolist() == labelled.obs["cell_type"].astype(str).tolist()
+    if suffix == ".h5ad":
+        np.testing.assert_allclose(result.obsm["X_scDMC"], labelled.obsm["X_scDMC"], atol=1e-4)
 
 
-def test_the_rest_of_the_file_is_as_it_was(tmp_path, data_path, model_path, embed, small_blocks, capsys):
-    before = anndata.read_h5ad(data_path)
-    assert embed(model_path, data_path, data_path, "--overwrite") == 0  # in its own place
-    assert "obsm['X_scDMC'] of shape (66, 32); wrote" in capsys.readouterr().out
-    after = anndata.read_h5ad(data_path)
-    assert set(after.obsm) == {"X_scDMC", "X_other"}
-    pd.testing.assert_frame_equal(after.obs, before.obs)
-    pd.testing.assert_frame_equal(after.var, before.var)
-    assert (after.X != before.X).nnz == (after.layers["other"] != before.layers["other"]).nnz == 0
-    assert (after.obsm["X_other"] == 1).all()
-    assert after.uns["note"] == "kept"
-    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+def test_another_kind_of_output_is_refused(load_script, tmp_path, capsys, classifier_path, islets_path):
+    main = load_script("downstream_tasks/annotate.py").main
+    output = tmp_path / "out.xlsx"
+    assert main(["--model_path", str(classifier_path), "--data_path", str(islets_path),
+                 "--output_file", str(output)]) == 2  # fmt: skip
+    assert "ends in .h5ad or .csv" in capsys.readouterr().err
 
 
-def test_parquet_gives_its_cells_without_genes(
-    tmp_path, parquet_path, model_path, model_directory, encoder, embed, small_blocks
+def test_the_order_of_genes_and_their_kind_of_name_change_nothing(annotate, three_types, labelled):
+    table = pd.read_csv(DEFAULT_GENE_TABLE_FILE, index_col="id")
+    id_of = {symbol: gene_id for gene_id, symbol in table["symbol"].drop_duplicates(keep=False).items()}
+    other = three_types[:, np.random.default_rng(0).permutation(three_types.n_vars)].copy()
+    other = other[:, [name in id_of for name in other.var_names]].copy()  # the islets' own names are symbols
+    known = annotate(three_types[:, other.var_names].copy())
+    other.var_names = [f"{id_of[name]}.3" for name in other.var_names]
+    require_same_labels(annotate(other).obs, known.obs)
+
+
+def test_genes_that_are_missing_are_counted_and_many_are_a_warning(annotate, three_types, capsys):
+    def said(genes):
+        probabilities = annotate(three_types[:, genes].copy()).obs["scDMC_probability"]
+        assert np.isfinite(probabilities).all()
+        lines = capsys.readouterr().err.splitlines()
+        return next(line for line in lines if "genes of the labelled cells are missing" in line)
+
+    assert not said(slice(100, None)).startswith("warning")
+    assert said(slice(None, None, 4)).startswith("warning")
+
+
+def test_missing_genes_are_weighted_by_the_cells_that_had_them():
+    line, share = describe_missing_genes({"A": 6, "B": 3, "C": 1}, {"C", "B", "X"})
+    assert share == pytest.approx(0.6)
+    assert line.startswith("1 of the 3 genes")
+    assert "60.0% of the genes that these cells had" in line
+    assert line.endswith("the most frequent ones A")
+    none_missing, share = describe_missing_genes({"A": 6}, {"A"})
+    assert none_missing.startswith("0 of the 1 genes")
+    assert share == 0
+
+
+def test_counts_of_genes_that_the_model_does_not_know_are_a_warning(annotate, three_types, capsys):
+    strange = three_types.copy()
+    names = strange.var_names.to_numpy(dtype=object).copy()
+    names[::2] = [f"made_up_{index}" for index in range(len(names[::2]))]
+    strange.var_names = names
+    annotate(strange)
+    assert "lie in genes that the model does not know" in capsys.readouterr().err
+
+
+def test_cells_of_a_file_without_any_known_gene_are_refused(
+    load_script, tmp_path, capsys, three_types, classifier_path
 ):
-    assert embed(model_path, parquet_path, tmp_path / "out.h5ad") == 0
-    assert small_blocks == [30, 30, 30, 10]
-    found = anndata.read_h5ad(tmp_path / "out.h5ad")
-    whole(parquet_path, model_directory, encoder).write_h5ad(tmp_path / "whole.h5ad")
-    expected = anndata.read_h5ad(tmp_path / "whole.h5ad")
-    assert found.shape == (100, 0)
-    assert {"cell_type", "n_counts", "source_file"} <= set(found.obs)
-    pd.testing.assert_frame_equal(found.obs, expected.obs)
-    np.testing.assert_allclose(found.obsm["X_scDMC"], expected.obsm["X_scDMC"], atol=1e-5)
+    strange = three_types.copy()
+    strange.var_names = [f"made_up_{index}" for index in range(strange.n_vars)]
+    strange.write_h5ad(tmp_path / "strange.h5ad")
+    main = load_script("downstream_tasks/annotate.py").main
+    assert main(["--model_path", str(classifier_path), "--data_path", str(tmp_path / "strange.h5ad"),
+                 "--output_file", str(tmp_path / "out.h5ad")]) == 2  # fmt: skip
+    assert "made_up_0" in capsys.readouterr().err
+    assert not (tmp_path / "out.h5ad").exists()
 
 
-def test_the_matrix_is_never_read_as_a_whole(monkeypatch, tmp_path, data_path, model_path, embed):
+def test_uncertain_and_empty_cells_are_unknown_and_filtered_ones_missing(annotate, three_types, labelled):
+    changed = three_types.copy()
+    changed.X = changed.X.toarray()
+    changed.X[3] = 0
+    changed.obs["n_counts"] = changed.X.sum(axis=1)
+    changed.obs["filter_pass"] = (np.arange(changed.n_obs) != 5).astype(int)
+    threshold = float(labelled.obs["scDMC_probability"].median())
+    result = annotate(changed, "--min_probability", threshold)
+    is_unknown = (result.obs["scDMC_cell_type"] == "Unknown").to_numpy()
+    assert is_unknown[3]
+    assert np.isnan(result.obs["scDMC_probability"].iloc[3])
+    assert result.obs["scDMC_cell_type"].isna().to_numpy().nonzero()[0].tolist() == [5]
+    assert np.isnan(result.obsm["X_scDMC"]).any(axis=1).nonzero()[0].tolist() == [5]
+    others = np.setdiff1d(np.arange(changed.n_obs), [3, 5])
+    below = labelled.obs["scDMC_probability"].to_numpy()[others] < threshold
+    assert (is_unknown[others] == below).mean() > 0.95  # equal but for rounding at the threshold
+
+
+def test_a_cluster_votes_for_its_most_frequent_label(annotate, three_types):
+    labels = np.array(["a", "a", "b", "b", "b", "Unknown", "a", "b"], dtype=object)
+    clusters = np.array(["0", "0", "0", "1", "1", "1", "2", "2"])
+    assert majority_vote(labels, clusters).tolist() == ["a", "a", "a", "b", "b", "b", "a", "a"]
+    changed = three_types.copy()
+    changed.X = changed.X.toarray()
+    changed.X[3] = 0
+    changed.obs["n_counts"] = changed.X.sum(axis=1)
+    obs = annotate(changed, "--majority_vote", "--vote_resolution", 1).obs
+    assert obs["scDMC_majority_vote"].iloc[3] == "Unknown"
+    filled = np.arange(len(obs)) != 3
+    by_cluster = obs[filled].groupby("scDMC_cluster", observed=True)
+    assert (by_cluster["scDMC_majority_vote"].nunique() == 1).all()
+    winners = by_cluster["scDMC_cell_type"].agg(lambda values: values.astype(str).value_counts().idxmax())
+    assert (by_cluster["scDMC_majority_vote"].first().astype(str) == winners).mean() > 0.6  # all but for ties
+    voted = annotate(changed, "--majority_vote", "--vote_resolution", 1, suffix=".csv")
+    assert voted["scDMC_majority_vote"].tolist() == obs["scDMC_majority_vote"].tolist()
+
+
+def test_a_reference_labels_cells_without_training(annotate, three_types, tmp_path):
+    is_reference = np.arange(three_types.n_obs) % 2 == 0
+    three_types[is_reference].copy().write_h5ad(tmp_path / "reference.h5ad")
+    new = three_types[~is_reference].copy()
+    flags = ("--reference", tmp_path / "reference.h5ad", "--pooling", "mean", "--n_neighbors", 5)
+    result = annotate(new, *flags)
+    assert (result.obs["scDMC_cell_type"].astype(str) == new.obs["cell_type"].astype(str)).mean() > 0.8
+    assert result.obs["scDMC_probability"].between(0, 1).all()
+    del new.obs["cell_type"]  # labels of the new cells are not looked at
+    require_same_labels(annotate(new, *flags).obs, result.obs)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--n_neighbors", 15), "--n_neighbors has no effect without --reference; leave it out"),
+        (("--label_key", "cell_type"), "--label_key has no effect without --reference"),
+        (("--stream", "rank"), "--stream has no effect without --reference"),
+        (("--pooling", "cls"), "--pooling has no effect without --reference"),
+        (("--vote_resolution", 5), "--vote_resolution has no effect without --majority_vote"),
+        (("--layer", "X", "--data_path", "x.parquet"), "--layer has no effect on tokenized parquet"),
+        (("--allow_normalized", "--data_path", "x.parquet"), "--allow_normalized has no effect on tokenized parquet"),
+    ],
+)
+def test_flags_that_cannot_have_an_effect_are_refused(
+    load_script, tmp_path, capsys, classifier_path, islets_path, flags, said
+):
+    main = load_script("downstream_tasks/annotate.py").main
+    command = ("--model_path", classifier_path, "--data_path", islets_path, "--output_file", tmp_path / "out.csv")
+    assert main([str(word) for word in (*command, *flags)]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_reference_without_the_label_column_is_refused(
+    load_script, tmp_path, capsys, three_types, model_path, islets_path
+):
+    main = load_script("downstream_tasks/annotate.py").main
+    assert main(["--model_path", str(model_path), "--data_path", str(islets_path), "--reference", str(islets_path),
+                 "--label_key", "no_such_column", "--output_file", str(tmp_path / "out.h5ad")]) == 2  # fmt: skip
+    error = capsys.readouterr().err
+    assert "no_such_column" in error
+    assert "cell_type" in error
+
+
+def test_the_functions_for_notebooks_do_what_the_scripts_do(three_types, classifier_path, model_path, labelled):
+    adata = three_types.copy()
+    assert scdmc.annotate(adata, classifier_path) is adata
+    require_same_labels(adata.obs, labelled.obs)
+    np.testing.assert_allclose(adata.obsm["X_scDMC"], labelled.obsm["X_scDMC"], atol=1e-4)
+    scdmc.embed(adata, model_path, stream="rank")
+    assert adata.obsm["X_scDMC"].shape == (adata.n_obs, 16)
+    transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=three_types[10:])
+    assert set(transferred.obs["scDMC_cell_type"]) <= set(TYPES)
+
+
+def test_fine_tuning_in_a_notebook_leaves_the_data_alone_and_writes_a_model_folder(
+    tmp_path, three_types, model_path, classifier_path
+):
+    before = three_types.copy()
+    split = np.resize(["train", "train", "validation", "test"], three_types.n_obs)
+    scdmc.fine_tune(three_types, model_path, label_key="cell_type", output_dir=tmp_path / "out", split=split, epochs=1)
+    pd.testing.assert_frame_equal(three_types.obs, before.obs)
+    assert pd.read_csv(tmp_path / "out" / "split.csv")["split"].tolist() == split.tolist()
+    assert (tmp_path / "out" / "report.html").exists()
+    with pytest.raises(ScDMCError, match="exists already"):
+        scdmc.fine_tune(three_types, model_path, label_key="cell_type", output_dir=tmp_path / "out")
+    for wrong, said in ((split[:-1], "one word for each of the"), (np.full(len(split), "tets"), "unknown words tets")):
+        with pytest.raises(ScDMCError, match=said):
+            scdmc.fine_tune(three_types, model_path, label_key="cell_type", output_dir=tmp_path / "new", split=wrong)
+
+
+def test_a_classifier_without_calibration_says_so(tmp_path, three_types, classifier_path, caplog):
+    shutil.copytree(classifier_path, tmp_path / "bare")
+    (tmp_path / "bare" / "calibration.json").unlink()
+    scdmc.annotate(three_types[:5].copy(), tmp_path / "bare")
+    assert any("has no calibration" in record.message for record in caplog.records)
+
+
+def test_the_matrix_is_never_read_as_a_whole(monkeypatch, annotate, three_types):
     def read_all(*_):
         raise AssertionError("the whole matrix was read")
 
     monkeypatch.setattr(anndata, "read_h5ad", read_all)
-    assert embed(model_path, data_path, tmp_path / "out.h5ad") == 0
+    three = annotate(three_types, suffix=".csv")
+    assert len(three) == three_types.n_obs
 
 
-def test_an_interruption_leaves_no_half_output(monkeypatch, tmp_path, data_path, model_path, embed, small_blocks):
-    original = annotated_file.cell_embeddings
-
-    def interrupted(*arguments, **options):
-        if len(small_blocks) == 2:
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(annotated_file, "cell_embeddings", interrupted)
-    assert embed(model_path, data_path, tmp_path / "new.h5ad") == 130
-    assert len(small_blocks) == 2  # some cells had been embedded
-    (tmp_path / "old.h5ad").write_text("of an earlier run")
-    assert embed(model_path, data_path, tmp_path / "old.h5ad", "--overwrite") == 130
-    assert (tmp_path / "old.h5ad").read_text() == "of an earlier run"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "old.h5ad"]
-
-
-def test_a_wrong_token_in_a_later_block_is_refused(tmp_path, parquet_path, model_directory, encoder):
-    table = pq.read_table(parquet_path)
-    tokens = table["input_ids_rank"].to_pylist()
-    tokens[95][1] = 99_999_999
-    column = table.schema.get_field_index("input_ids_rank")
-    field = table.schema.field(column)
-    pq.write_table(
-        table.set_column(column, field, pa.array(tokens, field.type)), tmp_path / "bad.parquet", row_group_size=30
-    )
-    with pytest.raises(ScDMCError, match=r"bad.parquet: token id 99999999 is outside of the vocabulary"):
-        embed_file(
-            tmp_path / "bad.parquet", tmp_path / "out.h5ad", model_directory, encoder, "both", "cls", CountOptions()
-        )
-    assert not (tmp_path / "out.h5ad").exists()
-
-
-def test_a_file_without_cells_to_embed_is_refused(tmp_path, adata, model_path, embed, capsys):
-    none = adata.copy()
-    none.obs["filter_pass"] = 0
-    none.write_h5ad(tmp_path / "none.h5ad")
-    assert embed(model_path, tmp_path / "none.h5ad", tmp_path / "out.h5ad") == 2
-    assert "there is no cell to embed: the file is empty, or filter_pass drops them all" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["none.h5ad"]
-
-
-@pytest.mark.parametrize("script", ["embed", "cluster"])
-def test_flags_of_reading_counts_are_refused_for_tokens(script, tmp_path, load_script, model_path, capsys):
-    output = "--output_file" if script == "embed" else "--output_dir"
-    command = ["--model_path", model_path, "--data_path", tmp_path / "cells.parquet", output, tmp_path / "out",
-               "--layer", "raw", "--allow_normalized"]  # fmt: skip
-    assert load_script(f"downstream_tasks/{script}.py").main([str(word) for word in command]) == 2
-    error = capsys.readouterr().err
-    assert "--layer, --allow_normalized: only an .h5ad is read so" in error
-    assert "cells.parquet is tokenized already" in error
+def test_columns_and_embeddings_are_written_as_anndata_does(labelled, annotate, three_types, tmp_path):
+    labelled.write_h5ad(tmp_path / "again.h5ad")
+    with h5py.File(tmp_path / "again.h5ad") as file:
+        assert file["obsm/X_scDMC"].attrs["encoding-type"] == "array"
+        assert file["obs/scDMC_cell_type"].attrs["encoding-type"] == "categorical"

@@ -9,36 +9,21 @@ import pytest
 import torch
 
 from scdmc.annotation.calibration import expected_calibration_error
-from scdmc.configuration import ScDMCConfig
-from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
-from scdmc.model.storage import load, save_model_directory
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.storage import load
+from tests.small_models import save_small_model
 
-CONTEXT = 64
-TYPES = ["alpha", "beta", "ductal"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=CONTEXT, initializer_range=0.25)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, initializer_range=0.25)
+
+
+CONTEXT = 64
+TYPES = ["alpha", "beta", "ductal"]
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +226,21 @@ def test_the_flags_reach_the_training(fine_tune, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     for said in ("train classifier", "sampler balanced", "class_weights balanced", "gene_dropout 0.2", "patience 2"):
         assert said in card
+
+
+def test_bfloat16_gives_a_classifier_of_float32_weights(fine_tune, tmp_path, single, data_path, load_script):
+    flags = ("--dtype", "bfloat16", "--split_file", single / "split.csv", "--epochs", 3, "--learning_rate", "5e-3")
+    assert fine_tune(tmp_path / "out", *flags) == 0
+    assert {weight.dtype for weight in load(tmp_path / "out").state_dict().values()} == {torch.float32}
+    assert "dtype bfloat16" in (tmp_path / "out" / "README.md").read_text()
+    float32, bfloat16 = (pd.read_csv(folder / "predictions.csv") for folder in (single, tmp_path / "out"))
+    difference = (float32["probability"] - bfloat16["probability"]).abs()
+    assert 0 < difference.mean() < 0.05
+    annotate = load_script("downstream_tasks/annotate.py").main
+    command = ["--model", tmp_path / "out", "--data_path", data_path, "--output_file", tmp_path / "labelled.csv"]
+    assert annotate([str(word) for word in command]) == 0  # in float32
+    labelled = pd.read_csv(tmp_path / "labelled.csv")
+    assert (labelled["scDMC_cell_type"] == bfloat16["predicted"]).mean() > 0.95
 
 
 def test_fewer_labels_are_a_part_of_the_same_split(fine_tune, tmp_path, single):

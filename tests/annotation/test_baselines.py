@@ -78,6 +78,25 @@ def test_neighbours_on_components_find_marked_types(cells):
     expression, labels, split = cells
     predicted = nearest_neighbours_on_pca(expression, labels, split)
     assert (predicted.labels == labels[split == "test"]).mean() > 0.9
+    # By hand: 50 directions of the centred training cells, then the votes of the 15 nearest.
+    dense, train = expression.toarray().astype(np.float64), split == "train"
+    centre = dense[train].mean(axis=0)
+    _, _, directions = np.linalg.svd(dense[train] - centre, full_matrices=False)
+    components = (dense - centre) @ directions[:50].T
+    names = np.unique(labels)
+    shares = []
+    for cell in components[split == "test"]:
+        nearest = np.argsort(np.linalg.norm(components[train] - cell, axis=1))[:15]
+        shares.append([(labels[train][nearest] == name).mean() for name in names])
+    assert predicted.labels.tolist() == names[np.argmax(shares, axis=1)].tolist()
+    np.testing.assert_allclose(predicted.confidence, np.max(shares, axis=1))
+
+
+def test_neighbours_find_nothing_where_there_is_nothing_to_find(cells):
+    expression, labels, split = cells
+    shuffled = np.random.default_rng(1).permutation(labels)
+    predicted = nearest_neighbours_on_pca(expression, shuffled, split)
+    assert (predicted.labels == shuffled[split == "test"]).mean() < 0.6  # one of three types: 0.33 by chance
 
 
 def test_components_are_fitted_on_training_cells_only(cells):
@@ -124,6 +143,7 @@ def test_raw_counts_are_refused(cells):
         nearest_neighbours_on_pca(counts, labels, split)
 
 
+@pytest.mark.slow
 def test_components_of_variable_genes_separate_the_types_and_repeat(cells):
     expression, labels, _ = cells
     pca = pca_of_variable_genes(expression, n_top_genes=60, n_components=10)

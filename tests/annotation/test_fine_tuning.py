@@ -1,5 +1,6 @@
 """Fine-tuning: which weights move, which cells and genes an epoch sees, and defaults that fit the number of cells."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.preprocessing import StandardScaler
 
+from scdmc.annotation import fine_tuning
 from scdmc.annotation.fine_tuning import (
     adapted_settings,
     balanced_weights,
@@ -24,55 +26,25 @@ from scdmc.annotation.prediction import annotate_cells, names_of_classes, predic
 from scdmc.annotation.probing import PROBE_GRID, linear_probe, mean_loss
 from scdmc.cells.data import read_cells
 from scdmc.cells.splits import make_split
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import EOS_TOKEN_ID, load_vocabulary
+from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.labels import labels_of
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.packing import packed_streams
 from scdmc.model.shipped import model_folder
 from scdmc.model.storage import load, load_classifier_for_training, save_model_directory
 from scdmc.options import POOLINGS
-from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.small_models import new_classifier, save_small_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory):
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, num_hidden_layers=2)
+
 
 CONTEXT = 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory):
-    torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
-    config = ScDMCConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=32, max_position_embeddings=CONTEXT)  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return open_model_directory(path)
-
-
-@pytest.fixture(scope="module")
-def separable(model_directory, islets_path):
-    """Beta and ductal cells, their labels and a split."""
-    cells = read_cells(islets_path, model_directory, ["cell_type"])
-    labels = labels_of(cells.obs["cell_type"])
-    two = cells.select(np.isin(labels, ["beta", "ductal"]))
-    labels = labels_of(two.obs["cell_type"])
-    return two, labels, make_split(labels, test_fraction=0.3, validation_fraction=0.2, seed=0)
-
-
-def new_classifier(model_directory, pooling="cls"):
-    torch.manual_seed(0)
-    return load_classifier_for_training(model_directory, ["beta", "ductal"], "both", 0.0, pooling=pooling)
 
 
 def settings(**chosen):
@@ -132,6 +104,35 @@ def test_low_rank_additions_are_merged_into_a_normal_model_folder(tmp_path, mode
     assert accuracy == pytest.approx(best["eval_accuracy"])
 
 
+def test_bfloat16_is_for_the_encoder_and_weights_and_logits_stay_float32(model_directory, separable):
+    model, seen = new_classifier(model_directory), set()
+    matrix = model.bert.encoder.layer[0].attention.self.Wqkv
+    matrix.register_forward_hook(lambda module, inputs, output: seen.add(("encoder", output.dtype)))
+    model.classifier.register_forward_hook(lambda module, inputs, output: seen.add(("classifier", output.dtype)))
+    history = fit_classifier(model, *separable, settings(dtype="bfloat16", classifier_start="probe"))
+    assert seen == {("encoder", torch.bfloat16), ("classifier", torch.float32)}
+    assert {weight.dtype for weight in model.state_dict().values()} == {torch.float32}
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert history[-1]["loss"] < history[1]["loss"]
+
+
+@pytest.mark.parametrize("start", ["random", "probe"])
+def test_float32_is_computed_as_without_autocast(monkeypatch, model_directory, separable, start):
+    def trained(**chosen):
+        model = new_classifier(model_directory)
+        history = fit_classifier(model, *separable, settings(epochs=1, classifier_start=start, **chosen))
+        return history, model.state_dict()
+
+    in_bfloat16, _ = trained(dtype="bfloat16")
+    history, weights = trained()
+    monkeypatch.setattr(fine_tuning, "autocast", lambda *_: contextlib.nullcontext())
+    other_history, other_weights = trained()
+    assert history[-1] == other_history[-1]
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert in_bfloat16[-1]["loss"] != history[-1]["loss"]
+    assert in_bfloat16[-1]["loss"] == pytest.approx(history[-1]["loss"], rel=0.05)
+
+
 def test_low_rank_additions_without_peft_are_refused_clearly(monkeypatch, model_directory, separable):
     monkeypatch.setitem(sys.modules, "peft", None)  # importing it fails
     with pytest.raises(ScDMCError, match="pip install peft"):
@@ -162,7 +163,7 @@ def test_pooling_over_genes_learns_and_survives_saving(tmp_path, model_directory
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_padded_cells_are_classified_like_packed_ones(model_directory, separable, pooling):
     cells = separable[0].select(np.arange(4))
-    model = new_classifier(model_directory, pooling).eval()
+    model = new_classifier(model_directory, pooling=pooling).eval()
     padded = [
         torch.nn.utils.rnn.pad_sequence(
             [torch.from_numpy(ids[offsets[i] : offsets[i + 1]].astype(np.int64)) for i in range(4)], batch_first=True

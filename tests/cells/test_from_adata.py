@@ -22,11 +22,6 @@ TP53, INS, GCG, UNKNOWN = "ENSG00000141510", "ENSG00000254647", "ENSG00000115263
 
 
 @pytest.fixture
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)
-
-
-@pytest.fixture
 def tokenize_by_script(load_script, tmp_path):
     """A function that saves an AnnData, runs the script on it and reads what it wrote."""
     script = load_script("tokenizer/tokenizer_combine.py")

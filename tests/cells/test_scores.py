@@ -18,9 +18,7 @@ from scdmc.cells.scores import (
     with_averages,
 )
 from scdmc.errors import ScDMCError
-from tests.conftest import ROOT
 
-GOLDEN = ROOT.parent / "shared" / "golden" / "metrics" / "metrics.npz"
 GOLDEN_NAMES = {
     "ARI": "ARI",
     "NMI": "NMI",
@@ -37,11 +35,8 @@ PREDICTED = np.array(["a", "a", "a", "b", "b", "b", "a"])
 
 
 @pytest.fixture
-def golden():
-    if not GOLDEN.is_file():
-        pytest.skip(f"the golden scores are not here ({GOLDEN})")
-    with np.load(GOLDEN) as content:
-        return dict(content)
+def golden(golden_arrays):
+    return golden_arrays("metrics/metrics.npz")
 
 
 @pytest.fixture
@@ -187,6 +182,7 @@ def test_one_class_everywhere_is_no_agreement_beyond_chance():
     assert scores["cohen_kappa"] == scores["matthews_correlation"] == 0
 
 
+@pytest.mark.slow
 def test_scoring_leaves_the_figures_of_others_alone():
     script = (
         "import matplotlib, numpy as np\n"

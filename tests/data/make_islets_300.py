@@ -9,7 +9,8 @@ import numpy as np
 
 from scdmc.cli.parser import argument_parser, script
 from scdmc.files import require_new_file
-from scdmc.public_data.islets import ISLETS_WHEEL, read_islets
+from scdmc.public_data.islets import read_islets
+from scdmc.public_data.options import ISLETS_WHEEL
 from scdmc.public_data.wheels import open_wheel
 from scdmc.reading.h5ad import write_h5ad
 

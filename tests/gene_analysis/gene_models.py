@@ -1,4 +1,4 @@
-"""A model folder, and a model whose biology is planted by hand, for the tests of gene-level analyses."""
+"""Cells and a model whose biology is planted by hand, for the tests of gene-level analyses."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,25 +6,11 @@ import torch
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.gene_analysis.data import GeneData
-from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID, load_vocabulary
+from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.storage import save_model_directory
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings, TokenizedCells
-
-
-def save_small_model(path, context=64):
-    """A folder of a small random model with the vocabulary and medians that ship with scDMC."""
-    torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None)
-    config = ScDMCConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=context, initializer_range=0.2,
-    )  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
 
 
 def cells_of_genes(lists, values=None):

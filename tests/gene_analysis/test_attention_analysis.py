@@ -15,6 +15,7 @@ from scdmc.gene_analysis.attention_analysis import (
     analyse_attention,
 )
 from scdmc.gene_analysis.attention_maps import head_properties, received_attention
+from scdmc.gene_analysis.attention_results import remove_optional_figures
 from scdmc.gene_analysis.attribution import (
     Attributions,
     attention_rollout,
@@ -25,23 +26,11 @@ from scdmc.gene_analysis.attribution import (
 from scdmc.gene_analysis.marker_recovery import auroc, auroc_at_equal_expression, markers_of_types, recovery_rows
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.embeddings import cell_embeddings
-from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import packed_streams
-from scdmc.model.storage import load_model
-from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
+from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model
 
 CELLS = cells_of_genes([[10, 11, 12], [12, 10, 14, 15], [11, 10, 13], [10, 13]])
 LABELS = np.array(["a", "a", "b", "b"])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_small_model(tmp_path_factory.mktemp("model") / "m")
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return load_model(folder, ScDMCModel)
 
 
 def eager_matrices(encoder, cell, stream):
@@ -166,9 +155,9 @@ def test_attention_is_judged_against_what_expression_has_at_equal_expression(att
     assert "above both in 2 of 2 types" in found.verdict
 
 
-def test_the_script_writes_tables_figures_and_a_report(load_script, folder, islets_path, tmp_path, capsys):
+def test_the_script_writes_tables_figures_and_a_report(load_script, model_path, islets_path, tmp_path, capsys):
     out = tmp_path / "out"
-    options = ["--model_path", folder, "--data_path", islets_path, "--output_dir", out, "--min_cells", 5]
+    options = ["--model_path", model_path, "--data_path", islets_path, "--output_dir", out, "--min_cells_per_gene", 5]
     options += ["--attribution_cells", 3, "--seed", 7, "--map_cells", 1, "--cell_types", "beta", "alpha"]
     script = load_script("downstream_tasks/attention_analysis.py")
     assert script.main([str(word) for word in options]) == 0
@@ -188,7 +177,7 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, folder, isle
     assert all((out / f"{name}.{suffix}").exists() for name in names for suffix in ("png", "pdf"))
     for name in ("cell_2.png", "cell_10.pdf", "cell_types.png", "cell_2.csv"):
         (out / name).touch()
-    script.remove_optional_figures(out)
+    remove_optional_figures(out)
     left = {path.name for path in out.iterdir()}
     assert {"cell_types.png", "cell_2.csv", "marker_recovery.csv", "attribution.png"} <= left
     assert not left & {"cell_1.png", "cell_1.pdf", "cell_2.png", "cell_10.pdf", "marker_recovery.png"}

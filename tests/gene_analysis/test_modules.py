@@ -25,7 +25,6 @@ from scdmc.gene_analysis.set_consistency import (
     permutation_within,
 )
 from scdmc.gene_analysis.states import centred_units
-from tests.gene_analysis.gene_models import save_small_model
 
 PLANTED = np.repeat([0, 1, 2], [50, 40, 30])
 
@@ -130,17 +129,12 @@ def test_the_verdict_names_every_baseline_and_what_cannot_be_compared():
     assert f"not comparable with {COEXPRESSION} (random sets do not vary;" in verdict
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_small_model(tmp_path_factory.mktemp("model") / "m")
-
-
-def test_the_script_writes_tables_figures_and_a_report(load_script, folder, islets_path, tmp_path, capsys):
+def test_the_script_writes_tables_figures_and_a_report(load_script, model_path, islets_path, tmp_path, capsys):
     symbols = anndata.read_h5ad(islets_path, backed="r").var_names
     lines = [f"set_{i}\tx\t" + "\t".join(symbols[i::40]) for i in range(30)]
     (tmp_path / "sets.gmt").write_text("\n".join(lines) + "\n")
     out = tmp_path / "out"
-    options = ["--model_path", folder, "--data_path", islets_path, "--output_dir", out, "--min_cells", 5]
+    options = ["--model_path", model_path, "--data_path", islets_path, "--output_dir", out, "--min_cells_per_gene", 5]
     options += ["--gene_sets", tmp_path / "sets.gmt", "--permutations", 20, "--resolutions", 0.5, 1.5]
     script = load_script("downstream_tasks/gene_modules.py")
     assert script.main([str(word) for word in options]) == 0

@@ -19,11 +19,12 @@ from scdmc.gene_analysis.network_evaluation import (
     pearson_scores,
 )
 from scdmc.gene_analysis.network_output import directed_graph, hubs, nearest_genes, topology, write_tables
+from scdmc.gene_analysis.network_results import file_names, strongest_first
 from scdmc.gene_analysis.network_scores import association_scores, attention_scores, perturbation_scores
 from scdmc.gene_analysis.networks import network_verdict
 from scdmc.gene_analysis.states import GeneEmbeddings, centred_units
 from scdmc.model.packing import packed_streams
-from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
+from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model
 
 GENES = [f"ENSG{i:011d}" for i in range(20)]
 FACTOR, TARGET = 7, 15
@@ -179,13 +180,8 @@ def test_edges_are_streamed_and_hubs_counted(tmp_path):
     assert numbers["known_share"] == pytest.approx(1 / 3)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_small_model(tmp_path_factory.mktemp("model") / "m")
-
-
 @pytest.fixture
-def run(load_script, folder, islets_path, tmp_path):
+def run(load_script, model_path, islets_path, tmp_path):
     """A function that writes regulons of these factors and runs the script."""
     script = load_script("downstream_tasks/gene_regulatory_network.py")
 
@@ -193,8 +189,17 @@ def run(load_script, folder, islets_path, tmp_path):
         targets = ["INS", "GCG", "IAPP", "PPP1R1A", "TTR", "CLU", "SST", "PRSS1", "ACTB", "TMSB4X", "B2M", "EEF1A1"]
         pairs = [(tf, target) for tf in factors for target in targets]
         pd.DataFrame(pairs, columns=["tf", "target"]).to_csv(tmp_path / "r.csv", index=False)
-        command = ["--model_path", folder, "--data_path", islets_path, "--output_dir", tmp_path / "out"]
-        command += ["--regulons", tmp_path / "r.csv", "--cell_types", "beta", "alpha", "--min_cells", 5, *options]
+        command = ["--model_path", model_path, "--data_path", islets_path, "--output_dir", tmp_path / "out"]
+        command += [
+            "--regulons",
+            tmp_path / "r.csv",
+            "--cell_types",
+            "beta",
+            "alpha",
+            "--min_cells_per_gene",
+            5,
+            *options,
+        ]
         return script.main([str(word) for word in command])
 
     return run
@@ -249,11 +254,11 @@ def test_the_script_writes_networks_and_their_agreement(run, tmp_path, capsys):
 def test_bad_input_is_named(run, capsys):
     assert run(["NOSUCHTF"]) == 2
     assert "none of the 1 transcription factors of" in capsys.readouterr().err
-    assert run(["INS"], "--min_cells", 28, "--cell_types", "alpha") == 2
+    assert run(["INS"], "--min_cells_per_gene", 28, "--cell_types", "alpha") == 2
     assert "no cell type has a transcription factor in 28 of its cells" in capsys.readouterr().err
-    assert run(["PAX6"], "--layers", 3) == 2
-    assert "--layers 3: the model has 1 to 2" in capsys.readouterr().err
-    assert run(["INS"], "--graph_score", "perturbation", "--perturbed_factors", 0, "--model_path", "nowhere") == 2
+    assert run(["PAX6"], "--network_layers", 3) == 2
+    assert "--network_layers 3: the model has 1 to 2" in capsys.readouterr().err
+    assert run(["INS"], "--graph_score", "perturbation", "--perturbed_factors", 0, "--model", "nowhere") == 2
     assert "--graph_score perturbation needs factors that are perturbed" in capsys.readouterr().err
     assert run(["INS"], "--perturbed_factors", 0, "--perturbed_cells", 8) == 2
     assert "--perturbed_cells has no effect with --perturbed_factors 0; leave it out" in capsys.readouterr().err
@@ -263,14 +268,13 @@ def test_bad_input_is_named(run, capsys):
     assert "no cell type has a pair with a score of attention" in printed
 
 
-def test_graphs_have_names_of_their_own_and_the_strongest_effects_of_either_sign(load_script):
-    script = load_script("downstream_tasks/gene_regulatory_network.py")
-    names = script.file_names(["T/NK", "T NK", "β", "t_nk", "CD4+ T"])
+def test_graphs_have_names_of_their_own_and_the_strongest_effects_of_either_sign():
+    names = file_names(["T/NK", "T NK", "β", "t_nk", "CD4+ T"])
     assert list(names.values()) == ["T_NK", "T_NK_2", "β", "t_nk_3", "CD4+_T"]
     edges = pd.DataFrame({"tf": "A", "target": list("XYZ"), "is_known": False, "perturbation": [0.1, -2.0, np.nan]})
-    assert script.strongest_first(edges, "perturbation")["target"].tolist() == ["Y", "X"]
+    assert strongest_first(edges, "perturbation")["target"].tolist() == ["Y", "X"]
     edges["attention"] = [0.1, -2.0, 0.2]
-    assert script.strongest_first(edges, "attention")["target"].tolist() == ["Z", "X", "Y"]
+    assert strongest_first(edges, "attention")["target"].tolist() == ["Z", "X", "Y"]
 
 
 def test_a_layer_named_twice_counts_once(data):

@@ -8,10 +8,12 @@ import torch
 from scipy.stats import false_discovery_control
 
 from scdmc.errors import ScDMCError
-from scdmc.gene_analysis.perturbation import ScreenOptions, against_chance, random_set, rows_needed, screen_genes
+from scdmc.gene_analysis.options import ScreenOptions
+from scdmc.gene_analysis.perturbation import against_chance, random_set, rows_needed, screen_genes
+from scdmc.gene_analysis.perturbation_results import readable
 from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load_classifier_for_training, save_model_directory
-from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model, save_small_model
+from tests.gene_analysis.gene_models import cells_of_genes, gene_data, planted_model
 
 GENES = [f"ENSG{i:011d}" for i in range(60)]
 STRONG = 9
@@ -87,19 +89,16 @@ def test_so_many_rows_must_have_the_smallest_p(data, caplog):
     assert "with 2 rows and --null_draws 5 at least 7 rows must have the smallest p" in caplog.text
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_small_model(tmp_path_factory.mktemp("model") / "m")
-
-
 @pytest.fixture
-def run(load_script, folder, islets_path, tmp_path):
+def run(load_script, model_path, islets_path, tmp_path):
     """A function that runs the script."""
     script = load_script("downstream_tasks/perturb.py")
 
     def run(*options):
-        command = ["--model_path", folder, "--data_path", islets_path, "--output_dir", tmp_path / "out", "--overwrite"]
-        return script.main([str(word) for word in [*command, "--max_cells", 3, "--null_draws", 5, *options]])
+        command = ["--model_path", model_path, "--data_path", islets_path, "--output_dir", tmp_path / "out"]
+        return script.main(
+            [str(word) for word in [*command, "--overwrite", "--max_cells_per_type", 3, "--null_draws", 5, *options]]
+        )
 
     return run
 
@@ -122,8 +121,7 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
                     "shift.png"}  # fmt: skip
 
 
-def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them(load_script):
-    readable = load_script("downstream_tasks/perturb.py").readable
+def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them():
     wide, unit = readable(pd.DataFrame([[7e-4, np.nan], [-2e-5, 0.0]]), "1 - cosine")
     np.testing.assert_allclose(wide, [[7, np.nan], [-0.2, 0]])
     assert unit == "1 - cosine, times 1e-4"
@@ -133,8 +131,8 @@ def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them(load_script):
         assert unit == "share"
 
 
-def test_a_stream_is_not_asked_of_a_classifier_which_has_its_own(run, folder, tmp_path, capsys):
-    directory = open_model_directory(folder)
+def test_a_stream_is_not_asked_of_a_classifier_which_has_its_own(run, model_path, tmp_path, capsys):
+    directory = open_model_directory(model_path)
     torch.manual_seed(0)
     classifier = load_classifier_for_training(directory, ["alpha", "beta"], "expression", 0.0)
     save_model_directory(

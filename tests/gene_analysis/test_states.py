@@ -10,22 +10,10 @@ from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.states import centred_units, embed_genes
 from scdmc.genes.symbols import gene_symbols, tokens_of_genes
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, load_vocabulary
-from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import packed_streams
-from scdmc.model.storage import load_model
-from tests.gene_analysis.gene_models import cells_of_genes, save_small_model
+from tests.gene_analysis.gene_models import cells_of_genes
 
 CD4, INS = "ENSG00000010610", "ENSG00000254647"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_small_model(tmp_path_factory.mktemp("model") / "m")
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return load_model(folder, ScDMCModel)
 
 
 CELLS = cells_of_genes([[10, 11, 12], [12, 10], [11, 10, 13], [10, 13], [13, 10, 11, 12]])
@@ -55,16 +43,16 @@ def test_means_and_errors_are_those_of_the_single_states(encoder, stream):
     assert found.to_frame().shape == (5, 5 + 2 * found.means.shape[1])
 
 
-def test_an_adata_gives_rows_for_each_type_with_official_symbols(folder, islets_path):
+def test_an_adata_gives_rows_for_each_type_with_official_symbols(model_path, islets_path):
     adata = anndata.read_h5ad(islets_path)
-    found = scdmc.gene_embeddings(adata, folder, "cell_type", min_cells=5, min_cells_per_type=20)
+    found = scdmc.gene_embeddings(adata, model_path, "cell_type", min_cells=5, min_cells_per_type=20)
     assert "mast" not in set(found.table["cell_type"])
     assert {"beta", "alpha"} <= set(found.table["cell_type"])
     assert found.table.query("cell_type == 'beta' and symbol == 'INS'")["gene_id"].tolist() == [INS]
     assert found.table["token"].min() > EOS_TOKEN_ID
     assert found.table["cells"].min() >= 5
     assert np.isfinite(found.standard_errors).all()
-    everything = scdmc.gene_embeddings(adata, folder)
+    everything = scdmc.gene_embeddings(adata, model_path)
     assert set(everything.table["cell_type"]) == {"all cells"}
 
 
@@ -76,14 +64,14 @@ def test_symbols_are_official_and_taken_in_any_case():
         tokens_of_genes(["CD4", "CDD4"], vocabulary, "--genes")
 
 
-def test_too_few_cells_are_refused(encoder, folder, islets_path):
+def test_too_few_cells_are_refused(encoder, model_path, islets_path):
     with pytest.raises(ScDMCError, match="no gene is seen in 4 cells of one type"):
         embed_genes(encoder, CELLS, LABELS, load_vocabulary(), "rank", min_cells=4)
     with pytest.raises(ScDMCError, match="at least 2 cells"):
         embed_genes(encoder, CELLS, LABELS, load_vocabulary(), "rank", min_cells=1)
     adata = anndata.read_h5ad(islets_path)
     with pytest.raises(ScDMCError, match="no cell type has 900 cells"):
-        scdmc.gene_embeddings(adata, folder, "cell_type", min_cells_per_type=900)
+        scdmc.gene_embeddings(adata, model_path, "cell_type", min_cells_per_type=900)
 
 
 def test_centred_units_have_cosines_around_zero():

@@ -16,7 +16,6 @@ from scdmc.public_data.wheels import PinnedWheel, download, open_wheel
 from tests.conftest import ROOT
 
 TOKEN_FILES = ROOT / "tokenizer" / "token_files"
-PUBLISHED_VOCABULARY = ROOT.parent / "shared" / "reference_data" / "token_ids_60534.json"
 
 
 @pytest.fixture
@@ -71,10 +70,9 @@ def test_the_gene_table_describes_exactly_the_genes_of_the_vocabulary_in_its_ord
     assert by_id["ENSG00000254647"] == {"id": "ENSG00000254647", "symbol": "INS", "biotype": "protein_coding"}
 
 
-def test_the_gene_set_is_that_of_the_published_vocabulary():
-    if not PUBLISHED_VOCABULARY.is_file():
-        pytest.skip("the published vocabulary is not beside this checkout")
-    assert set(shipped_token_ids()) == set(json.loads(PUBLISHED_VOCABULARY.read_text(encoding="utf8")))
+def test_the_gene_set_is_that_of_the_published_vocabulary(shared):
+    published = shared / "reference_data" / "token_ids_60534.json"
+    assert set(shipped_token_ids()) == set(json.loads(published.read_text(encoding="utf8")))
 
 
 def test_the_readme_states_the_checksums_of_the_shipped_files():

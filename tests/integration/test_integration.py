@@ -11,13 +11,10 @@ import pytest
 import torch
 
 import scdmc
-from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression, read_raw_counts
 from scdmc.cells.scores import full_integration_scores, wide_metrics
 from scdmc.cells.splits import cells_in_training, make_split, write_split
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.integration import methods as integration_methods
 from scdmc.integration.adaptation import MixedBatchOrder, PairedBatchOrder, adapted_encoder, mutual_neighbours
 from scdmc.integration.comparison import centred_batches
@@ -29,33 +26,21 @@ from scdmc.labels import labels_of
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
-from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load_classifier_for_training, load_model, save_model_directory
 from scdmc.reports.tables import best_of_columns, latex, markdown, score_texts
 from scdmc.tokens.medians import GeneMedians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.small_models import save_small_model
 
-CONTEXT = 64
-SIX = ("ARI", "NMI", "ASW_label", "ASW_batch", "graph_connectivity", "AvgBIO", "AvgBATCH", "overall")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    vocabulary, medians = load_vocabulary(), GeneMedians({}, source="a test")
-    torch.manual_seed(0)
-    config = ScDMCConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=CONTEXT,
-    )  # fmt: skip
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, CONTEXT)
-    save_model_directory(path, ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    return path
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", CONTEXT, GeneMedians({}, source="a test"))
 
 
-@pytest.fixture(scope="module")
-def model_directory(model_path):
-    return open_model_directory(model_path)
+CONTEXT = 64
+SIX = ("ARI", "NMI", "ASW_label", "ASW_batch", "graph_connectivity", "AvgBIO", "AvgBATCH", "overall")
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +56,6 @@ def classifier_path(tmp_path_factory, model_directory, cells):
 
 
 @pytest.fixture(scope="module")
-def cells(model_directory, islets_path):
-    return read_cells(islets_path, model_directory, ["cell_type", "batch"])
-
-
-@pytest.fixture(scope="module")
 def batch(cells):
     return labels_of(cells.obs["batch"])
 
@@ -83,11 +63,6 @@ def batch(cells):
 @pytest.fixture(scope="module")
 def expression(islets_path, cells, model_directory):
     return read_expression(islets_path, cells, model_directory)[0]
-
-
-@pytest.fixture
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +226,7 @@ def test_adapting_with_mutual_neighbours_draws_them_together(model_directory, ce
 
     def nearer_than_others(n_neighbors):
         settings = AdaptationSettings(
-            steps=60, learning_rate=1e-2, mlm_weight=0.0, momentum=0.9, mutual_neighbours=n_neighbors
+            steps=60, learning_rate=1e-2, mlm_weight=0.0, momentum=0.9, mutual_neighbors=n_neighbors
         )
         encoder = adapted_encoder(model_directory, few, of_few, settings, 1, place, space)
         embedding = cell_embeddings(encoder, few, show_progress=False)
@@ -387,7 +362,7 @@ def test_adapting_for_a_while_stops_by_the_clock_and_changes_the_embedding(
     integration, tmp_path, model_path, few_path, capsys
 ):
     more = ["--methods", "scdmc", "--adapt", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
-    more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbours", "5", "--adapt_view_dropout", "0.2"]
+    more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbors", "5", "--adapt_view_dropout", "0.2"]
     more += ["--adapt_mlm_weight", "0", "--adapt_momentum", "0.9", "--dtype", "bfloat16"]
     assert integration([*command(model_path, tmp_path / "out", few_path), *more]) == 0
     scores = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))

@@ -110,6 +110,7 @@ def test_attention_without_content_falls_off_with_the_distance():
     torch.testing.assert_close(ratios, expected)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("back_end", ["sdpa", "eager"])
 def test_dropout_changes_the_states_but_not_their_mean(back_end):
@@ -133,9 +134,12 @@ def test_layout_of_lengths():
 # ---- the choice
 
 
+@pytest.mark.parametrize("has_flash", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_auto_takes_sdpa_on_a_cpu(dropout):
-    assert choose_back_end("auto", CPU, dropout) == "sdpa"
+def test_auto_takes_sdpa_on_a_cpu_whatever_is_installed(monkeypatch, dropout, dtype, has_flash):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
+    assert choose_back_end("auto", CPU, dropout, dtype) == "sdpa"
 
 
 @pytest.mark.parametrize(

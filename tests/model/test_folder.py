@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
@@ -15,8 +16,16 @@ from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory, read_config
 from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
-from scdmc.model.storage import load, load_classifier_for_training, load_model, model_card, save_model_directory
-from scdmc.model.weights import read_weights, write_split_weights
+from scdmc.model.storage import (
+    load,
+    load_classifier_for_training,
+    load_model,
+    model_card,
+    save_model_directory,
+    saw_labels,
+    without_folders,
+)
+from scdmc.model.weights import read_weights, save_weights, weight_names
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 
@@ -101,8 +110,8 @@ def test_the_encoder_alone_is_opened_from_a_folder_with_a_head(folder):
 
 def test_saving_again_replaces_the_files_and_leaves_no_others(folder, vocabulary, settings):
     files = sorted(path.name for path in folder.iterdir())
-    assert files == ["README.md", "config.json", "gene_medians.json", "model.safetensors", "token_ids.json",
-                     "tokenization.json"]  # fmt: skip
+    assert files == ["README.md", "config.json", "gene_medians.json", "model.safetensors", "modeling_scdmc.py",
+                     "token_ids.json", "tokenization.json"]  # fmt: skip
     changed = make_model()
     with torch.no_grad():
         changed.cls.predictions.decoder.bias.fill_(7)
@@ -314,35 +323,107 @@ def test_another_type_of_model_is_refused(folder):
 
 
 def test_a_model_card_says_what_was_trained_and_how():
-    card = model_card("A title", {"cells": "300"}, {"eval_loss": 1.23456}, ["python", "x.py", "--seed", "1"])
-    assert card.startswith("# A title\n")
-    assert "| cells | 300 |" in card
-    assert "| eval_loss | 1.2346 |" in card
-    assert "    python x.py --seed 1\n" in card
-    assert f"torch {torch.__version__}" in card
+    facts = {"data": "islets of mice.parquet", "cells": "300"}
+    command = ["python", "x.py", "--seed", "1", "--data_path", "/home/me/cells.h5ad", "--out=/tmp/a/b", "'/my data/*'"]
+    card = model_card("A title", facts, {"eval_loss": 1.23456}, command, "fill-mask")
+    _, front_matter, text = card.split("---\n", 2)
+    assert yaml.safe_load(front_matter) == {
+        "license": "mit", "library_name": "transformers", "pipeline_tag": "fill-mask", "metrics": ["eval_loss"],
+        "datasets": ["islets-of-mice"], "tags": ["biology", "single-cell", "transcriptomics", "scdmc"],
+    }  # fmt: skip
+    assert text.startswith("\n# A title\n")
+    assert "| cells | 300 |" in text
+    assert "| eval_loss | 1.2346 |" in text
+    assert "    python x.py --seed 1 --data_path cells.h5ad --out=b '*'\n" in text
+    assert f"torch {torch.__version__}" in text
+
+
+def test_a_card_without_a_data_file_names_no_data_set():
+    assert "datasets" not in model_card("A title", {"cells": 3}, {}, [])
+
+
+@pytest.mark.parametrize("word", ["--flag", "a/b/c.parquet", "../a/b", "'~/x'", "cell_type", "dataset=pbmc_a,pbmc_b"])
+def test_a_card_keeps_words_that_are_no_absolute_paths(word):
+    assert without_folders(word) == word
 
 
 # ---- export
+
+
+def save_cut_weights(folder, weights, rows):
+    """Weights as folders had them before there was an index: tables cut by row, float16, one piece a file."""
+    pieces = []
+    for name, tensor in sorted(weights.items()):
+        blocks = tensor.split(rows) if tensor.ndim and len(tensor) > rows else (tensor,)
+        pieces += [
+            (name if len(blocks) == 1 else f"{name}.rows.{i:05d}", block.contiguous()) for i, block in enumerate(blocks)
+        ]
+    files = [folder / f"model-{number:05d}.safetensors" for number in range(1, len(pieces) + 1)]
+    for file, (name, tensor) in zip(files, pieces, strict=True):
+        save_file({name: tensor}, file, metadata={"format": "pt", "files": str(len(files))})
+    return files
 
 
 def test_weights_cut_into_small_files_are_joined_on_loading(tmp_path):
     torch.manual_seed(0)
     weights = {"table": torch.randn(3000, 50), "vector": torch.randn(7), "count": torch.tensor(3)}
     weights |= {"other": torch.randn(40, 9)}
-    files = write_split_weights(tmp_path, weights, 65_536 + 100_000)
-    assert len(files) > 2
-    assert all(path.stat().st_size <= 65_536 + 100_000 for path in files)
+    weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    assert len(save_cut_weights(tmp_path, weights, 1000)) == 6
     joined = read_weights(tmp_path)
-    assert set(joined) == set(weights)
+    assert set(joined) == weight_names(tmp_path) == set(weights)
     for name, tensor in weights.items():
-        assert torch.equal(joined[name], tensor.half() if tensor.is_floating_point() else tensor), name
+        assert torch.equal(joined[name], tensor), name
 
 
 def test_a_missing_part_of_split_weights_is_an_error(tmp_path):
-    files = write_split_weights(tmp_path, {"table": torch.randn(3000, 50)}, 65_536 + 100_000)
+    files = save_cut_weights(tmp_path, {"table": torch.randn(3000, 50)}, 1000)
     files[1].unlink()
-    with pytest.raises(ScDMCError, match="damaged"):
-        read_weights(tmp_path)
+    for read in (read_weights, weight_names):
+        with pytest.raises(ScDMCError, match="damaged"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("model_class", [ScDMCForMaskedLM, ScDMCForCellClassification, ScDMCModel])
+def test_weights_in_several_files_are_those_of_the_model(folder, model_class):
+    model = make_model(model_class).half()
+    (folder / "pytorch_model.bin").write_bytes(b"older weights")
+    files = save_weights(folder, model, 66_000)
+    assert len(files) > 2
+    assert {file.stat().st_mode for file in files} == {(folder / "config.json").stat().st_mode}
+    assert not [path for path in folder.iterdir() if path.name.startswith((".", "pytorch")) or path.is_dir()]
+    assert not (folder / "model.safetensors").exists()
+    loaded = load(folder)
+    assert type(loaded) is model_class
+    require_equal_weights(loaded.half(), model)
+
+
+def test_a_file_is_larger_than_asked_for_only_if_it_holds_one_tensor(folder):
+    limit = 67_000
+    for file in save_weights(folder, make_model(hidden_size=24, num_hidden_layers=3), limit):
+        assert file.stat().st_size <= limit or len(load_file(file)) == 1
+
+
+def test_a_missing_or_damaged_file_of_an_index_is_an_error(folder):
+    files = save_weights(folder, make_model(), 66_000)
+    files[-1].write_bytes(b"half a file")
+    for read in (read_weights, weight_names, load):
+        with pytest.raises(ScDMCError, match=r"index\.json is damaged"):
+            read(folder)
+    files[-1].unlink()
+    with pytest.raises(ScDMCError, match=r"index\.json is damaged"):
+        load(folder)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": 3}}')
+    with pytest.raises(ScDMCError, match="no weight_map"):
+        load(folder)
+
+
+def test_the_names_of_weights_are_read_without_the_weights(folder, published_folder, monkeypatch):
+    expected = set(make_model().state_dict())
+    assert weight_names(published_folder) == expected
+    monkeypatch.setattr("scdmc.model.weights.load_file", lambda file: pytest.fail("reads the tensors"))
+    assert weight_names(folder) == expected - {"cls.predictions.decoder.weight"}
+    assert not saw_labels(open_model_directory(folder))
 
 
 def test_load_gives_what_the_weights_are(tmp_path):

@@ -1,4 +1,4 @@
-"""The encoder: against the published model, against an oracle written from the design, and against itself."""
+"""The encoder: against the published model, against an oracle written from docs/method.md, and against itself."""
 
 import json
 import math
@@ -50,10 +50,9 @@ def random_cells(lengths, seed=0):
 
 
 @pytest.fixture(scope="module")
-def golden(shared):
+def golden(golden_tensors):
     """Inputs and outputs of the published model."""
-    with np.load(shared / "golden" / "model_a" / "io.npz") as arrays:
-        return {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+    return golden_tensors("model_a/io.npz")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +110,7 @@ def test_published_alibi_slopes(golden):
     assert torch.equal(alibi_slopes(4), golden["alibi_slopes"])
 
 
-# ---- against the design, written down once more in float64 numpy
+# ---- against docs/method.md, written down once more in float64 numpy
 
 
 def oracle_slopes(h):
@@ -136,7 +135,7 @@ def oracle_gelu(x):
 
 
 def oracle_states(w, ids, h, n_layers):
-    """States of one cell without padding after the embedding and every layer, from design.md, section 5."""
+    """States of one cell without padding after the embedding and every layer, from docs/method.md, "Encoder"."""
     word, types = w["bert.embeddings.word_embeddings.weight"], w["bert.embeddings.token_type_embeddings.weight"]
     norm = "bert.embeddings.LayerNorm"
     x = oracle_layer_norm(word[ids] + types[0], w[f"{norm}.weight"], w[f"{norm}.bias"])

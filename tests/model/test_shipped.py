@@ -26,9 +26,12 @@ from scdmc.model import shipped as shipped_models
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
+from scdmc.model.hub import is_hub_name
 from scdmc.model.storage import load, load_model
 from tests.conftest import ROOT
-from tests.gene_analysis.gene_models import save_small_model
+from tests.small_models import save_small_model
+
+pytestmark = pytest.mark.slow
 
 SHIPPED = sorted(path.parent for path in (ROOT / "models").glob("*/config.json"))
 MIB = 2**20
@@ -47,7 +50,9 @@ WITH_MODEL = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, load_script):
     """A folder as ``models/`` is, with one model, tiny: float16, in parts."""
-    trained = save_small_model(tmp_path_factory.mktemp("trained") / "trained")
+    trained = save_small_model(
+        tmp_path_factory.mktemp("trained") / "trained", num_hidden_layers=2, initializer_range=0.2
+    )
     folder = tmp_path_factory.mktemp("checkout") / "models"
     command = ["--model", trained, "--output_dir", folder / "tiny", "--max_file_mib", "1"]
     assert load_script("pretrain/export_model.py").main(list(map(str, command))) == 0
@@ -61,11 +66,6 @@ def shipped(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(shipped_models, "MODELS", folder)
     return folder / "tiny"
-
-
-@pytest.fixture
-def adata(islets_path):
-    return anndata.read_h5ad(islets_path)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_folder_in_the_current_directory_wins(shipped):
         load("tiny")
 
 
-@pytest.mark.parametrize("name", ["tyni", "", "..", "../models/tiny", "tiny/config.json", "nowhere/tiny"])
+@pytest.mark.parametrize("name", ["tyni", "", "..", "../models/tiny", "tiny/config.json", "a/b/tiny"])
 def test_what_is_neither_folder_nor_name_is_refused_with_the_names_there_are(shipped, name):
     if name in ("", ".."):  # which are folders
         assert shipped_models.model_folder(name) == Path(name)
@@ -108,6 +108,15 @@ def test_without_shipped_models_the_error_says_so(shipped, monkeypatch, tmp_path
     monkeypatch.setattr(shipped_models, "MODELS", tmp_path / "site-packages" / "models")
     with pytest.raises(ScDMCError, match="tiny: no such model folder; no model is shipped beside this scDMC"):
         shipped_models.model_folder("tiny")
+
+
+def test_only_a_name_with_one_slash_and_no_place_here_is_looked_for_on_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    assert is_hub_name("someone/scDMC-copy")
+    assert is_hub_name(Path("some-one/model.v2"))
+    names = ["results/model", "name", "a/b/c", "/tmp", "/tmp/model", "../model", "./a/b", "~/model", "a/", "a b/c", ""]
+    assert not [name for name in names if is_hub_name(name)]
 
 
 # ---- scripts and functions
@@ -134,7 +143,7 @@ def test_every_script_takes_a_name_and_refuses_an_unknown_one(shipped, load_scri
 
 def test_no_downstream_script_that_reads_a_model_is_left_out():
     texts = {path.stem: path.read_text(encoding="utf8") for path in (ROOT / "downstream_tasks").glob("*.py")}
-    takes_name = {name for name, text in texts.items() if re.search("add_(model_path|gene)_argument", text)}
+    takes_name = {name for name, text in texts.items() if re.search("add_(model|gene)_argument", text)}
     assert takes_name == set(WITH_MODEL["downstream_tasks"])
     assert not [name for name, text in texts.items() if re.search(r"add_argument\(\s*.--\w*model_path", text)]
 

@@ -17,7 +17,6 @@ import scipy.io
 import scipy.sparse
 import zarr
 
-from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_symbols
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading import matrix_readers, transposition
@@ -25,6 +24,7 @@ from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import input_files, open_counts
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
+from tests.reading.reading import message_of, read_all
 
 N_CELLS = 60
 
@@ -134,19 +134,6 @@ def write_mtx(adata, folder, version=3, types=None, by="cell", packed=True):
         else:
             (folder / name).write_text(content)
     return folder
-
-
-def read_all(path, block_size=7, **options):
-    with open_counts(path, **options) as counts:
-        return scipy.sparse.vstack([block for _, block in counts.blocks(block_size=block_size)]).toarray()
-
-
-def message_of(path, **options):
-    with pytest.raises(ScDMCError) as error:
-        read_all(path, **options)
-    assert "\n" not in str(error.value)
-    assert path.name in str(error.value)
-    return str(error.value)
 
 
 def tokens_of(path, tokenizer):

@@ -10,6 +10,7 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.reading import matrix_readers
 from scdmc.reading.counts import counts_of_adata, open_counts
+from tests.reading.reading import message_of, read_all
 
 N_CELLS, N_GENES = 12, 7
 
@@ -42,18 +43,6 @@ def adata_of(x, layers=None, raw=None):
         raw_var = pd.DataFrame({"of_raw": 1}, index=[f"raw_gene_{i}" for i in range(raw.shape[1])])
         adata.raw = anndata.AnnData(X=raw, obs=obs, var=raw_var)
     return adata
-
-
-def read_all(path, block_size=1024, start=0, stop=None, **options):
-    with open_counts(path, **options) as counts:
-        return np.concatenate([block.toarray() for _, block in counts.blocks(start, stop, block_size)])
-
-
-def message_of(path, **options):
-    with pytest.raises(ScDMCError) as error:
-        read_all(path, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def normalised(raw):

@@ -7,8 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scdmc.annotation.options import FINE_TUNED
 from scdmc.errors import ScDMCError
-from scdmc.studies.ablation import HEADLINES, HELD_OUT, VARIANTS, headline_scores, study_markdown, training_flags
+from scdmc.studies.ablation import HEADLINES, HELD_OUT, headline_scores, study_markdown
+from scdmc.studies.variants import VARIANTS, training_flags
+
+pytestmark = pytest.mark.slow
 
 EMBEDDINGS_OF_BOTH = {"cls", "weighted", "cls of the rank stream"}
 
@@ -19,12 +23,9 @@ def script(load_script):
 
 
 @pytest.fixture(scope="module")
-def dataset(load_script, islets_path, tmp_path_factory):
+def dataset(tokenize_islets):
     """The islet cells of the tests, tokenized by the script."""
-    folder = tmp_path_factory.mktemp("tokenized")
-    arguments = ["--input_directory", islets_path.parent, "--output_directory", folder, "--output_prefix", "islets"]
-    assert load_script("tokenizer/tokenizer_combine.py").main([*map(str, arguments), "--model_input_size", "64"]) == 0
-    return folder / "islets.parquet"
+    return tokenize_islets("--model_input_size", 64)
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ def test_the_flags_of_fine_tuning_are_flags_of_its_script(script, load_script, t
     flags = script.fine_tuning_flags(run, tmp_path / "cells.h5ad", 0.05, arguments)
     parsed = fine_tuning.parse_arguments([*flags, "--output_dir", "z"])
     assert (parsed.label_fraction, parsed.stream, parsed.label_key, parsed.seed) == (0.05, "rank", "type", 3)
-    assert fine_tuning.METHOD == script.FINE_TUNED
+    assert FINE_TUNED == script.FINE_TUNED
 
 
 def test_a_variant_that_needs_other_data_is_left_out_without_them(script, tmp_path):

@@ -1,17 +1,13 @@
 """Every stream, pooling and layer comes out of one pass as it does alone; the choice is confirmed on other data."""
 
-import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from scdmc.configuration import ScDMCConfig
-from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.heads import ScDMCForMaskedLM
-from scdmc.model.storage import save_model_directory
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.studies.embedding_choices import (
     EmbeddingChoice,
@@ -22,7 +18,7 @@ from scdmc.studies.embedding_choices import (
 )
 from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
 from scdmc.tokens.medians import GeneMedians
-from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.small_models import save_small_model
 
 CELLS = synthetic_cells(np.array([3, 40, 44, 45, 90]))
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -79,15 +75,12 @@ def test_the_choice_of_the_first_data_set_is_followed_to_the_second():
     ]
 
 
-def test_the_command_prints_the_table_and_keeps_all_scores(tmp_path, islets_path, load_script, capfd):
-    vocabulary, medians = load_vocabulary(), GeneMedians({}, source="a test")
-    config = ScDMCConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **{**SIZES, "num_hidden_layers": 1})
-    settings = TokenizationSettings(vocabulary.sha256, medians.sha256, 64)
-    save_model_directory(tmp_path / "model", ScDMCForMaskedLM(config), vocabulary, medians, settings, "a test")
-    adata = anndata.read_h5ad(islets_path)
+@pytest.mark.slow
+def test_the_command_prints_the_table_and_keeps_all_scores(tmp_path, adata, load_script, capfd):
+    model_path = save_small_model(tmp_path / "model", 64, GeneMedians({}, source="a test"))
     adata[adata.obs["cell_type"].isin(["beta", "ductal"])].copy().write_h5ad(tmp_path / "few.h5ad")
     script = load_script("benchmarks/embedding_choices.py")
-    command = ["--model_path", tmp_path / "model", "--tokenized_data_path", tmp_path / "few.h5ad"]
+    command = ["--model_path", model_path, "--tokenized_data_path", tmp_path / "few.h5ad"]
     assert script.main(list(map(str, [*command, "--output_file", tmp_path / "choices.csv"]))) == 0
     printed = capfd.readouterr().out
     assert "| layer 1, both, cls |" in printed

@@ -1,4 +1,4 @@
-"""The two streams of a cell, against a dense implementation of their definition (design.md, section 4)."""
+"""The two streams of a cell, against a dense implementation of their definition (docs/method.md, "Tokenization")."""
 
 import math
 

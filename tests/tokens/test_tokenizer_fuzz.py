@@ -17,6 +17,8 @@ from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 
+pytestmark = pytest.mark.slow
+
 hypothesis = pytest.importorskip("hypothesis", reason="hypothesis is not installed (pip install hypothesis)")
 st = pytest.importorskip("hypothesis.strategies", reason="hypothesis is not installed (pip install hypothesis)")
 
@@ -51,7 +53,7 @@ class Case:
 
 
 def reference(case):
-    """Both streams of each cell (design.md, section 4), written down as plainly as possible."""
+    """Both streams of each cell (docs/method.md, "Tokenization"), written down as plainly as possible."""
     tokens, medians = case.tokenizer.vocabulary.token_ids, case.tokenizer.medians.medians
     cells = {}
     for row in np.flatnonzero(case.passes):

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.files import sha256_of_file
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading.counts import open_counts
 from scdmc.tokens import cluster as cluster_module
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
 from scdmc.tokens.tokenizer import Tokenizer
+from tests.tokens.outputs import fingerprints
+
+pytestmark = pytest.mark.slow
 
 # What started the tests may ignore Ctrl-C, which a child would inherit.
 HEEDS_CTRL_C = """
@@ -66,10 +68,6 @@ def cluster():
         n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
     ) as cluster:
         yield cluster
-
-
-def fingerprints(folder):
-    return {path.name: sha256_of_file(path) for path in folder.iterdir()}
 
 
 def test_workers_of_this_machine_write_the_same_bytes(make_job, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from scdmc.errors import ScDMCError
 from scdmc.tokens.tokenized_cells import expression_of_cells
 from scdmc.training.coexpression import COMMON_SCALE, VECTOR_SCALE, coexpression_vectors, start_from_coexpression
-from tests.training.test_pretraining import CELLS, VOCAB_SIZE, make_model
+from tests.training.runs import CELLS, VOCAB_SIZE, make_model
 
 N_GENES = 30
 

@@ -8,7 +8,7 @@ from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.guessing import best_guess, guessing_lines
 from scdmc.training.masking import masked_batch
 from scdmc.training.settings import MaskingOptions
-from tests.training.test_masking import random_cells
+from tests.training.runs import random_cells
 
 TRAINING, HELD_OUT = np.arange(40), np.arange(40, 60)
 MASKING = MaskingOptions(seed=3, mask_probability=0.3)

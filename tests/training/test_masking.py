@@ -14,26 +14,9 @@ from scdmc.training import masking as batches_module
 from scdmc.training.batch_order import BATCHES_PER_GROUP, BatchOrder
 from scdmc.training.masking import hashed_uniform
 from scdmc.training.settings import MaskingOptions
+from tests.training.runs import random_cells
 
 SPECIAL = [CLS_TOKEN_ID, EOS_TOKEN_ID]
-
-
-def random_cells(n_cells=60, vocab_size=400, longest=90, seed=0):
-    """Cells whose rank stream is shuffled and whose expression stream ascends; values are distinct per token."""
-    generator = np.random.default_rng(seed)
-    rank, expression, values, offsets = [], [], [], [0]
-    for _ in range(n_cells):
-        genes = generator.choice(np.arange(4, vocab_size), generator.integers(1, longest), replace=False)
-        rank += [CLS_TOKEN_ID, *genes, EOS_TOKEN_ID]
-        expression += [CLS_TOKEN_ID, *np.sort(genes), EOS_TOKEN_ID]
-        values += [1.0, *generator.uniform(0.1, 5, len(genes)), 1.0]
-        offsets.append(len(rank))
-    offsets = np.array(offsets, dtype=np.int64)
-    obs = pa.table({"cell_id": [f"cell_{cell}" for cell in range(n_cells)]})
-    return TokenizedCells(
-        np.array(rank, dtype=np.int32), np.array(expression, dtype=np.int32), np.array(values, dtype=np.float32),
-        offsets, offsets, obs, settings=None,
-    )  # fmt: skip
 
 
 def masked_batch(cells, chosen, epoch=0, process=0, n_processes=1, **options):

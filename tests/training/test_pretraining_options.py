@@ -21,12 +21,13 @@ from scdmc.training.checkpoints import checkpoints, find_checkpoint, without_pre
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.masking import masked_batch
-from scdmc.training.objectives import contrastive_loss, contrastive_similarities, published_mlm_loss
+from scdmc.training.objectives import contrastive_loss, contrastive_similarities
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import training_flops
 from scdmc.training.settings import MaskingOptions, ObjectiveOptions, PretrainingSettings
 from tests.conftest import ROOT
-from tests.training.test_pretraining import (
+from tests.training.oracles import published_mlm_loss
+from tests.training.runs import (
     CELLS,
     CPU,
     HELD_OUT,
@@ -37,13 +38,7 @@ from tests.training.test_pretraining import (
     state_of,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def batch_of(cells=6, **options):
@@ -246,7 +241,7 @@ def test_workers_prepare_the_same_batches(tmp_path):
 
 
 def test_the_flops_of_a_full_cell_of_the_published_model_are_those_of_the_design():
-    # design.md and the README count about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
+    # docs/method.md, "Pre-training": about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
     flops = training_flops(ScDMCConfig(), 2 * 2048, 2 * 2048**2)
     assert flops == pytest.approx(1.97e12, rel=0.03)
 
@@ -303,7 +298,7 @@ KILLED = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from tests.training.test_pretraining import SETTINGS, make_run
+from tests.training.runs import SETTINGS, make_run
 settings = replace(SETTINGS, max_steps=10_000, save_every=1, evaluate_every=10_000)
 run = make_run(Path(sys.argv[1]), settings, hidden_size=64)
 run.run()
@@ -337,7 +332,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.training.test_pretraining import SETTINGS, make_run
+from tests.training.runs import SETTINGS, make_run
 settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3)
 settings = replace(settings, **json.loads(sys.argv[2]))
 run = make_run(Path(sys.argv[1]) / "two", settings, dropout=0.0)
@@ -384,7 +379,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from scdmc.training.checkpoints import find_checkpoint
-from tests.training.test_pretraining import SETTINGS, make_run
+from tests.training.runs import SETTINGS, make_run
 folder = Path(sys.argv[1])
 settings = replace(SETTINGS, fsdp=sys.argv[2] == "fsdp")
 straight = make_run(folder / "straight", settings)

@@ -1,0 +1,96 @@
+"""Learning curves: scores of fine-tuning runs that used different shares of the labels, joined in one table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from scdmc.annotation.figures import learning_curve_figure
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, read_json_object
+from scdmc.reports.figures import save_figure
+
+# What decides which cells are test cells.
+SAME = ("label_key", "split_file", "split_by", "seed", "seeds", "cross_validate", "validation_fraction",
+        "test_fraction", "min_cells_per_type", "hold_out_type")  # fmt: skip
+
+
+def join_scores(result_dirs: Sequence[Path]) -> pd.DataFrame:
+    """Scores of all folders below each other.
+
+    Parameters
+    ----------
+    result_dirs
+        Output folders of ``downstream_tasks.py``.
+
+    Returns
+    -------
+    Columns method, metric, label_fraction, value, sd and runs.
+
+    Raises
+    ------
+    ScDMCError
+        If a folder is no output folder, two folders have other test cells, or scores of the same method with the same
+        share of the labels: which one counts is not clear.
+    """
+    require_same_test_cells(result_dirs)
+    scores = pd.concat([read_scores(path).assign(folder=str(path)) for path in result_dirs], ignore_index=True)
+    twice = scores[scores.duplicated(["method", "metric", "label_fraction"])]
+    if len(twice):
+        method, fraction = twice.iloc[0][["method", "label_fraction"]]
+        folders = scores.loc[(scores["method"] == method) & (scores["label_fraction"] == fraction), "folder"].unique()
+        raise ScDMCError(f"{' and '.join(folders)} both have {method} with the same share of the labels, {fraction:g}")
+    return scores.drop(columns="folder")
+
+
+def read_scores(result_dir: Path) -> pd.DataFrame:
+    """Scores of one folder: columns method, metric, label_fraction, value, sd and runs."""
+    arguments = read_arguments(result_dir)
+    scores = pd.read_csv(result_dir / "metrics.csv").assign(label_fraction=float(arguments["label_fraction"]))
+    return scores.reindex(columns=["method", "metric", "label_fraction", "value", "sd", "runs"])
+
+
+def read_arguments(result_dir: Path) -> dict[str, object]:
+    """Arguments of the run whose results a folder holds."""
+    arguments = read_json_object(result_dir / "arguments.json", "arguments of downstream_tasks.py")
+    if "label_fraction" not in arguments or not (result_dir / "metrics.csv").is_file():
+        raise ScDMCError(f"{result_dir} is no output folder of downstream_tasks.py")
+    return arguments
+
+
+def require_same_test_cells(result_dirs: Sequence[Path]) -> None:
+    """Raise if the arguments of two folders drew different test cells."""
+    first, *others = [read_test_cells(path) for path in result_dirs]
+    for path, arguments in zip(result_dirs[1:], others, strict=True):
+        differing = [name for name in first if arguments[name] != first[name]]
+        if differing:
+            name = differing[0]
+            raise ScDMCError(
+                f"{result_dirs[0]} and {path} have other test cells: {name} is {first[name]} and {arguments[name]}"
+            )
+
+
+def read_test_cells(result_dir: Path) -> dict[str, object]:
+    """The arguments of a run that decide which cells are test cells; of the data the file's name."""
+    arguments = read_arguments(result_dir)
+    # scDMC 0.1 called the data by the published name of the flag.
+    data = Path(str(arguments.get("data_path", arguments.get("finetune_data_path")))).name
+    return {"data_path": data} | {name: arguments.get(name) for name in SAME}
+
+
+def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str) -> None:
+    """Write the table of all scores and the figure of one metric.
+
+    Parameters
+    ----------
+    output_dir
+        Where to.
+    scores
+        From :func:`join_scores`.
+    metric
+        The score that is drawn.
+    """
+    with atomic_path(output_dir / "learning_curve.csv") as temporary:
+        scores.to_csv(temporary, index=False)
+    figure = learning_curve_figure(scores, metric, "Scores on the same test cells by labels used in training")
+    save_figure(figure, output_dir / "learning_curve")

@@ -1,0 +1,258 @@
+"""Fine-tuning as the script does it: every run that was planned, its baselines, and what is left on the disk."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+
+from scdmc.annotation.baselines import (
+    Predicted,
+    celltypist_classifier,
+    has_celltypist,
+    logistic_regression,
+    majority_class,
+    nearest_neighbours,
+    nearest_neighbours_on_pca,
+)
+from scdmc.annotation.cross_validation import RunPlan
+from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ClassifierOptions
+from scdmc.annotation.results import write_fine_tuning_results
+from scdmc.annotation.runs import (
+    FineTunedRun,
+    best_run,
+    describe_settings,
+    fine_tuned_run,
+    predict_without_pretraining,
+    save_classifier,
+    with_best_model_only,
+)
+from scdmc.cells.expression import read_expression
+from scdmc.cells.splits import PARTS
+from scdmc.files import remove
+from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.model.storage import load_model, model_card
+from scdmc.reading.options import CountOptions
+from scdmc.tokens.tokenized_cells import TokenizedCells
+
+Place = Callable[[ScDMCPreTrainedModel], ScDMCPreTrainedModel]
+
+
+@dataclass(frozen=True)
+class FineTuningTask:
+    """What is trained, on which cells, and what is said of it.
+
+    Attributes
+    ----------
+    model_directory
+        The pre-trained model.
+    cells, labels
+        All cells, and their types, shape (n_cells,).
+    options
+        How the classifier is built and trained.
+    place
+        Puts a model that is to be trained onto its device.
+    data_name
+        What the cells are called.
+    hold_out_type
+        Type that is not trained on; None for none.
+    command
+        Words of the command, for the model card.
+    """
+
+    model_directory: ModelDirectory
+    cells: TokenizedCells
+    labels: np.ndarray
+    options: ClassifierOptions
+    place: Place
+    data_name: str
+    hold_out_type: str | None = None
+    command: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class BaselineData:
+    """What the baselines read of all cells.
+
+    Attributes
+    ----------
+    expression
+        log1p CP10k, CSR of shape (n_cells, n_genes).
+    genes
+        Their names, shape (n_genes,).
+    embeddings
+        Name of an encoder -> its embeddings, shape (n_cells, n_dimensions).
+    """
+
+    expression: scipy.sparse.csr_matrix
+    genes: np.ndarray
+    embeddings: dict[str, np.ndarray]
+
+
+def read_baseline_data(
+    task: FineTuningTask, data_path: Path, counts: CountOptions, place: Place, seed: int
+) -> BaselineData:
+    """The same cells for the baselines; no label is used.
+
+    Parameters
+    ----------
+    task
+        Model and cells.
+    data_path, counts
+        Where the cells were read, and how.
+    place
+        Puts a model that is only run onto its device.
+    seed
+        Of the weights of the untrained encoder.
+    """
+    expression, genes = read_expression(data_path, task.cells, task.model_directory, counts)
+    with torch.random.fork_rng(devices=[]):  # models are made on the CPU
+        torch.default_generator.manual_seed(seed)
+        encoders = {
+            "pre-trained": load_model(task.model_directory.path, ScDMCModel),
+            "untrained": ScDMCModel(task.model_directory.config),
+        }
+    options = task.options
+    embeddings = {
+        name: cell_embeddings(place(encoder), task.cells, options.stream, options.pooling)
+        for name, encoder in encoders.items()
+    }
+    return BaselineData(expression, genes, embeddings)
+
+
+def baseline_predictions(data: BaselineData, labels: np.ndarray, plan: RunPlan) -> dict[str, Predicted]:
+    """What each baseline says of the test cells; the same cells and the same split as ours.
+
+    Parameters
+    ----------
+    data
+        See :class:`BaselineData`.
+    labels
+        Shape (n_cells,).
+    plan
+        The split, and the seed of the baselines.
+    """
+    predictions = {
+        LOGISTIC_REGRESSION: logistic_regression(data.expression, labels, plan.split, plan.seed)[0],
+        "15-NN on PCA": nearest_neighbours_on_pca(data.expression, labels, plan.split, seed=plan.seed),
+    }
+    if has_celltypist():
+        predictions["CellTypist"] = celltypist_classifier(data.expression, data.genes, labels, plan.split, plan.seed)
+    for name, embeddings in data.embeddings.items():
+        predictions[f"15-NN on the {name} encoder"] = nearest_neighbours(embeddings, labels, plan.split)
+    return predictions | {"majority class": majority_class(labels, plan.split)}
+
+
+def run_study(
+    task: FineTuningTask,
+    plans: Sequence[RunPlan],
+    output_dir: Path,
+    baseline_data: BaselineData | None = None,
+    has_untrained: bool = False,
+) -> pd.DataFrame:
+    """Train, compare and write every run, and all runs together.
+
+    Parameters
+    ----------
+    task
+        What is trained.
+    plans
+        The runs (:func:`scdmc.annotation.cross_validation.plan_runs`).
+    output_dir
+        Gets the best classifier and the mean scores; with several runs also a folder for each.
+    baseline_data
+        What the baselines read; None for no baselines.
+    has_untrained
+        Also fine-tune the same model without pre-training.
+
+    Returns
+    -------
+    Mean scores, methods x metrics.
+    """
+    ours = FINE_TUNED if task.options.is_pretrained else FROM_SCRATCH
+    shared = (task.model_directory, task.cells, task.labels)
+    runs: list[FineTunedRun] = []
+    methods: list[dict[str, Predicted]] = []
+    for plan in plans:
+        runs.append(fine_tuned_run(*shared, plan, task.options, task.place))
+        methods.append({ours: runs[-1].predicted})
+        if baseline_data is not None:
+            methods[-1] |= baseline_predictions(baseline_data, task.labels, plan)
+        if has_untrained:
+            methods[-1][FROM_SCRATCH] = predict_without_pretraining(*shared, plan, task.options, task.place)
+        if len(plans) > 1:
+            save_runs(output_dir / plan.name, task, runs[-1:], methods[-1:])
+            runs = with_best_model_only(runs)
+    remove_earlier_runs(output_dir, {plan.name for plan in plans} if len(plans) > 1 else set())
+    return save_runs(output_dir, task, runs, methods)
+
+
+def save_runs(
+    folder: Path,
+    task: FineTuningTask,
+    runs: Sequence[FineTunedRun],
+    methods: Sequence[Mapping[str, Predicted]],
+) -> pd.DataFrame:
+    """Write scores, figures and report of some runs, and the model of the best.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    task
+        What was trained.
+    runs
+        At least one.
+    methods
+        For each run, name of a method -> what it says of the test cells; the first one is ours.
+
+    Returns
+    -------
+    Mean scores, methods x metrics.
+    """
+    best = best_run(runs)
+    facts = describe_run(task, best)
+    if len(runs) > 1:
+        facts["runs"] = f"{len(runs)}; the model is that of {best.plan.name}, the best one on validation cells"
+    table = write_fine_tuning_results(folder, runs, methods, task.hold_out_type, facts)
+    metrics = table.loc[next(iter(methods[0]))].to_dict()
+    card = model_card("scDMC, fine-tuned for cell types", facts, metrics, task.command, "tabular-classification")
+    save_classifier(folder, best, task.model_directory, card)
+    return table
+
+
+def describe_run(task: FineTuningTask, run: FineTunedRun) -> dict[str, object]:
+    """What a model card and the report say of a run."""
+    split, options = run.plan.split, task.options
+    return {
+        "data": task.data_name,
+        "pre-trained model": task.model_directory.path.name + " (sizes only)" * (not options.is_pretrained),
+        "training / validation / test cells": " / ".join(f"{(split == part).sum():,}" for part in PARTS[:3]),
+        "classes": ", ".join(run.model.config.id2label.values()),
+        "stream": options.stream,
+        "pooling": options.pooling,
+        "seed": run.plan.seed,
+        "temperature": f"{run.calibration.temperature:.3f}",
+        "dropout before the classifier": run.model.config.classifier_dropout,
+        "settings": describe_settings(run.settings),
+        "best epoch": run.best_epoch_text,
+    }
+
+
+def remove_earlier_runs(output_dir: Path, names: set[str]) -> None:
+    """Delete the folders of single runs that an earlier start left and that are none of these.
+
+    Only what looks like one, by its name and by what it holds, goes.
+    """
+    for folder in output_dir.glob("seed_*"):
+        is_run = re.fullmatch(r"seed_\d+(_fold_\d+)?", folder.name) and all(
+            (folder / name).is_file() for name in ("predictions.csv", "split.csv", "config.json")
+        )
+        if is_run and folder.name not in names:
+            remove(folder)

@@ -1,0 +1,182 @@
+"""Quick checks of what a script is given, before anything heavy is imported or computed.
+
+They find what is absent, unreadable, or of another kind than it should be; what is wrong inside of a file is found by
+those who read it. Outputs are checked by :func:`scdmc.files.require_new_file` and
+:func:`scdmc.files.require_new_folder`, which are quick, too.
+"""
+
+import argparse
+import glob
+from pathlib import Path
+
+from scdmc.errors import ScDMCError
+from scdmc.model.shipped import model_folder
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+PARQUET_SIGNATURE = b"PAR1"
+
+
+HDF5_SUFFIXES = (".h5ad", ".h5", ".loom")
+
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+TOKENIZE_IT = "tokenize it with tokenizer_combine.py"
+
+
+def require_model(model: Path) -> None:
+    """Refuse what is neither a model folder nor the name of a shipped model.
+
+    Parameters
+    ----------
+    model
+        The value of ``--model``.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such folder, or it has no weights or no ``config.json``.
+    """
+    folder = model_folder(model)
+    if not any(path.is_file() for pattern in WEIGHTS for path in folder.glob(pattern)):
+        raise ScDMCError(f"{folder} holds no weights; is it a model folder?")
+    if not (folder / "config.json").is_file():
+        raise ScDMCError(f"{folder}/config.json: no such file (model configuration); is {folder} a model folder?")
+
+
+def require_input(path: Path, flag: str) -> None:
+    """Refuse cells that are neither an ``.h5ad`` nor tokenized parquet.
+
+    Parameters
+    ----------
+    path
+        An ``.h5ad``, or parquet: a file, a folder or a glob.
+    flag
+        Where the path was given, for the message: ``--data_path``.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such file, it cannot be read, or it is of another kind.
+    """
+    path = Path(path)
+    if path.suffix == ".h5ad":
+        require_hdf5(path, flag)
+    elif path.suffix in (".h5", ".loom", ".zarr"):
+        _require_there(path, flag)
+        raise ScDMCError(f"{flag} {path}: give an .h5ad, or tokenized parquet; {TOKENIZE_IT}")
+    else:
+        require_tokenized(path, flag)
+
+
+def require_tokenized(path: Path, flag: str) -> None:
+    """Refuse what is no tokenized parquet: a file, a folder or a glob.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such file, it cannot be read, or it is of another kind.
+    """
+    path = Path(path)
+    if path.suffix in (*HDF5_SUFFIXES, ".zarr") and path.exists():
+        raise ScDMCError(f"{flag} {path} is not tokenized yet: {TOKENIZE_IT}")
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
+    else:
+        files = sorted(Path(name) for name in glob.glob(str(path)))
+    if not files:
+        raise ScDMCError(f"{flag} {path}: no such parquet file, and no .parquet files there")
+    for file in files:
+        start = _first_bytes(file, flag, len(PARQUET_SIGNATURE))
+        if start != PARQUET_SIGNATURE:
+            raise ScDMCError(f"{flag} {file} is not a readable parquet file (it does not begin with PAR1)")
+
+
+def require_hdf5(path: Path, flag: str) -> None:
+    """Refuse what is no HDF5 file, which ``.h5ad``, ``.loom`` and 10x ``.h5`` are.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such file, it cannot be read, or it is no HDF5.
+    """
+    path = Path(path)
+    require_file(path, flag)
+    # HDF5 may begin with a block of the user's own, of 512, 1024, 2048, ... bytes.
+    with path.open("rb") as file:
+        offset, size = 0, path.stat().st_size
+        while offset < size:
+            file.seek(offset)
+            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+                return
+            offset = 2 * offset or 512
+    raise ScDMCError(f"{flag} {path} is not a readable {path.suffix} file (it is no HDF5)")
+
+
+def require_counts(path: Path, flag: str) -> None:
+    """Refuse what is no folder of files of raw counts (nor a ``.zarr`` store or 10x folder, which are folders, too).
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such folder, or one of its ``.h5ad``, ``.loom`` and ``.h5`` files is no HDF5.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise ScDMCError(f"{flag} {path} is a file; give the folder that it lies in")
+    if not path.is_dir():
+        raise ScDMCError(f"{flag} {path}: no such folder")
+    for file in sorted(path.iterdir()):
+        if file.suffix in HDF5_SUFFIXES and file.is_file() and not file.name.startswith("."):
+            require_hdf5(file, flag)
+
+
+def require_file(path: Path, flag: str) -> None:
+    """Refuse what is no readable file.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such file, it is a folder, or it cannot be read.
+    """
+    path = Path(path)
+    _require_there(path, flag)
+    if path.is_dir():
+        raise ScDMCError(f"{flag} {path} is a folder; name a file")
+    _first_bytes(path, flag, 1)
+
+
+def require_files(**paths: Path | None) -> None:
+    """Refuse what is no readable file, for several flags at once; None stands for a flag that was not given.
+
+    ``require_files(split_file=arguments.split_file)`` checks ``--split_file``.
+    """
+    for name, path in paths.items():
+        if path is not None:
+            require_file(path, f"--{name}")
+
+
+def require_gene_files(arguments: argparse.Namespace) -> None:
+    """Refuse an absent vocabulary, gene medians, mapping or orthologs; ``default`` stands for the medians of scDMC."""
+    for name in ("token_dictionary_file", "gene_median_file", "gene_mapping_file", "ortholog_file"):
+        path = getattr(arguments, name, None)
+        if not (name == "gene_median_file" and path == Path("default")):
+            require_files(**{name: path})
+
+
+def _require_there(path: Path, flag: str) -> None:
+    if not path.exists():
+        raise ScDMCError(f"{flag} {path}: no such file or folder")
+
+
+def _first_bytes(path: Path, flag: str, n_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError as error:
+        raise ScDMCError(f"{flag} {path} cannot be read ({error.strerror or error})") from error

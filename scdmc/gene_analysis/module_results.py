@@ -1,0 +1,87 @@
+"""What the search for gene modules leaves: tables, figures, and one page that shows them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scdmc.files import remove
+from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
+from scdmc.gene_analysis.modules import ModuleResults
+from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
+from scdmc.gene_analysis.report import Figures, write_csv_files, write_gene_page
+from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.page import Section
+
+OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
+
+
+MOST_BARS = 20
+
+
+def write_module_results(output_dir: Path, results: ModuleResults, options: ModuleOptions, n_cells: int) -> None:
+    """Write the tables, the figures and ``report.html``.
+
+    Parameters
+    ----------
+    output_dir
+        Where to; what an earlier run left and this one does not write is deleted.
+    results
+        From :func:`scdmc.gene_analysis.modules.analyse_modules`.
+    options
+        How they were found.
+    n_cells
+        Cells that were read.
+    """
+    remove_figures(output_dir, OPTIONAL_OUTPUTS)  # those of an earlier run would belong to other modules
+    for name in OPTIONAL_OUTPUTS:
+        remove(output_dir / f"{name}.csv")
+    figures = draw(results, output_dir, options.seed)
+    tables = {name: getattr(results, name) for name in ("genes", "modules", *OPTIONAL_OUTPUTS)}
+    tables["activity"] = results.activity.rename_axis("module").reset_index()
+    write_csv_files(output_dir, {name: table for name, table in tables.items() if table is not None})
+    shown = [("Modules", results.modules)]
+    if results.tests is not None:
+        shown.append(("Permutation tests: random gene sets of equal expression and degree", results.tests))
+        shown.append(("Enriched gene sets, the first 30", results.enrichment.head(30).drop(columns="genes")))
+    about = (
+        f"{len(results.genes):,} genes seen in at least {options.min_cells} of {n_cells:,} cells; the mean "
+        f"last-layer state of each ({options.stream} stream), centred; Leiden at resolution "
+        f"{results.found.resolution:g}."
+    )
+    write_gene_page(output_dir, "Gene modules", results.verdict, [Section("Modules", about, shown)], figures)
+
+
+def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
+    """Save all figures; returns captions and PNG files."""
+    figures = []
+    modules = np.array([str(number + 1) for number in results.found.modules], dtype=object)
+    title = f"UMAP of {len(modules):,} genes, {results.found.n_modules} modules"
+    figure = umap_figure(results.found.coordinates, {"Leiden modules": modules}, title, seed)
+    figures.append(("Genes by module (1 is the largest: M1)", save_figure(figure, output_dir / "umap")))
+    scaled = results.activity.sub(results.activity.mean(axis=1), axis=0)
+    scaled = scaled.div(results.activity.std(axis=1, ddof=0).replace(0, 1), axis=0)
+    figure = heat_map_figure(
+        scaled, "Where the modules are active", "module score, z over the cell types", "cell type", "module", True
+    )
+    caption = "Mean scanpy.tl.score_genes of real expression (log1p CP10k), standardised over the types for each module"
+    figures.append((caption, save_figure(figure, output_dir / "activity")))
+    if results.tests is None:
+        return figures
+    z = {name: rows["z"].dropna().to_numpy() for name, rows in results.consistency.groupby("method", sort=False)}
+    figure = histograms_figure(
+        z, "Do the genes of a known set lie together?", "standard deviations above matched random gene sets",
+        "gene sets", "random",
+    )  # fmt: skip
+    figures.append(
+        (
+            "Mean cosine within each gene set, against matched random sets",
+            save_figure(figure, output_dir / "consistency"),
+        )
+    )
+    best = results.modules.dropna(subset=["best_set"]).head(MOST_BARS)
+    if len(best):
+        bars = pd.Series(-np.log10(best["best_fdr"].to_numpy()), best["module"] + ": " + best["best_set"])
+        figure = bar_panels_figure({"": bars}, "Most enriched gene set of each module", "-log10 FDR", 1)
+        figures.append((f"Enriched at an FDR below {LARGEST_FDR}", save_figure(figure, output_dir / "enrichment")))
+    return figures

