@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from scdmc.annotation.options import RunOptions
 from scdmc.cells.options import SplitOptions
-from scdmc.cells.splits import draw_split, make_split, read_split, require_usable_split
+from scdmc.cells.splits import draw_split, groups_of, make_split, read_split, require_usable_split
 from scdmc.errors import ScDMCError
 from scdmc.labels import is_missing
 
@@ -77,9 +77,8 @@ def plan_runs(options: RunOptions, obs: pd.DataFrame, labels: np.ndarray) -> lis
 
 
 def _folds_of(n_folds: int, options: SplitOptions, obs: pd.DataFrame, labels: np.ndarray) -> list[np.ndarray]:
-    groups = obs[options.split_by].to_numpy(dtype=object) if options.split_by else None
     return cross_validation_splits(
-        labels, groups, n_folds, options.validation_fraction, options.min_cells_per_type, options.seed
+        labels, groups_of(obs, options), n_folds, options.validation_fraction, options.min_cells_per_type, options.seed
     )
 
 

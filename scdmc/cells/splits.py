@@ -31,12 +31,17 @@ def draw_split(labels: np.ndarray, obs: pd.DataFrame, options: SplitOptions) -> 
     """The split of n_cells labels and rows of obs that the options ask for, as :func:`make_split` gives it."""
     return make_split(
         labels,
-        obs[options.split_by].to_numpy(dtype=object) if options.split_by else None,
+        groups_of(obs, options),
         options.validation_fraction,
         options.test_fraction,
         options.min_cells_per_type,
         options.seed,
     )
+
+
+def groups_of(obs: pd.DataFrame, options: SplitOptions) -> np.ndarray | None:
+    """Group of each cell whose groups stay in one part, shape (n_cells,); None where cells are split one by one."""
+    return obs[options.split_by].to_numpy(dtype=object) if options.split_by else None
 
 
 def make_split(

@@ -99,7 +99,7 @@ def _one_line(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-class Parser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
     """Parser whose errors look like those of :func:`script`: one line, no usage."""
 
     examples: tuple[str, ...] = ()
@@ -187,7 +187,7 @@ def argument_parser(description: str, examples: Sequence[str]) -> argparse.Argum
         Command lines, each beginning with ``{prog}``, which becomes what the script was started as: ``scdmc annotate``
         where ``sys.argv[0]`` says so, else ``python -u annotate.py``.
     """
-    parser = Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+    parser = _Parser(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
     parser.examples = tuple(examples)
     parser.add_argument(
         "--version", action="version", version=f"scdmc {__version__}", help="print the version and exit"

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_GENE
-from scdmc.gene_analysis.pairs import gene_pairs
+from scdmc.gene_analysis.states import gene_pairs
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.embeddings import TOKENS_PER_BATCH
 from scdmc.model.encoder import ScDMCModel

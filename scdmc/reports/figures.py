@@ -53,7 +53,7 @@ NUMBERED_FROM = 7
 GREY = "#d0d0d0"
 
 
-UNKNOWN = "unknown"
+WITHOUT_LABEL = "unknown"
 
 
 def save_figure(figure: Figure, path_stem: Path) -> Path:
@@ -174,8 +174,8 @@ def umap_grid_figure(
 
 def _few_groups(labels: np.ndarray) -> np.ndarray:
     """Labels as text, shape (n_cells,), with small groups beyond the twentieth as "other (n groups)"."""
-    labels = np.where(is_missing(labels), UNKNOWN, np.asarray(labels, dtype=object)).astype(str)
-    sizes = pd.Series(labels[labels != UNKNOWN]).value_counts()
+    labels = np.where(is_missing(labels), WITHOUT_LABEL, np.asarray(labels, dtype=object)).astype(str)
+    sizes = pd.Series(labels[labels != WITHOUT_LABEL]).value_counts()
     if len(sizes) <= MOST_CATEGORIES:
         return labels
     small = sizes.index[MOST_CATEGORIES - 1 :]
@@ -193,8 +193,8 @@ def _legend(labels: np.ndarray) -> pd.DataFrame:
         are_numbers = all(name.isdecimal() for name in names)
         legend["number"] = names if are_numbers else [str(index) for index in range(1, len(names) + 1)]
         legend["text"] = names if are_numbers else legend["number"] + "  " + legend["text"]
-    if UNKNOWN in labels:
-        legend.loc[UNKNOWN] = [GREY, "", UNKNOWN]
+    if WITHOUT_LABEL in labels:
+        legend.loc[WITHOUT_LABEL] = [GREY, "", WITHOUT_LABEL]
     return legend
 
 
@@ -244,7 +244,7 @@ def _draw_legend(axes: Axes, legend: pd.DataFrame) -> None:
 
 def _in_natural_order(labels: np.ndarray) -> list[str]:
     """Names of the groups, clusters as numbers ("2" before "10"), the collected rest last, without the unknown."""
-    names = [str(name) for name in np.unique(labels) if name != UNKNOWN]
+    names = [str(name) for name in np.unique(labels) if name != WITHOUT_LABEL]
     return sorted(names, key=lambda name: (name.startswith("other ("), int(name) if name.isdecimal() else -1, name))
 
 

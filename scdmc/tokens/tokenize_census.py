@@ -84,7 +84,7 @@ def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: boo
     """
     match = job.tokenizer.match(counts)
     job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
-    _prepare_finished_shards(job, counts, resume)
+    _drop_shards_of_another_run(job, counts, resume)
     schema = parquet_schema(obs_types({counts.name: counts.obs}, job.obs_columns), job.tokenizer.settings, counts.name)
     report = new_report(counts, match)
     starts = range(0, counts.n_cells, job.cells_per_shard)
@@ -108,7 +108,7 @@ def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: boo
     return job.publish(finished, [report], unmatched, [], census=census)
 
 
-def _prepare_finished_shards(job: CensusJob, counts: Counts, resume: bool) -> None:
+def _drop_shards_of_another_run(job: CensusJob, counts: Counts, resume: bool) -> None:
     """Keep the shards of an interrupted run if they hold the same cells, made with the same settings."""
     path = job.finished_shards / "fingerprint.json"
     # As JSON gives it back: pairs become lists.

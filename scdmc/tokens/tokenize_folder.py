@@ -149,7 +149,7 @@ def tokenize_folder(
     job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
     found = _inspect(job, files)
     shards = [shard for path in files for shard in _shards_of_file(job, path, found)]
-    _prepare_finished_shards(job, shards, resume)
+    _drop_stale_shards(job, shards, resume)
     try:
         _finish_shards(job, shards, found, num_workers, scheduler_address)
     except (ScDMCError, OSError, KeyboardInterrupt):
@@ -231,7 +231,7 @@ def _shards_of_file(job: FolderJob, path: Path, found: Inspection) -> list[Shard
     return shards
 
 
-def _prepare_finished_shards(job: FolderJob, shards: Sequence[Shard], resume: bool) -> None:
+def _drop_stale_shards(job: FolderJob, shards: Sequence[Shard], resume: bool) -> None:
     """Keep the shards of an interrupted run that were made from the same files with the same settings."""
     if not resume:
         remove(job.finished_shards)

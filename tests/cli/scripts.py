@@ -1,11 +1,11 @@
 """All scripts: their parsers, and what they do in a process of their own."""
 
+import argparse
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
 
-from scdmc.cli import parser as scdmc_parser
 from tests.conftest import ROOT
 
 FOLDERS = ("tokenizer", "pretrain", "prepare", "downstream_tasks", "benchmarks", "figures")
@@ -59,7 +59,7 @@ def parser_of(load_script, monkeypatch, script):
         raise _ParsedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(scdmc_parser.Parser, "parse_args", keep)
+        patch.setattr(argparse.ArgumentParser, "parse_args", keep)
         try:
             load_script(script).parse_arguments([])
         except _ParsedError:
