@@ -15,39 +15,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from scdmc.cli.arguments import add_leave_out_argument
-from scdmc.cli.parser import argument_parser, non_negative_int, positive_int, script, seed, share
+from scdmc.annotation.options import FINE_TUNED
+from scdmc.cli.arguments import (
+    add_batch_key_argument,
+    add_data_argument,
+    add_label_key_argument,
+    add_leave_out_argument,
+    add_num_gpus_argument,
+    add_seed_argument,
+)
+from scdmc.cli.inputs import require_input, require_tokenized
+from scdmc.cli.parser import argument_parser, positive_int, script, share
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, names_of_files, read_json_object, remove, require_writable_folder, write_json
-from scdmc.model.devices import choose_device
-from scdmc.model.weights import WEIGHTS_FILE
-from scdmc.reports.figures import save_figure
-from scdmc.studies.ablation import (
-    HELD_OUT,
-    TINY,
-    VARIANTS,
-    JudgedModel,
-    headline_scores,
-    integration_judge,
-    masked_gene_judge,
-    open_judged,
-    probe_judge,
-    score_rows,
-    study_markdown,
-    training_flags,
-)
-from scdmc.studies.figures import dot_plot_figure, scaling_figure
-from scdmc.training.checkpoints import STATE_FILE, checkpoints
+from scdmc.studies.variants import TINY, VARIANTS, training_flags
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scdmc.studies.ablation import JudgedModel
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN, FINE_TUNE = ROOT / "pretrain" / "scDMC_pretrain.py", ROOT / "downstream_tasks" / "downstream_tasks.py"
 JUDGES = ("mlm", "probe", "integration", "fine_tuning")
-FINE_TUNED = "scDMC fine-tuned"  # what metrics.csv of downstream_tasks.py calls the model
+EXAMPLES = (
+    "{prog} --data_path tokenized --types_data_path islets.h5ad --batches_data_path islets.h5ad --output_dir study",
+    "{prog} --data_path tokenized --types_data_path islets.h5ad --variants sized --budget tiny --output_dir study",
+)
 
 
 @dataclass(frozen=True)
@@ -67,35 +65,65 @@ class Run:
 
 Scores = dict[str, dict[str, float]]  # embedding -> metric -> value
 # Name of the judge, name of the data, what computes the scores.
-Task = tuple[str, str, Callable[[JudgedModel], Scores]]
+Task = tuple[str, str, Callable[["JudgedModel"], Scores]]
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the study."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--dataset_path", required=True, help="tokenized parquet to train on")
-    parser.add_argument("--dataset_without_medians", help="the same cells, tokenized without gene medians")
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_data_argument(parser, "--dataset_path", meaning="tokenized parquet to train on")
+    parser.add_argument(
+        "--dataset_without_medians",
+        type=Path,
+        help="the same cells, tokenized without gene medians (default: no_medians is left out)",
+    )
     add_leave_out_argument(parser)
-    parser.add_argument("--types_data_path", type=Path, nargs="+", default=[], metavar="FILE", help="labelled cells "
-                        "that were never trained on, for probes and fine-tuning: .h5ad or parquet")  # fmt: skip
-    parser.add_argument("--batches_data_path", type=Path, nargs="+", default=[], metavar="FILE", help="cells of "
-                        "several batches, never trained on, for zero-shot integration")  # fmt: skip
-    parser.add_argument("--label_key", default="cell_type", help="column of obs with the types, for the judges only")
-    parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="which to run; all "
-                        "without it")  # fmt: skip
-    parser.add_argument("--budget", type=budget, default="4000", help=f"cells that each run sees; {TINY}: two steps "
-                        "of a tiny model, to see that all works")  # fmt: skip
-    parser.add_argument("--seed", type=seed, default=42, help="of the first run of each variant")
-    parser.add_argument("--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from "
-                        "--seed on")  # fmt: skip
+    parser.add_argument(
+        "--types_data_path",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="labelled cells that were never trained on, for probes and fine-tuning: .h5ad or parquet",
+    )
+    parser.add_argument(
+        "--batches_data_path",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="cells of several batches, never trained on, for zero-shot integration",
+    )
+    add_label_key_argument(parser, "column of obs with the types, for the judges only")
+    add_batch_key_argument(parser)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="which to run")
+    parser.add_argument(
+        "--budget",
+        type=budget,
+        default="4000",
+        help=f"cells that each run sees; {TINY}: two steps of a tiny model, to see that all works",
+    )
+    add_seed_argument(parser, "of the first run of each variant")
+    parser.add_argument(
+        "--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from --seed on"
+    )
     parser.add_argument("--judges", nargs="+", default=list(JUDGES[:3]), metavar="NAME", help=", ".join(JUDGES))
-    parser.add_argument("--label_fractions", type=share, nargs="+", default=[0.05, 1.0], metavar="SHARE",
-                        help="shares of the labels that fine-tuning gets")  # fmt: skip
-    parser.add_argument("--most_cells", type=positive_int, default=2000, help="cells of each data set that "
-                        "probes and integration read; fine-tuning reads all")  # fmt: skip
+    parser.add_argument(
+        "--label_fractions",
+        type=share,
+        nargs="+",
+        default=[0.05, 1.0],
+        metavar="SHARE",
+        help="shares of the labels that fine-tuning gets",
+    )
+    parser.add_argument(
+        "--most_cells",
+        type=positive_int,
+        default=2000,
+        help="cells of each data set that probes and integration read; fine-tuning reads all",
+    )
     parser.add_argument("--output_dir", type=Path, required=True, help="models, scores, table and figures; appended to")
-    parser.add_argument("--num_gpus", type=non_negative_int, help="0 forces the CPU")
+    add_num_gpus_argument(parser)
     arguments = parser.parse_args(argv)
     require_known(arguments)
     return arguments
@@ -115,9 +143,8 @@ def require_known(arguments: argparse.Namespace) -> None:
     for flag in ("types_data_path", "batches_data_path"):
         paths = getattr(arguments, flag)
         names_of_files(paths, f"--{flag}")
-        absent = [path for path in paths if not path.exists()]
-        if absent:
-            raise ScDMCError(f"{absent[0]}: no such file")
+        for path in paths:
+            require_input(path, f"--{flag}")
     if "fine_tuning" in arguments.judges and not arguments.types_data_path:
         raise ScDMCError("--judges fine_tuning needs labelled cells: --types_data_path")
 
@@ -169,13 +196,16 @@ def train(run: Run, arguments: argparse.Namespace) -> None:
     ScDMCError
         If training fails, or the run that is there was trained on other data or with other flags.
     """
-    dataset = arguments.dataset_path if VARIANTS[run.variant].has_medians else arguments.dataset_without_medians
+    dataset = arguments.data_path if VARIANTS[run.variant].has_medians else arguments.dataset_without_medians
+    from scdmc.model.weights import WEIGHTS_FILE
+    from scdmc.training.checkpoints import checkpoints
+
     flags = training_flags(run.variant, run.budget, run.seed)
     if arguments.leave_out:
         flags += ["--leave_out", *arguments.leave_out]
     if not (run.folder / WEIGHTS_FILE).is_file():
-        start = ["--resume_from_checkpoint", "last"] if checkpoints(run.folder) else ["--overwrite"]
-        place = ["--dataset_path", dataset, "--output_dir", str(run.folder)]
+        start = ["--resume"] if checkpoints(run.folder) else ["--overwrite"]
+        place = ["--data_path", str(dataset), "--output_dir", str(run.folder)]
         logger.info("training %s; its log is %s", run.folder.name, run.log)
         run_script([str(PRETRAIN), *place, *flags, *start, *device_flags(arguments)], run.log)
     facts = {"dataset": Path(dataset).name, "flags": flags}
@@ -195,6 +225,8 @@ def record_training(run: Run, facts: dict[str, object]) -> None:
     """
     if (run.folder / "training.json").is_file():
         return
+    from scdmc.training.checkpoints import STATE_FILE, checkpoints
+
     state = json.loads((checkpoints(run.folder)[-1] / STATE_FILE).read_text())
     took = {"cells_seen": state["step"] * state["run"]["batch_size"], "minutes": state["trained_seconds"] / 60}
     write_json(run.folder / "training.json", facts | took)
@@ -206,16 +238,23 @@ def record_training(run: Run, facts: dict[str, object]) -> None:
 
 def fine_tuning_flags(run: Run, path: Path, fraction: float, arguments: argparse.Namespace) -> list[str]:
     """Flags of ``downstream_tasks.py``, but for the output."""
-    return [
-        "--pretrained_model_path", str(run.folder), "--finetune_data_path", str(path), "--seed", str(run.seed),
-        "--label_key", arguments.label_key, "--label_fraction", str(fraction), "--baselines", "none",
-        "--stream", VARIANTS[run.variant].stream, *(["--epochs", "1"] if run.budget == TINY else []),
-        *device_flags(arguments),
-    ]  # fmt: skip
+    values = {
+        "model": run.folder,
+        "data_path": path,
+        "seed": run.seed,
+        "label_key": arguments.label_key,
+        "label_fraction": fraction,
+        "baselines": "none",
+        "stream": VARIANTS[run.variant].stream,
+    }
+    flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return [*flags, *(["--epochs", "1"] if run.budget == TINY else []), *device_flags(arguments)]
 
 
-def fine_tuning_judge(model: JudgedModel, flags: list[str], log: Path) -> Scores:
+def fine_tuning_judge(model: "JudgedModel", flags: list[str], log: Path) -> Scores:
     """Macro-F1 of the fine-tuned model on the test cells, by the script that users call; its classifier is not kept."""
+    import pandas as pd
+
     folder = model.directory.path
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as output_dir:
         run_script([str(FINE_TUNE), *flags, "--output_dir", output_dir], log)
@@ -225,6 +264,8 @@ def fine_tuning_judge(model: JudgedModel, flags: list[str], log: Path) -> Scores
 
 def tasks(run: Run, arguments: argparse.Namespace) -> Iterator[Task]:
     """Every judge on every data set that it reads."""
+    from scdmc.studies.ablation import HELD_OUT, integration_judge, masked_gene_judge, probe_judge
+
     label_key, batch_key, judges = arguments.label_key, arguments.batch_key, arguments.judges
     if "mlm" in judges:
         yield "mlm", HELD_OUT, masked_gene_judge
@@ -242,6 +283,11 @@ def tasks(run: Run, arguments: argparse.Namespace) -> Iterator[Task]:
 
 def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
     """Add the scores that ``scores.csv`` of a run lacks, each judge's as soon as they are there; True if any was."""
+    import pandas as pd
+
+    from scdmc.model.devices import choose_device
+    from scdmc.studies.ablation import open_judged, score_rows
+
     path = run.folder / "scores.csv"
     scores = pd.read_csv(path, dtype={"budget": str}) if path.is_file() else pd.DataFrame(columns=["judge", "data"])
     known = set(zip(scores["judge"], scores["data"], strict=True))
@@ -249,8 +295,13 @@ def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
     if not missing:
         return False
     took = read_json_object(run.folder / "training.json", "how the run was trained")
-    facts = {"variant": run.variant, "budget": run.budget, "seed": run.seed,
-             "cells_seen": took["cells_seen"], "minutes": took["minutes"]}  # fmt: skip
+    facts = {
+        "variant": run.variant,
+        "budget": run.budget,
+        "seed": run.seed,
+        "cells_seen": took["cells_seen"],
+        "minutes": took["minutes"],
+    }
     model = open_judged(run.folder, VARIANTS[run.variant].stream, choose_device(arguments.num_gpus))
     rows = scores.to_dict("records")
     for judge, data, compute in missing:
@@ -264,8 +315,10 @@ def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
 # ---- the table
 
 
-def read_study(output_dir: Path) -> pd.DataFrame:
+def read_study(output_dir: Path) -> "pd.DataFrame":
     """The scores of all runs in the folder, below each other."""
+    import pandas as pd
+
     files = sorted((output_dir / "models").glob("*/scores.csv"))
     if not files:
         raise ScDMCError(f"{output_dir} holds no score yet")
@@ -274,6 +327,8 @@ def read_study(output_dir: Path) -> pd.DataFrame:
 
 def write_study(output_dir: Path) -> str:
     """Rebuild the table from the scores of all runs; returns it for people."""
+    from scdmc.studies.ablation import study_markdown
+
     study = read_study(output_dir)
     table = study_markdown(study)
     with atomic_path(output_dir / "study.csv") as temporary:
@@ -285,6 +340,10 @@ def write_study(output_dir: Path) -> str:
 
 def draw_study(output_dir: Path) -> None:
     """Draw the scores of all runs, and how they grow with training."""
+    from scdmc.reports.figures import save_figure
+    from scdmc.studies.ablation import headline_scores
+    from scdmc.studies.figures import dot_plot_figure, scaling_figure
+
     rows = headline_scores(read_study(output_dir))
     is_trained = ~rows["variant"].isin([name for name, variant in VARIANTS.items() if not variant.is_trained])
     figure = dot_plot_figure(rows, "Variants of pre-training, judged on cells that were not trained on")
@@ -300,6 +359,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output_dir = arguments.output_dir
     require_writable_folder(output_dir)
+    require_tokenized(arguments.data_path, "--data_path")
+    if arguments.dataset_without_medians is not None:
+        require_tokenized(arguments.dataset_without_medians, "--dataset_without_medians")
     runs = planned_runs(arguments)
     failed = []
     for number, run in enumerate(runs, 1):

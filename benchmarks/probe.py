@@ -2,59 +2,67 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from scdmc.annotation.probing import probe_scores
-from scdmc.cells.data import read_cells
-from scdmc.cells.expression import read_expression
 from scdmc.cli.arguments import (
     POOLING_HELP,
     add_count_arguments,
+    add_data_argument,
+    add_label_key_argument,
+    add_model_argument,
     add_model_arguments,
-    add_model_path_argument,
+    add_output_file_argument,
+    add_seed_argument,
     count_options_for,
     placement,
 )
-from scdmc.cli.parser import argument_parser, positive_int, script, seed
+from scdmc.cli.inputs import require_gene_files, require_input, require_model
+from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import names_of_files, require_new_file, write_json
-from scdmc.integration.methods import pca_of_variable_genes
-from scdmc.labels import labels_of
-from scdmc.model.devices import place_model
-from scdmc.model.embeddings import cell_embeddings
-from scdmc.model.encoder import ScDMCModel
-from scdmc.model.folder import ModelDirectory, open_model_directory
-from scdmc.model.storage import load_model, saw_labels
 from scdmc.options import POOLINGS, STREAMS
-from scdmc.reports.tables import best_of_columns, markdown, score_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import ModelDirectory
+
+EXAMPLES = (
+    "{prog} --model scDMC-small --data_path islets.h5ad --label_key cell_type",
+    "{prog} --model pretrained --data_path PBMC.h5ad islets.h5ad --pooling weighted --output_file scores.json",
+)
 
 COLUMNS = {"probe_macro_f1": "linear probe", "neighbours_macro_f1": "15-NN"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the probe."""
-    parser = argument_parser(__doc__)
-    add_model_path_argument(parser, meaning="folder of a pre-trained model")
-    parser.add_argument(
-        "--data_path", type=Path, nargs="+", required=True, help="labelled .h5ad or tokenized parquet; one or several"
-    )
-    parser.add_argument("--output_file", type=Path, help="scores as JSON; without it the table is printed only")
-    parser.add_argument("--overwrite", action="store_true", help="replace --output_file")
-    parser.add_argument("--label_key", default="cell_type", help="column of obs with the types")
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_model_argument(parser, "folder of a pre-trained model")
+    add_data_argument(parser, meaning="labelled .h5ad or tokenized parquet; one or several", nargs="+")
+    add_output_file_argument(parser, "scores as JSON (default: the table is printed only)", is_required=False)
+    add_label_key_argument(parser, "column of obs with the types")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     parser.add_argument("--splits", type=positive_int, default=5, help="stratified, 80 / 20; the scores are means")
-    parser.add_argument("--seed", type=seed, default=42, help="of the splits and of PCA")
+    add_seed_argument(parser, "of the splits and of PCA")
     add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
 
 
 def scores_of(
-    path: Path, encoder: ScDMCModel, model_directory: ModelDirectory, arguments: argparse.Namespace
+    path: Path, encoder: "ScDMCModel", model_directory: "ModelDirectory", arguments: argparse.Namespace
 ) -> dict[str, object]:
     """What was measured on one data set, and how; the scores of PCA, on the same cells and splits, lie in ``pca``."""
+    from scdmc.annotation.probing import probe_scores
+    from scdmc.cells.data import read_cells
+    from scdmc.cells.expression import read_expression
+    from scdmc.integration.methods import pca_of_variable_genes
+    from scdmc.labels import labels_of
+    from scdmc.model.embeddings import cell_embeddings
+
     options = count_options_for(arguments, path)
     cells = read_cells(path, model_directory, [arguments.label_key], options)
     labels = labels_of(cells.obs[arguments.label_key])
@@ -70,8 +78,10 @@ def scores_of(
     }
 
 
-def table_of(scores: dict[str, dict[str, object]]) -> pd.DataFrame:
+def table_of(scores: dict[str, dict[str, object]]) -> "pd.DataFrame":
     """Methods x scores, those of each data set in columns of their own."""
+    import pandas as pd
+
     columns = {
         f"{data_set}: {title}": {"scDMC": entry[name], "PCA of 2,000 variable genes": entry["pca"][name]}
         for data_set, entry in scores.items()
@@ -87,9 +97,20 @@ def main(argv: list[str] | None = None) -> int:
     names = names_of_files(arguments.data_path, "--data_path")
     if arguments.output_file:
         require_new_file(arguments.output_file, arguments.overwrite)
-    model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
+    require_model(arguments.model)
+    for path in arguments.data_path:
+        require_input(path, "--data_path")
+    require_gene_files(arguments)
+
+    from scdmc.model.devices import place_model
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model, saw_labels
+    from scdmc.reports.tables import best_of_columns, markdown, score_texts
+
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     if saw_labels(model_directory):
-        raise ScDMCError(f"{arguments.model_path} is a classifier, whose encoder saw labels; probe a pre-trained model")
+        raise ScDMCError(f"{arguments.model} is a classifier, whose encoder saw labels; probe a pre-trained model")
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     scores = {
         name: scores_of(path, encoder, model_directory, arguments)

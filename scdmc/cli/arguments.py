@@ -13,7 +13,7 @@ from scdmc.cli.parser import fraction, non_negative_int, positive_int, seed
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
-from scdmc.options import BACK_ENDS, DTYPES
+from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_h5ad
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
@@ -110,9 +110,20 @@ def add_resume_argument(parser: Parser, meaning: str) -> None:
     parser.add_argument("--resume", action="store_true", help=meaning)
 
 
-def add_dtype_argument(parser: Parser, meaning: str = "bfloat16 is faster and agrees to a cosine of 0.999") -> None:
-    """``--dtype``: what the model computes in."""
+def add_dtype_argument(
+    parser: Parser, meaning: str = "bfloat16 is faster and agrees to a cosine of 0.999", has_bf16: bool = False
+) -> None:
+    """``--dtype``: what the model computes in; ``has_bf16`` adds ``--bf16``, which is ``--dtype bfloat16``."""
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help=meaning)
+    if has_bf16:
+        parser.add_argument(
+            "--bf16",
+            action="store_const",
+            dest="dtype",
+            const="bfloat16",
+            default="float32",
+            help="the same as --dtype bfloat16 (default: off)",
+        )
 
 
 def add_max_length_argument(
@@ -312,3 +323,9 @@ def add_encoder_size_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--intermediate_size", type=positive_int, default=256, help="width of the gated unit; BERT's is 3/2 of it"
     )
+
+
+def encoder_sizes(arguments: argparse.Namespace) -> EncoderSizes:
+    """The sizes that the flags of :func:`add_encoder_size_arguments` stand for."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return EncoderSizes(**{name: getattr(arguments, name) for name in names})

@@ -1,12 +1,16 @@
 """What the user sees of errors, and which numbers flags take."""
 
 import errno
+import sys
 
 import pytest
 
+import scdmc
 from scdmc.cli import parser as command_line
 from scdmc.cli.parser import argument_parser, fill_in, script
 from scdmc.errors import ScDMCError
+
+EXAMPLES = ("{prog} --n 3", "{prog} --n 4")
 
 
 def failing(error):
@@ -37,16 +41,66 @@ def test_a_user_error_and_ctrl_c_are_one_line(capsys):
     assert capsys.readouterr().err == "error: mend this\nerror: interrupted\n"
 
 
-@pytest.mark.parametrize("argv", [["--n", "-1"], ["--typo"], []])
-def test_a_wrong_flag_is_the_usage_and_one_line(capsys, argv):
-    parser = argument_parser("A script.")
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--n", "-1"], "argument --n: -1 is not a positive integer"),
+        (["--zzz"], "--zzz: no such flag; see script.py --help"),
+        ([], "the following arguments are required: --n"),
+        # What is not there is named before what is missing: the one often is the other, mistyped.
+        (["--labl_key", "x"], "--labl_key: no such flag; did you mean --label_key?"),
+        (["--label", "x"], "--label: no such flag; did you mean --label_key?"),
+        (["--pretrained_model_path=x"], "--pretrained_model_path: no such flag; did you mean --model?"),
+        (["--bf16"], "--bf16: no such flag; did you mean --dtype bfloat16?"),
+        (["--n", "1", "--dtype", "float16"],
+         "argument --dtype: invalid choice float16 (choose from float32, bfloat16); did you mean bfloat16?"),
+        (["--n", "1", "--dtype", "x"], "argument --dtype: invalid choice x (choose from float32, bfloat16)"),
+        (["--n", "1", "--data_path"], "argument --data_path: expected one argument"),
+        (["--n", "1", "stray"], "unrecognized arguments: stray"),
+        (["--label_k", "x", "--n", "1"], "--label_k: no such flag; did you mean --label_key?"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_flag_is_one_line_that_names_the_nearest(capsys, monkeypatch, argv, line):
+    monkeypatch.setattr(sys, "argv", ["folder/script.py"])
+    parser = argument_parser("A script.", EXAMPLES)
     parser.add_argument("--n", type=command_line.positive_int, required=True)
+    parser.add_argument("--label_key", default="cell_type")
+    parser.add_argument("--model")
+    parser.add_argument("--data_path", "--dataset_path")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     with pytest.raises(SystemExit) as stop:
         parser.parse_args(argv)
     assert stop.value.code == 2
-    usage, error = capsys.readouterr().err.splitlines()
-    assert usage.startswith("usage: ")
-    assert error.startswith("error: ")
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_values_that_look_like_flags_are_values():
+    parser = argument_parser("A script.", EXAMPLES)
+    parser.add_argument("--filter")
+    parser.add_argument("--n", type=float)
+    arguments = parser.parse_args(["--filter=--a", "--n", "-1"])
+    assert (arguments.filter, arguments.n) == ("--a", -1.0)
+    assert parser.parse_args(["--filter", "-- not a flag"]).filter == "-- not a flag"
+
+
+@pytest.mark.parametrize(
+    ("started_as", "shown"),
+    [("downstream_tasks/annotate.py", "python -u annotate.py"), ("scdmc annotate", "scdmc annotate")],
+)
+def test_help_ends_with_the_examples_as_the_script_was_started(capsys, monkeypatch, started_as, shown):
+    monkeypatch.setattr(sys, "argv", [started_as])
+    with pytest.raises(SystemExit) as stop:
+        argument_parser("A script.", EXAMPLES).parse_args(["--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.endswith(f"\nexamples:\n  {shown} --n 3\n  {shown} --n 4\n")
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        argument_parser("A script.", EXAMPLES).parse_args(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"scdmc {scdmc.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +116,7 @@ def test_a_wrong_flag_is_the_usage_and_one_line(capsys, argv):
     ],
 )
 def test_numbers_outside_of_their_range_are_refused(capsys, name, good, bad):
-    parser = argument_parser("A script.")
+    parser = argument_parser("A script.", EXAMPLES)
     parser.add_argument("--flag", type=getattr(command_line, name))
     for text in good:
         assert parser.parse_args([f"--flag={text}"]).flag == float(text)
@@ -74,7 +128,7 @@ def test_numbers_outside_of_their_range_are_refused(capsys, name, good, bad):
 
 def test_flags_that_were_left_out_get_their_defaults_and_those_in_vain_are_refused():
     def arguments(*argv):
-        parser = argument_parser("a test")
+        parser = argument_parser("a test", EXAMPLES)
         parser.add_argument("--n", type=int, help="so many; 3 without it")
         parser.add_argument("--switch", action="store_true")
         return parser.parse_args(argv)
@@ -90,12 +144,20 @@ def test_flags_that_were_left_out_get_their_defaults_and_those_in_vain_are_refus
             fill_in(arguments(*argv), defaults, False, "here")
 
 
-def test_help_shows_defaults_but_none(capsys):
-    parser = argument_parser("a test")
-    parser.add_argument("--n", type=int, help="so many; 3 without it")
-    parser.add_argument("--m", type=int, default=7, help="more")
+def test_help_shows_every_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    parser = argument_parser("a test", EXAMPLES)
+    parser.add_argument("--filled_in", type=int, help="so many (default: 3)")
+    parser.add_argument("--number", type=int, default=7, help="more")
+    parser.add_argument("--needed", required=True, help="what is needed")
+    parser.add_argument("--switch", action="store_true", help="do it")
+    parser.add_argument("--words", nargs="+", default=["a", "b"], help="some")
+    parser.add_argument("--others", nargs="+", default=[], help="others")
+    parser.add_argument("--share", default="5%", help="of 100%%")
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     printed = capsys.readouterr().out
-    assert "more (default: 7)" in printed
     assert "None" not in printed
+    for line in ("so many (default: 3)", "more (default: 7)", "what is needed", "do it (default: off)",
+                 "some (default: a b)", "others (default: none)", "of 100% (default: 5%)"):  # fmt: skip
+        assert f" {line}\n" in printed

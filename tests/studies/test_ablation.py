@@ -9,7 +9,8 @@ import pytest
 
 from scdmc.annotation.options import FINE_TUNED
 from scdmc.errors import ScDMCError
-from scdmc.studies.ablation import HEADLINES, HELD_OUT, VARIANTS, headline_scores, study_markdown, training_flags
+from scdmc.studies.ablation import HEADLINES, HELD_OUT, headline_scores, study_markdown
+from scdmc.studies.variants import VARIANTS, training_flags
 
 EMBEDDINGS_OF_BOTH = {"cls", "weighted", "cls of the rank stream"}
 

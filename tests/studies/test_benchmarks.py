@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
+from scdmc.studies.tokenizing_speed import write_counts
 from tests.conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 SMALL_ENCODER = "--hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 --intermediate_size 32"
 SMALLEST = {
-    "annotate_speed": f"{SMALL_ENCODER} --cells 20 --genes 400 --genes_per_cell 50 --context 32",
-    "data_loading": "--cells 40 --length 64 --batch_size 8",
+    "annotate_speed": f"{SMALL_ENCODER} --cells 20 --n_genes 400 --genes_per_cell 50 --max_length 32",
+    "data_loading": "--cells 40 --max_length 64 --batch_size 8",
     "embedding": f"{SMALL_ENCODER} --cells 4 --shortest 8 --longest 16 --rounds 1",
     "pretrain_step": f"{SMALL_ENCODER} --batch_size 2 --shortest 8 --longest 16 --steps 1 --rounds 1",
 }
@@ -27,9 +28,9 @@ def test_a_benchmark_prints_its_table(name):
 
 def test_the_tokenizer_and_its_stages_are_measured(load_script, tmp_path, capfd):
     script = load_script("benchmarks/tokenize_cells.py")
-    script.write_counts(tmp_path / "cells_30", 30, 0)
+    write_counts(tmp_path / "cells_30", 30, 0)
     for measure in ("tokenize", "stages"):
-        assert script.main(["--measure", measure, "--input_directory", str(tmp_path / "cells_30")]) == 0
+        assert script.main(["--measure", measure, "--data_path", str(tmp_path / "cells_30")]) == 0
         assert "cpu_seconds" in capfd.readouterr().out
 
 

@@ -1,0 +1,67 @@
+"""All scripts: their parsers, and what they do in a process of their own."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from scdmc.cli import parser as scdmc_parser
+from tests.conftest import ROOT
+
+FOLDERS = ("tokenizer", "pretrain", "prepare", "downstream_tasks", "benchmarks", "figures")
+SCRIPTS = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
+HEAVY = {"torch", "transformers", "scanpy", "sklearn"}
+
+# Runs a script as its own main program; the last line of stdout says what that took.
+RUN = """
+import json, resource, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as stop:
+    status = stop.code
+used = resource.getrusage(resource.RUSAGE_SELF)
+print()
+print(json.dumps({"status": status, "cpu": used.ru_utime + used.ru_stime, "modules": sorted(sys.modules)}))
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a script ended: status, what it printed, CPU seconds, and the heavy packages that it imported."""
+
+    status: int
+    out: str
+    err: str
+    cpu: float
+    heavy: set[str]
+
+
+def run_script(script, *argv):
+    """Run a script with a command line."""
+    command = [sys.executable, "-c", RUN, str(ROOT / script), *map(str, argv)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    out, _, facts = result.stdout.rstrip("\n").rpartition("\n")
+    found = json.loads(facts)
+    return Outcome(found["status"], out, result.stderr, found["cpu"], HEAVY & set(found["modules"]))
+
+
+class _ParsedError(Exception):
+    """Ends a script where it parses."""
+
+
+def parser_of(load_script, monkeypatch, script):
+    """The parser that a script makes."""
+    made = []
+
+    def keep(parser, *_):
+        made.append(parser)
+        raise _ParsedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scdmc_parser._Parser, "parse_args", keep)
+        try:
+            load_script(script).parse_arguments([])
+        except _ParsedError:
+            return made[0]
+    raise AssertionError(f"{script} parses nothing")

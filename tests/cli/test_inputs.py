@@ -1,0 +1,94 @@
+"""What a path must be before anything heavy is imported: there, readable, and of the kind that its name says."""
+
+import os
+import re
+
+import h5py
+import pytest
+
+from scdmc.cli.inputs import (
+    require_counts,
+    require_file,
+    require_files,
+    require_hdf5,
+    require_input,
+    require_model,
+    require_tokenized,
+)
+from scdmc.errors import ScDMCError
+
+FLAG = "--data_path"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Some files of each kind, and some that only look like it."""
+    (tmp_path / "cells.parquet").write_bytes(b"PAR1...")
+    (tmp_path / "text.parquet").write_text("text")
+    (tmp_path / "text.h5ad").write_text("text")
+    (tmp_path / "empty.h5ad").write_bytes(b"")
+    for name in ("cells.h5", "cells.loom"):
+        h5py.File(tmp_path / name, "w").close()
+    h5py.File(tmp_path / "block.h5ad", "w", userblock_size=1024).close()
+    for name in ("folder", "parts", "broken_counts", "cells.zarr"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "parts" / "a.parquet").write_bytes(b"PAR1...")
+    (tmp_path / "parts" / ".hidden.parquet").write_text("text")
+    (tmp_path / "broken_counts" / "b.loom").write_text("text")
+    return tmp_path
+
+
+def test_cells_of_the_right_kind_pass(files, islets_path):
+    for path in (islets_path, files / "block.h5ad", files / "cells.parquet", files / "parts", files / "c*.parquet"):
+        require_input(path, FLAG)
+    require_counts(islets_path.parent, FLAG)
+    require_counts(files / "cells.zarr", FLAG)
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "message"),
+    [
+        (require_input, "absent.h5ad", "absent.h5ad: no such file or folder"),
+        (require_input, "absent.parquet", "absent.parquet: no such parquet file, and no .parquet files there"),
+        (require_input, "a*.parquet", "a*.parquet: no such parquet file, and no .parquet files there"),
+        (require_input, "folder", "folder: no such parquet file, and no .parquet files there"),
+        (require_input, "text.h5ad", "text.h5ad is not a readable .h5ad file (it is no HDF5)"),
+        (require_input, "empty.h5ad", "empty.h5ad is not a readable .h5ad file (it is no HDF5)"),
+        (require_input, "text.parquet", "text.parquet is not a readable parquet file (it does not begin with PAR1)"),
+        (require_input, "cells.h5",
+         "cells.h5: give an .h5ad, or tokenized parquet; tokenize it with tokenizer_combine.py"),
+        (require_input, "cells.zarr",
+         "cells.zarr: give an .h5ad, or tokenized parquet; tokenize it with tokenizer_combine.py"),
+        (require_tokenized, "block.h5ad", "block.h5ad is not tokenized yet: tokenize it with tokenizer_combine.py"),
+        (require_counts, "absent", "absent: no such folder"),
+        (require_counts, "cells.h5", "cells.h5 is a file; give the folder that it lies in"),
+        (require_counts, "broken_counts", "broken_counts/b.loom is not a readable .loom file (it is no HDF5)"),
+        (require_file, "folder", "folder is a folder; name a file"),
+        (require_hdf5, "text.parquet", "text.parquet is not a readable .parquet file (it is no HDF5)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_flag_and_path(files, check, name, message):
+    with pytest.raises(ScDMCError, match=f"^{FLAG} {re.escape(str(files / message))}$"):
+        check(files / name, FLAG)
+
+
+def test_a_file_that_may_not_be_read_is_named(files):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    (files / "cells.parquet").chmod(0)
+    with pytest.raises(ScDMCError, match=r"cells\.parquet cannot be read \(Permission denied\)"):
+        require_input(files / "cells.parquet", FLAG)
+
+
+def test_flags_that_were_not_given_are_not_looked_at(files):
+    require_files(split_file=None, gene_median_file=files / "cells.parquet")
+    with pytest.raises(ScDMCError, match=r"^--split_file .*absent: no such file"):
+        require_files(gene_median_file=None, split_file=files / "absent")
+
+
+def test_a_model_is_a_folder_with_a_configuration_or_a_name(files):
+    require_model("scDMC-small")
+    with pytest.raises(ScDMCError, match=r"^tyni: no such model folder; by name there are scDMC-small$"):
+        require_model("tyni")
+    with pytest.raises(ScDMCError, match=r"folder.*is .* a model folder\?"):
+        require_model(files / "folder")
