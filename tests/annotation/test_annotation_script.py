@@ -234,13 +234,13 @@ def test_bfloat16_gives_a_classifier_of_float32_weights(fine_tune, tmp_path, sin
     assert {weight.dtype for weight in load(tmp_path / "out").state_dict().values()} == {torch.float32}
     assert "dtype bfloat16" in (tmp_path / "out" / "README.md").read_text()
     float32, bfloat16 = (pd.read_csv(folder / "predictions.csv") for folder in (single, tmp_path / "out"))
-    difference = (float32["probability"] - bfloat16["probability"]).abs()
-    assert 0 < difference.mean() < 0.05
+    assert (float32["probability"] != bfloat16["probability"]).any()
     annotate = load_script("downstream_tasks/annotate.py").main
     command = ["--model", tmp_path / "out", "--data_path", data_path, "--output_file", tmp_path / "labelled.csv"]
     assert annotate([str(word) for word in command]) == 0  # in float32
     labelled = pd.read_csv(tmp_path / "labelled.csv")
     assert (labelled["scDMC_cell_type"] == bfloat16["predicted"]).mean() > 0.95
+    assert (labelled["scDMC_probability"] - bfloat16["probability"]).abs().mean() < 0.02
 
 
 def test_fewer_labels_are_a_part_of_the_same_split(fine_tune, tmp_path, single):
