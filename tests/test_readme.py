@@ -21,10 +21,10 @@ SMALLER = {
     "scDMC_pretrain.py": "--max_steps 2 --hidden_size 16 --num_hidden_layers 1 --num_attention_heads 2 "
     "--intermediate_size 32 --max_length 64 --batch_size 8 --evaluate_every 2 --save_every 2",
     "downstream_tasks.py": "--epochs 1",
-    "gene_modules.py": "--permutations 20 --min_cells 5 --resolutions 0.5 2",
-    "attention_analysis.py": "--attribution_cells 3 --min_cells 5 --map_cells 1",
-    "gene_regulatory_network.py": "--min_cells 5 --n_targets 40 --perturbed_factors 1 --perturbed_cells 2",
-    "perturb.py": "--max_cells 3 --null_draws 5",
+    "gene_modules.py": "--permutations 20 --min_cells_per_gene 5 --resolutions 0.5 2",
+    "attention_analysis.py": "--attribution_cells 3 --min_cells_per_gene 5 --map_cells 1",
+    "gene_regulatory_network.py": "--min_cells_per_gene 5 --n_targets 40 --perturbed_factors 1 --perturbed_cells 2",
+    "perturb.py": "--max_cells_per_type 3 --null_draws 5",
 }
 
 
