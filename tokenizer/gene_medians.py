@@ -48,16 +48,21 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def require_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse absent and unreadable inputs at once."""
+    require_counts(arguments.data_path, "--data_path")
+    require_files(split_file=arguments.split_file)
+    require_gene_files(arguments)
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Compute the medians and write them with their provenance beside them."""
     arguments = parse_arguments(argv)
     provenance_file = arguments.output_file.with_suffix(".provenance.json")
+    require_inputs(arguments)
     for path in (arguments.output_file, provenance_file):
         require_new_file(path, arguments.overwrite)
-    require_counts(arguments.data_path, "--data_path")
-    require_files(split_file=arguments.split_file)
-    require_gene_files(arguments)
 
     from scdmc.cells.training_medians import TakenCells, require_rules_that_apply
     from scdmc.genes.ids import load_gene_mapping, load_orthologs
@@ -96,8 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         "files": [path.name for path in files],
         "cells": accumulator.n_cells,
         "training_cells_only": arguments.split_file is not None,
-        "left_out": rules,
-        "cells_taken": {column: dict(sorted(numbers.items())) for column, numbers in taken.numbers.items()},
+        **taken.provenance(),
         "genes": len(medians.medians),
         "exact": accumulator.is_exact,
         "significant_digits": arguments.significant_digits,

@@ -51,3 +51,8 @@ class TakenCells:
         for column in set(self.rules) & set(counts.obs):
             self.numbers[column].update(counts.obs[column][is_taken].astype(str))
         return is_taken
+
+    def provenance(self) -> dict[str, object]:
+        """The rules, and how many cells were taken by each value of their columns."""
+        numbers = {column: dict(sorted(of_column.items())) for column, of_column in self.numbers.items()}
+        return {"left_out": self.rules, "cells_taken": numbers}
