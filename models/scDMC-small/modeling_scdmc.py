@@ -4,7 +4,6 @@ Needs torch and transformers: AutoModel.from_pretrained(FOLDER, trust_remote_cod
 Made by scDMC 0.1.0 from its source (MIT licence); change the source, not this file.
 """
 
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -373,7 +372,7 @@ class PackedAttention:
             states.append(run.transpose(1, 2).flatten(0, 1))
         return torch.cat(states)
 
-    def _equal_runs(self, qkv: torch.Tensor):
+    def _equal_runs(self, qkv: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Query, key, value (n_cells, n_heads, length, head_dim) and bias of neighbouring cells of one length.
 
         So no padding is ever computed, and one (n_heads, L, L) bias serves the whole batch.
@@ -695,7 +694,9 @@ class ScDMCModel(ScDMCPreTrainedModel):
 
     def encode(self, cells: PackedCells) -> torch.Tensor:
         """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
-        return deque(self.states_by_layer(cells), maxlen=1).pop()
+        for states in self.states_by_layer(cells):
+            last = states
+        return last
 
     def states_by_layer(self, cells: PackedCells) -> Iterator[torch.Tensor]:
         """Yield the states of packed cells, (total_tokens, hidden_size): of the embedding, then of each layer."""
