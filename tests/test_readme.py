@@ -114,6 +114,13 @@ def tree(tmp_path_factory):
     return tree
 
 
+@pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *GUIDES], ids=lambda page: page.name)
+def test_every_path_of_the_repository_that_a_page_names_is_there(page):
+    named = re.findall(r"`((?:scdmc|tests|docs|benchmarks|prepare|tokenizer|pretrain|downstream_tasks)/[\w./-]+)`",
+                       page.read_text(encoding="utf8"))  # fmt: skip
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_the_readme_takes_five_minutes():
     text = (ROOT / "README.md").read_text(encoding="utf8")
     assert len(text.splitlines()) <= 200
