@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +35,7 @@ from scdmc.cli.parser import (
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
-from scdmc.training.settings import EVALUATION_EPOCH, EXPRESSION_ORDERS, CellChoice, PretrainingSettings
+from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
 if TYPE_CHECKING:
     from scdmc.model.folder import ModelDirectory
@@ -372,6 +371,7 @@ def save(
 ) -> None:
     """Write the model folder, the history and the loss curves."""
     from scdmc.model.storage import describe_arguments, model_card, save_model_directory
+    from scdmc.training.results import draw_loss_curves, guessing_metrics
     from scdmc.training.run_log import write_history
 
     output_dir = arguments.output_dir
@@ -412,40 +412,6 @@ def objective_of(arguments: argparse.Namespace) -> str:
     flags = {name: getattr(arguments, name) for name in OBJECTIVE if getattr(arguments, name) is not None}
     changed = [f"{name} {value}" for name, value in flags.items() if value != defaults[name]]
     return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
-
-
-def guessing_metrics(run: "Pretraining") -> dict[str, float]:
-    """What guessing from position alone reaches on the masked genes of the held-out cells."""
-    from scdmc.training.guessing import guessing_lines
-
-    lines = guessing_lines(
-        run.data.cells, run.data.training, run.data.held_out, run.settings.evaluation_masking, EVALUATION_EPOCH
-    )
-    return {f"guessing_{name}": value for name, value in lines.items()}
-
-
-def draw_loss_curves(history: list[dict[str, float]], guesses: dict[str, float], output_dir: Path) -> None:
-    """Loss curves as PNG and PDF; a training node may lack the plotting packages, and is told so."""
-    missing = [package for package in ("matplotlib", "pandas", "sklearn") if find_spec(package) is None]
-    if missing:
-        logger.warning(
-            "warning: no loss curves, %s is not installed; history.csv holds the numbers", ", ".join(missing)
-        )
-        return
-    import pandas as pd
-
-    from scdmc.reports.figures import save_figure
-    from scdmc.training.figures import loss_curve_figure
-
-    levels = {
-        f"mlm_{stream}_loss": {
-            name.removeprefix(f"guessing_{stream}_").replace("_", " "): value
-            for name, value in guesses.items()
-            if name.startswith(f"guessing_{stream}_")
-        }
-        for stream in ("rank", "expression")
-    }
-    save_figure(loss_curve_figure(pd.DataFrame(history), "Pre-training losses", levels), output_dir / "loss_curves")
 
 
 def print_dry_run(run: "Pretraining") -> None:
