@@ -446,6 +446,7 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
+    choice = CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__})
     require_inputs(arguments)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume:
@@ -464,19 +465,13 @@ def main(argv: list[str] | None = None) -> int:
         arguments.data_path,
         arguments.cache_dir,
         arguments.max_length,
-        CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__}),
+        choice,
         arguments.token_dictionary_file,
         arguments.gene_median_file,
     )
     model = trained_model(arguments, data, start) if start else new_model(arguments, data)
-    run = Pretraining(
-        model,
-        data,
-        training_settings(arguments),
-        arguments.output_dir,
-        device,
-        arguments.attention,
-    )
+    settings = training_settings(arguments)
+    run = Pretraining(model, data, settings, arguments.output_dir, device, arguments.attention)
     logger.info(
         "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %.0f cells",
         f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",
