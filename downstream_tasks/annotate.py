@@ -57,8 +57,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
     has_counts = any(is_h5ad(path) for path in (arguments.data_path, arguments.reference) if path)
     fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
-    if arguments.output_file.suffix not in OUTPUT_SUFFIXES:
-        raise ScDMCError(f"--output_file {arguments.output_file}: name a file that ends in .h5ad or .csv")
     return arguments
 
 
@@ -111,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     counts = count_options(arguments)
     options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
     require_task_inputs(arguments)
+    if arguments.output_file.suffix not in OUTPUT_SUFFIXES:
+        raise ScDMCError(f"--output_file {arguments.output_file}: name a file that ends in .h5ad or .csv")
     if arguments.reference:
         require_input(arguments.reference, "--reference")
 

@@ -215,7 +215,8 @@ def enrichment_table(
                         "module_size": len(genes),
                         "odds_ratio": result["Odds Ratio"].to_numpy(dtype=float),
                         "p": result["P-value"].to_numpy(dtype=float),
-                        "genes": result["Genes"].to_numpy(),
+                        # gseapy joins them in the order of a Python set, which another process has otherwise
+                        "genes": [";".join(sorted(text.split(";"))) for text in result["Genes"]],
                     }
                 )
             )

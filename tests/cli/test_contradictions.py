@@ -15,7 +15,6 @@ FOLDER = (*TASK, "--output_dir", "output")
     [
         ("annotate", (*TASK, "--output_file", "a.csv", "--pooling", "mean"), "--pooling has no effect without --ref"),
         ("annotate", (*TASK, "--output_file", "a.csv", "--vote_resolution", "2"), "no effect without --majority_vote"),
-        ("annotate", (*TASK, "--output_file", "a.txt"), "name a file that ends in .h5ad or .csv"),
         ("cluster", (*FOLDER, "--oracle"), "--oracle chooses by labels: name their column with --label_key"),
         ("downstream_tasks", (*FOLDER, "--split_file", "s.csv", "--cross_validate", "3"), "leave out --split_file"),
         ("downstream_tasks", (*FOLDER, "--lora_rank", "4"), "--lora_rank has no effect with --train full"),
@@ -37,3 +36,10 @@ def test_a_contradiction_is_one_line(script, words, said):
     assert said in outcome.err
     assert not outcome.heavy
     assert outcome.cpu < 1
+
+
+def test_the_labels_of_cells_go_to_a_file_whose_kind_its_name_says(islets_path, tmp_path):
+    words = ("--model", "scDMC-small", "--data_path", islets_path, "--output_file", tmp_path / "a.txt")
+    outcome = run_script("downstream_tasks/annotate.py", *words)
+    assert (outcome.status, outcome.heavy) == (2, set())
+    assert outcome.err.endswith("a.txt: name a file that ends in .h5ad or .csv\n")

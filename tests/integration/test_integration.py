@@ -15,7 +15,7 @@ from scdmc.cells.expression import read_expression, read_raw_counts
 from scdmc.cells.scores import full_integration_scores, wide_metrics
 from scdmc.cells.splits import cells_in_training, make_split, write_split
 from scdmc.errors import ScDMCError
-from scdmc.integration import methods as integration_methods
+from scdmc.integration import options as integration_options
 from scdmc.integration.adaptation import MixedBatchOrder, PairedBatchOrder, adapted_encoder, mutual_neighbours
 from scdmc.integration.comparison import centred_batches
 from scdmc.integration.methods import pca_of_variable_genes, scanorama, scvi
@@ -127,7 +127,7 @@ def test_scvi_refuses_cells_without_counts_in_its_genes(islets_path, expression,
 
 
 def test_a_method_that_is_not_installed_is_refused_with_the_command(monkeypatch):
-    monkeypatch.setattr(integration_methods, "find_spec", lambda name: None)
+    monkeypatch.setattr(integration_options, "find_spec", lambda name: None)
     with pytest.raises(ScDMCError, match="pip install scvi-tools scanorama"):
         require_packages(["pca", "scvi", "scanorama"])
     require_packages(["scdmc", "pca", "harmony"])
