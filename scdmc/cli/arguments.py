@@ -33,7 +33,7 @@ Parser = argparse._ActionsContainer  # a parser, or a group of one
 
 
 def add_model_argument(parser: Parser, meaning: str = "model folder", is_required: bool = True) -> None:
-    """``--model``: a model folder, or the name of a shipped model.
+    """``--model``: a model folder, the name of a shipped model, or a name on the Hugging Face hub.
 
     The value stays as it was given; all that opens a model folder asks :func:`scdmc.model.shipped.model_folder` what it
     means. :func:`scdmc.cli.inputs.require_model` checks it.
@@ -45,7 +45,7 @@ def add_model_argument(parser: Parser, meaning: str = "model folder", is_require
         type=Path,
         required=is_required,
         metavar="MODEL",
-        help=f"{meaning}, or the name of a shipped model, such as scDMC-small",
+        help=f"{meaning}, or the name of a shipped model, such as scDMC-small, or user/name on the Hugging Face hub",
     )
 
 
