@@ -198,7 +198,7 @@ def train(run: Run, arguments: argparse.Namespace) -> None:
     """
     dataset = arguments.data_path if VARIANTS[run.variant].has_medians else arguments.dataset_without_medians
     from scdmc.model.names import WEIGHTS_FILE
-    from scdmc.training.checkpoints import checkpoints
+    from scdmc.training.checkpoint_files import checkpoints
 
     flags = training_flags(run.variant, run.budget, run.seed)
     if arguments.leave_out:
@@ -225,7 +225,7 @@ def record_training(run: Run, facts: dict[str, object]) -> None:
     """
     if (run.folder / "training.json").is_file():
         return
-    from scdmc.training.checkpoints import STATE_FILE, checkpoints
+    from scdmc.training.checkpoint_files import STATE_FILE, checkpoints
 
     state = json.loads((checkpoints(run.folder)[-1] / STATE_FILE).read_text())
     took = {"cells_seen": state["step"] * state["run"]["batch_size"], "minutes": state["trained_seconds"] / 60}

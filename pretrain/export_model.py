@@ -10,7 +10,9 @@ from scdmc.cli.inputs import require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, require_new_folder, write_json
+from scdmc.model.hub import require_hub_name
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, MODELING_FILE, TOKENIZATION_FILE, WEIGHTS_NAME
+from scdmc.model.shipped import model_folder
 
 if TYPE_CHECKING:
     from scdmc.model.folder import ModelDirectory
@@ -69,16 +71,18 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.max_length is not None and arguments.max_length < 3:
         raise ScDMCError(f"--max_length {arguments.max_length}: take 3 (<cls>, a gene, <eos>) or more")
+    if arguments.push_to_hub:
+        require_hub_name(arguments.push_to_hub)
     require_new_folder(arguments.output_dir, arguments.overwrite)
     require_model(arguments.model)
+    if model_folder(arguments.model).resolve() == arguments.output_dir.resolve():
+        raise ScDMCError(f"--output_dir {arguments.output_dir} is the model itself; choose another folder")
 
     from scdmc.model.folder import open_model_directory
-    from scdmc.model.hub import push_model, require_hub_name
+    from scdmc.model.hub import push_model
     from scdmc.model.storage import load, save_config
     from scdmc.model.weights import save_weights
 
-    if arguments.push_to_hub:
-        require_hub_name(arguments.push_to_hub)
     model_directory = open_model_directory(arguments.model)
     model = load(model_directory.path).half()
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

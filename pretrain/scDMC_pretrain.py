@@ -5,7 +5,6 @@ import logging
 import os
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,9 @@ from scdmc.cli.parser import (
 )
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
+from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
+from scdmc.training.checkpoint_files import find_checkpoint
 from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
 if TYPE_CHECKING:
@@ -56,10 +57,6 @@ DESCRIBED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "initializer_range",
     "expression_input",
 )  # fmt: skip
-OBJECTIVE = (
-    "mask_probability", "mlm_weight", "alpha", "temperature", "momentum", "queue_size", "streams", "expression_order",
-    "expression_input", "view_dropout", "gene_start",
-)  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -67,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_data_argument(parser, "--dataset_path", meaning="tokenized parquet: a file, a folder or a quoted glob")
     add_output_dir_argument(parser, meaning="model folder; checkpoints and logs lie in it too")
-    parser.add_argument("--dry_run", action="store_true", help="one step of everything, and what a run would take")
+    parser.add_argument("--dry_run", action="store_true", help="a few steps of everything, and what a run would take")
     parser.add_argument(
         "--resume",
         "--resume_from_checkpoint",
@@ -265,6 +262,24 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def require_consistent(arguments: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other, and a run to resume that is not there, before anything heavy.
+
+    Raises
+    ------
+    ScDMCError
+        Naming the flags.
+    """
+    training_settings(arguments).require_usable()
+    if arguments.fsdp and int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        raise ScDMCError("--fsdp spreads a model over several processes, and there is one: start it with torchrun")
+    if arguments.model is not None:
+        new = dict.fromkeys((*DESCRIBED, "gene_start"))
+        fill_in(argparse.Namespace(**vars(arguments)), new, False, "with --model")
+    if arguments.resume:
+        find_checkpoint(arguments.output_dir, arguments.resume)
+
+
 def require_inputs(arguments: argparse.Namespace) -> None:
     """Refuse absent and unreadable inputs at once."""
     require_tokenized(arguments.data_path, "--data_path")
@@ -272,6 +287,10 @@ def require_inputs(arguments: argparse.Namespace) -> None:
     require_gene_files(arguments)
     if arguments.model is not None:
         require_model(arguments.model)
+        if model_folder(arguments.model).resolve() == arguments.output_dir.resolve():
+            raise ScDMCError(
+                f"{arguments.model} would be overwritten by what starts from it; give another --output_dir"
+            )
 
 
 def model_to_start_from(arguments: argparse.Namespace) -> "ModelDirectory | None":
@@ -280,7 +299,7 @@ def model_to_start_from(arguments: argparse.Namespace) -> "ModelDirectory | None
     Raises
     ------
     ScDMCError
-        If there is no such model, or it cannot be pre-trained further, or it would be overwritten.
+        If there is no such model, or it cannot be pre-trained further.
     """
     if arguments.model is None:
         return None
@@ -290,8 +309,6 @@ def model_to_start_from(arguments: argparse.Namespace) -> "ModelDirectory | None
     start = open_model_directory(arguments.model, arguments.token_dictionary_file)
     if saw_labels(start):
         raise ScDMCError(f"{start.path} is a classifier; go on from the pre-trained model that it was made of")
-    if start.path.resolve() == arguments.output_dir.resolve():
-        raise ScDMCError(f"{start.path} would be overwritten by what starts from it; choose another --output_dir")
     return start
 
 
@@ -371,7 +388,7 @@ def save(
 ) -> None:
     """Write the model folder, the history and the loss curves."""
     from scdmc.model.storage import describe_arguments, model_card, save_model_directory
-    from scdmc.training.results import draw_loss_curves, guessing_metrics
+    from scdmc.training.results import draw_loss_curves, guessing_metrics, objective_in_words
     from scdmc.training.run_log import write_history
 
     output_dir = arguments.output_dir
@@ -386,7 +403,7 @@ def save(
         "context": f"{config.max_position_embeddings} tokens",
         "gene medians": f"{len(data.medians.medians):,} genes",
         **({"started from": start_name(arguments)} if arguments.model else {}),
-        "objective": objective_of(arguments),
+        "objective": objective_in_words(vars(arguments)),
         "seed": arguments.seed,
     }
     guesses = guessing_metrics(run)
@@ -404,26 +421,8 @@ def start_name(arguments: argparse.Namespace) -> str:
     return arguments.model.resolve().name if arguments.model.is_dir() else str(arguments.model)
 
 
-def objective_of(arguments: argparse.Namespace) -> str:
-    """What the loss was made of, in words: how it differs from the paper's."""
-    if arguments.published_objective:
-        return "as published"
-    defaults = {**asdict(PretrainingSettings()), "expression_input": "none", "gene_start": GENE_STARTS[0]}
-    flags = {name: getattr(arguments, name) for name in OBJECTIVE if getattr(arguments, name) is not None}
-    changed = [f"{name} {value}" for name, value in flags.items() if value != defaults[name]]
-    return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
-
-
-def print_dry_run(run: "Pretraining") -> None:
-    """One step of everything, and what a whole run would take."""
-    for name, value in run.dry_run().items():
-        print(f"{name:<32}{value}")
-
-
 def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingData", command: list[str]) -> None:
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
-    from scdmc.training.checkpoints import find_checkpoint
-
     is_main_process = run.accelerator.is_main_process
     if arguments.resume:
         run.resume(find_checkpoint(arguments.output_dir, arguments.resume))
@@ -447,6 +446,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
     choice = CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__})
+    require_consistent(arguments)
     require_inputs(arguments)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume:
@@ -478,7 +478,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(data.held_out):,}", f"{run.total_steps:,}", run.cells_per_step,
     )  # fmt: skip
     if arguments.dry_run:
-        print_dry_run(run)
+        print("\n".join(f"{name:<32}{value}" for name, value in run.dry_run().items()))
     else:
         command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
         train(arguments, run, data, command)

@@ -14,7 +14,7 @@ import pytest
 from scdmc.genes.vocabulary import SPECIAL_TOKENS, Vocabulary
 
 ROOT = Path(__file__).parent.parent
-NO_REFERENCE_DATA = "the folder of reference data (../shared) is not there"
+NO_REFERENCE_DATA = "the folder of reference data is not there"
 
 
 def pytest_terminal_summary(terminalreporter):

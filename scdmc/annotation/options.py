@@ -34,17 +34,18 @@ CLASSIFIER_DROPOUTS = {"probe": 0.0, "random": 0.1}
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """Settings of fine-tuning; :func:`adapted_settings` chooses them for a number of cells.
+    """Settings of fine-tuning; :func:`scdmc.annotation.fine_tuning.adapted_settings` chooses them by number of cells.
 
     Attributes
     ----------
     epochs
         Passes over the training cells, at most.
     patience
-        Stop after this many epochs that were not better (:func:`goodness`).
+        Stop after this many epochs that were not better (:func:`scdmc.annotation.fine_tuning.goodness`).
     batch_size, learning_rate, weight_decay
         AdamW; ``learning_rate`` is the peak: the rate rises to it linearly over the first tenth of the steps, at most
-        one epoch, and then falls linearly to 0 at the end of the last epoch (see :func:`share_of_peak`).
+        one epoch, and then falls linearly to 0 at the end of the last epoch (see
+        :func:`scdmc.annotation.fine_tuning.share_of_peak`).
     max_gradient_norm
         Gradients are scaled down to this norm.
     embedding_optimizer, embedding_rate

@@ -27,7 +27,7 @@ def annotated_data(
     data_path
         Where the cells came from.
     cells
-        The cells as they were read (:func:`read_cells`).
+        The cells as they were read (:func:`scdmc.cells.data.read_cells`).
     obs, obsm
         Results, one row per cell of ``cells``. Cells of an ``.h5ad`` that were left out
         (``filter_pass``) get missing values.

@@ -10,6 +10,7 @@ import glob
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
+from scdmc.model.names import CONFIG_FILE
 from scdmc.model.shipped import model_folder
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -43,8 +44,8 @@ def require_model(model: Path) -> None:
     folder = model_folder(model)
     if not any(path.is_file() for pattern in WEIGHTS for path in folder.glob(pattern)):
         raise ScDMCError(f"{folder} holds no weights; is it a model folder?")
-    if not (folder / "config.json").is_file():
-        raise ScDMCError(f"{folder}/config.json: no such file (model configuration); is {folder} a model folder?")
+    if not (folder / CONFIG_FILE).is_file():
+        raise ScDMCError(f"{folder}/{CONFIG_FILE}: no such file (model configuration); is {folder} a model folder?")
 
 
 def require_input(path: Path, flag: str) -> None:

@@ -30,8 +30,9 @@ class AdaptationSettings:
     queue_size
         Past keys of each stream that serve as more negatives; 0 for none.
     mutual_neighbors
-        Cells of two batches that are among so many nearest neighbours of each other (:func:`mutual_neighbours`) are
-        positives of each other, and meet in the same steps; 0 for none.
+        Cells of two batches that are among so many nearest neighbours of each other
+        (:func:`scdmc.integration.adaptation.mutual_neighbours`) are positives of each other, and meet in the same
+        steps; 0 for none.
     view_dropout, mlm_weight, momentum, bf16
         As in pre-training. A short adaptation wants a lower momentum: with 0.995 the keys are 200 steps old.
     """

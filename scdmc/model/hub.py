@@ -23,7 +23,8 @@ from scdmc.model.names import (
 logger = logging.getLogger(__name__)
 
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# As the hub has it: no "--" or "..", and no "-" or "." at an end of either word.
+HUB_NAME = re.compile(r"(?=.{3,96}$)(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", flags=re.ASCII)
 
 
 # What is fetched. No pickle and no code is among it.

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from scdmc.errors import ScDMCError
 from scdmc.model.hub import fetch_model, is_hub_name
+from scdmc.model.names import CONFIG_FILE
 from scdmc.resources import resource_folder
 
 MODELS = resource_folder("models")
@@ -11,7 +12,7 @@ MODELS = resource_folder("models")
 
 def shipped_models() -> list[str]:
     """Names of the shipped models, in order."""
-    return sorted(path.parent.name for path in MODELS.glob("*/config.json"))
+    return sorted(path.parent.name for path in MODELS.glob(f"*/{CONFIG_FILE}"))
 
 
 def model_folder(model: str | Path) -> Path:

@@ -224,7 +224,7 @@ def _offsets_of_kept(keep: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def obs_table(obs: "pd.DataFrame", schema: pa.Schema) -> pa.Table:
-    """The columns of a shard that describe its cells (see :func:`parquet_table`)."""
+    """The columns of a shard that describe its cells (see :func:`scdmc.tokens.parquet.parquet_table`)."""
     fields = [field for field in schema if field.name not in STREAM_COLUMNS]
     columns = [
         _obs_array(obs[field.name], field.type) if field.name in obs else pa.nulls(len(obs), field.type)

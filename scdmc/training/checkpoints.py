@@ -14,32 +14,10 @@ from safetensors.torch import load_file, save_file
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove
+from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoints
 from scdmc.training.distributed import gather_equal, spread_like, whole
 from scdmc.training.loading import TrainingCells
 from scdmc.training.settings import FREE_SETTINGS, PretrainingSettings
-
-TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
-
-
-def checkpoints(output_dir: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if (path / STATE_FILE).exists())
-
-
-def find_checkpoint(output_dir: Path, name: str) -> Path:
-    """The checkpoint that ``--resume`` means: ``last`` or a folder.
-
-    Raises
-    ------
-    ScDMCError
-        If there is none.
-    """
-    if name != "last":
-        return Path(name)
-    found = checkpoints(output_dir)
-    if not found:
-        raise ScDMCError(f"{output_dir} holds no complete checkpoint to resume from")
-    return found[-1]
 
 
 def write_checkpoint(

@@ -65,11 +65,8 @@ class Pretraining:
         device: torch.device,
         attention: str = "auto",
     ) -> None:
+        settings.require_usable()
         parts = settings.gradient_accumulation_steps
-        if settings.tokens_per_batch is None and settings.batch_size % parts:
-            raise ScDMCError(
-                f"--batch_size {settings.batch_size} is no multiple of --gradient_accumulation_steps {parts}"
-            )
         self.settings = settings
         self.output_dir = Path(output_dir)
         self.data = data

@@ -2,14 +2,39 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
-from scdmc.training.settings import EVALUATION_EPOCH
+from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 logger = logging.getLogger(__name__)
+
+
+# What the objective is made of; a model card names what differs from the paper.
+OBJECTIVE = (
+    "mask_probability", "mlm_weight", "alpha", "temperature", "momentum", "queue_size", "streams", "expression_order",
+    "expression_input", "view_dropout", "gene_start",
+)  # fmt: skip
+
+
+def objective_in_words(flags: Mapping[str, object]) -> str:
+    """What the loss was made of: how it differs from the paper's.
+
+    Parameters
+    ----------
+    flags
+        Fields of :class:`scdmc.training.settings.PretrainingSettings`, ``expression_input`` and ``gene_start``; None
+        stands for the default.
+    """
+    if flags["published_objective"]:
+        return "as published"
+    defaults = {**asdict(PretrainingSettings()), "expression_input": "none", "gene_start": "random"}
+    given = {name: flags[name] for name in OBJECTIVE if flags[name] is not None}
+    changed = [f"{name} {value}" for name, value in given.items() if value != defaults[name]]
+    return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
 
 
 def guessing_metrics(run: Pretraining) -> dict[str, float]:

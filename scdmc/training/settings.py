@@ -188,6 +188,18 @@ class PretrainingSettings:
     save_every: int = 200
     keep_checkpoints: int = 2
 
+    def require_usable(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises
+        ------
+        ScDMCError
+            If a batch cannot be shared out to the accumulation steps.
+        """
+        parts = self.gradient_accumulation_steps
+        if self.tokens_per_batch is None and self.batch_size % parts:
+            raise ScDMCError(f"--batch_size {self.batch_size} is no multiple of --gradient_accumulation_steps {parts}")
+
     @property
     def masking(self) -> MaskingOptions:
         """How cells become batches."""

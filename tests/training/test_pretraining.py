@@ -16,7 +16,7 @@ from scdmc.errors import ScDMCError
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training import checkpoints as checkpoints_module
 from scdmc.training import loading
-from scdmc.training.checkpoints import checkpoints, find_checkpoint
+from scdmc.training.checkpoint_files import checkpoints, find_checkpoint
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.masking import masked_batch

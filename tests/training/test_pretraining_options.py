@@ -17,7 +17,8 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells
-from scdmc.training.checkpoints import checkpoints, find_checkpoint, without_prefix
+from scdmc.training.checkpoint_files import checkpoints, find_checkpoint
+from scdmc.training.checkpoints import without_prefix
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.masking import masked_batch

@@ -16,7 +16,7 @@ from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load_classifier_for_training, load_model
 from scdmc.tokens.parquet import read_tokenized
-from scdmc.training.checkpoints import checkpoints
+from scdmc.training.checkpoint_files import checkpoints
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]

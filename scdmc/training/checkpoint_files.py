@@ -1,0 +1,32 @@
+"""Where the checkpoints of a run lie. Nothing heavy is imported here: a wrong ``--resume`` is refused at once."""
+
+from pathlib import Path
+
+from scdmc.errors import ScDMCError
+
+TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if (path / STATE_FILE).exists())
+
+
+def find_checkpoint(output_dir: Path, name: str) -> Path:
+    """The checkpoint that ``--resume`` means: ``last`` or a folder.
+
+    Raises
+    ------
+    ScDMCError
+        If there is none.
+    """
+    if name != "last":
+        if not (Path(name) / STATE_FILE).is_file():
+            raise ScDMCError(
+                f"--resume {name} is no checkpoint; name a folder checkpoints/step-..., or leave the name out"
+            )
+        return Path(name)
+    found = checkpoints(output_dir)
+    if not found:
+        raise ScDMCError(f"{output_dir} holds no complete checkpoint to resume from")
+    return found[-1]
