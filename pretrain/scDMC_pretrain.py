@@ -282,15 +282,15 @@ def require_consistent(arguments: argparse.Namespace) -> None:
 
 def require_inputs(arguments: argparse.Namespace) -> None:
     """Refuse absent and unreadable inputs at once."""
-    require_tokenized(arguments.data_path, "--data_path")
-    require_files(split_file=arguments.split_file)
-    require_gene_files(arguments)
     if arguments.model is not None:
         require_model(arguments.model)
         if model_folder(arguments.model).resolve() == arguments.output_dir.resolve():
             raise ScDMCError(
                 f"{arguments.model} would be overwritten by what starts from it; give another --output_dir"
             )
+    require_tokenized(arguments.data_path, "--data_path")
+    require_files(split_file=arguments.split_file)
+    require_gene_files(arguments)
 
 
 def model_to_start_from(arguments: argparse.Namespace) -> "ModelDirectory | None":

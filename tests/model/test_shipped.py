@@ -115,7 +115,8 @@ def test_only_a_name_with_one_slash_and_no_place_here_is_looked_for_on_the_hub(m
     Path("results").mkdir()
     assert is_hub_name("someone/scDMC-copy")
     assert is_hub_name(Path("some-one/model.v2"))
-    names = ["results/model", "name", "a/b/c", "/tmp", "/tmp/model", "../model", "./a/b", "~/model", "a/", "a b/c", ""]
+    names = ["results/model", "name", "a/b/c", "/tmp", "/tmp/model", "../model", "./a/b", "~/model", "a/", "a b/c", "",
+             "a/b--c", "a/b..c", "a/-b", "a/b."]  # fmt: skip
     assert not [name for name in names if is_hub_name(name)]
 
 
