@@ -43,3 +43,32 @@ def test_the_labels_of_cells_go_to_a_file_whose_kind_its_name_says(islets_path, 
     outcome = run_script("downstream_tasks/annotate.py", *words)
     assert (outcome.status, outcome.heavy) == (2, set())
     assert outcome.err.endswith("a.txt: name a file that ends in .h5ad or .csv\n")
+
+
+PRETRAIN = ("--data_path", "absent.parquet", "--output_dir", "output")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("scDMC_pretrain", (*PRETRAIN, "--batch_size", "3", "--gradient_accumulation_steps", "2"), "is no multiple of"),
+        ("scDMC_pretrain", (*PRETRAIN, "--fsdp"), "start it with torchrun"),
+        (
+            "scDMC_pretrain",
+            (*PRETRAIN, "--model", "x", "--hidden_size", "64"),
+            "--hidden_size has no effect with --mod",
+        ),
+        ("scDMC_pretrain", (*PRETRAIN, "--resume"), "holds no complete checkpoint"),
+        ("scDMC_pretrain", (*PRETRAIN, "--resume", "nowhere"), "--resume nowhere is no checkpoint"),
+        ("scDMC_pretrain", (*PRETRAIN, "--hold_out", "a=b", "--split_file", "s.csv"), "--split_file and --hold_out"),
+        ("export_model", ("--model", "x", "--output_dir", "y", "--push_to_hub", "bad"), "write it as user/name"),
+    ],
+)
+def test_a_contradiction_of_pre_training_and_export_is_one_line(script, words, said, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    outcome = run_script(f"pretrain/{script}.py", *words)
+    assert outcome.status == 2
+    assert re.fullmatch(r"error: .*\n", outcome.err)
+    assert said in outcome.err
+    assert not outcome.heavy
+    assert outcome.cpu < 1
