@@ -379,7 +379,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from scdmc.training.checkpoints import find_checkpoint
+from scdmc.training.checkpoint_files import find_checkpoint
 from tests.training.runs import SETTINGS, make_run
 folder = Path(sys.argv[1])
 settings = replace(SETTINGS, fsdp=sys.argv[2] == "fsdp")
