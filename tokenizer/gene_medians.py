@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.cells.splits import read_split
-from scdmc.cli.arguments import add_leave_out_argument
+from scdmc.cli.arguments import RECOMPUTE_TOTALS_HELP, add_leave_out_argument
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import require_new_file, write_json
 from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
@@ -41,6 +41,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it"
     )
     parser.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    parser.add_argument("--recompute_totals", action="store_true", help=RECOMPUTE_TOTALS_HELP)
     parser.add_argument(
         "--exact_limit",
         type=positive_int,
@@ -120,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.allow_normalized,
         choose_cells=taken,
         exact_limit=arguments.exact_limit,
+        recompute_totals=arguments.recompute_totals,
     )
     medians = medians_by_gene(accumulator, vocabulary, str(arguments.output_file))
     if arguments.significant_digits:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from scdmc.cli.arguments import RECOMPUTE_TOTALS_HELP
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
 from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
@@ -46,6 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     cells = parser.add_argument_group("cells")
     cells.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it")
     cells.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    cells.add_argument("--recompute_totals", action="store_true", help=RECOMPUTE_TOTALS_HELP)
     cells.add_argument("--drop_empty_cells", action="store_true", help="leave out cells without counts")
     cells.add_argument(
         "--obs_columns", nargs="+", default=[], help="columns of obs to keep, such as cell_type batch donor_id"
@@ -102,6 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         obs_columns=arguments.obs_columns,
         layer=arguments.layer,
         allow_normalized=arguments.allow_normalized,
+        recompute_totals=arguments.recompute_totals,
         cells_per_shard=arguments.cells_per_shard,
         block_size=arguments.block_size,
     )

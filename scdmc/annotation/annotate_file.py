@@ -142,7 +142,7 @@ def open_cells(data_path: Path, model_directory: ModelDirectory, options: CountO
     if not is_h5ad(data_path):
         yield _ParquetSource(Path(data_path), model_directory)
         return
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         yield _CountsSource(counts, model_directory, options)
 
 

@@ -72,7 +72,7 @@ def _tokenize_h5ad(
     data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
 ) -> TokenizedCells:
     tokenizer = tokenizer_of_model(model_directory, options)
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         return tokenize_counts(counts, tokenizer, obs_columns)
 
 

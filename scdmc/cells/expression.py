@@ -33,7 +33,7 @@ def read_expression(
 def _expression_of_h5ad(
     data_path: Path, cells: TokenizedCells, options: CountOptions
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         return log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()], counts.var.index.to_numpy(dtype=object)
 
 
@@ -42,7 +42,7 @@ def log1p_cp10k(counts: Counts) -> scipy.sparse.csr_matrix:
     blocks = []
     for first, block in counts.blocks():
         rows = np.arange(first, first + block.shape[0])
-        n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+        n_counts = cell_totals(counts, rows, total_counts(block))
         has_total = has_counts(n_counts)
         scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
         blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
@@ -65,7 +65,7 @@ def read_raw_counts(
     if not is_h5ad(data_path):
         return None
     options = options or CountOptions()
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         return raw_counts(counts)[cells.obs[ROW_COLUMN].to_numpy()]
 
 

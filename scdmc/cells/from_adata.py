@@ -30,6 +30,7 @@ def tokenize(
     ortholog_file: str | Path | None = None,
     layer: str | None = None,
     allow_normalized: bool = False,
+    recompute_totals: bool = False,
     obs_columns: Sequence[str] = (),
     model_input_size: int | None = None,
     drop_empty_cells: bool = False,
@@ -56,7 +57,7 @@ def tokenize(
         Column of ``var`` with the gene ids; looked for without it.
     species, ortholog_file
         ``"mouse"`` with a table of human and mouse genes; one-to-one pairs are mapped.
-    layer, allow_normalized
+    layer, allow_normalized, recompute_totals
         Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
     obs_columns
         Columns of ``obs`` to keep.
@@ -100,7 +101,8 @@ def tokenize(
         species=species,
         orthologs=None if ortholog_file is None else load_orthologs(ortholog_file, vocabulary),
     )
-    return tokenize_counts(counts_of_adata(adata, layer, allow_normalized, name), tokenizer, obs_columns)
+    counts = counts_of_adata(adata, layer, allow_normalized, name, recompute_totals)
+    return tokenize_counts(counts, tokenizer, obs_columns)
 
 
 def _as_trained(

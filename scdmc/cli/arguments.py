@@ -14,6 +14,9 @@ from scdmc.reading.options import CountOptions, is_h5ad
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
 
 
+RECOMPUTE_TOTALS_HELP = "take the sum of each cell as its total counts, whatever obs['n_counts'] says"
+
+
 SPLIT_DEFAULTS = {name: value for name, value in asdict(SplitOptions()).items() if name != "seed"}
 
 
@@ -67,6 +70,7 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reading an .h5ad")
     group.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer; looked for without it")
     group.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    group.add_argument("--recompute_totals", action="store_true", help=RECOMPUTE_TOTALS_HELP)
     group.add_argument("--gene_id_column", help="column of var with the gene ids; looked for without it")
     group.add_argument("--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first")
 

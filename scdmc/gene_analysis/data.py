@@ -147,7 +147,7 @@ def _expression_of_file(
 ) -> scipy.sparse.csr_matrix:
     expression, genes = read_expression(data_path, cells, model_directory, options)
     if is_h5ad(data_path):
-        with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+        with open_counts(data_path, **options.of_counts()) as counts:
             tokens = tokenizer_of_model(model_directory, options).match(counts).token_ids
     else:
         tokens = np.array([model_directory.vocabulary.token_ids[gene] for gene in genes])

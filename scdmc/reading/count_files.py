@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import ensembl_id
@@ -26,7 +25,7 @@ from scdmc.reading.matrix_readers import (
     reading,
     sparse_parts,
 )
-from scdmc.reading.mtx import GENE_EXPRESSION, is_mtx_folder, mtx_annotation, mtx_files, mtx_reader, name_of
+from scdmc.reading.mtx import is_mtx_folder, mtx_annotation, mtx_files, mtx_reader, name_of
 
 if TYPE_CHECKING:
     import zarr
@@ -96,7 +95,7 @@ class CountFile:
     read_obs
         Returns the annotation of the cells.
     read_var
-        Returns the annotation of the genes of a place.
+        Returns the annotation of the features of a place.
     """
 
     name: str
@@ -147,10 +146,8 @@ def open_count_file(path: Path) -> Iterator[CountFile]:
 @contextmanager
 def _open_folder(path: Path) -> Iterator[CountFile]:
     if is_mtx_folder(path):
-        obs, var, is_gene = mtx_annotation(path)
-        n_features, var = len(var), var[is_gene]
-        _log_other_features(name_of(path), is_gene)
-        place = Place(lambda: _chosen_genes(mtx_reader(path, (len(obs), n_features)), is_gene))
+        obs, var = mtx_annotation(path)
+        place = Place(lambda: mtx_reader(path, (len(obs), len(var))))
         yield CountFile(name_of(path), {"X": place}, lambda: obs, lambda _: var)
         return
     import zarr
@@ -292,17 +289,14 @@ def _cellranger_file(file: h5py.File, path: Path) -> CountFile:
         raise damaged(
             name, f"a matrix of {n_features} x {n_cells} with {len(var)} features and {len(barcodes)} barcodes"
         )
-    types = var.get("feature_types", pd.Series(GENE_EXPRESSION, index=var.index))
-    is_gene = (types == GENE_EXPRESSION).to_numpy()
-    _log_other_features(name, is_gene)
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
 
     def reader() -> MatrixReader:
         # By columns of features x cells is by rows of cells x features.
         parts = sparse_parts(group, n_cells, f"{name}: X")
-        return _chosen_genes(RowsReader(*parts, (n_cells, n_features), f"{name}: X"), is_gene)
+        return RowsReader(*parts, (n_cells, n_features), f"{name}: X")
 
-    return CountFile(name, {"X": Place(reader)}, lambda: obs, lambda _: var[is_gene])
+    return CountFile(name, {"X": Place(reader)}, lambda: obs, lambda _: var)
 
 
 def _cellranger_group(file: h5py.File, path: Path) -> h5py.Group:
@@ -328,29 +322,3 @@ def _cellranger_features(group: h5py.Group) -> pd.DataFrame:
     else:
         columns = {"gene_ids": _text_or_numbers(group["genes"]), "gene_symbols": _text_or_numbers(group["gene_names"])}
     return pd.DataFrame(columns, index=pd.Index(columns["gene_symbols"], dtype=object))
-
-
-def _log_other_features(name: str, is_gene: np.ndarray) -> None:
-    if not is_gene.all():
-        logger.info("%s: %d features that are not of the type %r are left out", name, (~is_gene).sum(), GENE_EXPRESSION)
-
-
-def _chosen_genes(reader: MatrixReader, is_gene: np.ndarray) -> MatrixReader:
-    return reader if is_gene.all() else _SomeColumns(reader, np.flatnonzero(is_gene))
-
-
-class _SomeColumns(MatrixReader):
-    """Some columns of another reader."""
-
-    def __init__(self, reader: MatrixReader, columns: np.ndarray) -> None:
-        self.reader, self.columns = reader, columns
-        self.shape, self.dtype = (reader.shape[0], len(columns)), reader.dtype
-
-    def rows(self, start: int, stop: int) -> scipy.sparse.csr_matrix:
-        return self.reader.rows(start, stop)[:, self.columns]
-
-    def sample(self) -> np.ndarray:
-        return self.reader.sample()
-
-    def close(self) -> None:
-        self.reader.close()

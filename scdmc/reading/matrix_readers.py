@@ -235,6 +235,26 @@ class TurnedReader(MatrixReader):
             del self._turned
 
 
+class SomeColumns(MatrixReader):
+    """Some columns of another reader."""
+
+    def __init__(self, reader: MatrixReader, is_kept: np.ndarray) -> None:
+        self.reader, self.columns = reader, np.flatnonzero(is_kept)
+        self.shape, self.dtype = (reader.shape[0], len(self.columns)), reader.dtype
+
+    def rows(self, start: int, stop: int) -> scipy.sparse.csr_matrix:
+        """See :class:`MatrixReader`."""
+        return self.reader.rows(start, stop)[:, self.columns]
+
+    def sample(self) -> np.ndarray:
+        """See :class:`MatrixReader`; of a matrix that has to be turned, values of all columns."""
+        return self.reader.sample() if isinstance(self.reader, TurnedReader) else super().sample()
+
+    def close(self) -> None:
+        """See :class:`MatrixReader`."""
+        self.reader.close()
+
+
 def columns_reader(
     data: Array, indices: Array, offsets: np.ndarray, shape: tuple[int, int], source: str
 ) -> TurnedReader:

@@ -22,9 +22,6 @@ FILE_NAMES = {
 }
 
 
-GENE_EXPRESSION = "Gene Expression"
-
-
 FEATURE_COLUMNS = ("gene_ids", "gene_symbols", "feature_types")
 
 
@@ -58,8 +55,8 @@ def mtx_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Annotation of the cells, of all features, and which of these are genes, shape (n_features,).
+def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Annotation of the cells and of all features.
 
     Raises
     ------
@@ -71,10 +68,7 @@ def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray
     features = _table(files["features"])
     columns = dict(zip(FEATURE_COLUMNS, (features[number].to_numpy() for number in features), strict=False))
     var = pd.DataFrame(columns, index=pd.Index(columns.get("gene_symbols", columns["gene_ids"]), dtype=object))
-    is_gene = (
-        (var["feature_types"] == GENE_EXPRESSION).to_numpy() if "feature_types" in var else np.ones(len(var), bool)
-    )
-    return pd.DataFrame(index=pd.Index(barcodes[0], dtype=object)), var, is_gene
+    return pd.DataFrame(index=pd.Index(barcodes[0], dtype=object)), var
 
 
 def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:

@@ -10,7 +10,7 @@ class CountOptions:
 
     Attributes
     ----------
-    layer, allow_normalized
+    layer, allow_normalized, recompute_totals
         See :func:`scdmc.reading.counts.open_counts`.
     gene_id_column, gene_mapping_file
         See :func:`scdmc.genes.ids.match_genes`.
@@ -20,6 +20,15 @@ class CountOptions:
     allow_normalized: bool = False
     gene_id_column: str | None = None
     gene_mapping_file: Path | None = None
+    recompute_totals: bool = False
+
+    def of_counts(self) -> dict[str, object]:
+        """What :func:`scdmc.reading.counts.open_counts` is told, as keywords."""
+        return {
+            "layer": self.layer,
+            "allow_normalized": self.allow_normalized,
+            "recompute_totals": self.recompute_totals,
+        }
 
 
 BLOCK_SIZE = 1024

@@ -125,6 +125,7 @@ def _table_of_files(reports: Sequence[FileReport]) -> pd.DataFrame:
         "truncated": [report.cells_truncated for report in reports],
         "genes": [report.genes for report in reports],
         "genes matched": [report.genes_matched for report in reports],
+        "features that are no genes": [sum(report.features_left_out.values()) for report in reports],
         "duplicates summed": [report.duplicate_genes_summed for report in reports],
         "share of counts lost": [report.share_of_counts_lost for report in reports],
     }

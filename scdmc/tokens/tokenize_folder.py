@@ -61,8 +61,8 @@ class FolderJob(TokenizedOutput):
         Where from.
     obs_columns
         Columns of ``obs`` to keep.
-    layer, allow_normalized
-        Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
+    layer, allow_normalized, recompute_totals
+        Where the raw counts are, and which totals are taken (see :func:`scdmc.reading.counts.open_counts`).
     cells_per_shard, block_size
         Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
     """
@@ -71,6 +71,7 @@ class FolderJob(TokenizedOutput):
     obs_columns: Sequence[str] = ()
     layer: str | None = None
     allow_normalized: bool = False
+    recompute_totals: bool = False
     cells_per_shard: int = CELLS_PER_SHARD
     block_size: int = BLOCK_SIZE
 
@@ -85,6 +86,7 @@ class FolderJob(TokenizedOutput):
             "drop_empty_cells": self.tokenizer.drop_empty_cells,
             "layer": self.layer,
             "allow_normalized": self.allow_normalized,
+            "recompute_totals": self.recompute_totals,
         }
 
 
@@ -172,7 +174,7 @@ def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
     """Open every file before anything is written."""
     found, obs, available, id_hashes = Inspection(), {}, {}, {}
     for path in files:
-        with open_counts(path, job.layer, job.allow_normalized) as counts:
+        with open_counts(path, job.layer, job.allow_normalized, job.recompute_totals) as counts:
             match = job.tokenizer.match(counts)
             obs[path.name] = _rows_of_extremes(counts.obs[[name for name in job.obs_columns if name in counts.obs]])
             available[path.name] = list(counts.obs)
@@ -304,7 +306,7 @@ def _write_shards(
     progress: Callable[[str, int], object],
 ) -> None:
     """Write consecutive shards of one file that are not finished yet, and their reports."""
-    with open_counts(shards[0].path, job.layer, job.allow_normalized) as counts:
+    with open_counts(shards[0].path, job.layer, job.allow_normalized, job.recompute_totals) as counts:
         match = job.tokenizer.match(counts)
         for shard in shards:
             # A worker that takes the place of one that died finds what that one has finished.
