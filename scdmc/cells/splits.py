@@ -10,7 +10,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from scdmc.cells.options import SplitOptions
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
-from scdmc.labels import is_missing
+from scdmc.labels import is_missing, label_text, labels_of
 
 PARTS = ("train", "validation", "test", "left_out")
 
@@ -29,7 +29,7 @@ def draw_split(labels: np.ndarray, obs: pd.DataFrame, options: SplitOptions) -> 
     """The split of n_cells labels and rows of obs that the options ask for, as :func:`make_split` gives it."""
     return make_split(
         labels,
-        obs[options.split_by].to_numpy(dtype=object) if options.split_by else None,
+        labels_of(obs[options.split_by]) if options.split_by else None,
         options.validation_fraction,
         options.test_fraction,
         options.min_cells_per_type,
@@ -54,7 +54,7 @@ def make_split(
     Parameters
     ----------
     labels
-        Cell types, shape (n_cells,). NaN, None and '' mean that the type is not known.
+        Cell types, shape (n_cells,). NaN, None and words for no label (:mod:`scdmc.labels`) mean that it is not known.
     groups
         Donor or batch of each cell, shape (n_cells,).
     validation_fraction, test_fraction
@@ -333,8 +333,8 @@ def _read_split_table(path: Path) -> pd.DataFrame:
 def _label_texts(labels: np.ndarray) -> np.ndarray:
     """Labels as a split file holds them, shape (n_cells,): text, '' where missing."""
     labels = np.asarray(labels, dtype=object)
-    return np.array(["" if absent else str(label) for label, absent in zip(labels, is_missing(labels), strict=True)],
-                    dtype=object)  # fmt: skip
+    texts = ["" if absent else label_text(label) for label, absent in zip(labels, is_missing(labels), strict=True)]
+    return np.array(texts, dtype=object)
 
 
 def _unique_cell_keys(obs: pd.DataFrame) -> pd.MultiIndex:

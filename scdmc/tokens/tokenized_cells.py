@@ -11,6 +11,7 @@ import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID
+from scdmc.labels import label_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +236,7 @@ def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(data_type) or pa.types.is_string(data_type):
         missing = values.isna()
         text = pa.array(
-            values.astype(object).where(~missing, None).map(lambda value: value if value is None else str(value))
+            values.astype(object).where(~missing, None).map(lambda value: value if value is None else label_text(value))
         )
         text = text.cast(pa.string())
         return text.dictionary_encode().cast(data_type) if pa.types.is_dictionary(data_type) else text
@@ -245,7 +246,7 @@ def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
 def obs_data_type(columns: "Sequence[pd.Series]") -> pa.DataType:
     """The type of an obs column over several files: boolean, integer, float, or text as a dictionary.
 
-    Everything else is text, as ``str`` writes it: a mixture of numbers and text, of boolean and integer, and integers
+    Everything else is text (:func:`scdmc.labels.label_text`): a mixture of numbers and text, of boolean and integer, and integers
     that the type of the column would have to round.
     """
     kinds = {column.dtype.kind for column in columns}

@@ -36,7 +36,7 @@ DAMAGES = {"nan": np.nan, "negative": -1.0, "fraction": 0.5, "infinite": np.inf}
 # Of n_counts: most of them are impossible for a cell with counts.
 TOTALS = [0.0, -1.0, np.nan, np.inf, 0.5, 1.0, 7.0, 1e6, 1e-300]
 # Totals that are possible, relative to the sum of the cell's counts.
-FACTORS = [1.0, 1.5, 1e6, 1e100]
+FACTORS = [1.0, 1.5, 7.0, 1e6]
 
 
 @dataclass
