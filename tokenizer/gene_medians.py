@@ -14,7 +14,8 @@ from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.files import require_new_file, write_json
 from scdmc.genes.ids import SPECIES, load_gene_mapping, load_orthologs
 from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary
-from scdmc.reading.counts import Counts, input_files, open_counts, passes_filter
+from scdmc.reading.counts import Counts, open_counts, passes_filter
+from scdmc.reading.inputs import input_files
 from scdmc.reading.obs_filter import keep_cells, parse_leave_out, require_known_values
 from scdmc.tokens.medians import EXACT_LIMIT, load_gene_medians, medians_by_gene
 from scdmc.tokens.tokenizer import Tokenizer, collect_medians

@@ -27,7 +27,7 @@ from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_wid
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts, is_h5ad
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
@@ -139,7 +139,7 @@ def open_cells(data_path: Path, model_directory: ModelDirectory, options: CountO
     ScDMCError
         As :func:`scdmc.cells.data.read_cells`.
     """
-    if not is_h5ad(data_path):
+    if not is_counts(data_path):
         yield _ParquetSource(Path(data_path), model_directory)
         return
     with open_counts(data_path, **options.of_counts()) as counts:

@@ -8,7 +8,7 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, cell_totals, open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.streams import COUNTS_PER_CELL, has_counts, total_counts
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, expression_of_cells
@@ -25,7 +25,7 @@ def read_expression(
     -------
     CSR of shape (n_cells, n_genes), float32, and the names of the genes, shape (n_genes,).
     """
-    if is_h5ad(data_path):
+    if is_counts(data_path):
         return _expression_of_h5ad(data_path, cells, options or CountOptions())
     return _expression_of_streams(read_tokenized(data_path, obs_columns=()), model_directory)
 
@@ -62,7 +62,7 @@ def read_raw_counts(
 
     None for tokenized parquet, which keeps no counts.
     """
-    if not is_h5ad(data_path):
+    if not is_counts(data_path):
         return None
     options = options or CountOptions()
     with open_counts(data_path, **options.of_counts()) as counts:

@@ -9,7 +9,7 @@ from scdmc.cli.parser import fraction, non_negative_int, positive_int, seed
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.options import BACK_ENDS, DTYPES
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
 
@@ -90,9 +90,9 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
     """
     options = count_options(arguments)
     given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
-    if given and not is_h5ad(data_path):
+    if given and not is_counts(data_path):
         raise ScDMCError(
-            f"{', '.join(given)}: only an .h5ad is read so, and {data_path} is tokenized already; leave that out"
+            f"{', '.join(given)}: only raw counts are read so, and {data_path} is tokenized already; leave that out"
         )
     return options
 

@@ -23,7 +23,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.storage import load
 from scdmc.reading.counts import counts_of_adata, open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _expression_of_file(
     data_path: Path, cells: TokenizedCells, model_directory: ModelDirectory, options: CountOptions
 ) -> scipy.sparse.csr_matrix:
     expression, genes = read_expression(data_path, cells, model_directory, options)
-    if is_h5ad(data_path):
+    if is_counts(data_path):
         with open_counts(data_path, **options.of_counts()) as counts:
             tokens = tokenizer_of_model(model_directory, options).match(counts).token_ids
     else:

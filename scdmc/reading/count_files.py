@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import ensembl_id
+from scdmc.reading.kinds import H5AD, KIND_OF_SUFFIX, LOOM, MTX, TEN_X, ZARR, ZARR_MARKS, kind_of
 from scdmc.reading.matrix_readers import (
     DAMAGE,
     MatrixReader,
@@ -25,7 +26,7 @@ from scdmc.reading.matrix_readers import (
     reading,
     sparse_parts,
 )
-from scdmc.reading.mtx import is_mtx_folder, mtx_annotation, mtx_files, mtx_reader, name_of
+from scdmc.reading.mtx import mtx_annotation, mtx_files, mtx_reader, name_of
 
 if TYPE_CHECKING:
     import zarr
@@ -35,12 +36,6 @@ logger = logging.getLogger(__name__)
 
 # Where raw counts are looked for without --layer; other layers ("spliced") are only taken by name.
 COUNT_PLACES = ("X", "layers/counts", "raw/X")
-
-
-FILE_SUFFIXES = (".h5ad", ".loom", ".h5")
-
-
-FOLDER_SUFFIX = ".zarr"
 
 
 HUMAN_GENOMES = ("grch", "hg")
@@ -104,21 +99,12 @@ class CountFile:
     read_var: Callable[[str], pd.DataFrame]
 
 
-def is_input(path: Path) -> bool:
-    """True for what :func:`open_count_file` opens, judged by its name, or its files where it is a folder."""
-    if path.name.startswith("."):
-        return False
-    if path.is_dir():
-        return path.suffix == FOLDER_SUFFIX or is_mtx_folder(path)
-    return path.suffix in FILE_SUFFIXES
-
-
 def files_of_input(path: Path) -> list[Path]:
     """The files that an input consists of, in the order of their names: itself, or those of a store or folder."""
+    if kind_of(path).name == MTX:
+        return sorted(mtx_files(path).values())
     if path.is_file():
         return [path]
-    if is_mtx_folder(path):
-        return sorted(mtx_files(path).values())
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
@@ -129,13 +115,19 @@ def open_count_file(path: Path) -> Iterator[CountFile]:
     Raises
     ------
     ScDMCError
-        If it is absent, or none of the kinds that its name says.
+        If it is absent, or none of the kinds of input.
     """
     path = Path(path)
     if not path.exists():
         raise ScDMCError(f"{path}: no such file")
-    opened = _open_folder(path) if path.is_dir() else _open_hdf5(path)
-    with opened as file:
+    kind = kind_of(path)
+    if kind.name is None and path.is_dir():
+        raise ScDMCError(
+            f"{path} is a folder, but neither a .zarr store nor a 10x folder (matrix.mtx, barcodes.tsv, features.tsv)"
+        )
+    if kind.name is None:
+        raise ScDMCError(f"{path} is no file of counts that can be read, but {kind.reason}")
+    with OPENERS[kind.name](path) as file:
         try:
             yield file
         finally:
@@ -144,15 +136,17 @@ def open_count_file(path: Path) -> Iterator[CountFile]:
 
 
 @contextmanager
-def _open_folder(path: Path) -> Iterator[CountFile]:
-    if is_mtx_folder(path):
-        obs, var = mtx_annotation(path)
-        place = Place(lambda: mtx_reader(path, (len(obs), len(var))))
-        yield CountFile(name_of(path), {"X": place}, lambda: obs, lambda _: var)
-        return
+def _open_mtx(path: Path) -> Iterator[CountFile]:
+    obs, var = mtx_annotation(path)
+    place = Place(lambda: mtx_reader(path, (len(obs), len(var))))
+    yield CountFile(name_of(path), {"X": place}, lambda: obs, lambda _: var)
+
+
+@contextmanager
+def _open_zarr(path: Path) -> Iterator[CountFile]:
     import zarr
 
-    if not any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+    if not any((path / name).exists() for name in ZARR_MARKS):
         raise ScDMCError(
             f"{path} is a folder, but neither a .zarr store nor a 10x folder (matrix.mtx, barcodes.tsv, features.tsv)"
         )
@@ -165,19 +159,25 @@ def _open_folder(path: Path) -> Iterator[CountFile]:
 
 
 @contextmanager
-def _open_hdf5(path: Path) -> Iterator[CountFile]:
-    suffix = path.suffix if path.suffix in FILE_SUFFIXES else ".h5ad"
+def _open_hdf5(kind: str, path: Path) -> Iterator[CountFile]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ScDMCError(f"{path} is not a readable {suffix} file ({first_line(error)})") from error
+        raise ScDMCError(f"{path} is not a readable {SUFFIX_OF[kind]} file ({first_line(error)})") from error
     with file:
-        if suffix == ".loom":
+        if kind == LOOM:
             yield _loom_file(file, path)
-        elif suffix == ".h5" and "obs" not in file:
+        elif kind == TEN_X:
             yield _cellranger_file(file, path)
         else:
             yield _anndata_file(file, path, "an HDF5 file", ".h5ad")
+
+
+SUFFIX_OF = {kind: suffix for suffix, kind in KIND_OF_SUFFIX.items()}
+
+
+# Kind of input -> what opens it.
+OPENERS = {ZARR: _open_zarr, MTX: _open_mtx, **{kind: partial(_open_hdf5, kind) for kind in (H5AD, LOOM, TEN_X)}}
 
 
 def _anndata_file(group: "h5py.Group | zarr.Group", path: Path, found: str, wanted: str) -> CountFile:

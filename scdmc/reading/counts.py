@@ -14,11 +14,8 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.reading.count_files import (
     COUNT_PLACES,
-    FILE_SUFFIXES,
-    FOLDER_SUFFIX,
     CountFile,
     Place,
-    is_input,
     open_count_file,
 )
 from scdmc.reading.features import Features, genes_among, types_for_raw
@@ -292,30 +289,6 @@ def passes_filter(counts: Counts) -> np.ndarray:
             f"{', '.join(map(repr, words.unique()[:3]))}"
         )
     return (numbers == 1).to_numpy(dtype=bool)
-
-
-def input_files(input_directory: Path) -> list[Path]:
-    """The inputs in a folder, in the order of their names; a ``.zarr`` store or 10x folder itself is its only one.
-
-    Raises
-    ------
-    ScDMCError
-        If the folder is absent or holds none.
-    """
-    directory = Path(input_directory)
-    if not directory.is_dir():
-        raise ScDMCError(f"{directory}: no such folder")
-    if is_input(directory.resolve()):
-        return [directory if directory.name not in ("", "..") else directory.resolve()]
-    files = sorted(path for path in directory.iterdir() if is_input(path))
-    if not files:
-        others = sorted(path.name for path in directory.iterdir())[:3]
-        kinds = ", ".join((*FILE_SUFFIXES[1:], FOLDER_SUFFIX))
-        raise ScDMCError(
-            f"{directory}: there is no {FILE_SUFFIXES[0]} file (nor {kinds}, nor a 10x folder with matrix.mtx)"
-            + (f", only {', '.join(others)}" if others else "")
-        )
-    return files
 
 
 def _choose_place(

@@ -8,7 +8,7 @@ import pandas as pd
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.count_files import open_count_file
-from scdmc.reading.counts import input_files
+from scdmc.reading.inputs import input_files
 
 if TYPE_CHECKING:
     from anndata import AnnData

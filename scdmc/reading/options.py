@@ -34,6 +34,37 @@ class CountOptions:
 BLOCK_SIZE = 1024
 
 
+# The first bytes of HDF5 files and of parquet.
+HDF5_MAGIC, PARQUET_MAGIC = b"\x89HDF\r\n\x1a\n", b"PAR1"
+
+
+# Of what holds raw counts, where nothing is there yet to look at.
+COUNT_SUFFIXES = (".h5ad", ".loom", ".h5", ".zarr")
+
+
+def file_start(path: Path, n_bytes: int = 8) -> bytes:
+    """The first bytes of a file; none of what cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(n_bytes)
+    except OSError:
+        return b""
+
+
+def is_counts(data_path: Path) -> bool:
+    """True if a data argument names raw counts in any kind of input rather than tokenized parquet, by its content."""
+    data_path = Path(data_path)
+    if data_path.is_dir():
+        from scdmc.reading.kinds import kind_of
+
+        return kind_of(data_path).name is not None
+    if not data_path.is_file():
+        return data_path.suffix.lower() in COUNT_SUFFIXES
+    return data_path.suffix.lower() != ".parquet" and not file_start(data_path).startswith(PARQUET_MAGIC)
+
+
 def is_h5ad(data_path: Path) -> bool:
-    """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
-    return Path(data_path).suffix == ".h5ad"
+    """True if a data argument names an ``.h5ad``, whatever its suffix, to a copy of which results can be added."""
+    from scdmc.reading.kinds import H5AD, kind_of
+
+    return Path(data_path).is_file() and kind_of(Path(data_path)).name == H5AD

@@ -18,7 +18,8 @@ from scdmc.errors import ScDMCError
 from scdmc.files import remove, write_json
 from scdmc.genes.ids import GeneMatch
 from scdmc.reading.count_files import files_of_input
-from scdmc.reading.counts import Counts, input_files, open_counts
+from scdmc.reading.counts import Counts, open_counts
+from scdmc.reading.inputs import input_files, survey_folder, warnings_of
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.output import TokenizedOutput, write_cells
@@ -167,7 +168,10 @@ def tokenize_folder(
     reports = list(found.reports.values())
     job.require_cells(reports)
     finished = [_shard_path(job, shard) for shard in shards]
-    return job.publish(finished, reports, found.unmatched_genes, found.warnings)
+    folder = survey_folder(job.input_directory)
+    warnings = [*found.warnings, *warnings_of(folder)]
+    entries = [entry.to_dict() for entry in folder]
+    return job.publish(finished, reports, found.unmatched_genes, warnings, folder=entries)
 
 
 def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:

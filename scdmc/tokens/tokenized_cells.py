@@ -246,7 +246,7 @@ def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
 def obs_data_type(columns: "Sequence[pd.Series]") -> pa.DataType:
     """The type of an obs column over several files: boolean, integer, float, or text as a dictionary.
 
-    Everything else is text (:func:`scdmc.labels.label_text`): a mixture of numbers and text, of boolean and integer, and integers
+    Everything else is text (:func:`scdmc.labels.label_text`): numbers and text, boolean and integer, and integers
     that the type of the column would have to round.
     """
     kinds = {column.dtype.kind for column in columns}

@@ -199,7 +199,7 @@ def collect_medians(
     Parameters
     ----------
     files
-        The files (see :func:`scdmc.reading.counts.input_files`).
+        The files (see :func:`scdmc.reading.inputs.input_files`).
     tokenizer
         Finds the genes; its own medians play no part.
     layer, allow_normalized
