@@ -8,10 +8,16 @@ import pandas as pd
 import scipy.sparse
 
 from scdmc.cells.cluster_markers import cluster_sizes, marker_genes
-from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
+from scdmc.cells.clustering import (
+    leiden_clusters,
+    neighbour_graph,
+    require_neighbours,
+    resolution_by_silhouette,
+    umap_coordinates,
+)
 from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression
-from scdmc.cells.results import annotated_data
+from scdmc.cells.results import write_annotated
 from scdmc.cells.scores import clustering_scores, metric_rows, require_types, write_metrics
 from scdmc.cli.arguments import (
     POOLING_HELP,
@@ -33,7 +39,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load_model, saw_labels
 from scdmc.options import POOLINGS, STREAMS
-from scdmc.reading.h5ad import write_h5ad
+from scdmc.reading.h5ad import require_room_for_results
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -151,6 +157,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ScDMCError("--oracle chooses by labels: name their column with --label_key")
     options = count_options_for(arguments, arguments.data_path)
     require_new_folder(output_dir, arguments.overwrite)
+    require_room_for_results(arguments.data_path)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(
@@ -162,11 +169,15 @@ def main(argv: list[str] | None = None) -> int:
     labels = labels_of(cells.obs[label_key]) if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
 
-    embeddings = {METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
+    require_neighbours(len(cells), arguments.n_neighbors)
+
+    # What cannot be done is refused before the model works.
+    baselines = {}
     if arguments.baselines != "none" or arguments.markers:
         expression, genes = read_expression(arguments.data_path, cells, model_directory, options)
     if arguments.baselines != "none":
-        embeddings[BASELINE] = pca_of_variable_genes(expression, seed=arguments.seed)
+        baselines[BASELINE] = pca_of_variable_genes(expression, seed=arguments.seed)
+    embeddings = {METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling), **baselines}
     graphs = {
         method: neighbour_graph(embedding, arguments.n_neighbors, arguments.seed)
         for method, embedding in embeddings.items()
@@ -182,8 +193,6 @@ def main(argv: list[str] | None = None) -> int:
         rows += oracle_rows(arguments, embeddings, graphs, labels, is_labelled)
     clusters, coordinates = results[METHOD]
     markers = marker_genes(expression, genes, clusters, arguments.markers) if arguments.markers else pd.DataFrame()
-    adata = annotated_data(arguments.data_path, cells, {"scDMC_cluster": clusters.astype(object)},
-                           {EMBEDDING_KEY: embeddings[METHOD], "X_umap": coordinates})  # fmt: skip
 
     for name in OPTIONAL_OUTPUTS:  # those of an earlier run would belong to other clusters
         remove(output_dir / name)
@@ -194,7 +203,10 @@ def main(argv: list[str] | None = None) -> int:
         figure = umap_figure(its_coordinates, colourings, f"UMAP of {len(cells):,} cells: {method}", arguments.seed)
         save_figure(figure, output_dir / ("umap" if method == METHOD else "umap_pca"))
     write_clusters(output_dir, cells, clusters, labels, markers)
-    write_h5ad(adata, output_dir / "clustered.h5ad")
+    obsm = {EMBEDDING_KEY: embeddings[METHOD], "X_umap": coordinates}
+    write_annotated(
+        output_dir / "clustered.h5ad", arguments.data_path, cells, {"scDMC_cluster": clusters.astype(object)}, obsm
+    )
     if rows:
         print(write_metrics(output_dir / "metrics.csv", rows).round(3).to_string())
     print(f"{len(set(clusters))} clusters; wrote {output_dir}")

@@ -28,7 +28,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__)
     add_model_path_argument(parser)
     parser.add_argument("--data_path", type=Path, required=True, help=".h5ad with raw counts, or tokenized parquet")
-    parser.add_argument("--output_file", type=Path, required=True, help=".h5ad to write")
+    parser.add_argument("--output_file", type=Path, required=True, help=".h5ad to write, or .csv with a table")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from scdmc.cells.data import names_of_files, read_cells
 from scdmc.cells.expression import read_expression, read_raw_counts
-from scdmc.cells.results import annotated_data
+from scdmc.cells.results import write_annotated
 from scdmc.cells.scores import wide_metrics
 from scdmc.cli.arguments import (
     POOLING_HELP,
@@ -49,7 +49,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.storage import load_model
 from scdmc.options import POOLINGS, STREAMS
-from scdmc.reading.h5ad import write_h5ad
+from scdmc.reading.h5ad import require_room_for_results
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +165,8 @@ def main(argv: list[str] | None = None) -> int:
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
     names = names_of_files(paths, "--tokenized_data_path")
     require_new_folder(output_dir, arguments.overwrite)
+    for path in paths:
+        require_room_for_results(path)
     model_directory = open_model_directory(arguments.model_path, arguments.token_dictionary_file)
 
     def place(model: ScDMCPreTrainedModel) -> ScDMCPreTrainedModel:
@@ -181,8 +183,8 @@ def main(argv: list[str] | None = None) -> int:
         runs[data.name] = run_benchmark(data, model_directory, place, options)
         sections.append(write_results(folder, data, runs[data.name], keys))
         first = runs[data.name][0].embeddings
-        adata = annotated_data(path, data.cells, obsm={OBSM_KEYS[m]: e for m, e in first.items()})
-        write_h5ad(adata, folder / "integrated.h5ad")
+        obsm = {OBSM_KEYS[method]: embedding for method, embedding in first.items()}
+        write_annotated(folder / "integrated.h5ad", path, data.cells, obsm=obsm)
         table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
         print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
     if len(paths) > 1:

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
 from scdmc.cells.options import SplitOptions
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing, label_text, labels_of
 
@@ -20,6 +20,10 @@ SPLIT_COLUMNS = ("source_file", "cell_id", "label", "split")
 
 # Whole groups leave few choices, and a blind draw can put all of a type into one part: the best of these is kept.
 GROUP_DRAWS = 100
+
+
+# Of the types that are left out, in one line of the log.
+TYPES_NAMED = 20
 
 
 logger = logging.getLogger(__name__)
@@ -101,7 +105,7 @@ def _cells_of_frequent_types(labels: np.ndarray, min_cells_per_type: int) -> np.
     cells_per_type = pd.Series(np.asarray(labels, dtype=object)[~missing].astype(str)).value_counts()
     rare = cells_per_type[cells_per_type < min_cells_per_type]
     if len(rare):
-        named = ", ".join(f"{name} ({count})" for name, count in sorted(rare.items()))
+        named = shown_names([f"{name} ({count})" for name, count in sorted(rare.items())], TYPES_NAMED)
         logger.info("left out, fewer than %d cells: %s", min_cells_per_type, named)
     if missing.any():
         logger.info("left out, no label: %d cells", missing.sum())
@@ -127,7 +131,7 @@ def _known_groups(groups: np.ndarray, kept: np.ndarray) -> np.ndarray:
     if len(names) < 3:
         raise ScDMCError(
             f"splitting by group needs at least 3 groups, one for each part, and there are {len(names)} "
-            f"({', '.join(names)}); choose another column or split by cell"
+            f"({shown_names(names)}); choose another column or split by cell"
         )
     return groups
 

@@ -92,7 +92,8 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
     given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
     if given and not is_counts(data_path):
         raise ScDMCError(
-            f"{', '.join(given)}: only raw counts are read so, and {data_path} is tokenized already; leave that out"
+            f"{', '.join(given)}: only an .h5ad is read so, or other raw counts, and {data_path} is tokenized already; "
+            "leave that out"
         )
     return options
 

@@ -1,7 +1,8 @@
 """The kinds of input with counts: .h5ad, .zarr, .loom, 10x .h5 and 10x mtx folders; which matrices each one holds."""
 
+import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,13 +13,14 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.vocabulary import ensembl_id
 from scdmc.reading.kinds import H5AD, KIND_OF_SUFFIX, LOOM, MTX, TEN_X, ZARR, ZARR_MARKS, kind_of
 from scdmc.reading.matrix_readers import (
     DAMAGE,
     MatrixReader,
     RowsReader,
+    attribute_text,
     damaged,
     dense_reader,
     first_line,
@@ -41,13 +43,17 @@ COUNT_PLACES = ("X", "layers/counts", "raw/X")
 HUMAN_GENOMES = ("grch", "hg")
 
 
-LOOM_CELL_IDS = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "CellBarcode")
+# Compared in lower case without blanks and underscores.
+LOOM_CELL_IDS = (
+    "cellid", "obsnames", "barcode", "barcodes", "cellbarcode", "cellbarcodes", "cellname", "cellnames", "cell",
+    "cells", "index", "id", "name", "names",
+)  # fmt: skip
 
 
-LOOM_GENE_NAMES = ("Gene", "var_names", "gene_name", "gene_names", "gene_symbol")
+LOOM_GENE_NAMES = ("gene", "varnames", "genename", "genenames", "genesymbol", "genesymbols", "symbol", "name")
 
 
-LOOM_GENE_IDS = ("Accession", "ensembl_ids", "EnsemblID", "GeneID")
+LOOM_GENE_IDS = ("accession", "ensemblids", "ensemblid", "geneid", "geneids")
 
 
 class Place:
@@ -160,6 +166,9 @@ def _open_zarr(path: Path) -> Iterator[CountFile]:
 
 @contextmanager
 def _open_hdf5(kind: str, path: Path) -> Iterator[CountFile]:
+    if importlib.util.find_spec("hdf5plugin") is not None:
+        # Importing it tells HDF5 of more ways to decompress.
+        import hdf5plugin  # noqa: F401
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -186,7 +195,10 @@ def _anndata_file(group: "h5py.Group | zarr.Group", path: Path, found: str, want
     with reading(str(path)):
         elements = {place: group[place] for place in COUNT_PLACES if place in group}
         layers = group.get("layers", {})
+        layers = {} if hasattr(layers, "shape") else layers
         elements |= {f"layers/{key}": layers[key] for key in layers}
+        # AnnData writes down that it has no matrix; such a place is none.
+        elements = {place: element for place, element in elements.items() if not _is_null(element)}
         missing = [key for key in ("obs", "var") if key not in group]
     if missing:
         raise ScDMCError(f"{path} is {found} but no {wanted}: it lacks {', '.join(missing)}")
@@ -199,6 +211,10 @@ def _anndata_file(group: "h5py.Group | zarr.Group", path: Path, found: str, want
         return _annotation(group, "raw/var" if place == "raw/X" else "var", name)
 
     return CountFile(name, places, lambda: _annotation(group, "obs", name), read_var)
+
+
+def _is_null(element: object) -> bool:
+    return attribute_text(element.attrs.get("encoding-type")) == "null" or getattr(element, "shape", ()) is None
 
 
 def _annotation(group: "h5py.Group | zarr.Group", key: str, name: str) -> pd.DataFrame:
@@ -246,17 +262,27 @@ def _loom_table(group: h5py.Group, n_rows: int, index_names: Sequence[str], what
             columns[key] = _text_or_numbers(group[key])
         if len(columns[key]) != n_rows:
             raise damaged(f"{name}: {group[key].name}", f"{len(columns[key]):,} values for {n_rows:,} {what}s")
-    found = [key for key in index_names if key in columns]
+    found = _columns_called(columns, index_names) or [
+        key for key, values in columns.items() if values.dtype == object and len(set(values)) == n_rows
+    ]
+    if not found:
+        logger.warning("warning: %s: no attribute names its %ss; they are called %s_0, %s_1, ...", name, *[what] * 3)
     index = columns[found[0]].astype(str) if found else [f"{what}_{row}" for row in range(n_rows)]
     return pd.DataFrame(columns, index=pd.Index(index, dtype=object))
+
+
+def _columns_called(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The columns that have one of the names, whatever their case and underscores, in the order of the names."""
+    plain = {column: column.lower().replace("_", "").replace(" ", "") for column in columns}
+    return [column for name in names for column, called in plain.items() if called == name]
 
 
 def _loom_genes(group: h5py.Group, n_genes: int, name: str) -> pd.DataFrame:
     """Genes of a loom file, with the columns that :func:`scdmc.genes.ids.match_genes` looks for."""
     var = _loom_table(group, n_genes, LOOM_GENE_NAMES, "gene", name)
     # Accessions of other databases would only stand in the way of the symbols.
-    ids = [key for key in LOOM_GENE_IDS if key in var and _are_ensembl_ids(var[key])]
-    symbols = [key for key in LOOM_GENE_NAMES if key in var]
+    ids = [key for key in _columns_called(var, LOOM_GENE_IDS) if _are_ensembl_ids(var[key])]
+    symbols = _columns_called(var, LOOM_GENE_NAMES)
     for column, found in (("gene_ids", ids), ("gene_symbols", symbols)):
         if found and column not in var:
             var[column] = var[found[0]]
@@ -304,7 +330,9 @@ def _cellranger_group(file: h5py.File, path: Path) -> h5py.Group:
     with reading(str(path)):
         groups = [key for key in file if isinstance(file[key], h5py.Group) and "barcodes" in file[key]]
     if not groups:
-        raise ScDMCError(f"{path} is an HDF5 file but no 10x .h5: there is no group with barcodes, only {list(file)}")
+        raise ScDMCError(
+            f"{path} is an HDF5 file but no 10x .h5: there is no group with barcodes, only {shown_names(file)}"
+        )
     human = [key for key in groups if key.lower().startswith(HUMAN_GENOMES)]
     chosen = groups if len(groups) == 1 else human
     if len(chosen) != 1:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.reading.count_files import (
     COUNT_PLACES,
     CountFile,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROUNDING = 1e-4
 
 
-TOTALS_SHOWN = 3
+TOTALS_SHOWN, NAMES_OF_LAYERS_SHOWN = 3, 20
 
 
 @dataclass(frozen=True)
@@ -335,8 +335,9 @@ def _layer_name(place: str) -> str:
     return "raw" if place == "raw/X" else place.removeprefix("layers/")
 
 
-def _layer_names(places: Iterable[str]) -> list[str]:
-    return [_layer_name(place) for place in places]
+def _layer_names(places: Iterable[str]) -> str:
+    names = [repr(_layer_name(place)) for place in places]
+    return f"[{shown_names(names, NAMES_OF_LAYERS_SHOWN)}]" if names else ""
 
 
 def _shown_values(values: np.ndarray) -> str:

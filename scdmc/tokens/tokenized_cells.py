@@ -284,7 +284,11 @@ def require_valid_ids(cells: TokenizedCells, vocab_size: int, source: str) -> No
     """Refuse token ids that the vocabulary does not have, and cells that do not start with ``<cls>``."""
     largest = max(int(cells.rank_ids.max()), int(cells.expression_ids.max()))
     if largest >= vocab_size:
-        raise ScDMCError(f"{source}: token id {largest} is outside of the vocabulary of {vocab_size:,} tokens")
+        raise ScDMCError(
+            f"{source}: token id {largest} is outside of the vocabulary of {vocab_size:,} tokens: the cells were "
+            "tokenized with another one; tokenize the counts again with that of the model (its token_ids.json, as "
+            "--token_dictionary_file), or name the vocabulary of the cells with --token_dictionary_file"
+        )
     if (cells.rank_ids[cells.rank_offsets[:-1]] != CLS_TOKEN_ID).any():
         raise ScDMCError(
             f"{source}: some cells do not start with <cls> (id {CLS_TOKEN_ID}); is this another tool's data?"
