@@ -4,7 +4,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -74,15 +74,15 @@ def clean_names(names: pd.Series | pd.Index) -> list[str]:
 def _clean(name: object) -> str:
     text = name.decode("utf8", "replace") if isinstance(name, bytes) else str(name)
     text = text.strip()
-    if len(text) > 2 and text[0] == "b" and text[1] == text[-1] and text[1] in "'\"":
-        text = text[1:]
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        text = text[1:-1].strip()
+    if text[-1:] in ("'", '"'):
+        if len(text) > 2 and text[0] == "b" and text[1] == text[-1]:
+            text = text[1:]
+        if len(text) > 1 and text[0] == text[-1]:
+            text = text[1:-1].strip()
     return "" if text.lower() in MISSING_NAMES else text
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What is known of a name.
 
     Attributes

@@ -73,7 +73,7 @@ def write_html_report(
     settings: TokenizationSettings,
     reports: Sequence[FileReport],
     warnings: Sequence[str],
-    folder: Sequence[Mapping[str, str]] = (),
+    entries: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write the page; the same reports give the same bytes.
 
@@ -89,7 +89,7 @@ def write_html_report(
         The files.
     warnings
         Sentences for the user.
-    folder
+    entries
         What became of each entry of the input folder: name, status, why.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ def write_html_report(
             _summary(settings, reports, warnings),
             Section("Cells", figures=_save_all(_cell_figures(settings, reports), Path(folder) / "cells")),
             Section("Genes", figures=_save_all(_gene_figures(reports), Path(folder) / "genes")),
-            Section("Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(folder)]),
+            Section("Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)]),
         ]
         write_report(path, f"Tokenized cells: {name}", sections)
 

@@ -107,7 +107,9 @@ def test_the_report_of_a_run_names_each_entry(folder, load_script, tmp_path):
     assert {entry["name"] for entry in report["folder"]} == {path.name for path in folder.iterdir()}
     assert [entry["name"] for entry in report["folder"] if entry["status"] == "taken"] == TAKEN
     assert any("three.h5ad.gz is passed over" in warning for warning in report["warnings"])
-    assert "three.h5ad.gz" in (out / "a.report.html").read_text()
+    page = (out / "a.report.html").read_text()
+    assert "three.h5ad.gz" in page
+    assert "<td>molecule_info.h5</td>" in page
     sources = [pq.read_table(path)["source_file"].to_pylist() for path in sorted(out.glob("*.parquet"))]
     assert [name for of_shard in sources for name in of_shard] == [name for name in TAKEN for _ in range(7)]
 
