@@ -132,7 +132,7 @@ def _kind_of_hdf5(path: Path) -> Kind:
     promised = KIND_OF_SUFFIX.get(path.suffix.lower())
     if promised in (H5AD, LOOM):
         return Kind(promised)
-    return Kind(None, f"an HDF5 file that is none of .h5ad, .loom and 10x .h5: it holds {shown_names(sorted(keys))}")
+    return Kind(None, f"an HDF5 file, but no .h5ad, no .loom and no 10x .h5: it holds {shown_names(sorted(keys))}")
 
 
 def _packed_by_gzip(path: Path) -> Kind:

@@ -169,6 +169,7 @@ def test_genes_are_matched_by_their_feature_id(script, adata, tmp_path):
     changed = adata[:20, :4].copy()
     changed.var["feature_id"] = ["ENSG00000141510", "ENSG00000254647", "ENSG00000115263", "no gene"]
     changed.var["feature_name"] = ["TP53", "INS", "GCG", "other"]
+    changed.var_names = ["a", "b", "c", "d"]
     uri = experiment_of(changed, tmp_path / "soma")
     assert run(script, uri, tmp_path / "out", "--all_cells") == 0
     report = json.loads((tmp_path / "out" / "islets.report.json").read_text())
