@@ -79,7 +79,8 @@ REASONS = {
     "README.md": "no file of counts", "counts.csv": "read_csv", "donor4": "1 inputs (four.h5ad)",
     "empty": "without inputs", "molecule_info.h5": "molecules", "object.rds": "zellkonverter",
     "seven.h5seurat": "SeuratDisk", "six.h5mu": "mudata.read_h5mu('six.h5mu')['rna']",
-    "store.zarr.zip": "unzip store.zarr.zip", "three.h5ad.gz": "gunzip --keep three.h5ad.gz", "weights.h5": "no 10x .h5",
+    "store.zarr.zip": "unzip store.zarr.zip", "three.h5ad.gz": "gunzip --keep three.h5ad.gz",
+    "weights.h5": "no 10x .h5",
     "pipe": "no regular file",
 }  # fmt: skip
 
