@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from scdmc.errors import ScDMCError
@@ -220,6 +221,17 @@ def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, object], has_e
             setattr(arguments, name, default)
         elif value is not False and not has_effect:
             raise ScDMCError(f"--{name} has no effect {why_not}; leave it out")
+
+
+def output_file(suffixes: Sequence[str]) -> Callable[[str], Path]:
+    """A type of argument: a file to write, whose suffix is one of those that its writer honours."""
+
+    def path_of(text: str) -> Path:
+        if Path(text).suffix not in suffixes:
+            raise ScDMCError(f"--output_file {text}: name a file that ends in {' or '.join(suffixes)}")
+        return Path(text)
+
+    return path_of
 
 
 def positive_int(text: str) -> int:
