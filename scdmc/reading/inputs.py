@@ -164,7 +164,7 @@ def _folder(path: Path) -> tuple[str, bool]:
     if not below:
         return "a folder without inputs", False
     return (
-        f"a folder with {len(below)} inputs ({shown_names(below, 3)}): folders below are not read; "
+        f"a folder with {len(below)} {'input' if len(below) == 1 else 'inputs'} ({shown_names(below, 3)}): folders below are not read; "
         "name it as --data_path, or move its inputs up", True,
     )  # fmt: skip
 
