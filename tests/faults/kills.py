@@ -1,0 +1,174 @@
+"""Runs that are killed at one point, what is visible then, and the same run again."""
+
+import os
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.jobs import JOBS, words_of
+from tests.faults.readers import digest, visible_files
+from tests.faults.server import Case, ForkServer, Outcome
+
+SEED = int(os.environ.get("SCDMC_FAULT_SEED", "0"))
+N_POINTS = int(os.environ.get("SCDMC_KILL_POINTS", "100"))
+SIZES_PER_JOB = 12  # kills in the middle of a write, beside those at events
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Path -> hash of every file, hidden or not."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    return {str(path.relative_to(folder)): digest(path.read_bytes()) for path in paths}
+
+
+def visible(folder: Path) -> dict[str, str]:
+    """The same for what is not hidden."""
+    names = {str(path.relative_to(folder)) for path in visible_files(folder)}
+    return {name: text for name, text in contents(folder).items() if name in names}
+
+
+@dataclass
+class Undisturbed:
+    """What a job leaves when nothing disturbs it.
+
+    Attributes
+    ----------
+    before, after
+        All files before and after the run.
+    same
+        Files whose bytes are the same in two runs.
+    n_events
+        File-system events of the run.
+    sizes
+        Sizes of the files that it writes, for kills in the middle of a write.
+    known
+        What the reader says of the folder before and after.
+    """
+
+    before: dict[str, str]
+    after: dict[str, str]
+    same: set[str]
+    n_events: int
+    sizes: list[int]
+    known: set[str]
+    checked: set[str] = field(default_factory=set)
+
+
+class Killer:
+    """Kills one job again and again."""
+
+    def __init__(self, server: ForkServer, inputs: Path, folder: Path, name: str):
+        self.server, self.inputs, self.job = server, inputs, JOBS[name]
+        self.out, self.template = folder / "out", folder / "template"
+        self.template.mkdir(parents=True)
+        job = self.job
+        if job.older is not None:
+            self.fresh()
+            self.require_success(self.run(**job.older(inputs)))
+            shutil.rmtree(self.template)
+            self.out.rename(self.template)
+        self.undisturbed = self.run_undisturbed()
+
+    def fresh(self) -> None:
+        """The output folder as it was before."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        shutil.copytree(self.template, self.out)
+
+    def run(self, *extra: str, kill_at: int | None = None, most_bytes: int | None = None, **changes) -> Outcome:
+        """One run of the script in the output folder as it is."""
+        flags = self.job.flags(self.inputs, self.out) | changes
+        words = [*words_of(flags), *extra]
+        if any(self.template.iterdir()) and "--overwrite" not in words:
+            words.append("--overwrite")
+        more = {"watch": str(self.out), "kill_at": kill_at, "most_bytes": most_bytes, "kills": True}
+        return self.server.script(self.job.script, words, **more)
+
+    def require_success(self, outcome: Outcome) -> Outcome:
+        """A run that nothing disturbs ends well."""
+        assert outcome.result == 0, f"{self.job.script}: {outcome.tail}"
+        assert outcome.orphans == 0
+        return outcome
+
+    def read(self) -> str:
+        """What the reader of the job makes of what is there."""
+        (outcome,) = self.server.run(Case("tests.faults.readers:read", [self.job.reader, str(self.out)]))
+        assert isinstance(outcome.result, str), f"the reader broke:\n{outcome.tail}"
+        return outcome.result
+
+    def run_undisturbed(self) -> Undisturbed:
+        """Run twice, to see which bytes are always the same."""
+        self.fresh()
+        before = contents(self.out)
+        known = {self.read()} if before else set()
+        outcome = self.require_success(self.run())
+        after, known = contents(self.out), known | {self.read()}
+        sizes = sorted({path.stat().st_size for path in self.out.rglob("*") if path.is_file()})
+        self.fresh()
+        self.require_success(self.run())
+        again = contents(self.out)
+        assert set(again) == set(after), "two runs leave other files"
+        same = {name for name, text in after.items() if again[name] == text}
+        return Undisturbed(before, after, same, outcome.n_events, sizes, known)
+
+    def points(self, n: int, generator: random.Random) -> list[dict]:
+        """Events and sizes at which to kill, in a random order."""
+        events = [{"kill_at": event} for event in range(1, self.undisturbed.n_events + 1)]
+        sizes = [{"most_bytes": max(1, int(size * generator.random()))} for size in self.undisturbed.sizes if size > 1]
+        generator.shuffle(sizes)
+        points = [*events, *sizes[:SIZES_PER_JOB]]
+        generator.shuffle(points)
+        return points[:n]
+
+    def kill(self, point: dict) -> None:
+        """Kill a run at a point, look, run again, and compare."""
+        self.fresh()
+        outcome = self.run(**point)
+        where = f"{self.job.script} killed at {point}"
+        assert outcome.signal or outcome.result == 0, f"{where}: {outcome.tail}"
+        assert outcome.orphans == 0, f"{where}: {outcome.orphans} processes live on"
+        self.require_nothing_false(where)
+        self.run_again(where)
+        self.require_the_same(where)
+
+    def require_nothing_false(self, where: str) -> None:
+        """What is visible is nothing, the older result, the new one, or is refused."""
+        found, known = visible(self.out), self.undisturbed
+        for whole in ({}, known.before, known.after):
+            names = {name for name in whole if not is_hidden(name)}
+            if set(found) == names and all(found[name] == whole[name] for name in names & known.same):
+                return
+        text = self.read()
+        is_honest = text in known.known or text.startswith("refused: ")
+        assert is_honest, f"{where}: neither the older result nor the new one: {sorted(found)}"
+
+    def run_again(self, where: str) -> None:
+        """The user repeats the command, with --resume where there is one, and with --overwrite where it is asked for."""
+        again = ["--resume"] if self.job.resumes else []
+        for words in (again, [*again, "--overwrite"], ["--overwrite"]):
+            outcome = self.run(*words)
+            if outcome.result == 0:
+                assert outcome.orphans == 0, f"{where}, then {words}: {outcome.orphans} processes live on"
+                return
+            assert outcome.is_refusal, f"{where}, then {words}: {outcome.tail}"
+        raise AssertionError(f"{where}: the run cannot be repeated: {outcome.tail}")
+
+    def require_the_same(self, where: str) -> None:
+        """All files are those of a run that nothing disturbed; nothing is left over."""
+        found, known = contents(self.out), self.undisturbed
+        assert set(found) == set(known.after), (
+            f"{where}, and again: left over {sorted(set(found) - set(known.after))}, "
+            f"lost {sorted(set(known.after) - set(found))}"
+        )
+        other = [name for name in known.same if found[name] != known.after[name]]
+        assert not other, f"{where}, and again: other bytes in {other}"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path has a hidden part."""
+    return any(part.startswith(".") for part in Path(name).parts)
+
+
+def points_of(name: str) -> int:
+    """How many points a job gets of all."""
+    total = sum(job.weight for job in JOBS.values())
+    return max(1, round(N_POINTS * JOBS[name].weight / total))
