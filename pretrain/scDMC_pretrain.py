@@ -22,8 +22,10 @@ from scdmc.cli.inputs import require_files, require_gene_files, require_model, r
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
+    extra_process_count,
     fill_in,
     fraction,
+    model_size,
     non_negative_float,
     non_negative_int,
     positive_float,
@@ -132,7 +134,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for name, meaning in sizes.items():
         default = getattr(PUBLISHED_SIZES, name)
-        model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {default})")
+        model.add_argument(f"--{name}", type=model_size, help=f"{meaning} (default: {default})")
     add_max_length_argument(
         model, meaning="most tokens of a stream (default: as the data have them, or the model to start from)"
     )
@@ -203,7 +205,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--fsdp", action="store_true", help="with torchrun: each process holds a part of the weights and their state"
     )
-    training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
+    training.add_argument("--num_workers", type=extra_process_count, default=0, help="processes that prepare batches")
     training.add_argument(
         "--max_steps", type=positive_int, help="optimizer steps, whatever --epochs says (default: --epochs)"
     )
