@@ -38,6 +38,7 @@ from scdmc.files import atomic_path, remove, require_new_folder, require_writabl
 from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
 from scdmc.training.checkpoint_files import find_checkpoint
+from scdmc.training.launch import require_launch
 from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
 if TYPE_CHECKING:
@@ -448,6 +449,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
     choice = CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__})
+    require_launch()
     require_consistent(arguments)
     require_inputs(arguments)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
