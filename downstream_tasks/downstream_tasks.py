@@ -213,7 +213,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def fold_count(text: str) -> int:
     """Argparse type: an integer of at least 2."""
-    value = int(text)
+    value = positive_int(text)
     if value < 2:
         raise argparse.ArgumentTypeError(f"{text}: a cross-validation needs at least 2 folds")
     return value

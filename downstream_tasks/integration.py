@@ -35,6 +35,7 @@ from scdmc.files import names_of_files
 from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import is_h5ad
+from scdmc.training.launch import require_launch
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir integration --batch_key batch",
@@ -50,7 +51,7 @@ ADAPTATION_DEFAULTS = {
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the integration benchmark."""
-    parser, defaults = argument_parser(__doc__, EXAMPLES), IntegrationOptions()
+    parser, defaults = argument_parser(__doc__, EXAMPLES), IntegrationOptions(methods=("scdmc",))
     add_model_argument(parser)
     meaning = "tokenized parquet, or .h5ad with raw counts; one or several"
     add_data_argument(parser, "--tokenized_data_path", meaning=meaning, nargs="+")
@@ -63,7 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=METHODS,
         default=list(DEFAULT_METHODS),
-        help="scvi (needs an .h5ad) and scanorama are packages of their own",
+        help="harmony, scvi (needs an .h5ad) and scanorama are packages of their own",
     )
     group.add_argument("--full_scores", action="store_true", help="add iLISI, cLISI, kBET, PCR, isolated labels")
     group.add_argument(
@@ -151,6 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     names = names_of_files(paths, "--data_path")
     counts = [count_options_for(arguments, path) for path in paths]
     require_task_inputs(arguments)
+    if arguments.adapt:
+        require_launch()
 
     import pandas as pd
 

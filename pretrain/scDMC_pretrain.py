@@ -22,8 +22,10 @@ from scdmc.cli.inputs import require_files, require_gene_files, require_model, r
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
+    extra_process_count,
     fill_in,
     fraction,
+    model_size,
     non_negative_float,
     non_negative_int,
     positive_float,
@@ -36,6 +38,7 @@ from scdmc.files import atomic_path, remove, require_new_folder, require_writabl
 from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
 from scdmc.training.checkpoint_files import find_checkpoint
+from scdmc.training.launch import require_launch
 from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
 if TYPE_CHECKING:
@@ -132,7 +135,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for name, meaning in sizes.items():
         default = getattr(PUBLISHED_SIZES, name)
-        model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {default})")
+        model.add_argument(f"--{name}", type=model_size, help=f"{meaning} (default: {default})")
     add_max_length_argument(
         model, meaning="most tokens of a stream (default: as the data have them, or the model to start from)"
     )
@@ -203,7 +206,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--fsdp", action="store_true", help="with torchrun: each process holds a part of the weights and their state"
     )
-    training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
+    training.add_argument("--num_workers", type=extra_process_count, default=0, help="processes that prepare batches")
     training.add_argument(
         "--max_steps", type=positive_int, help="optimizer steps, whatever --epochs says (default: --epochs)"
     )
@@ -446,6 +449,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
     choice = CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__})
+    require_launch()
     require_consistent(arguments)
     require_inputs(arguments)
     is_main_process = int(os.environ.get("RANK", 0)) == 0

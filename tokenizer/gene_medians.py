@@ -12,7 +12,7 @@ from scdmc.cli.arguments import (
     add_tokenizer_arguments,
 )
 from scdmc.cli.inputs import require_counts, require_files, require_gene_files
-from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.cli.parser import argument_parser, positive_int, script, whole_number
 from scdmc.files import require_new_file, write_json
 from scdmc.tokens.options import EXACT_LIMIT
 
@@ -20,6 +20,7 @@ EXAMPLES = (
     "{prog} --data_path counts --output_file medians.json",
     "{prog} --data_path counts --output_file medians.json --split_file split.csv --leave_out donor_id=d1,d2",
 )
+MOST_DIGITS = 17  # of a number in double precision
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -44,7 +45,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=EXACT_LIMIT,
         help="up to this many non-zero values the medians are exact, beyond that within 0.5%%",
     )
-    parser.add_argument("--significant_digits", type=positive_int, help="round the medians (default: all digits)")
+    parser.add_argument(
+        "--significant_digits", type=whole_number(1, MOST_DIGITS), help="round the medians (default: all digits)"
+    )
     return parser.parse_args(argv)
 
 
