@@ -9,9 +9,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from scdmc.errors import ScDMCError
+from scdmc.locks import script_run
 from scdmc.version import __version__
 
 USER_ERROR_STATUS = 2
@@ -77,8 +79,11 @@ def script(main: Callable[..., int]) -> Callable[..., int]:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         for noisy in ("httpx", "fontTools", "matplotlib", "harmonypy"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        words = sys.argv[1:] if argv is None else argv
         try:
-            return main(argv)
+            # Outputs that the script claims are its own until it ends.
+            with script_run([Path(main.__code__.co_filename).name, *map(str, words)]):
+                return main(argv)
         except ScDMCError as error:
             print(f"error: {error}", file=sys.stderr)
             return USER_ERROR_STATUS

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCardData
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, write_json
+from scdmc.files import atomic_path, without_folders, write_json
 from scdmc.genes.vocabulary import Vocabulary
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, changed_config, open_model_directory, read_config
@@ -265,11 +265,6 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def without_folders(word: str) -> str:
-    """A word of a command line with only the last part of each absolute path; other words stay."""
-    return re.sub(r"""(?<![^='",])/(?:[^/'",]*/)*(?=[^/'",])""", "", word)
 
 
 def describe_arguments(arguments: object) -> str:
