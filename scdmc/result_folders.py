@@ -125,6 +125,15 @@ def _folder_with_manifest(folder: Path) -> tuple[Path, dict | None, str]:
     return folder, manifest, ""
 
 
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Read several files of a folder of results: refuse if another run replaces them meanwhile."""
+    before = read_manifest(folder)
+    yield
+    if read_manifest(folder) != before:
+        raise ScDMCError(f"{folder} was replaced while it was read; try again")
+
+
 def read_manifest(folder: Path) -> dict | None:
     """What a folder of results says of its files; None where nothing is said.
 
@@ -197,9 +206,7 @@ def _hidden_folder(path: Path) -> Path:
 
 def _publish(hidden: Path, path: Path) -> None:
     names = sorted(file.relative_to(hidden).as_posix() for file in hidden.rglob("*") if not file.is_dir())
-    files = {
-        name: {"bytes": (hidden / name).stat().st_size, "sha256": sha256_of_file(hidden / name)} for name in names
-    }
+    files = {name: {"bytes": (hidden / name).stat().st_size, "sha256": sha256_of_file(hidden / name)} for name in names}
     manifest = {
         "scdmc_manifest": FORMAT,
         "scdmc": __version__,
