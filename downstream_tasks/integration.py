@@ -35,6 +35,7 @@ from scdmc.files import names_of_files
 from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import is_h5ad
+from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.launch import require_launch
 
 EXAMPLES = (
@@ -159,7 +160,14 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.cells.results import annotated_data
     from scdmc.cells.scores import wide_metrics
-    from scdmc.integration.results import summary_lines, write_integration_results, write_page, write_study
+    from scdmc.integration.results import (
+        draw_integration_results,
+        draw_study,
+        summary_lines,
+        write_integration_tables,
+        write_page,
+        write_study_tables,
+    )
     from scdmc.integration.study import OBSM_KEYS, mean_rows, read_integration_data, require_runnable, run_benchmark
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
@@ -177,21 +185,24 @@ def main(argv: list[str] | None = None) -> int:
     for data in data_sets:
         require_runnable(data, model_directory, options)
 
-    runs, sections = {}, []
-    for path, data in zip(paths, data_sets, strict=True):
-        folder = output_dir / data.name if len(paths) > 1 else output_dir
-        runs[data.name] = run_benchmark(data, model_directory, place, options)
-        sections.append(write_integration_results(folder, data, runs[data.name], keys))
-        first = runs[data.name][0].embeddings
-        adata = annotated_data(path, data.cells, obsm={OBSM_KEYS[m]: e for m, e in first.items()})
-        write_h5ad(adata, folder / "integrated.h5ad")
-        table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
-        print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
-    if len(paths) > 1:
-        table, section = write_study(output_dir, runs)
-        sections.insert(0, section)
-        print(table.round(3).to_string())
-    write_page(output_dir, sections)
+    with result_folder(output_dir) as folder:
+        folders = {data.name: folder / data.name if len(paths) > 1 else folder for data in data_sets}
+        runs = {}
+        for path, data in zip(paths, data_sets, strict=True):
+            runs[data.name] = run_benchmark(data, model_directory, place, options)
+            write_integration_tables(folders[data.name], runs[data.name])
+            first = runs[data.name][0].embeddings
+            adata = annotated_data(path, data.cells, obsm={OBSM_KEYS[m]: e for m, e in first.items()})
+            write_h5ad(adata, folders[data.name] / "integrated.h5ad")
+            table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
+            print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
+        study = write_study_tables(folder, runs) if len(paths) > 1 else None
+        keep_results(folder)
+        sections = [draw_integration_results(folders[data.name], data, runs[data.name], keys) for data in data_sets]
+        if study:
+            sections.insert(0, draw_study(folder, study))
+            print(study.means.round(3).to_string())
+        write_page(folder, sections)
     print(f"wrote {output_dir}")
     return 0
 

@@ -34,9 +34,11 @@ from scdmc.cli.parser import (
     script,
 )
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
+from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
+from scdmc.locks import claim_output
 from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
+from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.checkpoint_files import find_checkpoint
 from scdmc.training.launch import require_launch
 from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
@@ -389,12 +391,11 @@ def save(
     data: "PretrainingData",
     command: list[str],
 ) -> None:
-    """Write the model folder, the history and the loss curves."""
+    """Write the model, the history and the loss curves; checkpoints and logs beside them stay."""
     from scdmc.model.storage import describe_arguments, model_card, save_model_directory
     from scdmc.training.results import draw_loss_curves, guessing_metrics, objective_in_words
     from scdmc.training.run_log import write_history
 
-    output_dir = arguments.output_dir
     config = model.config
     facts = {
         "data": Path(arguments.data_path).name,
@@ -411,12 +412,13 @@ def save(
     }
     guesses = guessing_metrics(run)
     card = model_card("scDMC, pre-trained", facts, run.final_metrics | guesses, command)
-    with atomic_path(output_dir / "arguments.json") as temporary:
-        temporary.write_text(describe_arguments(arguments), encoding="utf8")
-    write_history(run.history, output_dir / "history.csv")
-    write_json(output_dir / "guessing.json", guesses)
-    draw_loss_curves(run.history, guesses, output_dir)
-    save_model_directory(output_dir, model, data.vocabulary, data.medians, data.settings, card)
+    with result_folder(arguments.output_dir) as folder:
+        (folder / "arguments.json").write_text(describe_arguments(arguments), encoding="utf8")
+        write_history(run.history, folder / "history.csv")
+        write_json(folder / "guessing.json", guesses)
+        save_model_directory(folder, model, data.vocabulary, data.medians, data.settings, card)
+        keep_results(folder)
+        draw_loss_curves(run.history, guesses, folder)
 
 
 def start_name(arguments: argparse.Namespace) -> str:
@@ -455,6 +457,8 @@ def main(argv: list[str] | None = None) -> int:
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume:
         require_writable_folder(arguments.output_dir)
+        if is_main_process:
+            claim_output(arguments.output_dir)
     elif not arguments.dry_run and is_main_process:
         require_new_folder(arguments.output_dir, arguments.overwrite)
 

@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
 from scdmc.model.names import CALIBRATION_FILE
+from scdmc.result_folders import require_whole
 
 N_BINS = 15
 
@@ -140,6 +141,7 @@ def read_temperature(folder: Path) -> float | None:
         If the file holds no positive number.
     """
     path = Path(folder) / CALIBRATION_FILE
+    require_whole(path.parent, path.name)
     if not path.exists():
         return None
     temperature = read_json_object(path, "calibration").get("temperature")

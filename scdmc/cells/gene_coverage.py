@@ -9,6 +9,7 @@ import numpy as np
 from scdmc.files import read_json_object, write_json
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.names import TRAINING_GENES_FILE
+from scdmc.result_folders import require_whole
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ def write_training_genes(folder: Path, genes: Mapping[str, int]) -> None:
 def read_training_genes(folder: Path) -> dict[str, int] | None:
     """The genes of the training cells; None where the folder does not say."""
     path = Path(folder) / TRAINING_GENES_FILE
+    require_whole(path.parent, path.name)
     return read_json_object(path, "genes of the training cells") if path.exists() else None
 
 

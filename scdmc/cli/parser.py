@@ -23,6 +23,7 @@ from scdmc.cli.endings import (
     reader_is_gone,
 )
 from scdmc.errors import ScDMCError
+from scdmc.locks import script_run
 from scdmc.version import __version__
 
 # The largest whole number that a flag takes, where nothing smaller is the limit: sizes in 32 bits.
@@ -94,8 +95,10 @@ def script(main: Callable[..., int]) -> Callable[..., int]:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         for noisy in ("httpx", "fontTools", "matplotlib", "harmonypy"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        words = sys.argv[1:] if argv is None else argv
         try:
-            with printed_to_the_end():
+            # Outputs that the script claims are its own until it ends.
+            with printed_to_the_end(), script_run([Path(main.__code__.co_filename).name, *map(str, words)]):
                 return main(argv)
         except KeyboardInterrupt:
             return _ended("interrupted", INTERRUPTED_STATUS)

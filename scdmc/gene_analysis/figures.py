@@ -1,24 +1,15 @@
 """Figures of the gene-level analyses (see :mod:`scdmc.reports.figures` for their rules)."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scdmc.files import remove
 from scdmc.reports.figures import GREY, PALETTE, PANEL_INCHES
 
 LONGEST_NAME = 34
-
-
-def remove_figures(folder: Path, names: Iterable[str]) -> None:
-    """Delete figures that an earlier run may have left and this one may not draw, in both formats of a figure."""
-    for name in names:
-        for suffix in (".png", ".pdf"):
-            remove(folder / f"{name}{suffix}")
 
 
 def shortened(name: str) -> str:

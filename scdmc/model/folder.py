@@ -12,6 +12,7 @@ from scdmc.genes.vocabulary import Vocabulary, load_vocabulary, require_same_voc
 from scdmc.model.names import CONFIG_FILE, GENE_MEDIANS_FILE, TOKEN_IDS_FILE, TOKENIZATION_FILE
 from scdmc.model.shipped import model_folder
 from scdmc.model.weights import weights_file
+from scdmc.result_folders import require_whole
 from scdmc.tokens.medians import GeneMedians, load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 
@@ -74,6 +75,7 @@ def open_model_directory(path: str | Path, token_dictionary_file: Path | None = 
     """
     path = model_folder(path)
     weights_file(path)
+    require_whole(path, TOKEN_IDS_FILE, GENE_MEDIANS_FILE, TOKENIZATION_FILE)
     config = read_config(path)
     if token_dictionary_file is None and not (path / TOKEN_IDS_FILE).exists():
         raise ScDMCError(f"{path} has no {TOKEN_IDS_FILE}; name its vocabulary with --token_dictionary_file")
@@ -125,6 +127,7 @@ def require_same_settings(found: TokenizationSettings, model_directory: ModelDir
 
 def read_config(path: Path) -> ScDMCConfig:
     """The configuration of a model folder; a published one, which calls itself BERT, is read for what it is."""
+    require_whole(path, CONFIG_FILE)
     content = read_json_object(Path(path) / CONFIG_FILE, "model configuration")
     if content.get("model_type") not in ("scdmc", "bert"):
         raise ScDMCError(f"{path}: the model is of type {content.get('model_type')!r}, not scdmc")

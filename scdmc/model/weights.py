@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object
 from scdmc.model.names import CONFIG_FILE, INDEX_FILE, PUBLISHED_WEIGHTS_FILE, WEIGHTS_FILE, WEIGHTS_NAME
+from scdmc.result_folders import require_whole
 
 # Folders that were exported before there was an index: a table larger than a file is cut into blocks of rows.
 CUT_WEIGHTS_FILE = "model-{:05d}.safetensors"
@@ -32,6 +33,7 @@ def weights_file(path: Path) -> Path:
     ScDMCError
         If there is none.
     """
+    require_whole(path)
     for name in (WEIGHTS_FILE, INDEX_FILE, CUT_WEIGHTS_FILE.format(1), PUBLISHED_WEIGHTS_FILE):
         if (path / name).is_file():
             return path / name
@@ -63,15 +65,18 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ScDMCError
-        If there are no weights, or a file is damaged.
+        If there are no weights, or a file is damaged, or not the one that was written with the rest of the folder.
     """
     file = weights_file(Path(path))
     weights: dict[str, torch.Tensor] = {}
     with _refusing_damage(file):
+        parts = [file] if file.name == PUBLISHED_WEIGHTS_FILE else _files_of(file)
+    require_whole(file.parent, *dict.fromkeys([file.name, *(part.name for part in parts)]))
+    with _refusing_damage(file):
         if file.name == PUBLISHED_WEIGHTS_FILE:
             weights = torch.load(file, weights_only=True, map_location="cpu")
         else:
-            for part in _files_of(file):
+            for part in parts:
                 weights |= load_file(part)
     if not isinstance(weights, Mapping):
         raise ScDMCError(f"{file} holds a {type(weights).__name__}, not tensors by name")
