@@ -384,6 +384,16 @@ def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
     return PretrainingSettings(**flags, bf16=arguments.dtype == "bfloat16")
 
 
+def origin_of(arguments: argparse.Namespace, data: "PretrainingData") -> dict[str, object]:
+    """What the weights started from, and what the token ids mean: a resumed run must keep both."""
+    return {
+        "gene_start": arguments.gene_start,
+        "model": start_name(arguments) if arguments.model else None,
+        "token_dictionary_file": data.vocabulary.sha256,
+        "gene_median_file": data.medians.sha256,
+    }
+
+
 def save(
     arguments: argparse.Namespace,
     run: "Pretraining",
@@ -430,7 +440,9 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
     is_main_process = run.accelerator.is_main_process
     if arguments.resume:
-        run.resume(find_checkpoint(arguments.output_dir, arguments.resume))
+        from scdmc.training.checkpoints import checkpoint_to_resume
+
+        run.resume(checkpoint_to_resume(arguments.output_dir, arguments.resume))
     elif is_main_process:
         for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
             remove(arguments.output_dir / leftover)
@@ -479,7 +491,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     model = trained_model(arguments, data, start) if start else new_model(arguments, data)
     settings = training_settings(arguments)
-    run = Pretraining(model, data, settings, arguments.output_dir, device, arguments.attention)
+    origin = origin_of(arguments, data)
+    run = Pretraining(model, data, settings, arguments.output_dir, device, arguments.attention, origin)
     logger.info(
         "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %.0f cells",
         f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",

@@ -15,6 +15,9 @@ from scdmc.locks import LOCK_IN_FOLDER, claim_output, is_alive
 # What is not whole yet ends in this, before its suffix; and the hidden folder of results within their folder.
 PARTIAL, RESULTS = ".partial", "results"
 
+# No file that scDMC writes comes near this; what is read takes ten times as much memory.
+MAX_JSON_BYTES = 2**28
+
 
 def require_new_file(path: Path, overwrite: bool) -> None:
     """Refuse an output file that is a folder, cannot be written, is there already, or is being written by another run.
@@ -163,15 +166,22 @@ def read_json_object(path: Path, what: str) -> dict:
     Raises
     ------
     ScDMCError
-        If the file is absent or does not hold a JSON object.
+        If the file is absent, larger than any of its kind, or does not hold a JSON object.
     """
     path = Path(path)
     if not path.is_file():
         raise ScDMCError(f"{path}: no such file ({what})")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ScDMCError(
+            f"{path} ({what}) has {path.stat().st_size / 2**20:,.0f} MiB; no more than {MAX_JSON_BYTES / 2**20:,.0f} "
+            "MiB of JSON are read"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise ScDMCError(f"{path} ({what}) is not JSON: {error}") from error
+    except RecursionError:
+        raise ScDMCError(f"{path} ({what}) is nested too deeply to be read") from None
     if not isinstance(content, dict):
         raise ScDMCError(f"{path} ({what}) should hold a JSON object, not a {type(content).__name__}")
     return content
