@@ -18,5 +18,5 @@ def job_inputs(fork_server, tmp_path_factory):
     """The folder of the inputs of all jobs."""
     folder = tmp_path_factory.mktemp("inputs")
     (outcome,) = fork_server.run(Case("tests.faults.inputs:make_inputs", [str(folder)]))
-    assert outcome.result is None, outcome.tail
+    assert outcome.result == "made", outcome.tail
     return folder

@@ -26,7 +26,7 @@ def small_cells(n_genes: int = 120) -> anndata.AnnData:
     return cells
 
 
-def make_inputs(folder: str) -> None:
+def make_inputs(folder: str) -> str:
     """Write cells, tokens, split, a model, and a classifier in a folder; the same bytes each time."""
     folder = Path(folder)
     counts = folder / "counts"
@@ -44,6 +44,7 @@ def make_inputs(folder: str) -> None:
     run_once("downstream_tasks/downstream_tasks.py", model=folder / "model", data_path=counts / "cells.h5ad",
              output_dir=folder / "classifier", baselines="none", train="classifier", epochs=2, min_cells_per_type=3,
              num_gpus=0)  # fmt: skip
+    return "made"
 
 
 def run_once(script: str, **flags: object) -> None:

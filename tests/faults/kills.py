@@ -3,7 +3,7 @@
 import os
 import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.jobs import JOBS, words_of
@@ -41,8 +41,8 @@ class Undisturbed:
         File-system events of the run.
     sizes
         Sizes of the files that it writes, for kills in the middle of a write.
-    known
-        What the reader says of the folder before and after.
+    older, newer
+        What the reader says of the folder before and after; None for a fresh one.
     """
 
     before: dict[str, str]
@@ -50,8 +50,8 @@ class Undisturbed:
     same: set[str]
     n_events: int
     sizes: list[int]
-    known: set[str]
-    checked: set[str] = field(default_factory=set)
+    older: str | None
+    newer: str
 
 
 class Killer:
@@ -59,28 +59,27 @@ class Killer:
 
     def __init__(self, server: ForkServer, inputs: Path, folder: Path, name: str):
         self.server, self.inputs, self.job = server, inputs, JOBS[name]
-        self.out, self.template = folder / "out", folder / "template"
+        self.place, self.template = folder / "place", folder / "template"
+        self.out = self.place / "out"
         self.template.mkdir(parents=True)
-        job = self.job
-        if job.older is not None:
+        if self.job.older is not None:
             self.fresh()
-            self.require_success(self.run(**job.older(inputs)))
+            self.require_success(self.run(**self.job.older(inputs)))
             shutil.rmtree(self.template)
-            self.out.rename(self.template)
+            self.place.rename(self.template)
         self.undisturbed = self.run_undisturbed()
 
     def fresh(self) -> None:
-        """The output folder as it was before."""
-        shutil.rmtree(self.out, ignore_errors=True)
-        shutil.copytree(self.template, self.out)
+        """The place of the output folder as it was before."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(self.template, self.place)
 
     def run(self, *extra: str, kill_at: int | None = None, most_bytes: int | None = None, **changes) -> Outcome:
         """One run of the script in the output folder as it is."""
         flags = self.job.flags(self.inputs, self.out) | changes
-        words = [*words_of(flags), *extra]
-        if any(self.template.iterdir()) and "--overwrite" not in words:
-            words.append("--overwrite")
-        more = {"watch": str(self.out), "kill_at": kill_at, "most_bytes": most_bytes, "kills": True}
+        needed = ["--overwrite"] if any(self.template.iterdir()) and "--overwrite" not in extra else []
+        words = [*words_of(flags), *extra, *needed]
+        more = {"watch": str(self.place), "kill_at": kill_at, "most_bytes": most_bytes, "kills": True}
         return self.server.script(self.job.script, words, **more)
 
     def require_success(self, outcome: Outcome) -> Outcome:
@@ -96,19 +95,19 @@ class Killer:
         return outcome.result
 
     def run_undisturbed(self) -> Undisturbed:
-        """Run twice, to see which bytes are always the same."""
+        """Run twice, to see which bytes are always the same, whatever the words of the command."""
         self.fresh()
-        before = contents(self.out)
-        known = {self.read()} if before else set()
+        before = contents(self.place)
+        older = self.read() if before else None
         outcome = self.require_success(self.run())
-        after, known = contents(self.out), known | {self.read()}
-        sizes = sorted({path.stat().st_size for path in self.out.rglob("*") if path.is_file()})
+        after, newer = contents(self.place), self.read()
+        sizes = sorted({path.stat().st_size for path in self.place.rglob("*") if path.is_file()})
         self.fresh()
-        self.require_success(self.run())
-        again = contents(self.out)
+        self.require_success(self.run("--overwrite"))
+        again = contents(self.place)
         assert set(again) == set(after), "two runs leave other files"
         same = {name for name, text in after.items() if again[name] == text}
-        return Undisturbed(before, after, same, outcome.n_events, sizes, known)
+        return Undisturbed(before, after, same, outcome.n_events, sizes, older, newer)
 
     def points(self, n: int, generator: random.Random) -> list[dict]:
         """Events and sizes at which to kill, in a random order."""
@@ -132,13 +131,13 @@ class Killer:
 
     def require_nothing_false(self, where: str) -> None:
         """What is visible is nothing, the older result, the new one, or is refused."""
-        found, known = visible(self.out), self.undisturbed
+        found, known = visible(self.place), self.undisturbed
         for whole in ({}, known.before, known.after):
             names = {name for name in whole if not is_hidden(name)}
             if set(found) == names and all(found[name] == whole[name] for name in names & known.same):
                 return
         text = self.read()
-        is_honest = text in known.known or text.startswith("refused: ")
+        is_honest = text in (known.older, known.newer) or text.startswith("refused: ")
         assert is_honest, f"{where}: neither the older result nor the new one: {sorted(found)}"
 
     def run_again(self, where: str) -> None:
@@ -154,13 +153,15 @@ class Killer:
 
     def require_the_same(self, where: str) -> None:
         """All files are those of a run that nothing disturbed; nothing is left over."""
-        found, known = contents(self.out), self.undisturbed
+        found, known = contents(self.place), self.undisturbed
         assert set(found) == set(known.after), (
             f"{where}, and again: left over {sorted(set(found) - set(known.after))}, "
             f"lost {sorted(set(known.after) - set(found))}"
         )
         other = [name for name in known.same if found[name] != known.after[name]]
         assert not other, f"{where}, and again: other bytes in {other}"
+        text = self.read()
+        assert text == known.newer, f"{where}, and again: reads as {text}"
 
 
 def is_hidden(name: str) -> bool:

@@ -20,7 +20,7 @@ def visible_files(folder: Path) -> list[Path]:
 def read(kind: str, folder: str) -> str:
     """The result in a folder, as one line."""
     try:
-        return globals()[kind](Path(folder))
+        return READERS[kind](Path(folder))
     except ScDMCError as error:
         return f"refused: {error}"
 
@@ -64,4 +64,10 @@ def h5ad(folder: Path) -> str:
 
 def files(folder: Path) -> str:
     """A result whose bytes are all that there is: what is neither the older nor the new one is a mixture."""
+    from scdmc.result_folders import require_whole
+
+    require_whole(folder, *(str(path.relative_to(folder)) for path in visible_files(folder)))
     return digest(*(str(path.relative_to(folder)) + digest(path.read_bytes()) for path in visible_files(folder)))
+
+
+READERS = {"tokens": tokens, "model": model, "h5ad": h5ad, "files": files}

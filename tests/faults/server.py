@@ -24,6 +24,11 @@ ROOT = Path(__file__).parent.parent.parent
 HANG = "hang"
 BUG_STATUS = 99
 SECONDS_FOR_ORPHANS = 10
+# What has threads of its own does not outlive a fork.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue", "MPLBACKEND": "agg",
+    "HF_HUB_OFFLINE": "1",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class ForkServer:
     def __init__(self):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "NUMBA_NUM_THREADS": "1"},
+            cwd=ROOT, env=os.environ | ENVIRONMENT,
         )  # fmt: skip
 
     def run(self, *cases: Case) -> list[Outcome]:
