@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.tokens.shard_sets import ShardPlace, prefix_of, require_published, require_whole_set
 from scdmc.tokens.streams import CellStreams
 
 if TYPE_CHECKING:
@@ -27,8 +29,13 @@ from scdmc.tokens.tokenized_cells import (
 METADATA_KEY = b"scdmc"
 
 
-def parquet_schema(obs_types: Mapping[str, pa.DataType], settings: TokenizationSettings, source_file: str) -> pa.Schema:
-    """Schema of a shard, with the settings in its metadata."""
+def parquet_schema(
+    obs_types: Mapping[str, pa.DataType],
+    settings: TokenizationSettings,
+    source_file: str,
+    place: ShardPlace | None = None,
+) -> pa.Schema:
+    """Schema of a shard, with the settings, and its place among the shards of the run, in its metadata."""
     fields = [
         pa.field("input_ids_rank", pa.list_(pa.int32())),
         pa.field("input_ids_epe", pa.list_(pa.int32())),
@@ -38,8 +45,25 @@ def parquet_schema(obs_types: Mapping[str, pa.DataType], settings: TokenizationS
         pa.field("source_file", pa.dictionary(pa.int32(), pa.string())),
         *(pa.field(name, data_type) for name, data_type in obs_types.items()),
     ]
-    metadata = {METADATA_KEY: json.dumps({**settings.to_dict(), "source_file": source_file}, sort_keys=True)}
-    return pa.schema(fields, metadata=metadata)
+    content = {**settings.to_dict(), "source_file": source_file, **(place.to_dict() if place else {})}
+    return pa.schema(fields, metadata=_metadata(content))
+
+
+def _metadata(content: Mapping) -> dict[bytes, str]:
+    return {METADATA_KEY: json.dumps(content, sort_keys=True)}
+
+
+def give_place(path: Path, place: ShardPlace) -> None:
+    """Have a finished shard say its place; one of an interrupted run with other files is written again for that."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        content = json.loads(schema.metadata[METADATA_KEY])
+        if ShardPlace.from_dict(content) == place:
+            return
+        schema = schema.with_metadata(_metadata({**content, **place.to_dict()}))
+        with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group).replace_schema_metadata(schema.metadata))
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -91,7 +115,7 @@ def parquet_files(dataset_path: Path) -> list[Path]:
     Raises
     ------
     ScDMCError
-        If there are none.
+        If there are none, or a run was killed while it published them.
     """
     path = Path(dataset_path)
     if path.is_file():
@@ -102,6 +126,7 @@ def parquet_files(dataset_path: Path) -> list[Path]:
         files = sorted(Path(name) for name in glob.glob(str(dataset_path)))
     if not files:
         raise ScDMCError(f"{dataset_path}: no such parquet file, and no .parquet files there")
+    require_published(files)
     return files
 
 
@@ -116,10 +141,7 @@ def gene_medians_path(dataset_path: Path) -> Path:
 
 
 def _beside(dataset_path: Path, name: str) -> Path:
-    stem = dataset_path.stem
-    prefix, _, number = stem.rpartition("-")
-    prefix = prefix if prefix and len(number) == 5 and number.isdigit() else stem
-    return dataset_path.with_name(f"{prefix}.{name}")
+    return dataset_path.with_name(f"{prefix_of(dataset_path)}.{name}")
 
 
 def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
@@ -128,9 +150,14 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
     Raises
     ------
     ScDMCError
-        If a file is no tokenized parquet, or two shards were made with different settings.
+        If a file is no tokenized parquet, two shards were made with different settings, or shards are missing.
     """
-    settings: dict[Path, TokenizationSettings | None] = {path: _settings_of(path) for path in files}
+    contents = {path: _content_of(path) for path in files}
+    require_whole_set({path: ShardPlace.from_dict(content or {}) for path, content in contents.items()})
+    settings = {
+        path: TokenizationSettings.from_dict(content, str(path)) if content else None
+        for path, content in contents.items()
+    }
     first = files[0]
     for path in files:
         if settings[path] != settings[first]:
@@ -138,7 +165,8 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
     return settings[first]
 
 
-def _settings_of(path: Path) -> TokenizationSettings | None:
+def _content_of(path: Path) -> dict | None:
+    """What a shard says of itself; None where it says nothing."""
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -147,7 +175,7 @@ def _settings_of(path: Path) -> TokenizationSettings | None:
     if missing:
         raise ScDMCError(f"{path} is no tokenized data: it lacks the columns {missing}; it has {schema.names}")
     content = (schema.metadata or {}).get(METADATA_KEY)
-    return TokenizationSettings.from_dict(json.loads(content), str(path)) if content else None
+    return json.loads(content) if content else None
 
 
 def read_tokenized(
@@ -185,8 +213,9 @@ def read_obs_columns(dataset_path: Path, obs_columns: Sequence[str]) -> pa.Table
     ScDMCError
         If there is no data, or a column is missing.
     """
-    tables = []
-    for path in parquet_files(dataset_path):
+    files, tables = parquet_files(dataset_path), []
+    read_settings(files)
+    for path in files:
         file = pq.ParquetFile(path)
         _require_obs_columns(file, path, obs_columns)
         tables.append(file.read(columns=list(obs_columns)))
