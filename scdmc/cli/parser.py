@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from scdmc.errors import ScDMCError
+from scdmc.options import MAX_CONTEXT
 from scdmc.version import __version__
 
 USER_ERROR_STATUS = 2
@@ -227,6 +228,14 @@ def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
+    return value
+
+
+def stream_length(text: str) -> int:
+    """Argparse type: tokens of a stream, which are no more than any cell could fill."""
+    value = positive_int(text)
+    if value > MAX_CONTEXT:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_CONTEXT:,} tokens")
     return value
 
 
