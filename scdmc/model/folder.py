@@ -137,9 +137,10 @@ def read_config(path: Path) -> ScDMCConfig:
     if content.get("model_type") not in ("scdmc", "bert"):
         raise ScDMCError(f"{path}: the model is of type {content.get('model_type')!r}, not scdmc")
     require_sound_config(content, str(Path(path) / CONFIG_FILE))
-    if content.get("classifier_dropout") is None:  # as BERT writes it
-        content.pop("classifier_dropout", None)
-    config = ScDMCConfig(**{name: content[name] for name in ScDMCConfig.__annotations__ if name in content})
+    # A null, which two fields may have, stands for the default.
+    config = ScDMCConfig(
+        **{name: content[name] for name in ScDMCConfig.__annotations__ if content.get(name) is not None}
+    )
     if "id2label" in content:
         config.id2label = {int(number): label for number, label in content["id2label"].items()}
         config.label2id = {label: number for number, label in config.id2label.items()}
