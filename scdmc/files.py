@@ -17,6 +17,8 @@ PARTIAL, RESULTS = ".partial", "results"
 
 # No file that scDMC writes comes near this; what is read takes ten times as much memory.
 MAX_JSON_BYTES = 2**28
+# Half of a character that is written as two: alone it is no text that could be written again.
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def require_new_file(path: Path, overwrite: bool) -> None:
@@ -177,7 +179,10 @@ def read_json_object(path: Path, what: str) -> dict:
             "MiB of JSON are read"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
+        text = path.read_text(encoding="utf8")
+        content = json.loads(text)
+        if HALF_CHARACTER.search(text):
+            json.dumps(content, ensure_ascii=False).encode("utf8")
     except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise ScDMCError(f"{path} ({what}) is not JSON: {error}") from error
     except RecursionError:

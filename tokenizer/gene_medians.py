@@ -13,7 +13,7 @@ from scdmc.cli.arguments import (
 )
 from scdmc.cli.inputs import require_counts, require_files, require_gene_files
 from scdmc.cli.parser import argument_parser, positive_int, script, whole_number
-from scdmc.files import require_new_file, write_json
+from scdmc.files import remove, require_new_file, write_json
 from scdmc.tokens.options import EXACT_LIMIT
 
 EXAMPLES = (
@@ -99,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     medians = medians_by_gene(accumulator, vocabulary, str(arguments.output_file))
     if arguments.significant_digits:
         medians = medians.rounded(arguments.significant_digits)
+    remove(provenance_file)  # so that none of other medians stands beside these, whenever the run ends
     medians.save(arguments.output_file)
     provenance = {
         "files": [path.name for path in files],

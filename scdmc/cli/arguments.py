@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scdmc.cells.options import SplitOptions
-from scdmc.cli.parser import fraction, model_size, non_negative_int, positive_int, seed
+from scdmc.cli.parser import fraction, model_size, non_negative_int, positive_int, seed, stream_length
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
@@ -131,7 +131,7 @@ def add_max_length_argument(
 ) -> None:
     """``--max_length``; with None for a default ``meaning`` says what that is: ``(default: ...)``."""
     parser.add_argument(
-        "--max_length", *published, type=positive_int, default=default, metavar="MAX_LENGTH", help=meaning
+        "--max_length", *published, type=stream_length, default=default, metavar="MAX_LENGTH", help=meaning
     )
 
 

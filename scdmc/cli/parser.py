@@ -24,6 +24,7 @@ from scdmc.cli.endings import (
 )
 from scdmc.errors import ScDMCError
 from scdmc.locks import script_run
+from scdmc.options import MAX_CONTEXT
 from scdmc.version import __version__
 
 # The largest whole number that a flag takes, where nothing smaller is the limit: sizes in 32 bits.
@@ -313,6 +314,14 @@ def _number(text: str) -> float:
 
 def _shown(text: str) -> str:
     return text if len(text) <= LONGEST_NUMBER else f"{text[:20]}... ({len(text):,} characters)"
+
+
+def stream_length(text: str) -> int:
+    """Argparse type: tokens of a stream, which are no more than any cell could fill."""
+    value = positive_int(text)
+    if value > MAX_CONTEXT:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_CONTEXT:,} tokens")
+    return value
 
 
 def fraction(text: str) -> float:

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCardData
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, without_folders, write_json
 from scdmc.genes.vocabulary import Vocabulary
+from scdmc.model.checks import require_fitting_weights
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, changed_config, open_model_directory, read_config
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
@@ -116,6 +117,7 @@ def load_model(
         path = model_folder(path)
         with unchanged(path):  # weights of one run and names of labels of the next would be silently wrong
             weights, config = read_weights(path), read_config(path)
+    require_fitting_weights(config, {name: tensor.shape for name, tensor in weights.items()}, path)
     model = model_class(changed_config(config, **(changes or {})))
     load_weights(model, weights, str(path))
     return model.eval()
@@ -152,7 +154,11 @@ def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor
     embedding = weights.get("bert.embeddings.word_embeddings.weight")
     if decoder is not None and embedding is not None and not torch.equal(decoder, embedding):
         raise ScDMCError(f"{source}: the decoder's matrix is not the word embedding; in scDMC the two are one")
-    model.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+    used = {name: weights[name] for name in expected if name in weights}
+    for name, tensor in used.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ScDMCError(f"{source}: {name} holds values that are no finite numbers; the weights are damaged")
+    model.load_state_dict(used, strict=False)
 
 
 def load_classifier_for_training(

@@ -3,6 +3,7 @@
 import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,15 +168,43 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
 
 def _content_of(path: Path) -> dict | None:
     """What a shard says of itself; None where it says nothing."""
-    try:
+    if not path.is_file():
+        raise ScDMCError(f"{path} is not a readable parquet file (it is no file)")
+    with _refusing_damage(path):
         schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ScDMCError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from error
     missing = [column for column in STREAM_COLUMNS if column not in schema.names]
     if missing:
         raise ScDMCError(f"{path} is no tokenized data: it lacks the columns {missing}; it has {schema.names}")
+    for name in STREAM_COLUMNS:
+        if not _holds_numbers(schema.field(name).type, is_list=name != "length"):
+            raise ScDMCError(f"{path} is no tokenized data: its column {name} has the type {schema.field(name).type}")
     content = (schema.metadata or {}).get(METADATA_KEY)
-    return json.loads(content) if content else None
+    if not content:
+        return None
+    try:
+        settings = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ScDMCError(f"{path} is damaged: its metadata are no JSON ({error})") from error
+    if not isinstance(settings, dict):
+        raise ScDMCError(f"{path} is damaged: its metadata hold a {type(settings).__name__}, not an object")
+    return settings
+
+
+def _holds_numbers(data_type: pa.DataType, is_list: bool) -> bool:
+    if not is_list:
+        return pa.types.is_integer(data_type)
+    is_variable = pa.types.is_list(data_type) or pa.types.is_large_list(data_type)
+    return is_variable and (pa.types.is_integer(data_type.value_type) or pa.types.is_floating(data_type.value_type))
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Say which file is damaged where Arrow cannot read it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ScDMCError(f"{path} is not a readable parquet file ({reason})") from error
 
 
 def read_tokenized(
@@ -247,7 +276,8 @@ def read_row_groups(
     cell_columns = [name for name in CELL_COLUMNS if name in file.schema_arrow.names]
     n_read = 0
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
+        with _refusing_damage(path):
+            table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
         cells = _cells_of_table(table, [*cell_columns, *wanted], path.name, n_read, settings)
         n_read += len(cells)
         yield cells.truncated(model_input_size) if model_input_size else cells
@@ -256,12 +286,13 @@ def read_row_groups(
 def _cells_of_table(
     table: pa.Table, obs_names: list[str], file_name: str, first_row: int, settings: TokenizationSettings | None
 ) -> TokenizedCells:
-    rank_ids, rank_offsets = _flat(table["input_ids_rank"], np.int32)
-    expression_ids, expression_offsets = _flat(table["input_ids_epe"], np.int32)
-    values, value_offsets = _flat(table["expression_values"], np.float32)
+    (rank_ids, rank_offsets), (expression_ids, expression_offsets), (values, value_offsets) = (
+        _flat(table[name], name, dtype, file_name)
+        for name, dtype in zip(STREAM_COLUMNS[:3], (np.int32, np.int32, np.float32), strict=True)
+    )
     for column, lengths in (
         ("expression_values", np.diff(value_offsets)),
-        ("length", table["length"].to_numpy()),
+        ("length", table["length"].fill_null(-1).to_numpy()),
     ):
         _require_lengths(column, lengths, np.diff(expression_offsets), file_name, first_row)
     obs = table.select(obs_names)
@@ -284,9 +315,24 @@ def _require_lengths(column: str, lengths: np.ndarray, expected: np.ndarray, fil
         )
 
 
-def _flat(column: pa.ChunkedArray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a list column as one array, and the offsets of the rows."""
+def _flat(column: pa.ChunkedArray, name: str, dtype: type, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a list column as one array, and the offsets of the rows.
+
+    Raises
+    ------
+    ScDMCError
+        If a value or a row is missing, a cell has no token, or a value is none that a stream can have.
+    """
     array = column.combine_chunks()
+    if array.null_count or array.values.null_count:
+        raise ScDMCError(f"{file_name}: damaged data: {name} has missing values; tokenize the counts again")
     offsets = array.offsets.to_numpy().astype(np.int64)
     values = array.values.to_numpy()[offsets[0] : offsets[-1]]
+    if len(offsets) > 1 and not np.diff(offsets).min() > 0:
+        raise ScDMCError(f"{file_name}: damaged data: a cell has no token in {name}; tokenize the counts again")
+    # NaN is neither.
+    if len(values) and not (values.min() >= 0 and values.max() <= np.finfo(np.float32).max):
+        raise ScDMCError(f"{file_name}: damaged data: {name} has values below 0, or no numbers; tokenize again")
+    if dtype == np.int32 and len(values) and values.max() > np.iinfo(np.int32).max:
+        raise ScDMCError(f"{file_name}: damaged data: {name} has token ids above 2,147,483,647; tokenize again")
     return values.astype(dtype, copy=False), offsets - offsets[0]

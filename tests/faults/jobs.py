@@ -135,11 +135,11 @@ JOBS = {
     ),
     "medians": Job(
         "tokenizer/gene_medians.py",
-        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "files", weight=6,
+        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "medians", weight=6,
     ),
     "medians over older ones": Job(
         "tokenizer/gene_medians.py",
-        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "files",
+        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "medians",
         other(significant_digits=2), weight=6,
     ),
     "split": Job(

@@ -4,6 +4,7 @@ Each runs in a child of the fork server, and gives ``refused: ...`` where the re
 """
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -70,4 +71,15 @@ def files(folder: Path) -> str:
     return digest(*(str(path.relative_to(folder)) + digest(path.read_bytes()) for path in visible_files(folder)))
 
 
-READERS = {"tokens": tokens, "model": model, "h5ad": h5ad, "files": files}
+def medians(folder: Path) -> str:
+    """The medians; what is written beside them on where they come from is about these, or not there."""
+    from scdmc.tokens.medians import load_gene_medians
+
+    found = load_gene_medians(folder / "medians.json")
+    provenance = folder / "medians.provenance.json"
+    if provenance.exists():
+        assert json.loads(provenance.read_text())["sha256"] == found.sha256, "provenance of other medians"
+    return digest(sorted(found.medians.items()))
+
+
+READERS = {"tokens": tokens, "model": model, "h5ad": h5ad, "files": files, "medians": medians}
