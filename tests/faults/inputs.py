@@ -44,6 +44,9 @@ def make_inputs(folder: str) -> str:
     run_once("downstream_tasks/downstream_tasks.py", model=folder / "model", data_path=counts / "cells.h5ad",
              output_dir=folder / "classifier", baselines="none", train="classifier", epochs=2, min_cells_per_type=3,
              num_gpus=0)  # fmt: skip
+    factors, targets = cells.var_names[:10], cells.var_names[10:40]
+    pairs = [f"{factor},{target}\n" for factor in factors for target in targets]
+    (folder / "regulons.csv").write_text("tf,target\n" + "".join(pairs))
     return "made"
 
 
