@@ -61,10 +61,15 @@ def give_place(path: Path, place: ShardPlace) -> None:
         content = json.loads(schema.metadata[METADATA_KEY])
         if ShardPlace.from_dict(content) == place:
             return
-        schema = schema.with_metadata(_metadata({**content, **place.to_dict()}))
+        # What is read calls the entries of a list by another name than what is written.
+        fields = [
+            pa.field(each.name, pa.list_(each.type.value_type)) if pa.types.is_list(each.type) else each
+            for each in schema
+        ]
+        schema = pa.schema(fields, metadata=_metadata({**content, **place.to_dict()}))
         with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
             for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group).replace_schema_metadata(schema.metadata))
+                writer.write_table(file.read_row_group(group).cast(schema))
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
