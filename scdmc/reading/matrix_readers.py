@@ -33,6 +33,17 @@ DENSE_BYTES_IN_MEMORY = 1 << 27
 DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error)
 
 
+# What HDF5 and zarr say of a compression that needs a plug-in.
+NO_FILTER = ("required filter", "filter is not registered", "can't open directory", "plugin", "unknown codec",
+             "codec not available")  # fmt: skip
+
+
+ADVICE_FOR_FILTERS = (
+    "pip install hdf5plugin and run again, or write the file again with gzip where it was made: "
+    "anndata.read_h5ad(FILE).write_h5ad(NEW, compression='gzip')"
+)
+
+
 class Array(Protocol):
     """An array of HDF5, zarr or NumPy."""
 
@@ -74,7 +85,18 @@ def reading(source: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        if lacks_filter(error):
+            raise ScDMCError(
+                f"{source} cannot be read ({first_line(error)}): it is compressed by a filter that this Python lacks; "
+                f"{ADVICE_FOR_FILTERS}"
+            ) from error
         raise damaged(source, first_line(error)) from error
+
+
+def lacks_filter(error: Exception) -> bool:
+    """True if HDF5 or zarr says that it cannot decompress what it reads."""
+    text = str(error).lower()
+    return any(words in text for words in NO_FILTER)
 
 
 def damaged(source: str, detail: str) -> ScDMCError:
@@ -105,14 +127,23 @@ def reader_of(element: object, source: str) -> MatrixReader:
     if hasattr(element, "shape"):
         return dense_reader(element, source)
     attributes = element.attrs
-    encoding = attributes.get("encoding-type", attributes.get("h5sparse_format"))
+    encoding = attribute_text(attributes.get("encoding-type", attributes.get("h5sparse_format")))
     shape = attributes.get("shape", attributes.get("h5sparse_shape"))
     if encoding not in ("csr_matrix", "csr", "csc_matrix", "csc") or shape is None:
-        raise ScDMCError(f"{source} is of the kind {encoding!r}; it should be a dense matrix, CSR or CSC")
+        raise ScDMCError(f"{source} is of the kind {encoding or 'unknown'}; it should be a dense matrix, CSR or CSC")
     shape = (int(shape[0]), int(shape[1]))
     is_csr = encoding.startswith("csr")
     parts = sparse_parts(element, shape[0] if is_csr else shape[1], source)
     return RowsReader(*parts, shape, source) if is_csr else columns_reader(*parts, shape, source)
+
+
+def attribute_text(value: object) -> str | None:
+    """An attribute of HDF5 or zarr as text, however long its text may be by its type; None where there is none."""
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size == 1 else None
+    if value is None:
+        return None
+    return value.decode("utf8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def sparse_parts(group: Mapping[str, Array], n_major: int, source: str) -> tuple[Array, Array, np.ndarray]:
@@ -233,6 +264,26 @@ class TurnedReader(MatrixReader):
         if "_turned" in self.__dict__:
             self._turned.close()
             del self._turned
+
+
+class SomeColumns(MatrixReader):
+    """Some columns of another reader."""
+
+    def __init__(self, reader: MatrixReader, is_kept: np.ndarray) -> None:
+        self.reader, self.columns = reader, np.flatnonzero(is_kept)
+        self.shape, self.dtype = (reader.shape[0], len(self.columns)), reader.dtype
+
+    def rows(self, start: int, stop: int) -> scipy.sparse.csr_matrix:
+        """See :class:`MatrixReader`."""
+        return self.reader.rows(start, stop)[:, self.columns]
+
+    def sample(self) -> np.ndarray:
+        """See :class:`MatrixReader`; of a matrix that has to be turned, values of all columns."""
+        return self.reader.sample() if isinstance(self.reader, TurnedReader) else super().sample()
+
+    def close(self) -> None:
+        """See :class:`MatrixReader`."""
+        self.reader.close()
 
 
 def columns_reader(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.reading import transposition
+from scdmc.reading.kinds import MTX_NAME
 from scdmc.reading.matrix_readers import VALUES_IN_SAMPLE, TurnedReader, damaged, first_line, require_range
 from scdmc.reading.transposition import Entries, spool
 
@@ -20,9 +21,6 @@ FILE_NAMES = {
     "barcodes": ("barcodes.tsv.gz", "barcodes.tsv"),
     "features": ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv"),
 }
-
-
-GENE_EXPRESSION = "Gene Expression"
 
 
 FEATURE_COLUMNS = ("gene_ids", "gene_symbols", "feature_types")
@@ -36,30 +34,30 @@ def name_of(path: Path) -> str:
     return path.name if path.name not in ("", "..") else path.resolve().name
 
 
-def is_mtx_folder(path: Path) -> bool:
-    """True for a folder that holds a ``matrix.mtx`` or ``matrix.mtx.gz``."""
-    return any((path / name).is_file() for name in FILE_NAMES["matrix"])
-
-
-def mtx_files(folder: Path) -> dict[str, Path]:
-    """``matrix``, ``barcodes`` and ``features`` -> file.
+def mtx_files(path: Path) -> dict[str, Path]:
+    """``matrix``, ``barcodes`` and ``features`` -> file, of a folder or of a matrix whose name may start otherwise.
 
     Raises
     ------
     ScDMCError
         If one is absent.
     """
-    files = {}
+    path = Path(path)
+    named = MTX_NAME.fullmatch(path.name) if path.is_file() else None
+    folder, prefix = (path.parent, named["prefix"]) if named else (path, "")
+    files = {"matrix": path} if named else {}
     for what, names in FILE_NAMES.items():
-        found = [folder / name for name in names if (folder / name).is_file()]
+        found = [folder / f"{prefix}{name}" for name in names if (folder / f"{prefix}{name}").is_file()]
         if not found:
-            raise ScDMCError(f"{folder}: a 10x folder holds matrix, barcodes and features; there is no {names[0]}")
-        files[what] = found[0]
+            raise ScDMCError(
+                f"{path}: a 10x matrix has files of barcodes and features beside it; there is no {prefix}{names[0]}"
+            )
+        files.setdefault(what, found[0])
     return files
 
 
-def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Annotation of the cells, of all features, and which of these are genes, shape (n_features,).
+def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Annotation of the cells and of all features.
 
     Raises
     ------
@@ -71,10 +69,7 @@ def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray
     features = _table(files["features"])
     columns = dict(zip(FEATURE_COLUMNS, (features[number].to_numpy() for number in features), strict=False))
     var = pd.DataFrame(columns, index=pd.Index(columns.get("gene_symbols", columns["gene_ids"]), dtype=object))
-    is_gene = (
-        (var["feature_types"] == GENE_EXPRESSION).to_numpy() if "feature_types" in var else np.ones(len(var), bool)
-    )
-    return pd.DataFrame(index=pd.Index(barcodes[0], dtype=object)), var, is_gene
+    return pd.DataFrame(index=pd.Index(barcodes[0], dtype=object)), var
 
 
 def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
@@ -83,7 +78,7 @@ def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
     Parameters
     ----------
     folder
-        The folder.
+        The folder, or the file of the matrix.
     shape
         (n_cells, n_features) by the other two files.
 
@@ -93,7 +88,7 @@ def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
         If the header is no such matrix or of another shape; while reading, if an entry is none of this shape.
     """
     path = mtx_files(folder)["matrix"]
-    source = f"{name_of(folder)}: {path.name}"
+    source = path.name if folder == path else f"{name_of(folder)}: {path.name}"
     with _open(path) as file:
         n_features, n_cells, _ = _header(file, source)
     if (n_cells, n_features) != shape:

@@ -288,7 +288,8 @@ class TokenizedOutput:
             with atomic_path(waiting / self.unmatched_genes_path.name) as temporary:
                 tokenization_report.unmatched_genes(reports, unmatched_genes).to_csv(temporary, index=False)
             tokenization_report.write_html_report(
-                waiting / self.html_report_path.name, self.output_prefix, settings, reports, warnings
+                waiting / self.html_report_path.name, self.output_prefix, settings, reports, warnings,
+                more.get("folder", ()),
             )
             content = {"settings": settings.to_dict(), "files": [report.to_dict() for report in reports]}
             write_json(waiting / self.report_path.name, {**content, "warnings": warnings, **more})

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.tokens.shard_sets import ShardPlace, prefix_of, require_published, require_whole_set
+from scdmc.reading.kinds import kind_of
+from scdmc.reading.options import is_counts
 from scdmc.tokens.streams import CellStreams
 
 if TYPE_CHECKING:
@@ -130,6 +132,8 @@ def parquet_files(dataset_path: Path) -> list[Path]:
         files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
     else:
         files = sorted(Path(name) for name in glob.glob(str(dataset_path)))
+    if not files and is_counts(path) and path.is_dir():
+        raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
     if not files:
         raise ScDMCError(f"{dataset_path}: no such parquet file, and no .parquet files there")
     require_published(files)
@@ -208,6 +212,8 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if is_counts(path) and kind_of(path).name is not None:
+            raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first") from error
         reason = str(error).partition("\n")[0][:200]
         raise ScDMCError(f"{path} is not a readable parquet file ({reason})") from error
 
