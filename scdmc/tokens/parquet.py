@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
-from scdmc.tokens.shard_sets import ShardPlace, prefix_of, require_published, require_whole_set
 from scdmc.reading.kinds import kind_of
 from scdmc.reading.options import is_counts
+from scdmc.tokens.shard_sets import ShardPlace, prefix_of, require_published, require_whole_set
 from scdmc.tokens.streams import CellStreams
 
 if TYPE_CHECKING:

@@ -80,7 +80,14 @@ def complaint(main, words, folder):
     """What is wrong with the end of a script; nothing where it ends as it should."""
     status, out, err, broken = run(main, words)
     lines = [line for line in err.splitlines() if line.startswith("error:")]
-    if broken or status != 2 or len(lines) != 1 or out or not err.startswith("error:") or files_in(folder) != ["a", "a/b"]:
+    if (
+        broken
+        or status != 2
+        or len(lines) != 1
+        or out
+        or not err.startswith("error:")
+        or files_in(folder) != ["a", "a/b"]
+    ):
         shown = [word if len(word) < 50 else f"{word[:20]}... ({len(word)})" for word in words]
         return f"{shown}: status {status} {broken} {err[-200:]!r} {out[:100]!r} {files_in(folder)}"
     return None

@@ -79,7 +79,11 @@ class Draw:
         layout = self.draw.choice(["csr", "csr", "csc", "dense"])
         self.traits += [layout, dtype]
         counts = counts.astype(dtype)
-        return counts if layout == "dense" else {"csr": scipy.sparse.csr_matrix, "csc": scipy.sparse.csc_matrix}[layout](counts)
+        return (
+            counts
+            if layout == "dense"
+            else {"csr": scipy.sparse.csr_matrix, "csc": scipy.sparse.csc_matrix}[layout](counts)
+        )
 
     def obs(self, obs: pd.DataFrame) -> pd.DataFrame:
         """Types, batches, totals and names of cells."""

@@ -88,7 +88,10 @@ def check_tokens(odd: OddCells, out: Path, _: Path) -> None:
     for cell in range(len(ids)):
         rank, expression = (
             ids_of[slice(*offsets[cell : cell + 2])]
-            for ids_of, offsets in ((cells.rank_ids, cells.rank_offsets), (cells.expression_ids, cells.expression_offsets))
+            for ids_of, offsets in (
+                (cells.rank_ids, cells.rank_offsets),
+                (cells.expression_ids, cells.expression_offsets),
+            )
         )
         require(rank[0] == expression[0] == 2 and rank[-1] == expression[-1] == 3, "no <cls> or no <eos>")
         require(len(rank) <= CONTEXT and sorted(rank[1:-1]) == list(expression[1:-1]), "streams of other genes")
@@ -131,7 +134,10 @@ def check_file(odd: OddCells, out: Path, inputs: Path) -> None:
     filtered = odd.adata.obs["filter_pass"].to_numpy() == 1 if "filter_pass" in odd.adata.obs else slice(None)
     require(bool(np.isfinite(embeddings[filtered]).all()), "embeddings are not finite")
     for name in odd.adata.obs.columns:
-        require(name in adata.obs and list(map(str, adata.obs[name])) == list(map(str, odd.adata.obs[name])), f"obs[{name!r}] changed")
+        require(
+            name in adata.obs and list(map(str, adata.obs[name])) == list(map(str, odd.adata.obs[name])),
+            f"obs[{name!r}] changed",
+        )
 
 
 def check_labels(odd: OddCells, out: Path, inputs: Path) -> None:
@@ -159,7 +165,9 @@ def check_tables(odd: OddCells, out: Path, _: Path) -> None:
     for path in out.rglob("*.csv"):
         table = pd.read_csv(path, dtype={"cell_id": str}, keep_default_na=False, na_values=[""])
         if "cell_id" in table and not table["cell_id"].isna().any():
-            require(set(table["cell_id"].str.removeprefix("'")) <= names, f"{path.name}: cells that are not in the file")
+            require(
+                set(table["cell_id"].str.removeprefix("'")) <= names, f"{path.name}: cells that are not in the file"
+            )
             require(len(table) <= n_cells, f"{path.name}: {len(table)} rows of {n_cells} cells")
         if path.name == "metrics.csv" and "value" in table:
             values = table.loc[table["metric"].isin(["accuracy", "macro_f1", "balanced_accuracy"]), "value"]
@@ -181,7 +189,10 @@ def check_medians(odd: OddCells, out: Path, _: Path) -> None:
         gene = symbols.get(name.upper(), name)
         values = (counts[:, column] / counts.sum(axis=1) * 10_000)[counts[:, column] > 0]
         if gene in medians and len(values):
-            require(bool(np.isclose(medians[gene], np.median(values), rtol=1e-4)), f"{gene}: {medians[gene]} is not {np.median(values)}")
+            require(
+                bool(np.isclose(medians[gene], np.median(values), rtol=1e-4)),
+                f"{gene}: {medians[gene]} is not {np.median(values)}",
+            )
 
 
 def check_model(odd: OddCells, out: Path, _: Path) -> None:

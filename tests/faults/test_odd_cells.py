@@ -34,7 +34,9 @@ def complaint(script, seed, server, inputs, folder):
         return f"seed {seed}: {outcome.tail}"
     is_honest = found["status"] == 0 or (found["status"] == 2 and len(outcome.errors) == 1)
     if found["wrong"] or not is_honest or "Traceback" in outcome.err:
-        return f"seed {seed} {found['shape']} {found['traits']}: {found['wrong']} status {found['status']} {outcome.tail}"
+        return (
+            f"seed {seed} {found['shape']} {found['traits']}: {found['wrong']} status {found['status']} {outcome.tail}"
+        )
     return None
 
 
