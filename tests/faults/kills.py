@@ -2,12 +2,13 @@
 
 import os
 import random
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.jobs import JOBS, words_of
-from tests.faults.readers import digest, visible_files
+from tests.faults.readers import digest
 from tests.faults.server import Case, ForkServer, Outcome
 
 SEED = int(os.environ.get("SCDMC_FAULT_SEED", "0"))
@@ -16,15 +17,11 @@ SIZES_PER_JOB = 12  # kills in the middle of a write, beside those at events
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Path -> hash of every file, hidden or not."""
+    """Path -> hash of every file, hidden or not; the time and the process in names of TensorBoard are left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    return {str(path.relative_to(folder)): digest(path.read_bytes()) for path in paths}
-
-
-def visible(folder: Path) -> dict[str, str]:
-    """The same for what is not hidden."""
-    names = {str(path.relative_to(folder)) for path in visible_files(folder)}
-    return {name: text for name, text in contents(folder).items() if name in names}
+    return {
+        re.sub(r"(?<=tfevents).*", "", str(path.relative_to(folder))): digest(path.read_bytes()) for path in paths
+    }
 
 
 @dataclass
@@ -131,10 +128,10 @@ class Killer:
 
     def require_nothing_false(self, where: str) -> None:
         """What is visible is nothing, the older result, the new one, or is refused."""
-        found, known = visible(self.place), self.undisturbed
+        found, known = shown(contents(self.place)), self.undisturbed
         for whole in ({}, known.before, known.after):
-            names = {name for name in whole if not is_hidden(name)}
-            if set(found) == names and all(found[name] == whole[name] for name in names & known.same):
+            whole = shown(whole)
+            if set(found) == set(whole) and all(found[name] == whole[name] for name in set(whole) & known.same):
                 return
         text = self.read()
         is_honest = text in (known.older, known.newer) or text.startswith("refused: ")
@@ -164,9 +161,9 @@ class Killer:
         assert text == known.newer, f"{where}, and again: reads as {text}"
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a path has a hidden part."""
-    return any(part.startswith(".") for part in Path(name).parts)
+def shown(files: dict[str, str]) -> dict[str, str]:
+    """Those that are not hidden, nor in a hidden folder."""
+    return {name: text for name, text in files.items() if not any(part.startswith(".") for part in Path(name).parts)}
 
 
 def points_of(name: str) -> int:

@@ -80,7 +80,7 @@ def check_tokens(odd: OddCells, out: Path, _: Path) -> None:
 
     cells = read_tokenized(out)
     require(not odd.has_bad_counts, "counts that are none were tokenized")
-    ids = cells.obs["cell_id"].to_pylist()
+    ids = cells.obs["cell_id"].tolist()
     names = list(odd.adata.obs_names)
     require(len(ids) <= len(names), f"{len(ids)} cells of {len(names)}")
     if "filter_pass" not in odd.adata.obs:

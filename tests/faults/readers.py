@@ -39,7 +39,7 @@ def tokens(folder: Path) -> str:
     from scdmc.tokens.parquet import read_tokenized
 
     cells = read_tokenized(folder)
-    return digest(cells.rank_ids, cells.expression_ids, cells.expression_values, cells.obs.to_pylist())
+    return digest(cells.rank_ids, cells.expression_ids, cells.expression_values, cells.obs.to_csv())
 
 
 def model(folder: Path) -> str:
