@@ -11,7 +11,7 @@ START_shipped := --model scDMC-small
 START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
 	--initializer_range 0.06 --expression_input value
 
-.PHONY: demo test lint format clean
+.PHONY: demo test faults lint format clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,11 @@ $(VENV)/installed: requirements.txt pyproject.toml
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# What `make test` does in small, in full (docs/reliability.md): 1,000 kill points and 1,000 odd files. Hours on two cores.
+faults: $(VENV)/installed
+	SCDMC_KILL_POINTS=1000 SCDMC_ODD_FILES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
+		tests/cli/test_nonsense.py --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The file-system events of a process under one folder, counted, and the one at which it kills itself.
 
-Python tells of its own events (:func:`sys.addaudithook`): a file opened for writing, a rename, a removal, a folder made.
-Libraries in C do not; so the calls that write through them count as well, before and after.
+Python tells of its own events (:func:`sys.addaudithook`): a file opened for writing, a rename, a removal, a new
+folder. Libraries in C do not; so the calls that write through them count as well, before and after.
 """
 
 import functools
@@ -42,7 +42,7 @@ class Events:
         if isinstance(path, int):
             return False
         path = os.fsdecode(path)
-        if isinstance(folder, int) and folder >= 0 and not os.path.isabs(path):
+        if isinstance(folder, int) and folder >= 0 and not path.startswith("/"):
             path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)  # noqa: PTH115, PTH118  called often
         return os.path.abspath(path).startswith(self.folder)  # noqa: PTH100
 

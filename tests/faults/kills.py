@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from tests.faults.server import Case, ForkServer, Outcome
 
 SEED = int(os.environ.get("SCDMC_FAULT_SEED", "0"))
 N_POINTS = int(os.environ.get("SCDMC_KILL_POINTS", "100"))
-SIZES_PER_JOB = 12  # kills in the middle of a write, beside those at events
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -61,7 +61,7 @@ class Killer:
         self.template.mkdir(parents=True)
         if self.job.older is not None:
             self.fresh()
-            self.require_success(self.run(**self.job.older(inputs)))
+            self.require_success(self.run(changes=self.job.older(inputs)))
             shutil.rmtree(self.template)
             self.place.rename(self.template)
         self.undisturbed = self.run_undisturbed()
@@ -71,13 +71,16 @@ class Killer:
         shutil.rmtree(self.place, ignore_errors=True)
         shutil.copytree(self.template, self.place)
 
-    def run(self, *extra: str, kill_at: int | None = None, most_bytes: int | None = None, **changes) -> Outcome:
+    def case(self, *extra: str, changes: dict | None = None, **limits: object) -> Case:
         """One run of the script in the output folder as it is."""
-        flags = self.job.flags(self.inputs, self.out) | changes
+        flags = self.job.flags(self.inputs, self.out) | (changes or {})
         needed = ["--overwrite"] if any(self.template.iterdir()) and "--overwrite" not in extra else []
-        words = [*words_of(flags), *extra, *needed]
-        more = {"watch": str(self.place), "kill_at": kill_at, "most_bytes": most_bytes, "kills": True}
-        return self.server.script(self.job.script, words, **more)
+        words = [self.job.script, *words_of(flags), *extra, *needed]
+        return Case("tests.faults.server:run_script", words, watch=str(self.place), **limits)
+
+    def run(self, *extra: str, **more: object) -> Outcome:
+        """Such a run, and what became of it."""
+        return self.server.run(self.case(*extra, **more))[0]
 
     def require_success(self, outcome: Outcome) -> Outcome:
         """A run that nothing disturbs ends well."""
@@ -108,23 +111,49 @@ class Killer:
 
     def points(self, n: int, generator: random.Random) -> list[dict]:
         """Events and sizes at which to kill, in a random order."""
-        events = [{"kill_at": event} for event in range(1, self.undisturbed.n_events + 1)]
-        sizes = [{"most_bytes": max(1, int(size * generator.random()))} for size in self.undisturbed.sizes if size > 1]
-        generator.shuffle(sizes)
-        points = [*events, *sizes[:SIZES_PER_JOB]]
+        known = self.undisturbed
+        events = [{"kill_at": event} for event in range(1, known.n_events + 1)]
+        sizes = [size for size in known.sizes if size > 1]
+        n_sizes = max(len(events) // 3, n - len(events))
+        middles = [{"most_bytes": 1 + int(generator.choice(sizes) * generator.random())} for _ in range(n_sizes)]
+        points = [*events, *middles]
         generator.shuffle(points)
         return points[:n]
 
     def kill(self, point: dict) -> None:
         """Kill a run at a point, look, run again, and compare."""
         self.fresh()
-        outcome = self.run(**point)
+        outcome = self.run(**point, kills=True)
         where = f"{self.job.script} killed at {point}"
         assert outcome.signal or outcome.result == 0, f"{where}: {outcome.tail}"
         assert outcome.orphans == 0, f"{where}: {outcome.orphans} processes live on"
         self.require_nothing_false(where)
         self.run_again(where)
         self.require_the_same(where)
+
+    def fill(self, most_bytes: int) -> None:
+        """Let no file grow beyond so many bytes, as on a full disk; look, run again, and compare."""
+        self.fresh()
+        outcome = self.run(most_bytes=most_bytes)
+        where = f"{self.job.script} with files of at most {most_bytes} bytes"
+        assert not outcome.signal and (outcome.result == 0 or outcome.is_refusal), f"{where}: {outcome.tail}"
+        self.require_nothing_false(where)
+        self.run_again(where)
+        self.require_the_same(where)
+
+    def race(self) -> None:
+        """Two runs with other flags at the same time: one result is whole, and who has to wait is told for whom."""
+        self.fresh()
+        outcomes = self.server.run(self.case(), self.case(changes=self.job.older(self.inputs)))
+        tails = "\n".join(outcome.tail for outcome in outcomes)
+        assert any(outcome.result == 0 for outcome in outcomes), tails
+        for outcome in outcomes:
+            told = re.search(rf"is being written by process \d+ on {re.escape(socket.gethostname())}", outcome.err)
+            assert outcome.result == 0 or (outcome.is_refusal and told), tails
+        text = self.read()
+        assert text in (self.undisturbed.older, self.undisturbed.newer), f"a mixture: {text}"
+        known = set(self.undisturbed.after) | set(self.undisturbed.before)
+        assert set(contents(self.place)) <= known, f"left over {sorted(set(contents(self.place)) - known)}"
 
     def require_nothing_false(self, where: str) -> None:
         """What is visible is nothing, the older result, the new one, or is refused."""
@@ -138,7 +167,7 @@ class Killer:
         assert is_honest, f"{where}: neither the older result nor the new one: {sorted(found)}"
 
     def run_again(self, where: str) -> None:
-        """The user repeats the command, with --resume where there is one, and with --overwrite where it is asked for."""
+        """The user repeats the command, with --resume where there is one, and with --overwrite where that is asked for."""
         again = ["--resume"] if self.job.resumes else []
         for words in (again, [*again, "--overwrite"], ["--overwrite"]):
             outcome = self.run(*words)
