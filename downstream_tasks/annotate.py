@@ -21,7 +21,7 @@ from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.options import POOLINGS, STREAMS
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 
 if TYPE_CHECKING:
     from scdmc.annotation.annotators import Annotator
@@ -55,7 +55,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     fill_in(arguments, TRANSFER_DEFAULTS, arguments.reference is not None, "without --reference")
     fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
-    has_counts = any(is_h5ad(path) for path in (arguments.data_path, arguments.reference) if path)
+    has_counts = any(is_counts(path) for path in (arguments.data_path, arguments.reference) if path)
     fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
     return arguments
 

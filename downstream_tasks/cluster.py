@@ -82,9 +82,10 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.cells import cluster_results as results
     from scdmc.cells.cluster_markers import marker_genes
+    from scdmc.cells.clustering import require_neighbours
     from scdmc.cells.data import read_cells
     from scdmc.cells.expression import read_expression
-    from scdmc.cells.results import annotated_data
+    from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import require_types, write_metrics
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import labels_of
@@ -93,8 +94,9 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model, saw_labels
-    from scdmc.reading.h5ad import write_h5ad
+    from scdmc.reading.h5ad import require_room_for_results
 
+    require_room_for_results(arguments.data_path)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(
@@ -106,22 +108,27 @@ def main(argv: list[str] | None = None) -> int:
     labels = labels_of(cells.obs[label_key]) if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
 
-    embeddings = {results.METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
+    require_neighbours(len(cells), options.n_neighbors)
+
+    # What cannot be done is refused before the model works.
+    baselines = {}
     if arguments.baselines != "none" or arguments.markers:
         expression, genes = read_expression(arguments.data_path, cells, model_directory, counts)
     if arguments.baselines != "none":
-        embeddings[results.BASELINE] = pca_of_variable_genes(expression, seed=options.seed)
+        baselines[results.BASELINE] = pca_of_variable_genes(expression, seed=options.seed)
+    ours_alone = {results.METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
+    embeddings = {**ours_alone, **baselines}
     clusterings = {method: results.cluster_embedding(each, options) for method, each in embeddings.items()}
     rows = results.cluster_rows(clusterings, labels, is_labelled, options)
     ours = clusterings[results.METHOD]
     markers = marker_genes(expression, genes, ours.clusters, arguments.markers) if arguments.markers else pd.DataFrame()
-    obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
-    adata = annotated_data(arguments.data_path, cells, {"scDMC_cluster": ours.clusters.astype(object)}, obsm)
 
     results.remove_optional_outputs(output_dir)
     results.draw_clusters(output_dir, clusterings, label_key, labels, options.seed)
     results.write_clusters(output_dir, cells, ours.clusters, labels, markers)
-    write_h5ad(adata, output_dir / "clustered.h5ad")
+    obs = {"scDMC_cluster": ours.clusters.astype(object)}
+    obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
+    write_annotated(output_dir / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
     if rows:
         print(write_metrics(output_dir / "metrics.csv", rows).round(3).to_string())
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")

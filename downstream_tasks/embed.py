@@ -27,7 +27,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_model_argument(parser)
     add_data_argument(parser)
-    add_output_file_argument(parser, ".h5ad to write")
+    add_output_file_argument(parser, ".h5ad to write, or .csv with a table")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     add_model_arguments(parser)

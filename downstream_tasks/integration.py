@@ -34,7 +34,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import names_of_files
 from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.options import POOLINGS, STREAMS
-from scdmc.reading.options import is_h5ad
+from scdmc.reading.options import is_counts
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir integration --batch_key batch",
@@ -88,9 +88,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, arguments.adapt, "without --adapt")
     has_scvi = "scvi" in arguments.methods
     fill_in(arguments, {"scvi_epochs": None}, has_scvi, "without scvi among --methods")
-    tokenized = [path.stem for path in arguments.data_path if not is_h5ad(path)]
+    tokenized = [path.stem for path in arguments.data_path if not is_counts(path)]
     if has_scvi and tokenized:
-        raise ScDMCError(f"{tokenized[0]}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
+        raise ScDMCError(
+            f"{tokenized[0]}: scVI needs raw counts, and tokenized parquet has none; give the file of counts"
+        )
     return arguments
 
 
@@ -154,7 +156,7 @@ def main(argv: list[str] | None = None) -> int:
 
     import pandas as pd
 
-    from scdmc.cells.results import annotated_data
+    from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import wide_metrics
     from scdmc.integration.results import summary_lines, write_integration_results, write_page, write_study
     from scdmc.integration.study import OBSM_KEYS, mean_rows, read_integration_data, require_runnable, run_benchmark
@@ -162,8 +164,10 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
-    from scdmc.reading.h5ad import write_h5ad
+    from scdmc.reading.h5ad import require_room_for_results
 
+    for path in paths:
+        require_room_for_results(path)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     place = functools.partial(place_model, **placement(arguments))
     place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read
@@ -180,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
         runs[data.name] = run_benchmark(data, model_directory, place, options)
         sections.append(write_integration_results(folder, data, runs[data.name], keys))
         first = runs[data.name][0].embeddings
-        adata = annotated_data(path, data.cells, obsm={OBSM_KEYS[m]: e for m, e in first.items()})
-        write_h5ad(adata, folder / "integrated.h5ad")
+        obsm = {OBSM_KEYS[method]: embedding for method, embedding in first.items()}
+        write_annotated(folder / "integrated.h5ad", path, data.cells, obsm=obsm)
         table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
         print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
     if len(paths) > 1:

@@ -11,9 +11,10 @@ from scdmc.cli.arguments import (
     split_columns,
     split_options,
 )
-from scdmc.cli.inputs import require_counts, require_hdf5
+from scdmc.cli.inputs import require_count_file, require_counts
 from scdmc.cli.parser import argument_parser, fill_in, script
 from scdmc.files import require_new_file
+from scdmc.reading.options import is_counts
 
 EXAMPLES = (
     "{prog} --data_path counts/islets.h5ad --output_file split.csv --label_key cell_type",
@@ -24,7 +25,7 @@ EXAMPLES = (
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the split."""
     parser = argument_parser(__doc__, EXAMPLES)
-    add_data_argument(parser, meaning=".h5ad with labels in obs, or a folder of them")
+    add_data_argument(parser, meaning=".h5ad or another file of counts with labels in obs, or a folder of them")
     add_output_file_argument(parser, "split.csv: source_file, cell_id, label, split")
     add_seed_argument(parser, "of the split")
     add_split_arguments(parser)
@@ -38,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     """Split and print the sizes of the parts."""
     arguments = parse_arguments(argv)
     require_new_file(arguments.output_file, arguments.overwrite)
-    if arguments.data_path.is_dir():
+    if arguments.data_path.is_dir() and not is_counts(arguments.data_path):
         require_counts(arguments.data_path, "--data_path")
     else:
-        require_hdf5(arguments.data_path, "--data_path")
+        require_count_file(arguments.data_path, "--data_path")
 
     from scdmc.cells.splits import cells_of_files, draw_split, require_usable_split, write_split
     from scdmc.labels import labels_of

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.training_medians import TakenCells, require_rules_that_apply
     from scdmc.genes.ids import load_gene_mapping, load_orthologs
     from scdmc.genes.vocabulary import load_vocabulary
-    from scdmc.reading.counts import input_files
+    from scdmc.reading.inputs import input_files
     from scdmc.reading.obs_filter import parse_leave_out
     from scdmc.tokens.medians import load_gene_medians, medians_by_gene
     from scdmc.tokens.tokenizer import Tokenizer, collect_medians
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.allow_normalized,
         choose_cells=taken,
         exact_limit=arguments.exact_limit,
+        recompute_totals=arguments.recompute_totals,
     )
     medians = medians_by_gene(accumulator, vocabulary, str(arguments.output_file))
     if arguments.significant_digits:

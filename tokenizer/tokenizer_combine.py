@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         obs_columns=arguments.obs_columns,
         layer=arguments.layer,
         allow_normalized=arguments.allow_normalized,
+        recompute_totals=arguments.recompute_totals,
         cells_per_shard=arguments.cells_per_shard,
         block_size=arguments.block_size,
     )

@@ -1,7 +1,6 @@
 """Embedding or annotating a file block by block: its cells are never in memory all at once."""
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,13 +26,18 @@ from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_wid
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.h5ad import add_obs, new_obsm, require_room_for_results, results_file
+from scdmc.reading.options import CountOptions, is_counts, is_h5ad
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
 from scdmc.tokens.tokenizer import tokenize_blocks
 
 logger = logging.getLogger(__name__)
+
+
+# Of the names of the cells, in a table.
+CELL_COLUMN = "cell_id"
 
 
 class CellSource(Protocol):
@@ -139,10 +143,10 @@ def open_cell_source(data_path: Path, model_directory: ModelDirectory, options: 
     ScDMCError
         As :func:`scdmc.cells.data.read_cells`.
     """
-    if not is_h5ad(data_path):
+    if not is_counts(data_path):
         yield _ParquetSource(Path(data_path), model_directory)
         return
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         yield _CountsSource(counts, model_directory, options)
 
 
@@ -152,10 +156,10 @@ def require_cells(data_path: Path, options: CountOptions) -> None:
     Raises
     ------
     ScDMCError
-        If an ``.h5ad`` has no raw counts, or parquet was not written by the tokenizer.
+        If a file of counts has no raw ones, or parquet was not written by the tokenizer.
     """
-    if is_h5ad(data_path):
-        with open_counts(data_path, options.layer, options.allow_normalized):
+    if is_counts(data_path):
+        with open_counts(data_path, **options.of_counts()):
             return
     read_settings(parquet_files(data_path))
 
@@ -176,8 +180,8 @@ def embed_file(
     data_path
         ``.h5ad`` with raw counts, or tokenized parquet.
     output_file
-        ``.h5ad``: the input with the embeddings added, NaN for cells that ``filter_pass`` leaves out; of parquet, its
-        annotation of the cells, without genes.
+        ``.h5ad``: the input with the embeddings added, NaN for cells that ``filter_pass`` leaves out; of other data,
+        their annotation of the cells, without genes; or ``.csv``: names of the cells and embeddings.
     model_directory
         How the cells must be tokenized.
     encoder, stream, pooling
@@ -195,15 +199,27 @@ def embed_file(
         If the data cannot be read as the model was trained or hold no cell, or stream or pooling are unknown.
     """
     width, n_embedded = embedding_width(encoder, stream), 0
+    output_file = _require_suffix(output_file)
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
-        with _new_h5ad(temporary, data_path, source.n_cells, width) as (file, embeddings):
+        with _output(temporary, data_path, source.n_cells, width) as (file, embeddings):
             for rows, cells in _shown_blocks(source, "embed"):
                 _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, show_progress=False))
                 n_embedded += len(rows)
-            if not is_h5ad(data_path):
+            if file is None:
+                columns = [f"{EMBEDDING_KEY}_{number}" for number in range(width)]
+                table = pd.DataFrame(embeddings, index=source.obs().index, columns=columns)
+                table.to_csv(temporary, index_label=CELL_COLUMN)
+            elif not is_h5ad(data_path):
                 _write_obs(file, source.obs())
         source.log_summary()
     return n_embedded, width
+
+
+def _require_suffix(output_file: Path) -> Path:
+    """Refuse a suffix that says another format than is written."""
+    if Path(output_file).suffix not in OUTPUT_SUFFIXES:
+        raise ScDMCError(f"{output_file}: the output ends in {' or '.join(OUTPUT_SUFFIXES)}")
+    return Path(output_file)
 
 
 def annotate_file(
@@ -239,18 +255,20 @@ def annotate_file(
     ScDMCError
         If the data cannot be read as the model was trained, hold no cell, or the output is of another kind.
     """
-    output_file = Path(output_file)
-    if output_file.suffix not in OUTPUT_SUFFIXES:
-        raise ScDMCError(f"{output_file}: the output ends in {' or '.join(OUTPUT_SUFFIXES)}")
+    output_file = _require_suffix(output_file)
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         if output_file.suffix == ".csv":
             embeddings = np.zeros((source.n_cells, annotator.width), np.float32) if options.majority_vote else None
             results = _annotate_blocks(source, annotator, options, embeddings)
-            _add_columns(source.obs(), results).to_csv(temporary, index_label="cell_id")
+            _without_cell_column(source.obs().assign(**_columns(results, source.n_cells))).to_csv(
+                temporary, index_label=CELL_COLUMN
+            )
         else:
-            with _new_h5ad(temporary, data_path, source.n_cells, annotator.width) as (file, embeddings):
+            with _output(temporary, data_path, source.n_cells, annotator.width) as (file, embeddings):
                 results = _annotate_blocks(source, annotator, options, embeddings)
-                _write_obs(file, _add_columns(source.obs(), results))
+                if not is_h5ad(data_path):
+                    _write_obs(file, source.obs())
+                add_obs(file, _columns(results, source.n_cells))
         source.log_summary()
         source.log_coverage(annotator.training_genes)
     return results
@@ -349,40 +367,37 @@ def majority_vote(labels: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     return table.idxmax(axis=1)[clusters].to_numpy(dtype=object)
 
 
-def _add_columns(obs: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
-    """Annotation of all cells with the results; cells that were not read (filter_pass) get missing values."""
-    columns = {
-        name: obs_column(values.to_numpy(), results.index.to_numpy(), len(obs))
+def _columns(results: pd.DataFrame, n_cells: int) -> dict[str, np.ndarray | pd.Categorical]:
+    """The results as columns of obs of all cells; cells that were not read (filter_pass) get missing values."""
+    return {
+        name: obs_column(values.to_numpy(), results.index.to_numpy(), n_cells)
         for name, values in results.drop(columns="is_empty").items()
     }
-    return obs.assign(**columns)
+
+
+def _without_cell_column(obs: pd.DataFrame) -> pd.DataFrame:
+    """Make room for the names of the cells: a column of obs that is called like theirs gets another name."""
+    if CELL_COLUMN not in obs:
+        return obs
+    logger.warning("warning: the column %s of obs is called obs_%s in the table", CELL_COLUMN, CELL_COLUMN)
+    return obs.rename(columns={CELL_COLUMN: f"obs_{CELL_COLUMN}"})
 
 
 @contextmanager
-def _new_h5ad(path: Path, data_path: Path, n_cells: int, width: int) -> Iterator[tuple[h5py.File, h5py.Dataset]]:
-    """A copy of an ``.h5ad``, for parquet a file of cells without genes; and its embeddings, NaN so far."""
-    import anndata
-
-    if is_h5ad(data_path):
-        shutil.copyfile(data_path, path)
-    else:
-        anndata.AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str))).write_h5ad(path)
-    with h5py.File(path, "a") as file:
-        yield file, _new_embeddings(file, n_cells, width)
-
-
-def _new_embeddings(file: h5py.File, n_cells: int, width: int) -> h5py.Dataset:
-    """``obsm['X_scDMC']``, NaN so far, in place of an older one."""
-    group = file.require_group("obsm")
-    group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
-    if EMBEDDING_KEY in group:
-        del group[EMBEDDING_KEY]
-    dataset = group.create_dataset(EMBEDDING_KEY, (n_cells, width), dtype=np.float32, fillvalue=np.nan)
-    dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    return dataset
+def _output(
+    path: Path, data_path: Path, n_cells: int, width: int
+) -> Iterator[tuple[h5py.File | None, "np.ndarray | h5py.Dataset"]]:
+    """Where results go, and the embeddings, NaN so far: an ``.h5ad``, or memory for a table."""
+    if path.suffix == ".csv":
+        yield None, np.full((n_cells, width), np.nan, dtype=np.float32)
+        return
+    require_room_for_results(data_path)
+    unnamed = pd.DataFrame(index=np.arange(n_cells).astype(str))
+    with results_file(path, data_path, unnamed) as file:
+        yield file, new_obsm(file, EMBEDDING_KEY, (n_cells, width))
 
 
 def _write_obs(file: h5py.File, obs: pd.DataFrame) -> None:
     import anndata
 
-    anndata.io.write_elem(file, "obs", obs)
+    anndata.io.write_elem(file, "obs", obs.drop(columns="_index", errors="ignore").rename_axis(None))

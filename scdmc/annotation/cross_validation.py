@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from scdmc.annotation.options import RunOptions
 from scdmc.cells.options import SplitOptions
 from scdmc.cells.splits import draw_split, groups_of, make_split, read_split, require_usable_split
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.labels import is_missing
 
 
@@ -189,6 +189,6 @@ def hold_out(labels: np.ndarray, split: np.ndarray, held_out_type: str) -> np.nd
     """
     is_held_out = np.asarray(labels, dtype=object) == held_out_type
     if not (is_held_out & (split == "test")).any():
-        there = ", ".join(sorted(set(np.asarray(labels, dtype=object)[split == "test"])))
+        there = shown_names(sorted(set(np.asarray(labels, dtype=object)[split == "test"])))
         raise ScDMCError(f"--hold_out_type {held_out_type}: no test cell is of that type; there are {there}")
     return np.where(is_held_out & np.isin(split, ("train", "validation")), "left_out", split)

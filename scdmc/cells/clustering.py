@@ -19,6 +19,26 @@ EXACT_CELLS = 20_000  # Up to here all pairs take seconds, and less than compili
 logger = logging.getLogger(__name__)
 
 
+# A cell's neighbourhood holds itself; a map in two dimensions needs a few cells.
+FEWEST_NEIGHBOURS, FEWEST_CELLS = 2, 5
+
+
+def require_neighbours(n_cells: int, n_neighbors: int) -> None:
+    """Refuse, before the work, cells too few for a graph of so many neighbours.
+
+    Raises
+    ------
+    ScDMCError
+        If there are too few cells, or neighbours.
+    """
+    if n_neighbors < FEWEST_NEIGHBOURS:
+        raise ScDMCError(f"--n_neighbors {n_neighbors}: a cell counts itself, so that at least 2 are needed")
+    if n_cells <= n_neighbors:
+        raise ScDMCError(f"{n_neighbors} neighbours need more than {n_neighbors} cells, and there are {n_cells}")
+    if n_cells < FEWEST_CELLS:
+        raise ScDMCError(f"{n_cells} cells are too few for clusters and a map; at least {FEWEST_CELLS} are needed")
+
+
 def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42) -> scipy.sparse.csr_matrix:
     """UMAP connectivities of the nearest neighbours (scanpy.pp.neighbors, euclidean).
 
@@ -44,9 +64,8 @@ def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42
     import anndata
     import scanpy
 
+    require_neighbours(len(embedding), n_neighbors)
     embedding = _finite(embedding)
-    if len(embedding) <= n_neighbors:
-        raise ScDMCError(f"{n_neighbors} neighbours need more than {n_neighbors} cells, and there are {len(embedding)}")
     adata = anndata.AnnData(embedding)
     transformer = "sklearn" if len(embedding) <= EXACT_CELLS else _approximate_neighbours(n_neighbors, seed)
     scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)

@@ -7,7 +7,7 @@ from pathlib import Path
 from scdmc.genes.ids import load_gene_mapping
 from scdmc.model.folder import ModelDirectory, require_same_settings
 from scdmc.reading.counts import open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenized_cells import TokenizedCells, require_valid_ids
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
@@ -39,7 +39,7 @@ def read_cells(
     ScDMCError
         If the data were tokenized for another model, or a column is missing.
     """
-    if is_h5ad(data_path):
+    if is_counts(data_path):
         cells = _tokenize_h5ad(data_path, model_directory, obs_columns or (), options or CountOptions())
     else:
         cells = read_tokenized(data_path, obs_columns)
@@ -62,7 +62,7 @@ def _tokenize_h5ad(
     data_path: Path, model_directory: ModelDirectory, obs_columns: Sequence[str], options: CountOptions
 ) -> TokenizedCells:
     tokenizer = tokenizer_of_model(model_directory, options)
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         return tokenize_counts(counts, tokenizer, obs_columns)
 
 

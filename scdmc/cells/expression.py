@@ -8,7 +8,7 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, cell_totals, open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.streams import COUNTS_PER_CELL, has_counts, total_counts
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, expression_of_cells
@@ -25,7 +25,7 @@ def read_expression(
     -------
     CSR of shape (n_cells, n_genes), float32, and the names of the genes, shape (n_genes,).
     """
-    if is_h5ad(data_path):
+    if is_counts(data_path):
         return _expression_of_h5ad(data_path, cells, options or CountOptions())
     return _expression_of_streams(read_tokenized(data_path, obs_columns=()), model_directory)
 
@@ -33,7 +33,7 @@ def read_expression(
 def _expression_of_h5ad(
     data_path: Path, cells: TokenizedCells, options: CountOptions
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         return log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()], counts.var.index.to_numpy(dtype=object)
 
 
@@ -42,7 +42,7 @@ def log1p_cp10k(counts: Counts) -> scipy.sparse.csr_matrix:
     blocks = []
     for first, block in counts.blocks():
         rows = np.arange(first, first + block.shape[0])
-        n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+        n_counts = cell_totals(counts, rows, total_counts(block))
         has_total = has_counts(n_counts)
         scale = np.where(has_total, COUNTS_PER_CELL / np.where(has_total, n_counts, 1.0), 0.0)
         blocks.append((scipy.sparse.diags_array(scale) @ block).log1p().astype(np.float32))
@@ -62,10 +62,10 @@ def read_raw_counts(
 
     None for tokenized parquet, which keeps no counts.
     """
-    if not is_h5ad(data_path):
+    if not is_counts(data_path):
         return None
     options = options or CountOptions()
-    with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    with open_counts(data_path, **options.of_counts()) as counts:
         return raw_counts(counts)[cells.obs[ROW_COLUMN].to_numpy()]
 
 

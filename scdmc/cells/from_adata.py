@@ -46,7 +46,7 @@ def tokenize(
     options
         Fields of :class:`scdmc.cells.options.TokenizeOptions`: ``gene_median_file`` or ``medians``,
         ``token_dictionary_file``, ``gene_mapping_file``, ``gene_id_column``, ``species``, ``ortholog_file``, ``layer``,
-        ``allow_normalized``, ``model_input_size``, ``drop_empty_cells``, ``name``.
+        ``allow_normalized``, ``recompute_totals``, ``model_input_size``, ``drop_empty_cells``, ``name``.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def tokenize(
         raise ScDMCError("model and model_path are one thing; give one of them")
     chosen = TokenizeOptions(**options)
     tokenizer = _tokenizer(model if model_path is None else model_path, chosen)
-    counts = counts_of_adata(adata, chosen.layer, chosen.allow_normalized, chosen.name)
+    counts = counts_of_adata(adata, chosen.layer, chosen.allow_normalized, chosen.name, chosen.recompute_totals)
     return tokenize_counts(counts, tokenizer, obs_columns)
 
 

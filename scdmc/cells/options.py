@@ -71,7 +71,7 @@ class TokenizeOptions:
         Column of ``var`` with the gene ids; looked for without it.
     species, ortholog_file
         ``"mouse"`` with a table of human and mouse genes; one-to-one pairs are mapped.
-    layer, allow_normalized
+    layer, allow_normalized, recompute_totals
         Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
     model_input_size
         Most tokens of a stream, ``<cls>`` and ``<eos>`` included; 2048 without it, or the context of the model.
@@ -90,6 +90,7 @@ class TokenizeOptions:
     ortholog_file: str | Path | None = None
     layer: str | None = None
     allow_normalized: bool = False
+    recompute_totals: bool = False
     model_input_size: int | None = None
     drop_empty_cells: bool = False
     name: str = "adata"

@@ -8,9 +8,9 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 
 from scdmc.cells.options import SplitOptions
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import atomic_path
-from scdmc.labels import is_missing
+from scdmc.labels import is_missing, label_text, labels_of
 from scdmc.reading.h5ad import h5ad_files, read_obs
 from scdmc.tokens.tokenized_cells import require_obs_columns
 
@@ -22,6 +22,10 @@ SPLIT_COLUMNS = ("source_file", "cell_id", "label", "split")
 
 # Whole groups leave few choices, and a blind draw can put all of a type into one part: the best of these is kept.
 GROUP_DRAWS = 100
+
+
+# Of the types that are left out, in one line of the log.
+TYPES_NAMED = 20
 
 
 logger = logging.getLogger(__name__)
@@ -41,7 +45,7 @@ def draw_split(labels: np.ndarray, obs: pd.DataFrame, options: SplitOptions) -> 
 
 def groups_of(obs: pd.DataFrame, options: SplitOptions) -> np.ndarray | None:
     """Group of each cell whose groups stay in one part, shape (n_cells,); None where cells are split one by one."""
-    return obs[options.split_by].to_numpy(dtype=object) if options.split_by else None
+    return labels_of(obs[options.split_by]) if options.split_by else None
 
 
 def make_split(
@@ -61,7 +65,7 @@ def make_split(
     Parameters
     ----------
     labels
-        Cell types, shape (n_cells,). NaN, None and '' mean that the type is not known.
+        Cell types, shape (n_cells,). NaN, None and words for no label (:mod:`scdmc.labels`) mean that it is not known.
     groups
         Donor or batch of each cell, shape (n_cells,).
     validation_fraction, test_fraction
@@ -108,7 +112,7 @@ def _cells_of_frequent_types(labels: np.ndarray, min_cells_per_type: int) -> np.
     cells_per_type = pd.Series(np.asarray(labels, dtype=object)[~missing].astype(str)).value_counts()
     rare = cells_per_type[cells_per_type < min_cells_per_type]
     if len(rare):
-        named = ", ".join(f"{name} ({count})" for name, count in sorted(rare.items()))
+        named = shown_names([f"{name} ({count})" for name, count in sorted(rare.items())], TYPES_NAMED)
         logger.info("left out, fewer than %d cells: %s", min_cells_per_type, named)
     if missing.any():
         logger.info("left out, no label: %d cells", missing.sum())
@@ -134,7 +138,7 @@ def _known_groups(groups: np.ndarray, kept: np.ndarray) -> np.ndarray:
     if len(names) < 3:
         raise ScDMCError(
             f"splitting by group needs at least 3 groups, one for each part, and there are {len(names)} "
-            f"({', '.join(names)}); choose another column or split by cell"
+            f"({shown_names(names)}); choose another column or split by cell"
         )
     return groups
 
@@ -340,8 +344,8 @@ def _read_split_table(path: Path) -> pd.DataFrame:
 def _label_texts(labels: np.ndarray) -> np.ndarray:
     """Labels as a split file holds them, shape (n_cells,): text, '' where missing."""
     labels = np.asarray(labels, dtype=object)
-    return np.array(["" if absent else str(label) for label, absent in zip(labels, is_missing(labels), strict=True)],
-                    dtype=object)  # fmt: skip
+    texts = ["" if absent else label_text(label) for label, absent in zip(labels, is_missing(labels), strict=True)]
+    return np.array(texts, dtype=object)
 
 
 def _unique_cell_keys(obs: pd.DataFrame) -> pd.MultiIndex:

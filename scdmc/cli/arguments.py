@@ -14,7 +14,7 @@ from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
 from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes
-from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_h5ad
+from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
@@ -204,9 +204,14 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_layer_arguments(parser: Parser) -> None:
-    """``--layer`` and ``--allow_normalized``: which matrix holds the counts."""
+    """``--layer``, ``--allow_normalized``, ``--recompute_totals``: which matrix holds the counts, and which totals."""
     parser.add_argument("--layer", help="where the raw counts are: X, raw or the name of a layer (default: looked for)")
     parser.add_argument("--allow_normalized", action="store_true", help="take X even if it holds no integers")
+    parser.add_argument(
+        "--recompute_totals",
+        action="store_true",
+        help="take the sum of each cell as its total counts, whatever obs['n_counts'] says",
+    )
 
 
 def add_gene_id_arguments(parser: Parser) -> None:
@@ -232,9 +237,10 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
     """
     options = count_options(arguments)
     given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
-    if given and not is_h5ad(data_path):
+    if given and not is_counts(data_path):
         raise ScDMCError(
-            f"{', '.join(given)}: only an .h5ad is read so, and {data_path} is tokenized already; leave that out"
+            f"{', '.join(given)}: only an .h5ad is read so, or other raw counts, and {data_path} is tokenized already; "
+            "leave that out"
         )
     return options
 

@@ -9,18 +9,11 @@ import argparse
 import glob
 from pathlib import Path
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.model.names import CONFIG_FILE
 from scdmc.model.shipped import model_folder
-
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-
-PARQUET_SIGNATURE = b"PAR1"
-
-
-HDF5_SUFFIXES = (".h5ad", ".h5", ".loom")
-
+from scdmc.reading.magic import HDF5_MAGIC, PARQUET_MAGIC
+from scdmc.reading.options import is_counts
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -49,12 +42,12 @@ def require_model(model: Path) -> None:
 
 
 def require_input(path: Path, flag: str) -> None:
-    """Refuse cells that are neither an ``.h5ad`` nor tokenized parquet.
+    """Refuse cells that are neither counts of a kind that can be read nor tokenized parquet, by their content.
 
     Parameters
     ----------
     path
-        An ``.h5ad``, or parquet: a file, a folder or a glob.
+        ``.h5ad``, ``.loom``, 10x ``.h5``, ``.zarr`` or 10x folder; or parquet: a file, a folder or a glob.
     flag
         Where the path was given, for the message: ``--data_path``.
 
@@ -63,14 +56,31 @@ def require_input(path: Path, flag: str) -> None:
     ScDMCError
         If there is no such file, it cannot be read, or it is of another kind.
     """
-    path = Path(path)
-    if path.suffix == ".h5ad":
-        require_hdf5(path, flag)
-    elif path.suffix in (".h5", ".loom", ".zarr"):
-        _require_there(path, flag)
-        raise ScDMCError(f"{flag} {path}: give an .h5ad, or tokenized parquet; {TOKENIZE_IT}")
+    if is_counts(Path(path)):
+        require_count_file(path, flag)
     else:
         require_tokenized(path, flag)
+
+
+def require_count_file(path: Path, flag: str) -> None:
+    """Refuse what is no single file, store or 10x folder of counts, by its content.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such file, it cannot be read, or it is of another kind.
+    """
+    from scdmc.reading.kinds import HDF5_KINDS, kind_of
+
+    path = Path(path)
+    _require_there(path, flag)
+    if path.is_file():
+        _first_bytes(path, flag, 1)
+    kind = kind_of(path)
+    if kind.name is None:
+        raise ScDMCError(f"{flag} {path} is no file of counts that can be read, but {kind.reason}")
+    if kind.name in HDF5_KINDS:
+        require_hdf5(path, flag)
 
 
 def require_tokenized(path: Path, flag: str) -> None:
@@ -81,20 +91,30 @@ def require_tokenized(path: Path, flag: str) -> None:
     ScDMCError
         If there is no such file, it cannot be read, or it is of another kind.
     """
+    from scdmc.reading.kinds import inputs_below, kind_of
+
     path = Path(path)
-    if path.suffix in (*HDF5_SUFFIXES, ".zarr") and path.exists():
-        raise ScDMCError(f"{flag} {path} is not tokenized yet: {TOKENIZE_IT}")
+    if path.exists() and is_counts(path):
+        kind = kind_of(path)
+        if kind.name is not None or kind.may_hold_cells:
+            what = "is not tokenized yet" if kind.name is not None else f"is no parquet, but {kind.reason}"
+            raise ScDMCError(f"{flag} {path} {what}: {TOKENIZE_IT}")
     if path.is_file():
         files = [path]
     elif path.is_dir():
         files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
     else:
-        files = sorted(Path(name) for name in glob.glob(str(path)))
+        files = sorted(Path(name) for name in glob.glob(str(path)) if Path(name).is_file())
+    if not files and path.is_dir() and (counts := inputs_below(path)):
+        raise ScDMCError(
+            f"{flag} {path} is a folder without parquet, but with counts ({shown_names(counts, 3)}): "
+            f"name one of them, or {TOKENIZE_IT}"
+        )
     if not files:
         raise ScDMCError(f"{flag} {path}: no such parquet file, and no .parquet files there")
     for file in files:
-        start = _first_bytes(file, flag, len(PARQUET_SIGNATURE))
-        if start != PARQUET_SIGNATURE:
+        start = _first_bytes(file, flag, len(PARQUET_MAGIC))
+        if start != PARQUET_MAGIC:
             raise ScDMCError(f"{flag} {file} is not a readable parquet file (it does not begin with PAR1)")
 
 
@@ -113,7 +133,7 @@ def require_hdf5(path: Path, flag: str) -> None:
         offset, size = 0, path.stat().st_size
         while offset < size:
             file.seek(offset)
-            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
+            if file.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
                 return
             offset = 2 * offset or 512
     raise ScDMCError(f"{flag} {path} is not a readable {path.suffix} file (it is no HDF5)")
@@ -125,16 +145,23 @@ def require_counts(path: Path, flag: str) -> None:
     Raises
     ------
     ScDMCError
-        If there is no such folder, or one of its ``.h5ad``, ``.loom`` and ``.h5`` files is no HDF5.
+        If there is no such folder, or one of its files has the name of an HDF5 file of counts and is none.
     """
+    from scdmc.reading.kinds import HDF5_KINDS, kind_of
+
     path = Path(path)
     if path.is_file():
         raise ScDMCError(f"{flag} {path} is a file; give the folder that it lies in")
     if not path.is_dir():
         raise ScDMCError(f"{flag} {path}: no such folder")
+    if kind_of(path).name is not None:
+        return
     for file in sorted(path.iterdir()):
-        if file.suffix in HDF5_SUFFIXES and file.is_file() and not file.name.startswith("."):
-            require_hdf5(file, flag)
+        if not file.name.startswith(".") and kind_of(file).name in HDF5_KINDS:
+            try:
+                require_hdf5(file, flag)
+            except ScDMCError as error:
+                raise ScDMCError(f"{error}; mend it, or move it out of the folder") from error
 
 
 def require_file(path: Path, flag: str) -> None:

@@ -24,7 +24,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.loaded import model_to_run, open_model
 from scdmc.reading.counts import counts_of_adata, open_counts
-from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reading.options import CountOptions, is_counts
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
 if TYPE_CHECKING:
@@ -148,8 +148,8 @@ def _expression_of_file(
     data_path: Path, cells: TokenizedCells, model_directory: ModelDirectory, options: CountOptions
 ) -> scipy.sparse.csr_matrix:
     expression, genes = read_expression(data_path, cells, model_directory, options)
-    if is_h5ad(data_path):
-        with open_counts(data_path, options.layer, options.allow_normalized) as counts:
+    if is_counts(data_path):
+        with open_counts(data_path, **options.of_counts()) as counts:
             tokens = tokenizer_of_model(model_directory, options).match(counts).token_ids
     else:
         tokens = np.array([model_directory.vocabulary.token_ids[gene] for gene in genes])

@@ -23,7 +23,7 @@ from scdmc.gene_analysis.set_consistency import (
     enrichment_test,
     matching_strata,
 )
-from scdmc.gene_analysis.sets import gene_set_membership
+from scdmc.gene_analysis.sets import gene_set_membership, require_known_sets
 from scdmc.gene_analysis.states import centred_units, embed_genes
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def analyse_modules(
     data
         Model and cells.
     gene_sets
-        Name -> symbols (:func:`scdmc.gene_analysis.sets.read_gene_sets`).
+        Name -> symbols or Ensembl ids (:func:`scdmc.gene_analysis.sets.read_gene_sets`).
     options
         See :class:`ModuleOptions`.
     source
@@ -120,6 +120,8 @@ def analyse_modules(
             options.permutations, LARGEST_P,
         )  # fmt: skip
     vocabulary = data.model_directory.vocabulary
+    if gene_sets is not None:
+        require_known_sets(gene_sets, vocabulary, source)
     everything = np.full(len(data.cells), ALL_CELLS)
     embedded = embed_genes(data.encoder, data.cells, everything, vocabulary, options.stream, options.min_cells)
     genes, tokens = embedded.table, embedded.table["token"].to_numpy()

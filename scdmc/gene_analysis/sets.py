@@ -1,19 +1,27 @@
-"""Gene sets in GMT files: name, description, then the symbols of the genes, separated by tabs."""
+"""Gene sets in GMT files: name, description, then the genes (symbols or Ensembl ids), separated by tabs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import atomic_path
+from scdmc.genes.symbols import gene_of_name, official_symbol
+from scdmc.genes.vocabulary import Vocabulary
 
 SMALLEST_SET, LARGEST_SET = 5, 500
 
 
+WEIGHT = re.compile(r",[-+]?[0-9.]+([eE][-+]?[0-9]+)?$")
+
+
 def read_gene_sets(path: Path) -> dict[str, list[str]]:
-    """Read a GMT file: name -> symbols, in the order of the file.
+    """Read a GMT file: name -> genes as they are written, in the order of the file.
+
+    A number after a comma, the weight of a gene in sets of Enrichr, is left out.
 
     Raises
     ------
@@ -25,14 +33,14 @@ def read_gene_sets(path: Path) -> dict[str, list[str]]:
         raise ScDMCError(f"{path}: no such file (gene sets)")
     sets: dict[str, list[str]] = {}
     try:
-        lines = path.read_text(encoding="utf8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ScDMCError(f"{path} (gene sets) is not text: {error}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, *rest = line.split("\t")
-        genes = [gene.strip() for gene in rest[1:] if gene.strip()]
+        genes = [WEIGHT.sub("", gene.strip()) for gene in rest[1:] if gene.strip()]
         if not name or not genes:
             raise ScDMCError(f"{path}, line {number}: a GMT line is name, description and genes, separated by tabs")
         if name in sets:
@@ -50,6 +58,30 @@ def write_gene_sets(path: Path, sets: Mapping[str, Sequence[str]], description: 
         temporary.write_text("\n".join(lines) + "\n", encoding="utf8")
 
 
+def require_known_sets(sets: Mapping[str, Sequence[str]], vocabulary: Vocabulary, source: str) -> None:
+    """Refuse, before the work, gene sets of which none has enough genes in the vocabulary.
+
+    Raises
+    ------
+    ScDMCError
+        If there is none.
+    """
+    numbers = [sum(gene_of_name(gene) in vocabulary.token_ids for gene in set(genes)) for genes in sets.values()]
+    if max(numbers, default=0) < SMALLEST_SET:
+        genes = [gene for of_set in sets.values() for gene in of_set]
+        raise ScDMCError(
+            f"{source}: none of the {len(sets)} gene sets has {SMALLEST_SET} genes of the model's vocabulary; the "
+            f"first are {shown_names(genes, 3)}; write official human symbols or Ensembl ids"
+        )
+
+
+def _members(genes: Sequence[str], column: Mapping[str, int]) -> list[int]:
+    """Columns of the genes of a set, ascending; a gene may be written as a symbol or as an id."""
+    plain = {gene: column.get(gene.upper()) for gene in genes}
+    official = (column.get(official_symbol(gene).upper()) if at is None else at for gene, at in plain.items())
+    return sorted({at for at in official if at is not None})
+
+
 def gene_set_membership(
     sets: Mapping[str, Sequence[str]], symbols: np.ndarray, source: str
 ) -> tuple[list[str], scipy.sparse.csr_matrix]:
@@ -58,7 +90,7 @@ def gene_set_membership(
     Parameters
     ----------
     sets
-        Name -> symbols, in any case.
+        Name -> symbols or Ensembl ids, in any case.
     symbols
         The genes that are looked at, shape (n_genes,).
     source
@@ -74,12 +106,12 @@ def gene_set_membership(
         If no set is left.
     """
     column = {symbol.upper(): index for index, symbol in enumerate(symbols)}
-    members = {name: sorted({column[g.upper()] for g in genes if g.upper() in column}) for name, genes in sets.items()}
+    members = {name: _members(genes, column) for name, genes in sets.items()}
     kept = {name: columns for name, columns in members.items() if SMALLEST_SET <= len(columns) <= LARGEST_SET}
     if not kept:
         raise ScDMCError(
             f"{source}: none of the {len(sets)} gene sets has {SMALLEST_SET} to {LARGEST_SET} genes among the "
-            f"{len(symbols):,} genes seen; are they official human symbols?"
+            f"{len(symbols):,} genes seen; are they official human symbols or Ensembl ids?"
         )
     offsets = np.cumsum([0, *(len(columns) for columns in kept.values())])
     columns = np.concatenate(list(kept.values()))

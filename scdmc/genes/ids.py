@@ -4,15 +4,25 @@ import csv
 import functools
 import gzip
 import logging
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import read_json_object
+from scdmc.genes.names import (
+    ADVICE_FOR_A_MOUSE,
+    MOUSE_GENOME,
+    NOTHING,
+    GeneNames,
+    clean_names,
+    require_human_symbols,
+    species_of_ids,
+)
 from scdmc.genes.options import SPECIES
 from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary, ensembl_id
 
@@ -25,15 +35,33 @@ ID_COLUMNS = ("ensembl_id", "feature_id", "gene_ids", "gene_id")
 SYMBOL_COLUMNS = ("gene_symbol", "gene_symbols", "feature_name", "symbol", "gene_name", "gene_names")
 
 
+# Other names of such columns, compared in lower case.
+MORE_ID_COLUMNS = ("ensembl", "ensembl_ids", "ensemblid", "ensembl_gene_id", "accession", "geneid")
+
+
+MORE_SYMBOL_COLUMNS = (
+    "gene_short_name", "hgnc_symbol", "external_gene_name", "genesymbol", "symbols", "gene", "genes", "_index",
+)  # fmt: skip
+
+
+INDEX = "index"
+
+
 # Where one symbol belongs to several ids, counts most probably belong to the first of these biotypes.
 BIOTYPES_BY_PRIORITY = ("protein_coding", "lncRNA")
 
 
-# What a missing id becomes when a table is written as text; none of them is a gene symbol.
-MISSING_NAMES = ("nan", "none", "<na>", "na")
-
-
 UNMATCHED = -1
+
+
+# Stands for var_names among the columns, as no column can be called.
+INDEX_SOURCE = object()
+
+
+COLUMNS_SHOWN = 20
+
+
+ADVICE_FOR_OTHERS = "only genes of human and mouse are known; map these to human genes with --gene_mapping_file"
 
 
 HUMAN_PREFIX, MOUSE_PREFIX = "ENSG", "ENSMUSG"
@@ -48,14 +76,22 @@ class GeneMatch:
     token_ids
         Shape (n_genes,), int64; :data:`UNMATCHED` where a column belongs to no gene of the vocabulary.
     names
-        Shape (n_genes,): the name by which each column was looked up.
-    columns_used
-        Where the names came from, in the order in which they were tried.
+        Shape (n_genes,): the name by which each column was found, or was looked up first.
+    matched_by
+        Where names came from, in the order in which they were tried -> how many columns each one settled.
+    spellings
+        How names were written, where not plainly -> how many.
     """
 
     token_ids: np.ndarray
     names: np.ndarray
-    columns_used: list[str] = field(default_factory=list)
+    matched_by: dict[str, int] = field(default_factory=dict)
+    spellings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def columns_used(self) -> list[str]:
+        """The places that gave a name of a gene of the vocabulary; all that were tried where none did."""
+        return [place for place, number in self.matched_by.items() if number] or list(self.matched_by)
 
     @property
     def is_matched(self) -> np.ndarray:
@@ -178,7 +214,7 @@ def _ortholog_table(path: Path) -> pd.DataFrame:
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, EOFError, ValueError) as error:
         raise ScDMCError(f"{path} (orthologs) is no table: {str(error).splitlines()[0]}") from error
-    table = table.apply(lambda column: pd.Series(_clean(column), index=table.index, dtype=str).str.upper())
+    table = table.apply(lambda column: pd.Series(clean_names(column), index=table.index, dtype=str).str.upper())
     human, mouse = _column_of_ids(table, HUMAN_PREFIX), _column_of_ids(table, MOUSE_PREFIX)
     symbol = _column_of_mouse_symbols([column for column in table if column not in (human, mouse)], list(table))
     if human is None or (mouse is None and symbol is None):
@@ -234,9 +270,10 @@ def match_genes(
     vocabulary
         The vocabulary.
     gene_id_column
-        Column of ``var`` with the gene ids; without it ``ensembl_id``, ``feature_id``, ``gene_ids`` / ``gene_id``,
-        var_names that look like Ensembl ids, else symbols. An empty id falls back, per gene, to the symbol; an obsolete
-        one does not (``gene_mapping`` is for these).
+        Column of ``var`` that is asked first, or ``index``. Then, gene by gene, ``ensembl_id``, ``feature_id``,
+        ``gene_ids`` / ``gene_id``, var_names that look like Ensembl ids, columns of symbols, var_names. The first name
+        that is an Ensembl id, or a symbol of a gene of the vocabulary, settles a gene; an obsolete id settles it, too
+        (``gene_mapping`` is for these). See :mod:`scdmc.genes.names` for how names may be written.
     gene_mapping
         Upper-case symbol or id -> current id (see :func:`load_gene_mapping`), applied first.
     symbols
@@ -252,23 +289,23 @@ def match_genes(
     Raises
     ------
     ScDMCError
-        If ``gene_id_column`` is absent, no gene of the file is in the vocabulary, or the species lacks orthologs.
+        If ``gene_id_column`` is absent, no gene of the file is in the vocabulary, the file is of another species, or
+        the species lacks orthologs.
     """
-    ids, id_source = _gene_ids(var, gene_id_column, source)
-    names, symbol_source = _gene_symbols(var)
+    sources = _sources(var, gene_id_column, source)
     gene_mapping = gene_mapping or {}
     if species == "human":
-        symbols = load_symbols() if symbols is None else symbols
+        known = GeneNames(gene_mapping, load_symbols() if symbols is None else symbols)
     else:
-        symbols, gene_mapping = {}, {**_require_orthologs(species, orthologs), **gene_mapping}
-    used_names = np.array([gene_id or name for gene_id, name in zip(ids, names, strict=True)], dtype=object)
-    tokens = [_token(name, vocabulary, gene_mapping, symbols) for name in used_names]
-    token_ids = np.array(tokens, dtype=np.int64)
-    columns_used = [column for column in (id_source, symbol_source) if column]
-    match = GeneMatch(token_ids, used_names, columns_used)
-    is_mouse = species == "human" and _warn_of_mouse_genes(used_names, source, match)
+        known = GeneNames({**_require_orthologs(species, orthologs), **gene_mapping}, {}, MOUSE_GENOME)
+    match, is_symbol = _resolve(sources, known, vocabulary, len(var))
+    if species == "human":
+        match = _without_other_species(match, is_symbol, source)
     if not match.is_matched.any():
-        raise _no_match(match, var, vocabulary, source, is_mouse)
+        raise _no_match(match, var, vocabulary, source)
+    if match.spellings:
+        spelt = ", ".join(f"{number:,} with {spelling}" for spelling, number in match.spellings.items())
+        logger.info("%s: names of genes not written plainly: %s", source, spelt)
     return match
 
 
@@ -283,69 +320,105 @@ def _require_orthologs(species: str, orthologs: Mapping[str, str] | None) -> Map
     return orthologs
 
 
-def _token(name: str, vocabulary: Vocabulary, gene_mapping: Mapping[str, str], symbols: Mapping[str, str]) -> int:
-    gene = _current_id(name, gene_mapping, symbols)
-    return UNMATCHED if gene in SPECIAL_TOKENS else vocabulary.token_ids.get(gene, UNMATCHED)
+def _sources(var: pd.DataFrame, gene_id_column: str | None, source: str) -> dict[str, list[str]]:
+    """Where names of genes may stand -> the names, in the order in which they are asked."""
+    by_lower_case = {str(column).lower(): column for column in reversed(list(var.columns))}
+    ids = [*ID_COLUMNS, *(by_lower_case.get(column) for column in (*ID_COLUMNS, *MORE_ID_COLUMNS))]
+    symbols = [*SYMBOL_COLUMNS, *(by_lower_case.get(column) for column in (*SYMBOL_COLUMNS, *MORE_SYMBOL_COLUMNS))]
+    index = clean_names(var.index)
+    index_holds_ids = sum(ensembl_id(name) is not None for name in index) > len(index) / 2
+    columns = [*ids, *([INDEX_SOURCE] if index_holds_ids else []), *symbols, INDEX_SOURCE]
+    if gene_id_column is not None:
+        if gene_id_column not in var.columns and gene_id_column != INDEX:
+            raise ScDMCError(
+                f"{source}: var has no column {gene_id_column!r}; it has {_columns(var)}; 'index' stands for var_names"
+            )
+        columns.insert(0, gene_id_column if gene_id_column in var.columns else INDEX_SOURCE)
+    found = {}
+    for column in columns:
+        if column is INDEX_SOURCE:
+            found.setdefault("var_names", index)
+        elif column in var.columns:
+            # Of two columns of one name the first.
+            of_column = var[column] if isinstance(var[column], pd.Series) else var[column].iloc[:, 0]
+            found.setdefault(f"var[{column!r}]", clean_names(of_column))
+    return found
 
 
-def _warn_of_mouse_genes(names: np.ndarray, source: str, match: GeneMatch) -> bool:
-    """Warn of mouse genes among those of a human; True if these are most of all genes."""
-    n_mouse = sum(_has_prefix(name, MOUSE_PREFIX) for name in names)
-    if n_mouse and match.is_matched.any():
+def _columns(var: pd.DataFrame) -> str:
+    names = [repr(column) for column in var.columns]
+    return f"[{shown_names(names, COLUMNS_SHOWN)}]"
+
+
+def _resolve(
+    sources: Mapping[str, list[str]], known: GeneNames, vocabulary: Vocabulary, n_genes: int
+) -> tuple[GeneMatch, np.ndarray]:
+    """Ask the sources gene by gene; also True where a gene was found, or looked for, by its symbol."""
+    token_of = {gene: token for gene, token in vocabulary.token_ids.items() if gene not in SPECIAL_TOKENS}
+    # Lists: one by one they are quicker than arrays.
+    tokens, names, is_symbol = [UNMATCHED] * n_genes, [""] * n_genes, [True] * n_genes
+    matched_by, spellings, still_open = {}, Counter(), list(range(n_genes))
+    for place, of_place in sources.items():
+        if not still_open:
+            break
+        n_matched, left = 0, []
+        for gene in still_open:
+            name = of_place[gene]
+            found = known.find(name) if name else NOTHING
+            token = token_of.get(found.gene, UNMATCHED)
+            # A symbol of a gene that the vocabulary lacks leaves the gene open.
+            if not found.is_settled or (token == UNMATCHED and found.is_symbol):
+                names[gene] = names[gene] or name
+                left.append(gene)
+                continue
+            tokens[gene], names[gene], is_symbol[gene] = token, name, found.is_symbol
+            n_matched += token != UNMATCHED
+            if found.spelling and token != UNMATCHED:
+                spellings[found.spelling] += 1
+        matched_by[place], still_open = n_matched, left
+    names = np.array(names, dtype=object)
+    match = GeneMatch(np.array(tokens, dtype=np.int64), names, matched_by, dict(spellings))
+    return match, np.array(is_symbol, dtype=bool) & (names != "")
+
+
+def _without_other_species(match: GeneMatch, is_symbol: np.ndarray, source: str) -> GeneMatch:
+    """Refuse genes of another species, and leave out those of a mixture, with a warning."""
+    looked_up = np.flatnonzero(is_symbol)
+    are_others = require_human_symbols(
+        match.names[looked_up].tolist(), match.is_matched[looked_up].tolist(), source
+    )  # fmt: skip
+    others = looked_up[np.array(are_others, dtype=bool)]
+    if len(others):
         logger.warning(
-            "warning: %s: %d of %d genes are mouse genes (%s...), which are left out; for cells of a mouse pass "
-            "--species mouse with --ortholog_file", source, n_mouse, len(names), MOUSE_PREFIX,
+            "warning: %s: %d of %d genes are spelt as those of a mouse or a rat (%s) beside a human's, and are left "
+            "out; %s", source, len(others), len(match.names), shown_names(match.names[others], 3), ADVICE_FOR_A_MOUSE,
         )  # fmt: skip
-    return n_mouse > len(names) / 2
+        token_ids = match.token_ids.copy()
+        token_ids[others] = UNMATCHED
+        match = replace(match, token_ids=token_ids)
+    for name, number in species_of_ids(match.names[~match.is_matched]).items():
+        if match.is_matched.any():
+            logger.warning(
+                "warning: %s: %d of %d genes are %s genes, which are left out; %s",
+                source, number, len(match.names), name, ADVICE_FOR_A_MOUSE if name == "mouse" else ADVICE_FOR_OTHERS,
+            )  # fmt: skip
+    return match
 
 
-def _no_match(match: GeneMatch, var: pd.DataFrame, vocabulary: Vocabulary, source: str, is_mouse: bool) -> ScDMCError:
+def _no_match(match: GeneMatch, var: pd.DataFrame, vocabulary: Vocabulary, source: str) -> ScDMCError:
     shown = ", ".join(repr(str(name)) for name in match.names[:3])
-    advice = (
-        "these are mouse genes: pass --species mouse with a table of orthologs (--ortholog_file)"
-        if is_mouse
-        else "name the one with Ensembl ids with --gene_id_column, or give a --gene_mapping_file"
-    )
+    species = [name for name, number in species_of_ids(match.names).items() if number > len(var) / 2]
+    if species == ["mouse"]:
+        advice = (
+            "these are mouse genes: pass --species mouse with a table of orthologs (--ortholog_file) to "
+            "tokenizer_combine.py, and give its parquet to the other scripts"
+        )
+    elif species:
+        advice = f"these are {species[0]} genes: {ADVICE_FOR_OTHERS}"
+    else:
+        advice = "name the column with Ensembl ids or symbols with --gene_id_column, or give a --gene_mapping_file"
     return ScDMCError(
         f"{source}: none of its {len(var):,} genes is in the vocabulary ({vocabulary.source}); "
         f"the first are {shown}, read from {' and '.join(match.columns_used)}; "
-        f"var has the columns {list(var.columns)}: {advice}"
+        f"var has the columns {_columns(var)}: {advice}"
     )
-
-
-def _current_id(name: str, gene_mapping: Mapping[str, str], symbols: Mapping[str, str]) -> str:
-    """The Ensembl id that a gene's id or symbol stands for today; the name itself where nothing is known of it."""
-    gene_id = ensembl_id(name)
-    key = gene_id or name.upper()
-    if key in gene_mapping:
-        return gene_mapping[key]
-    return gene_id or symbols.get(key, key)
-
-
-def _gene_ids(var: pd.DataFrame, gene_id_column: str | None, source: str) -> tuple[list[str], str | None]:
-    """Gene ids ('' where there is none) and the name of the column they come from."""
-    if gene_id_column is not None:
-        if gene_id_column not in var.columns:
-            raise ScDMCError(f"{source}: var has no column {gene_id_column!r}; it has {list(var.columns)}")
-        return _clean(var[gene_id_column]), f"var[{gene_id_column!r}]"
-    for column in ID_COLUMNS:
-        if column in var.columns:
-            return _clean(var[column]), f"var[{column!r}]"
-    names = _clean(var.index)
-    if sum(ensembl_id(name) is not None for name in names) > len(names) / 2:
-        return names, "var_names"
-    return [""] * len(var), None
-
-
-def _gene_symbols(var: pd.DataFrame) -> tuple[list[str], str]:
-    """Gene symbols and the name of the column they come from."""
-    for column in SYMBOL_COLUMNS:
-        if column in var.columns:
-            return _clean(var[column]), f"var[{column!r}]"
-    return _clean(var.index), "var_names"
-
-
-def _clean(names: pd.Series | pd.Index) -> list[str]:
-    """Names as stripped strings; missing ones, also those that were written as text, become ''."""
-    stripped = ["" if is_missing else str(name).strip() for name, is_missing in zip(names, pd.isna(names), strict=True)]
-    return ["" if name.lower() in MISSING_NAMES else name for name in stripped]

@@ -10,7 +10,8 @@ import numpy as np
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_gene_table, load_symbols
-from scdmc.genes.vocabulary import Vocabulary, ensembl_id
+from scdmc.genes.names import GeneNames
+from scdmc.genes.vocabulary import Vocabulary
 
 SHOWN = 5
 
@@ -57,5 +58,20 @@ def tokens_of_genes(names: Iterable[str], vocabulary: Vocabulary, source: str) -
 
 
 def _token_of_gene(name: str, vocabulary: Vocabulary) -> int | None:
-    gene_id = ensembl_id(name) or load_symbols().get(name.strip().upper())
-    return vocabulary.token_ids.get(gene_id)
+    return vocabulary.token_ids.get(gene_of_name(name))
+
+
+def gene_of_name(name: str) -> str | None:
+    """The Ensembl id that a symbol or id means, however people write it; None where nothing is known of it."""
+    return _names().find(name.strip()).gene if name.strip() else None
+
+
+def official_symbol(name: str) -> str:
+    """The official symbol of a gene that is written as a symbol or an Ensembl id; the name where none is known."""
+    gene = gene_of_name(name)
+    return name if gene is None else _symbol_of_id().get(gene, gene)
+
+
+@functools.cache
+def _names() -> GeneNames:
+    return GeneNames({}, load_symbols())

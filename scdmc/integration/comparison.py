@@ -13,7 +13,7 @@ import scipy.sparse
 
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.scores import full_integration_scores, integration_scores, require_types
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.labels import is_missing
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,10 @@ def require_types_in_batches(
         logger.info("%d of %d cells have no %s and are not scored", (~is_scored).sum(), len(labels), label_key)
     batches = sorted({str(name) for name in batch[is_scored]})
     if len(batches) < 2:
-        raise ScDMCError(f"obs[{batch_key!r}] holds one batch only, {batches[0]!r}; integration needs at least two")
+        whose = "" if is_scored.all() else f" among the {is_scored.sum():,} cells with a {label_key}"
+        raise ScDMCError(
+            f"obs[{batch_key!r}] holds one batch only{whose}, {batches[0]!r}; integration needs at least two"
+        )
     sizes = pd.crosstab(labels[is_scored].astype(str), batch[is_scored].astype(str))
     n_batches = (sizes > 0).sum(axis=1)
     # scib passes over a type in one batch, and over one whose cells are all of different batches.
@@ -101,7 +104,7 @@ def cells_to_integrate(batch: np.ndarray, batch_key: str = "batch") -> np.ndarra
     sizes = pd.Series(batch[usable].astype(str)).value_counts()
     alone = sorted(sizes.index[sizes == 1])
     if alone:
-        logger.warning("warning: left out, alone in their %s: the cells of %s", batch_key, ", ".join(alone))
+        logger.warning("warning: left out, alone in their %s: the cells of %s", batch_key, shown_names(alone, 20))
         usable[usable] = ~np.isin(batch[usable].astype(str), alone)
     return usable
 

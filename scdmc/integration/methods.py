@@ -18,6 +18,10 @@ from scdmc.cells.expression import checked_expression
 from scdmc.errors import ScDMCError
 from scdmc.integration.options import require_packages
 
+FEWEST_FOR_PCA = (
+    "principal components need at least two cells and two genes; give more cells, or leave the baselines out"
+)
+
 
 def pca_of_variable_genes(
     expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000, n_components: int = 50, seed: int = 42
@@ -33,6 +37,8 @@ def pca_of_variable_genes(
     """
     expression = checked_expression(expression)
     variable = expression[:, variable_genes(expression, n_top_genes)]
+    if min(variable.shape) < 2:
+        raise ScDMCError(f"{variable.shape[0]} cells with {variable.shape[1]} variable genes: {FEWEST_FOR_PCA}")
     return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
         variable
     )
@@ -49,7 +55,13 @@ def variable_genes(expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000)
     import anndata
     import scanpy
 
-    adata = anndata.AnnData(checked_expression(expression))
+    expression = checked_expression(expression)
+    n_varying = 0
+    if min(expression.shape):
+        n_varying = int((expression.max(axis=0).toarray() > expression.min(axis=0).toarray()).sum())
+    if n_varying < 2:
+        raise ScDMCError(f"{expression.shape[0]} cells with {n_varying} genes that vary: {FEWEST_FOR_PCA}")
+    adata = anndata.AnnData(expression)
     scanpy.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars), flavor="seurat")
     return adata.var["highly_variable"].to_numpy()
 

@@ -1,24 +1,27 @@
 """The kinds of input with counts: .h5ad, .zarr, .loom, 10x .h5 and 10x mtx folders; which matrices each one holds."""
 
+import importlib.util
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.vocabulary import ensembl_id
+from scdmc.reading.hdf5_links import open_hdf5
+from scdmc.reading.kinds import H5AD, KIND_OF_SUFFIX, LOOM, MTX, TEN_X, ZARR, ZARR_MARKS, kind_of
 from scdmc.reading.matrix_readers import (
     DAMAGE,
     MatrixReader,
     RowsReader,
+    attribute_text,
     damaged,
     dense_reader,
     first_line,
@@ -26,7 +29,8 @@ from scdmc.reading.matrix_readers import (
     reading,
     sparse_parts,
 )
-from scdmc.reading.mtx import GENE_EXPRESSION, is_mtx_folder, mtx_annotation, mtx_files, mtx_reader, name_of
+from scdmc.reading.mtx import mtx_annotation, mtx_files, mtx_reader, name_of
+from scdmc.reading.zarr_stores import require_own_store, require_sane_arrays
 
 if TYPE_CHECKING:
     import zarr
@@ -38,22 +42,24 @@ logger = logging.getLogger(__name__)
 COUNT_PLACES = ("X", "layers/counts", "raw/X")
 
 
-FILE_SUFFIXES = (".h5ad", ".loom", ".h5")
-
-
-FOLDER_SUFFIX = ".zarr"
+# What is read of AnnData on the disk.
+ANNDATA_PARTS = ("X", "layers", "obs", "raw", "var")
 
 
 HUMAN_GENOMES = ("grch", "hg")
 
 
-LOOM_CELL_IDS = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "CellBarcode")
+# Compared in lower case without blanks and underscores.
+LOOM_CELL_IDS = (
+    "cellid", "obsnames", "barcode", "barcodes", "cellbarcode", "cellbarcodes", "cellname", "cellnames", "cell",
+    "cells", "index", "id", "name", "names",
+)  # fmt: skip
 
 
-LOOM_GENE_NAMES = ("Gene", "var_names", "gene_name", "gene_names", "gene_symbol")
+LOOM_GENE_NAMES = ("gene", "varnames", "genename", "genenames", "genesymbol", "genesymbols", "symbol", "name")
 
 
-LOOM_GENE_IDS = ("Accession", "ensembl_ids", "EnsemblID", "GeneID")
+LOOM_GENE_IDS = ("accession", "ensemblids", "ensemblid", "geneid", "geneids")
 
 
 class Place:
@@ -96,7 +102,7 @@ class CountFile:
     read_obs
         Returns the annotation of the cells.
     read_var
-        Returns the annotation of the genes of a place.
+        Returns the annotation of the features of a place.
     """
 
     name: str
@@ -105,21 +111,12 @@ class CountFile:
     read_var: Callable[[str], pd.DataFrame]
 
 
-def is_input(path: Path) -> bool:
-    """True for what :func:`open_count_file` opens, judged by its name, or its files where it is a folder."""
-    if path.name.startswith("."):
-        return False
-    if path.is_dir():
-        return path.suffix == FOLDER_SUFFIX or is_mtx_folder(path)
-    return path.suffix in FILE_SUFFIXES
-
-
 def files_of_input(path: Path) -> list[Path]:
     """The files that an input consists of, in the order of their names: itself, or those of a store or folder."""
+    if kind_of(path).name == MTX:
+        return sorted(mtx_files(path).values())
     if path.is_file():
         return [path]
-    if is_mtx_folder(path):
-        return sorted(mtx_files(path).values())
     return sorted(file for file in path.rglob("*") if file.is_file())
 
 
@@ -130,13 +127,19 @@ def open_count_file(path: Path) -> Iterator[CountFile]:
     Raises
     ------
     ScDMCError
-        If it is absent, or none of the kinds that its name says.
+        If it is absent, or none of the kinds of input.
     """
     path = Path(path)
     if not path.exists():
         raise ScDMCError(f"{path}: no such file")
-    opened = _open_folder(path) if path.is_dir() else _open_hdf5(path)
-    with opened as file:
+    kind = kind_of(path)
+    if kind.name is None and path.is_dir():
+        raise ScDMCError(
+            f"{path} is a folder, but neither a .zarr store nor a 10x folder (matrix.mtx, barcodes.tsv, features.tsv)"
+        )
+    if kind.name is None:
+        raise ScDMCError(f"{path} is no file of counts that can be read, but {kind.reason}")
+    with OPENERS[kind.name](path) as file:
         try:
             yield file
         finally:
@@ -145,42 +148,54 @@ def open_count_file(path: Path) -> Iterator[CountFile]:
 
 
 @contextmanager
-def _open_folder(path: Path) -> Iterator[CountFile]:
-    if is_mtx_folder(path):
-        obs, var, is_gene = mtx_annotation(path)
-        n_features, var = len(var), var[is_gene]
-        _log_other_features(name_of(path), is_gene)
-        place = Place(lambda: _chosen_genes(mtx_reader(path, (len(obs), n_features)), is_gene))
-        yield CountFile(name_of(path), {"X": place}, lambda: obs, lambda _: var)
-        return
+def _open_mtx(path: Path) -> Iterator[CountFile]:
+    obs, var = mtx_annotation(path)
+    place = Place(lambda: mtx_reader(path, (len(obs), len(var))))
+    yield CountFile(name_of(path), {"X": place}, lambda: obs, lambda _: var)
+
+
+@contextmanager
+def _open_zarr(path: Path) -> Iterator[CountFile]:
     import zarr
 
-    if not any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+    if not any((path / name).exists() for name in ZARR_MARKS):
         raise ScDMCError(
             f"{path} is a folder, but neither a .zarr store nor a 10x folder (matrix.mtx, barcodes.tsv, features.tsv)"
         )
+    require_own_store(path)
     try:
         # Consolidated metadata may tell of what is no longer there.
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
     except DAMAGE as error:
         raise ScDMCError(f"{path} is not a readable .zarr store ({first_line(error)})") from error
+    with reading(str(path)):
+        require_sane_arrays(group, ANNDATA_PARTS, path)
     yield _anndata_file(group, path, "a zarr store", "AnnData")
 
 
 @contextmanager
-def _open_hdf5(path: Path) -> Iterator[CountFile]:
-    suffix = path.suffix if path.suffix in FILE_SUFFIXES else ".h5ad"
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ScDMCError(f"{path} is not a readable {suffix} file ({first_line(error)})") from error
-    with file:
-        if suffix == ".loom":
+def _open_hdf5(kind: str, path: Path) -> Iterator[CountFile]:
+    if importlib.util.find_spec("hdf5plugin") is not None:
+        # Importing it tells HDF5 of more ways to decompress.
+        import hdf5plugin  # noqa: F401
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_hdf5(path, ANNDATA_PARTS if kind == H5AD else None))
+        except OSError as error:
+            raise ScDMCError(f"{path} is not a readable {SUFFIX_OF[kind]} file ({first_line(error)})") from error
+        if kind == LOOM:
             yield _loom_file(file, path)
-        elif suffix == ".h5" and "obs" not in file:
+        elif kind == TEN_X:
             yield _cellranger_file(file, path)
         else:
             yield _anndata_file(file, path, "an HDF5 file", ".h5ad")
+
+
+SUFFIX_OF = {kind: suffix for suffix, kind in KIND_OF_SUFFIX.items()}
+
+
+# Kind of input -> what opens it.
+OPENERS = {ZARR: _open_zarr, MTX: _open_mtx, **{kind: partial(_open_hdf5, kind) for kind in (H5AD, LOOM, TEN_X)}}
 
 
 def _anndata_file(group: "h5py.Group | zarr.Group", path: Path, found: str, wanted: str) -> CountFile:
@@ -189,7 +204,10 @@ def _anndata_file(group: "h5py.Group | zarr.Group", path: Path, found: str, want
     with reading(str(path)):
         elements = {place: group[place] for place in COUNT_PLACES if place in group}
         layers = group.get("layers", {})
+        layers = {} if hasattr(layers, "shape") else layers
         elements |= {f"layers/{key}": layers[key] for key in layers}
+        # AnnData writes down that it has no matrix; such a place is none.
+        elements = {place: element for place, element in elements.items() if not _is_null(element)}
         missing = [key for key in ("obs", "var") if key not in group]
     if missing:
         raise ScDMCError(f"{path} is {found} but no {wanted}: it lacks {', '.join(missing)}")
@@ -202,6 +220,10 @@ def _anndata_file(group: "h5py.Group | zarr.Group", path: Path, found: str, want
         return _annotation(group, "raw/var" if place == "raw/X" else "var", name)
 
     return CountFile(name, places, lambda: _annotation(group, "obs", name), read_var)
+
+
+def _is_null(element: object) -> bool:
+    return attribute_text(element.attrs.get("encoding-type")) == "null" or getattr(element, "shape", ()) is None
 
 
 def _annotation(group: "h5py.Group | zarr.Group", key: str, name: str) -> pd.DataFrame:
@@ -249,17 +271,27 @@ def _loom_table(group: h5py.Group, n_rows: int, index_names: Sequence[str], what
             columns[key] = _text_or_numbers(group[key])
         if len(columns[key]) != n_rows:
             raise damaged(f"{name}: {group[key].name}", f"{len(columns[key]):,} values for {n_rows:,} {what}s")
-    found = [key for key in index_names if key in columns]
+    found = _columns_called(columns, index_names) or [
+        key for key, values in columns.items() if values.dtype == object and len(set(values)) == n_rows
+    ]
+    if not found:
+        logger.warning("warning: %s: no attribute names its %ss; they are called %s_0, %s_1, ...", name, *[what] * 3)
     index = columns[found[0]].astype(str) if found else [f"{what}_{row}" for row in range(n_rows)]
     return pd.DataFrame(columns, index=pd.Index(index, dtype=object))
+
+
+def _columns_called(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The columns that have one of the names, whatever their case and underscores, in the order of the names."""
+    plain = {column: column.lower().replace("_", "").replace(" ", "") for column in columns}
+    return [column for name in names for column, called in plain.items() if called == name]
 
 
 def _loom_genes(group: h5py.Group, n_genes: int, name: str) -> pd.DataFrame:
     """Genes of a loom file, with the columns that :func:`scdmc.genes.ids.match_genes` looks for."""
     var = _loom_table(group, n_genes, LOOM_GENE_NAMES, "gene", name)
     # Accessions of other databases would only stand in the way of the symbols.
-    ids = [key for key in LOOM_GENE_IDS if key in var and _are_ensembl_ids(var[key])]
-    symbols = [key for key in LOOM_GENE_NAMES if key in var]
+    ids = [key for key in _columns_called(var, LOOM_GENE_IDS) if _are_ensembl_ids(var[key])]
+    symbols = _columns_called(var, LOOM_GENE_NAMES)
     for column, found in (("gene_ids", ids), ("gene_symbols", symbols)):
         if found and column not in var:
             var[column] = var[found[0]]
@@ -292,17 +324,14 @@ def _cellranger_file(file: h5py.File, path: Path) -> CountFile:
         raise damaged(
             name, f"a matrix of {n_features} x {n_cells} with {len(var)} features and {len(barcodes)} barcodes"
         )
-    types = var.get("feature_types", pd.Series(GENE_EXPRESSION, index=var.index))
-    is_gene = (types == GENE_EXPRESSION).to_numpy()
-    _log_other_features(name, is_gene)
     obs = pd.DataFrame(index=pd.Index(barcodes, dtype=object))
 
     def reader() -> MatrixReader:
         # By columns of features x cells is by rows of cells x features.
         parts = sparse_parts(group, n_cells, f"{name}: X")
-        return _chosen_genes(RowsReader(*parts, (n_cells, n_features), f"{name}: X"), is_gene)
+        return RowsReader(*parts, (n_cells, n_features), f"{name}: X")
 
-    return CountFile(name, {"X": Place(reader)}, lambda: obs, lambda _: var[is_gene])
+    return CountFile(name, {"X": Place(reader)}, lambda: obs, lambda _: var)
 
 
 def _cellranger_group(file: h5py.File, path: Path) -> h5py.Group:
@@ -310,7 +339,9 @@ def _cellranger_group(file: h5py.File, path: Path) -> h5py.Group:
     with reading(str(path)):
         groups = [key for key in file if isinstance(file[key], h5py.Group) and "barcodes" in file[key]]
     if not groups:
-        raise ScDMCError(f"{path} is an HDF5 file but no 10x .h5: there is no group with barcodes, only {list(file)}")
+        raise ScDMCError(
+            f"{path} is an HDF5 file but no 10x .h5: there is no group with barcodes, only {shown_names(file)}"
+        )
     human = [key for key in groups if key.lower().startswith(HUMAN_GENOMES)]
     chosen = groups if len(groups) == 1 else human
     if len(chosen) != 1:
@@ -328,29 +359,3 @@ def _cellranger_features(group: h5py.Group) -> pd.DataFrame:
     else:
         columns = {"gene_ids": _text_or_numbers(group["genes"]), "gene_symbols": _text_or_numbers(group["gene_names"])}
     return pd.DataFrame(columns, index=pd.Index(columns["gene_symbols"], dtype=object))
-
-
-def _log_other_features(name: str, is_gene: np.ndarray) -> None:
-    if not is_gene.all():
-        logger.info("%s: %d features that are not of the type %r are left out", name, (~is_gene).sum(), GENE_EXPRESSION)
-
-
-def _chosen_genes(reader: MatrixReader, is_gene: np.ndarray) -> MatrixReader:
-    return reader if is_gene.all() else _SomeColumns(reader, np.flatnonzero(is_gene))
-
-
-class _SomeColumns(MatrixReader):
-    """Some columns of another reader."""
-
-    def __init__(self, reader: MatrixReader, columns: np.ndarray) -> None:
-        self.reader, self.columns = reader, columns
-        self.shape, self.dtype = (reader.shape[0], len(columns)), reader.dtype
-
-    def rows(self, start: int, stop: int) -> scipy.sparse.csr_matrix:
-        return self.reader.rows(start, stop)[:, self.columns]
-
-    def sample(self) -> np.ndarray:
-        return self.reader.sample()
-
-    def close(self) -> None:
-        self.reader.close()

@@ -1,8 +1,9 @@
 """Raw counts: finding them in a file or an AnnData, reading them in blocks of cells, refusing what is not a count."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,21 +11,26 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.reading.count_files import (
     COUNT_PLACES,
-    FILE_SUFFIXES,
-    FOLDER_SUFFIX,
     CountFile,
     Place,
-    is_input,
     open_count_file,
 )
-from scdmc.reading.matrix_readers import MatrixReader, MemoryReader
+from scdmc.reading.features import Features, genes_among, types_for_raw
+from scdmc.reading.matrix_readers import MatrixReader, MemoryReader, SomeColumns
 from scdmc.reading.options import BLOCK_SIZE
 
 if TYPE_CHECKING:
     import anndata
+
+
+# A total that was added up in single precision may be so much smaller than the sum, relative to it.
+ROUNDING = 1e-4
+
+
+TOTALS_SHOWN, NAMES_OF_LAYERS_SHOWN = 3, 20
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Counts:
         Reads rows of the matrix, unchecked.
     where_else
         Where raw counts may lie if these turn out to be none, for the error message.
+    left_out
+        What the features are that are no genes (:mod:`scdmc.reading.features`) -> how many; ``var`` and the matrix do
+        without them.
+    recompute_totals
+        True if the user passed ``--recompute_totals``.
     """
 
     name: str
@@ -54,6 +65,13 @@ class Counts:
     is_normalized: bool
     reader: MatrixReader
     where_else: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    recompute_totals: bool = False
+
+    @cached_property
+    def is_passing(self) -> np.ndarray:
+        """True for the cells that are taken (:func:`passes_filter`), shape (n_cells,)."""
+        return passes_filter(self)
 
     @property
     def n_cells(self) -> int:
@@ -108,19 +126,24 @@ class Counts:
 
 
 @contextmanager
-def open_counts(path: Path, layer: str | None = None, allow_normalized: bool = False) -> Iterator[Counts]:
+def open_counts(
+    path: Path, layer: str | None = None, allow_normalized: bool = False, recompute_totals: bool = False
+) -> Iterator[Counts]:
     """Open the raw counts of a file without loading the matrix.
 
     Parameters
     ----------
     path
         ``.h5ad``, ``.zarr`` (AnnData), ``.loom``, ``.h5`` of 10x, or a folder with the ``matrix.mtx`` of 10x. A matrix
-        that does not lie cell by cell on the disk is turned through a temporary file.
+        that does not lie cell by cell on the disk is turned through a temporary file. Features that are no genes are
+        left out (:func:`scdmc.reading.features.genes_among`).
     layer
         ``X``, ``raw`` or the name of a layer; without it the first of X, ``layers['counts']``, ``raw.X`` that holds
         non-negative integers. One that holds nothing but zeros is passed over where another holds values.
     allow_normalized
         Take the first of them with values even if no place holds integers.
+    recompute_totals
+        Take the sum of each cell as its total, whatever ``obs['n_counts']`` says.
 
     Raises
     ------
@@ -128,25 +151,59 @@ def open_counts(path: Path, layer: str | None = None, allow_normalized: bool = F
         If the file is none of these or damaged, the layer is absent, or no place holds raw counts.
     """
     with open_count_file(path) as file:
-        yield _counts_of_file(file, layer, allow_normalized)
+        yield replace(_counts_of_file(file, layer, allow_normalized), recompute_totals=recompute_totals)
+
+
+class _GenesOfPlaces:
+    """The features of each place of a data set, and its matrix without those that are no genes."""
+
+    def __init__(self, name: str, places: Mapping[str, Place], read_var: Callable[[str], pd.DataFrame]) -> None:
+        self._name, self._whole, self._read_var = name, places, read_var
+        self._found: dict[bool, tuple[pd.DataFrame, Features]] = {}
+        self.places = {place: Place(partial(self._reader, place)) for place in places}
+
+    def of(self, place: str) -> tuple[pd.DataFrame, Features]:
+        """Annotation of all features of a place, and which of them are genes."""
+        is_raw = place == "raw/X"
+        if is_raw not in self._found:
+            var = self._read_var(place)
+            types = types_for_raw(var, self._read_var("X")) if is_raw else None
+            self._found[is_raw] = var, genes_among(var, self._name, types)
+        return self._found[is_raw]
+
+    def _reader(self, place: str) -> MatrixReader:
+        reader, is_gene = self._whole[place].reader, self.of(place)[1].is_gene
+        # A matrix of another width is refused by who asks for its shape.
+        return reader if is_gene.all() or len(is_gene) != reader.shape[1] else SomeColumns(reader, is_gene)
 
 
 def _counts_of_file(file: CountFile, layer: str | None, allow_normalized: bool) -> Counts:
     if not file.places:
         raise ScDMCError(f"{file.name}: there is no matrix of counts: it lacks X")
-    place, is_normalized = _choose_place(file.name, file.places, layer, allow_normalized)
-    obs, var = file.read_obs(), file.read_var(place)
-    reader = file.places[place].reader
-    if reader.shape != (len(obs), len(var)):
+    genes = _GenesOfPlaces(file.name, file.places, file.read_var)
+    place, is_normalized = _choose_place(file.name, genes.places, layer, allow_normalized)
+    obs, (var, _) = file.read_obs(), genes.of(place)
+    shape = file.places[place].reader.shape
+    if shape != (len(obs), len(var)):
         raise ScDMCError(
-            f"{file.name}: {place} has shape {reader.shape}, "
-            f"but there are {len(obs)} cells in obs and {len(var)} genes in var"
+            f"{file.name}: {place} has shape {shape}, but there are {len(obs)} cells in obs and {len(var)} genes in var"
         )
-    return Counts(file.name, place, obs, var, is_normalized, reader, _where_else(file.places, [place]))
+    return _counts_of_genes(file.name, place, obs, genes, is_normalized)
+
+
+def _counts_of_genes(name: str, place: str, obs: pd.DataFrame, genes: _GenesOfPlaces, is_normalized: bool) -> Counts:
+    var, features = genes.of(place)
+    var = var if features.is_gene.all() else var[features.is_gene]
+    reader, where_else = genes.places[place].reader, _where_else(genes.places, [place])
+    return Counts(name, place, obs, var, is_normalized, reader, where_else, features.left_out)
 
 
 def counts_of_adata(
-    adata: "anndata.AnnData", layer: str | None = None, allow_normalized: bool = False, name: str = "adata"
+    adata: "anndata.AnnData",
+    layer: str | None = None,
+    allow_normalized: bool = False,
+    name: str = "adata",
+    recompute_totals: bool = False,
 ) -> Counts:
     """Raw counts of an AnnData in memory; the rules are those of :func:`open_counts`."""
     matrices = {"X": adata.X} if adata.X is not None else {}
@@ -157,26 +214,60 @@ def counts_of_adata(
         place: Place(lambda place=place, matrix=matrix: MemoryReader(matrix, f"{name}: {place}"))
         for place, matrix in matrices.items()
     }
-    place, is_normalized = _choose_place(name, places, layer, allow_normalized)
-    var = adata.raw.var if place == "raw/X" else adata.var
-    where_else = _where_else(places, [place])
-    return Counts(name, place, adata.obs, var, is_normalized, places[place].reader, where_else)
+    genes = _GenesOfPlaces(name, places, lambda place: adata.raw.var if place == "raw/X" else adata.var)
+    place, is_normalized = _choose_place(name, genes.places, layer, allow_normalized)
+    counts = _counts_of_genes(name, place, adata.obs, genes, is_normalized)
+    return replace(counts, recompute_totals=recompute_totals)
 
 
-def cell_totals(obs: pd.DataFrame, rows: np.ndarray, totals: np.ndarray, source: str) -> np.ndarray:
-    """Total counts of cells: ``obs['n_counts']`` where present, else the sum over all genes of the file.
+def cell_totals(counts: Counts, rows: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Total counts of cells: ``obs['n_counts']`` where there is one, else the sums (docs/method.md, Tokenization).
+
+    Parameters
+    ----------
+    counts
+        The data set.
+    rows
+        Shape (n_rows,): the cells.
+    sums
+        Shape (n_rows,): the sum of each of them over all genes of the file.
 
     Returns
     -------
-    Shape (n_rows,), float64.
+    Shape (n_rows,), float64. Cells that ``filter_pass`` leaves out have their sums.
+
+    Raises
+    ------
+    ScDMCError
+        If a cell that is taken has a total that cannot be one: below the sum of its own counts, none, or no number.
     """
-    if "n_counts" not in obs:
-        return totals
-    column = obs["n_counts"].iloc[rows]
-    try:
-        return column.to_numpy(dtype=np.float64)
-    except (ValueError, TypeError) as error:
-        raise ScDMCError(f"{source}: obs['n_counts'] should hold numbers, but holds {column.iloc[0]!r}") from error
+    if counts.recompute_totals or "n_counts" not in counts.obs:
+        return sums
+    column = counts.obs["n_counts"].iloc[rows]
+    numbers = column if column.dtype.kind in "iuf" else pd.to_numeric(column.astype(object), errors="coerce")
+    words = column[numbers.isna() & column.notna()]
+    if len(words):
+        raise ScDMCError(f"{counts.name}: obs['n_counts'] should hold numbers, but holds {words.iloc[0]!r}")
+    totals = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    is_taken = counts.is_passing[rows]
+    is_total = np.isfinite(totals) & (totals > 0) & (totals >= sums * (1 - ROUNDING))
+    is_wrong = is_taken & ~is_total & (sums > 0)
+    if is_wrong.any():
+        raise _impossible_totals(counts, column[is_wrong], sums[is_wrong], len(rows))
+    # A cell without counts and without a total is empty.
+    return np.where(is_taken & is_total, totals, sums)
+
+
+def _impossible_totals(counts: Counts, found: pd.Series, sums: np.ndarray, n_read: int) -> ScDMCError:
+    shown = "; ".join(
+        f"cell {str(cell)!r} has {total:.7g} counts and n_counts {value!r}"
+        for cell, total, value in list(zip(found.index, sums, found.tolist(), strict=True))[:TOTALS_SHOWN]
+    )
+    return ScDMCError(
+        f"{counts.name}: obs['n_counts'] cannot be the total counts of {len(found):,} of {n_read:,} cells: {shown}; "
+        "a total is at least the sum of the cell's own counts: mend or remove the column, "
+        "or pass --recompute_totals, which takes the sums of all cells instead"
+    )
 
 
 def passes_filter(counts: Counts) -> np.ndarray:
@@ -198,30 +289,6 @@ def passes_filter(counts: Counts) -> np.ndarray:
             f"{', '.join(map(repr, words.unique()[:3]))}"
         )
     return (numbers == 1).to_numpy(dtype=bool)
-
-
-def input_files(input_directory: Path) -> list[Path]:
-    """The inputs in a folder, in the order of their names; a ``.zarr`` store or 10x folder itself is its only one.
-
-    Raises
-    ------
-    ScDMCError
-        If the folder is absent or holds none.
-    """
-    directory = Path(input_directory)
-    if not directory.is_dir():
-        raise ScDMCError(f"{directory}: no such folder")
-    if is_input(directory.resolve()):
-        return [directory if directory.name not in ("", "..") else directory.resolve()]
-    files = sorted(path for path in directory.iterdir() if is_input(path))
-    if not files:
-        others = sorted(path.name for path in directory.iterdir())[:3]
-        kinds = ", ".join((*FILE_SUFFIXES[1:], FOLDER_SUFFIX))
-        raise ScDMCError(
-            f"{directory}: there is no {FILE_SUFFIXES[0]} file (nor {kinds}, nor a 10x folder with matrix.mtx)"
-            + (f", only {', '.join(others)}" if others else "")
-        )
-    return files
 
 
 def _choose_place(
@@ -268,8 +335,9 @@ def _layer_name(place: str) -> str:
     return "raw" if place == "raw/X" else place.removeprefix("layers/")
 
 
-def _layer_names(places: Iterable[str]) -> list[str]:
-    return [_layer_name(place) for place in places]
+def _layer_names(places: Iterable[str]) -> str:
+    names = [repr(_layer_name(place)) for place in places]
+    return f"[{shown_names(names, NAMES_OF_LAYERS_SHOWN)}]" if names else ""
 
 
 def _shown_values(values: np.ndarray) -> str:

@@ -1,14 +1,22 @@
-"""Small things about inputs: which ones a path names, reading their cells' annotation, writing a whole ``.h5ad``."""
+"""Which inputs a path names, their cells' annotation, and ``.h5ad`` files to which results are added."""
 
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h5py
+import numpy as np
 import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.count_files import open_count_file
-from scdmc.reading.counts import input_files
+from scdmc.reading.hdf5_links import require_own_content
+from scdmc.reading.inputs import input_files
+from scdmc.reading.matrix_readers import reading
+from scdmc.reading.options import is_h5ad
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,3 +54,88 @@ def write_h5ad(adata: "AnnData", path: Path) -> None:
     """Write an AnnData compressed and whole, or not at all."""
     with atomic_path(path) as temporary:
         adata.write_h5ad(temporary, compression="gzip")
+
+
+def require_room_for_results(data_path: Path) -> None:
+    """Refuse an ``.h5ad`` to a copy of which no results could be added, before the work.
+
+    Raises
+    ------
+    ScDMCError
+        If its obs or obsm is no group, as in files of AnnData before version 0.7, or any part of it leads to another
+        file, which would be changed in place of the copy.
+    """
+    if not is_h5ad(data_path):
+        return
+    require_own_content(data_path)
+    with reading(str(data_path)), h5py.File(data_path, "r") as file:
+        kinds = {key: file.get(key, getclass=True) for key in ("obs", "obsm")}
+    wrong = [key for key, kind in kinds.items() if kind not in (None, h5py.Group)]
+    if wrong:
+        raise ScDMCError(
+            f"{data_path}: no results can be added, since {' and '.join(wrong)} is no group as AnnData writes it since "
+            "version 0.7; read the file with anndata.read_h5ad and write it again"
+        )
+
+
+@contextmanager
+def results_file(path: Path, data_path: Path, obs: pd.DataFrame | None = None) -> Iterator[h5py.File]:
+    """A new ``.h5ad`` to which results are added: a copy of an ``.h5ad``, of other data its cells without genes.
+
+    Whatever else an ``.h5ad`` holds is neither read nor changed.
+
+    Parameters
+    ----------
+    path
+        The new file.
+    data_path
+        Where the cells came from.
+    obs
+        Annotation of the cells of other data.
+    """
+    import anndata
+
+    if is_h5ad(data_path):
+        require_own_content(data_path)
+        shutil.copyfile(data_path, path)
+    else:
+        # "_index" is the name that AnnData gives to the names of the cells.
+        obs = obs.drop(columns="_index", errors="ignore").rename_axis(None)
+        anndata.AnnData(obs=obs).write_h5ad(path)
+    with h5py.File(path, "a") as file:
+        yield file
+
+
+def add_obs(file: h5py.File, columns: Mapping[str, "np.ndarray | pd.Categorical"]) -> None:
+    """Add columns to obs of an open ``.h5ad``, in place of older ones of their names; nothing else is touched."""
+    import anndata
+
+    obs = file["obs"]
+    for name, values in columns.items():
+        if name in obs:
+            del obs[name]
+        anndata.io.write_elem(obs, name, values)
+    before = [_text(name) for name in obs.attrs.get("column-order", ())]
+    names = np.array([*(name for name in before if name not in columns), *columns], dtype=object)
+    obs.attrs.create("column-order", names, dtype=h5py.string_dtype())
+
+
+def new_obsm(file: h5py.File, name: str, shape: tuple[int, int]) -> h5py.Dataset:
+    """A matrix of obsm of an open ``.h5ad``, NaN so far, in place of an older one; shape (n_cells, n_columns)."""
+    group = file.require_group("obsm")
+    group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    if name in group:
+        del group[name]
+    dataset = group.create_dataset(name, shape, dtype=np.float32, fillvalue=np.nan)
+    dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return dataset
+
+
+def number_of_cells(file: h5py.File) -> int:
+    """Cells of an open ``.h5ad``, by their names."""
+    obs = file["obs"]
+    return int(obs[_text(obs.attrs.get("_index", "_index"))].shape[0])
+
+
+def _text(name: "str | bytes") -> str:
+    return name.decode("utf8") if isinstance(name, bytes) else str(name)

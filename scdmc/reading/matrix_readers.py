@@ -29,8 +29,22 @@ DENSE_VALUES_IN_MEMORY = 1 << 22
 DENSE_BYTES_IN_MEMORY = 1 << 27
 
 
-# What the libraries that read HDF5, zarr and compressed chunks raise for a damaged file.
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error)
+# What the libraries that read HDF5, zarr and compressed chunks raise for a damaged file, or one that was made to harm.
+DAMAGE = (
+    OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error, TypeError, AttributeError, IndexError,
+    OverflowError,
+)  # fmt: skip
+
+
+# What HDF5 and zarr say of a compression that needs a plug-in.
+NO_FILTER = ("required filter", "filter is not registered", "can't open directory", "plugin", "unknown codec",
+             "codec not available")  # fmt: skip
+
+
+ADVICE_FOR_FILTERS = (
+    "pip install hdf5plugin and run again, or write the file again with gzip where it was made: "
+    "anndata.read_h5ad(FILE).write_h5ad(NEW, compression='gzip')"
+)
 
 
 class Array(Protocol):
@@ -74,7 +88,20 @@ def reading(source: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
+        if lacks_filter(error):
+            raise ScDMCError(
+                f"{source} cannot be read ({first_line(error)}): it is compressed by a filter that this Python lacks; "
+                f"{ADVICE_FOR_FILTERS}"
+            ) from error
         raise damaged(source, first_line(error)) from error
+    except MemoryError as error:
+        raise ScDMCError(f"{source} needs more memory than there is ({first_line(error)})") from error
+
+
+def lacks_filter(error: Exception) -> bool:
+    """True if HDF5 or zarr says that it cannot decompress what it reads."""
+    text = str(error).lower()
+    return any(words in text for words in NO_FILTER)
 
 
 def damaged(source: str, detail: str) -> ScDMCError:
@@ -105,14 +132,24 @@ def reader_of(element: object, source: str) -> MatrixReader:
     if hasattr(element, "shape"):
         return dense_reader(element, source)
     attributes = element.attrs
-    encoding = attributes.get("encoding-type", attributes.get("h5sparse_format"))
+    encoding = attribute_text(attributes.get("encoding-type", attributes.get("h5sparse_format")))
     shape = attributes.get("shape", attributes.get("h5sparse_shape"))
     if encoding not in ("csr_matrix", "csr", "csc_matrix", "csc") or shape is None:
-        raise ScDMCError(f"{source} is of the kind {encoding!r}; it should be a dense matrix, CSR or CSC")
-    shape = (int(shape[0]), int(shape[1]))
+        raise ScDMCError(f"{source} is of the kind {encoding or 'unknown'}; it should be a dense matrix, CSR or CSC")
+    with reading(source):
+        shape = (int(shape[0]), int(shape[1]))
     is_csr = encoding.startswith("csr")
     parts = sparse_parts(element, shape[0] if is_csr else shape[1], source)
     return RowsReader(*parts, shape, source) if is_csr else columns_reader(*parts, shape, source)
+
+
+def attribute_text(value: object) -> str | None:
+    """An attribute of HDF5 or zarr as text, however long its text may be by its type; None where there is none."""
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size == 1 else None
+    if value is None:
+        return None
+    return value.decode("utf8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def sparse_parts(group: Mapping[str, Array], n_major: int, source: str) -> tuple[Array, Array, np.ndarray]:
@@ -120,11 +157,15 @@ def sparse_parts(group: Mapping[str, Array], n_major: int, source: str) -> tuple
     missing = [name for name in ("data", "indices", "indptr") if name not in group]
     if missing:
         raise damaged(source, f"it lacks {', '.join(missing)}")
-    data, indices = group["data"], group["indices"]
+    data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
+    if not all(len(getattr(part, "shape", None) or ()) == 1 for part in (data, indices, indptr)):
+        raise damaged(source, "data, indices and indptr should be vectors")
+    if indptr.shape[0] != n_major + 1:
+        raise damaged(source, f"indptr has {indptr.shape[0]:,} entries for {n_major:,} rows or columns")
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
+        raise damaged(source, "indptr and indices should be integers")
     with reading(source):
-        offsets = group["indptr"][:].astype(np.int64)
-    if len(offsets) != n_major + 1:
-        raise damaged(source, f"indptr has {len(offsets):,} entries for {n_major:,} rows or columns")
+        offsets = indptr[:].astype(np.int64)
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():
         raise damaged(source, "indptr does not ascend from 0")
     if not offsets[-1] == data.shape[0] == indices.shape[0]:
@@ -235,6 +276,26 @@ class TurnedReader(MatrixReader):
             del self._turned
 
 
+class SomeColumns(MatrixReader):
+    """Some columns of another reader."""
+
+    def __init__(self, reader: MatrixReader, is_kept: np.ndarray) -> None:
+        self.reader, self.columns = reader, np.flatnonzero(is_kept)
+        self.shape, self.dtype = (reader.shape[0], len(self.columns)), reader.dtype
+
+    def rows(self, start: int, stop: int) -> scipy.sparse.csr_matrix:
+        """See :class:`MatrixReader`."""
+        return self.reader.rows(start, stop)[:, self.columns]
+
+    def sample(self) -> np.ndarray:
+        """See :class:`MatrixReader`; of a matrix that has to be turned, values of all columns."""
+        return self.reader.sample() if isinstance(self.reader, TurnedReader) else super().sample()
+
+    def close(self) -> None:
+        """See :class:`MatrixReader`."""
+        self.reader.close()
+
+
 def columns_reader(
     data: Array, indices: Array, offsets: np.ndarray, shape: tuple[int, int], source: str
 ) -> TurnedReader:
@@ -267,8 +328,8 @@ def dense_reader(array: Array, source: str, cells_axis: int = 0) -> MatrixReader
     is turned.
     """
     require_numbers(array.dtype, source)
-    if len(array.shape) != 2:
-        raise ScDMCError(f"{source} has {len(array.shape)} dimensions instead of 2")
+    if len(array.shape or ()) != 2:
+        raise ScDMCError(f"{source} has {len(array.shape or ())} dimensions instead of 2")
     band = _DenseBands(array, source, cells_axis)
     chunk_cells = band.chunk[0]
     if chunk_cells * band.shape[1] * array.dtype.itemsize <= DENSE_BYTES_IN_MEMORY:

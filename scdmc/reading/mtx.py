@@ -1,6 +1,5 @@
 """10x folders: matrix.mtx, barcodes.tsv and features.tsv (or genes.tsv), each perhaps gzipped."""
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,9 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.reading import transposition
+from scdmc.reading.kinds import MTX_NAME
 from scdmc.reading.matrix_readers import VALUES_IN_SAMPLE, TurnedReader, damaged, first_line, require_range
+from scdmc.reading.text_lines import open_lines
 from scdmc.reading.transposition import Entries, spool
 
 # Names of the three files in order of preference; Cell Ranger 2 calls the features genes.
@@ -22,7 +23,8 @@ FILE_NAMES = {
 }
 
 
-GENE_EXPRESSION = "Gene Expression"
+# Of a file of barcodes or features, unpacked: a hundred million lines.
+MOST_BYTES = 2**32
 
 
 FEATURE_COLUMNS = ("gene_ids", "gene_symbols", "feature_types")
@@ -36,30 +38,30 @@ def name_of(path: Path) -> str:
     return path.name if path.name not in ("", "..") else path.resolve().name
 
 
-def is_mtx_folder(path: Path) -> bool:
-    """True for a folder that holds a ``matrix.mtx`` or ``matrix.mtx.gz``."""
-    return any((path / name).is_file() for name in FILE_NAMES["matrix"])
-
-
-def mtx_files(folder: Path) -> dict[str, Path]:
-    """``matrix``, ``barcodes`` and ``features`` -> file.
+def mtx_files(path: Path) -> dict[str, Path]:
+    """``matrix``, ``barcodes`` and ``features`` -> file, of a folder or of a matrix whose name may start otherwise.
 
     Raises
     ------
     ScDMCError
         If one is absent.
     """
-    files = {}
+    path = Path(path)
+    named = MTX_NAME.fullmatch(path.name) if path.is_file() else None
+    folder, prefix = (path.parent, named["prefix"]) if named else (path, "")
+    files = {"matrix": path} if named else {}
     for what, names in FILE_NAMES.items():
-        found = [folder / name for name in names if (folder / name).is_file()]
+        found = [folder / f"{prefix}{name}" for name in names if (folder / f"{prefix}{name}").is_file()]
         if not found:
-            raise ScDMCError(f"{folder}: a 10x folder holds matrix, barcodes and features; there is no {names[0]}")
-        files[what] = found[0]
+            raise ScDMCError(
+                f"{path}: a 10x matrix has files of barcodes and features beside it; there is no {prefix}{names[0]}"
+            )
+        files.setdefault(what, found[0])
     return files
 
 
-def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Annotation of the cells, of all features, and which of these are genes, shape (n_features,).
+def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Annotation of the cells and of all features.
 
     Raises
     ------
@@ -71,10 +73,7 @@ def mtx_annotation(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray
     features = _table(files["features"])
     columns = dict(zip(FEATURE_COLUMNS, (features[number].to_numpy() for number in features), strict=False))
     var = pd.DataFrame(columns, index=pd.Index(columns.get("gene_symbols", columns["gene_ids"]), dtype=object))
-    is_gene = (
-        (var["feature_types"] == GENE_EXPRESSION).to_numpy() if "feature_types" in var else np.ones(len(var), bool)
-    )
-    return pd.DataFrame(index=pd.Index(barcodes[0], dtype=object)), var, is_gene
+    return pd.DataFrame(index=pd.Index(barcodes[0], dtype=object)), var
 
 
 def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
@@ -83,7 +82,7 @@ def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
     Parameters
     ----------
     folder
-        The folder.
+        The folder, or the file of the matrix.
     shape
         (n_cells, n_features) by the other two files.
 
@@ -93,8 +92,8 @@ def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
         If the header is no such matrix or of another shape; while reading, if an entry is none of this shape.
     """
     path = mtx_files(folder)["matrix"]
-    source = f"{name_of(folder)}: {path.name}"
-    with _open(path) as file:
+    source = path.name if folder == path else f"{name_of(folder)}: {path.name}"
+    with open_lines(path) as file:
         n_features, n_cells, _ = _header(file, source)
     if (n_cells, n_features) != shape:
         raise ScDMCError(
@@ -115,13 +114,12 @@ def _table(path: Path) -> pd.DataFrame:
     """A file of tab-separated text, columns 0, 1, ..."""
     source = f"{name_of(path.parent)}: {path.name}"
     try:
-        return pd.read_csv(path, sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False, na_filter=False)
+        with open_lines(path, MOST_BYTES) as file:
+            return pd.read_csv(
+                file, sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False, na_filter=False
+            )
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise damaged(source, first_line(error)) from error
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _header(file: BinaryIO, source: str) -> tuple[int, int, int]:
@@ -131,7 +129,7 @@ def _header(file: BinaryIO, source: str) -> tuple[int, int, int]:
         line = file.readline()
         while line.startswith(b"%") or (line and not line.strip()):
             line = file.readline()
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise damaged(source, first_line(error)) from error
     is_known = [word.lower() for word in kind[:3]] == ["%%matrixmarket", "matrix", "coordinate"] and len(kind) == 5
     if not is_known or kind[3].lower() not in ("integer", "real") or kind[4].lower() != "general":
@@ -146,7 +144,7 @@ def _header(file: BinaryIO, source: str) -> tuple[int, int, int]:
 def _entries(path: Path, source: str, batch_size: int) -> Iterator[Entries]:
     """Entries as (cells, genes, values), counted from 0, checked; all lines that the header promises."""
     n_read = 0
-    with _open(path) as file:
+    with open_lines(path) as file:
         n_features, n_cells, n_entries = _header(file, source)
         try:
             # The fourth column stands for what is too much in a line.
@@ -163,6 +161,8 @@ def _entries(path: Path, source: str, batch_size: int) -> Iterator[Entries]:
                 require_range(genes, n_features, "feature", source, first=1)
                 require_range(cells, n_cells, "cell", source, first=1)
                 n_read += len(table)
+                if n_read > n_entries:
+                    raise damaged(source, f"the header promises {n_entries:,} entries, but there are more")
                 yield cells, genes, table["value"].to_numpy()
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise damaged(source, first_line(error)) from error

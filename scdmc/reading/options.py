@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from scdmc.reading.magic import PARQUET_MAGIC, file_start
+
 
 @dataclass(frozen=True)
 class CountOptions:
@@ -10,7 +12,7 @@ class CountOptions:
 
     Attributes
     ----------
-    layer, allow_normalized
+    layer, allow_normalized, recompute_totals
         See :func:`scdmc.reading.counts.open_counts`.
     gene_id_column, gene_mapping_file
         See :func:`scdmc.genes.ids.match_genes`.
@@ -20,14 +22,41 @@ class CountOptions:
     allow_normalized: bool = False
     gene_id_column: str | None = None
     gene_mapping_file: Path | None = None
+    recompute_totals: bool = False
+
+    def of_counts(self) -> dict[str, object]:
+        """What :func:`scdmc.reading.counts.open_counts` is told, as keywords."""
+        return {
+            "layer": self.layer,
+            "allow_normalized": self.allow_normalized,
+            "recompute_totals": self.recompute_totals,
+        }
 
 
 BLOCK_SIZE = 1024
 
 
+# Of what holds raw counts, where nothing is there yet to look at.
+COUNT_SUFFIXES = (".h5ad", ".loom", ".h5", ".zarr")
+
+
+def is_counts(data_path: Path) -> bool:
+    """True if a data argument names raw counts in any kind of input rather than tokenized parquet, by its content."""
+    data_path = Path(data_path)
+    if data_path.is_dir():
+        from scdmc.reading.kinds import kind_of
+
+        return kind_of(data_path).name is not None
+    if not data_path.is_file():
+        return data_path.suffix.lower() in COUNT_SUFFIXES
+    return data_path.suffix.lower() != ".parquet" and not file_start(data_path).startswith(PARQUET_MAGIC)
+
+
 def is_h5ad(data_path: Path) -> bool:
-    """True if a data argument names an ``.h5ad`` rather than tokenized parquet."""
-    return Path(data_path).suffix == ".h5ad"
+    """True if a data argument names an ``.h5ad``, whatever its suffix, to a copy of which results can be added."""
+    from scdmc.reading.kinds import H5AD, kind_of
+
+    return Path(data_path).is_file() and kind_of(Path(data_path)).name == H5AD
 
 
 CENSUS_OBS_COLUMNS = ("cell_type", "tissue", "donor_id", "assay", "dataset_id")

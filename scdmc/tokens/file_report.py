@@ -60,6 +60,10 @@ class FileReport:
     genes_per_cell, counts_per_cell
         Histograms (see :func:`histogram_of`) over the cells that were written: genes of the vocabulary with counts,
         before truncation, and total counts.
+    genes_matched_by, gene_spellings
+        See :class:`scdmc.genes.ids.GeneMatch`.
+    features_left_out
+        What features are that are no genes of a human -> how many; they count neither as genes nor in the totals.
     unmatched_counts
         Sum over the written cells for each column of no gene of the vocabulary, in the order of the file; empty before
         the first cell.
@@ -72,7 +76,11 @@ class FileReport:
     genes_matched: int
     genes_unmatched_examples: list[str]
     gene_columns_used: list[str]
+    genes_matched_by: dict[str, int]
+    gene_spellings: dict[str, int]
     duplicate_genes_summed: int
+    features_left_out: dict[str, int] = field(default_factory=dict)
+    recompute_totals: bool = False
     cells_in: int = 0
     cells_out: int = 0
     cells_not_passing_filter: int = 0
@@ -145,9 +153,15 @@ class FileReport:
         """Where the counts come from and what became of the genes, for the log."""
         return (
             f"counts from {self.layer}; "
-            f"{self.genes_matched:,} of {self.genes:,} genes matched by {' and '.join(self.gene_columns_used)}, "
+            f"{self.genes_matched:,} of {self.genes:,} genes matched by {self._places_of_names()}, "
             f"{self.share_of_counts_lost:.1%} of the counts lie in unmatched genes"
         )
+
+    def _places_of_names(self) -> str:
+        """Where names of genes came from, with numbers where there are several places."""
+        if len(self.gene_columns_used) < 2:
+            return " and ".join(self.gene_columns_used)
+        return " and ".join(f"{place} ({self.genes_matched_by[place]:,})" for place in self.gene_columns_used)
 
 
 def rounded(total: float) -> float:
@@ -166,5 +180,9 @@ def new_report(counts: Counts, match: GeneMatch) -> FileReport:
         genes_matched=int(match.is_matched.sum()),
         genes_unmatched_examples=[str(name) for name in unmatched[:EXAMPLES_IN_REPORT]],
         gene_columns_used=match.columns_used,
+        genes_matched_by=match.matched_by,
+        gene_spellings=match.spellings,
         duplicate_genes_summed=match.n_duplicates,
+        features_left_out=dict(counts.left_out),
+        recompute_totals=counts.recompute_totals,
     )

@@ -222,7 +222,7 @@ class TokenizedOutput:
             with atomic_path(self.unmatched_genes_path) as temporary:
                 tokenization_report.unmatched_genes(reports, unmatched_genes).to_csv(temporary, index=False)
             tokenization_report.write_html_report(
-                self.html_report_path, self.output_prefix, settings, reports, warnings
+                self.html_report_path, self.output_prefix, settings, reports, warnings, more.get("folder", ())
             )
             content = {"settings": settings.to_dict(), "files": [report.to_dict() for report in reports]}
             write_json(self.report_path, {**content, "warnings": warnings, **more})

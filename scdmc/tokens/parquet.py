@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scdmc.errors import ScDMCError
+from scdmc.reading.kinds import kind_of
+from scdmc.reading.options import is_counts
 from scdmc.tokens.streams import CellStreams
 
 if TYPE_CHECKING:
@@ -101,6 +103,8 @@ def parquet_files(dataset_path: Path) -> list[Path]:
         files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
     else:
         files = sorted(Path(name) for name in glob.glob(str(dataset_path)))
+    if not files and is_counts(path) and path.is_dir():
+        raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
     if not files:
         raise ScDMCError(f"{dataset_path}: no such parquet file, and no .parquet files there")
     return files
@@ -140,6 +144,8 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
 
 
 def _settings_of(path: Path) -> TokenizationSettings | None:
+    if is_counts(path) and kind_of(path).name is not None:
+        raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
     if not path.is_file():
         raise ScDMCError(f"{path} is not a readable parquet file (it is no file)")
     with _refusing_damage(path):

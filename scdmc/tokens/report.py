@@ -68,7 +68,12 @@ def unmatched_genes(reports: Sequence[FileReport], names: Mapping[str, np.ndarra
 
 
 def write_html_report(
-    path: Path, name: str, settings: TokenizationSettings, reports: Sequence[FileReport], warnings: Sequence[str]
+    path: Path,
+    name: str,
+    settings: TokenizationSettings,
+    reports: Sequence[FileReport],
+    warnings: Sequence[str],
+    entries: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Write the page; the same reports give the same bytes.
 
@@ -84,13 +89,15 @@ def write_html_report(
         The files.
     warnings
         Sentences for the user.
+    entries
+        What became of each entry of the input folder: name, status, why.
     """
     with tempfile.TemporaryDirectory() as folder:
         sections = [
             _summary(settings, reports, warnings),
             Section("Cells", figures=_save_all(_cell_figures(settings, reports), Path(folder) / "cells")),
             Section("Genes", figures=_save_all(_gene_figures(reports), Path(folder) / "genes")),
-            Section("Files", tables=[("Each file", _table_of_files(reports))]),
+            Section("Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)]),
         ]
         write_report(path, f"Tokenized cells: {name}", sections)
 
@@ -125,10 +132,15 @@ def _table_of_files(reports: Sequence[FileReport]) -> pd.DataFrame:
         "truncated": [report.cells_truncated for report in reports],
         "genes": [report.genes for report in reports],
         "genes matched": [report.genes_matched for report in reports],
+        "features that are no genes": [sum(report.features_left_out.values()) for report in reports],
         "duplicates summed": [report.duplicate_genes_summed for report in reports],
         "share of counts lost": [report.share_of_counts_lost for report in reports],
     }
     return pd.DataFrame(columns)
+
+
+def _entries_of_folder(folder: Sequence[Mapping[str, str]]) -> list[tuple[str, pd.DataFrame]]:
+    return [("What became of each entry of the input folder", pd.DataFrame(list(folder)))] if folder else []
 
 
 def _cell_figures(settings: TokenizationSettings, reports: Sequence[FileReport]) -> dict[str, Figure]:

@@ -20,7 +20,8 @@ import pyarrow as pa
 from scdmc.errors import ScDMCError
 from scdmc.files import remove
 from scdmc.reading.count_files import files_of_input
-from scdmc.reading.counts import Counts, input_files, open_counts
+from scdmc.reading.counts import Counts, open_counts
+from scdmc.reading.inputs import input_files, survey_folder, warnings_of
 from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.output import TokenizedOutput
@@ -61,13 +62,14 @@ class FolderJob(TokenizedOutput):
     ----------
     input_directory
         Where from.
-    layer, allow_normalized
-        Where the raw counts are (see :func:`scdmc.reading.counts.open_counts`).
+    layer, allow_normalized, recompute_totals
+        Where the raw counts are, and which totals are taken (see :func:`scdmc.reading.counts.open_counts`).
     """
 
     input_directory: Path
     layer: str | None = None
     allow_normalized: bool = False
+    recompute_totals: bool = False
 
     def settings_of_shards(self) -> dict:
         """What decides, beside its cells, what a shard holds."""
@@ -80,6 +82,7 @@ class FolderJob(TokenizedOutput):
             "drop_empty_cells": self.tokenizer.drop_empty_cells,
             "layer": self.layer,
             "allow_normalized": self.allow_normalized,
+            "recompute_totals": self.recompute_totals,
         }
 
 
@@ -160,14 +163,17 @@ def tokenize_folder(
     reports = list(found.reports.values())
     job.require_cells(reports)
     finished = [job.shard_path(shard.key) for shard in shards]
-    return job.publish(finished, reports, found.unmatched_genes, found.warnings)
+    folder = survey_folder(job.input_directory)
+    warnings = [*found.warnings, *warnings_of(folder)]
+    entries = [entry.to_dict() for entry in folder]
+    return job.publish(finished, reports, found.unmatched_genes, warnings, folder=entries)
 
 
 def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
     """Open every file before anything is written."""
     found, obs, available, id_hashes = Inspection(), {}, {}, {}
     for path in files:
-        with open_counts(path, job.layer, job.allow_normalized) as counts:
+        with open_counts(path, job.layer, job.allow_normalized, job.recompute_totals) as counts:
             match = job.tokenizer.match(counts)
             obs[path.name] = _rows_of_extremes(counts.obs[[name for name in job.obs_columns if name in counts.obs]])
             available[path.name] = list(counts.obs)
@@ -289,7 +295,7 @@ def _write_shards(
     progress: Callable[[str, int], object],
 ) -> None:
     """Write consecutive shards of one file that are not finished yet, and their reports."""
-    with open_counts(shards[0].path, job.layer, job.allow_normalized) as counts:
+    with open_counts(shards[0].path, job.layer, job.allow_normalized, job.recompute_totals) as counts:
         match = job.tokenizer.match(counts)
         schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name)
         for shard in shards:

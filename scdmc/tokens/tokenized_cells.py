@@ -14,6 +14,7 @@ import scipy.sparse
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID
+from scdmc.labels import label_text
 from scdmc.options import MAX_CONTEXT
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(data_type) or pa.types.is_string(data_type):
         missing = values.isna()
         text = pa.array(
-            values.astype(object).where(~missing, None).map(lambda value: value if value is None else str(value))
+            values.astype(object).where(~missing, None).map(lambda value: value if value is None else label_text(value))
         )
         text = text.cast(pa.string())
         return text.dictionary_encode().cast(data_type) if pa.types.is_dictionary(data_type) else text
@@ -259,7 +260,7 @@ def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
 def obs_data_type(columns: "Sequence[pd.Series]") -> pa.DataType:
     """The type of an obs column over several files: boolean, integer, float, or text as a dictionary.
 
-    Everything else is text, as ``str`` writes it: a mixture of numbers and text, of boolean and integer, and integers
+    Everything else is text (:func:`scdmc.labels.label_text`): numbers and text, boolean and integer, and integers
     that the type of the column would have to round.
     """
     kinds = {column.dtype.kind for column in columns}
@@ -297,7 +298,11 @@ def require_valid_ids(cells: TokenizedCells, vocab_size: int, source: str) -> No
     """Refuse token ids that the vocabulary does not have, and cells that do not start with ``<cls>``."""
     largest = max(int(cells.rank_ids.max()), int(cells.expression_ids.max()))
     if largest >= vocab_size:
-        raise ScDMCError(f"{source}: token id {largest} is outside of the vocabulary of {vocab_size:,} tokens")
+        raise ScDMCError(
+            f"{source}: token id {largest} is outside of the vocabulary of {vocab_size:,} tokens: the cells were "
+            "tokenized with another one; tokenize the counts again with that of the model (its token_ids.json, as "
+            "--token_dictionary_file), or name the vocabulary of the cells with --token_dictionary_file"
+        )
     if (cells.rank_ids[cells.rank_offsets[:-1]] != CLS_TOKEN_ID).any():
         raise ScDMCError(
             f"{source}: some cells do not start with <cls> (id {CLS_TOKEN_ID}); is this another tool's data?"

@@ -103,10 +103,10 @@ def tokenize_blocks(
     block_size: int = BLOCK_SIZE,
 ) -> Iterator[tuple[np.ndarray, CellStreams]]:
     """Yield (rows of obs that were kept, their streams) block by block, in file order; counts into ``report``."""
-    is_passing = passes_filter(counts)
+    is_passing = counts.is_passing
     for first, block in counts.blocks(start, stop, block_size):
         rows = np.arange(first, first + block.shape[0])
-        n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+        n_counts = cell_totals(counts, rows, total_counts(block))
         is_empty = ~has_counts(n_counts)
         keep = is_passing[rows] & ~(is_empty & tokenizer.drop_empty_cells)
         report.cells_in += len(rows)
@@ -183,13 +183,14 @@ def collect_medians(
     allow_normalized: bool = False,
     choose_cells: Callable[[Counts], np.ndarray] = passes_filter,
     exact_limit: int = EXACT_LIMIT,
+    recompute_totals: bool = False,
 ) -> MedianAccumulator:
     """Collect the non-zero CP10k of every gene over files of raw counts, in one pass.
 
     Parameters
     ----------
     files
-        The files (see :func:`scdmc.reading.counts.input_files`).
+        The files (see :func:`scdmc.reading.inputs.input_files`).
     tokenizer
         Finds the genes; its own medians play no part.
     layer, allow_normalized
@@ -198,6 +199,8 @@ def collect_medians(
         Returns True for the cells that are taken, shape (n_cells,); without it, those that are tokenized.
     exact_limit
         Up to this many non-zero values the medians are exact.
+    recompute_totals
+        See :func:`scdmc.reading.counts.open_counts`.
 
     Returns
     -------
@@ -210,7 +213,7 @@ def collect_medians(
     """
     accumulator = MedianAccumulator(len(tokenizer.vocabulary), exact_limit)
     for path in files:
-        with open_counts(path, layer, allow_normalized) as counts:
+        with open_counts(path, layer, allow_normalized, recompute_totals) as counts:
             match = tokenizer.match(counts)
             report = new_report(counts, match)
             _add_file(accumulator, counts, match, choose_cells(counts), report)
@@ -233,7 +236,7 @@ def _add_file(
     with tqdm(total=counts.n_cells, unit=" cells", desc=counts.name) as progress:
         for first, block in counts.blocks():
             rows = np.arange(first, first + block.shape[0])
-            n_counts = cell_totals(counts.obs, rows, total_counts(block), counts.name)
+            n_counts = cell_totals(counts, rows, total_counts(block))
             taken = is_taken[rows]
             add_block(accumulator, block[taken], match.token_ids, n_counts[taken])
             report.cells_in += len(rows)

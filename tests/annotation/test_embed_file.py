@@ -1,5 +1,8 @@
 """Embedding a file block by block gives what embedding all its cells at once gives, and half an output never stays."""
 
+import tempfile
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -10,7 +13,7 @@ import pytest
 from scdmc.annotation import annotate_file as annotated_file
 from scdmc.annotation.annotate_file import embed_file
 from scdmc.cells.data import read_cells
-from scdmc.cells.results import annotated_data
+from scdmc.cells.results import write_annotated
 from scdmc.errors import ScDMCError
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.options import POOLINGS, STREAMS
@@ -94,7 +97,10 @@ def embed(load_script):
 def whole(data_path, model_directory, encoder, stream="both", pooling="cls"):
     """The user's AnnData with the embeddings of all cells, made at once."""
     cells = read_cells(data_path, model_directory)
-    return annotated_data(data_path, cells, obsm={"X_scDMC": cell_embeddings(encoder, cells, stream, pooling)})
+    embeddings = {"X_scDMC": cell_embeddings(encoder, cells, stream, pooling)}
+    with tempfile.TemporaryDirectory() as folder:
+        write_annotated(Path(folder) / "whole.h5ad", data_path, cells, obsm=embeddings)
+        return anndata.read_h5ad(Path(folder) / "whole.h5ad")
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

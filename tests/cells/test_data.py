@@ -7,7 +7,7 @@ import pytest
 
 from scdmc.cells.data import read_cells
 from scdmc.cells.expression import read_expression
-from scdmc.cells.results import annotated_data
+from scdmc.cells.results import write_annotated
 from scdmc.labels import labels_of
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.folder import open_model_directory
@@ -43,7 +43,9 @@ def test_cells_that_were_filtered_out_get_missing_results(tmp_path, adata, model
     cells = read_cells(tmp_path / "filtered.h5ad", model_directory)
     embeddings = cell_embeddings(encoder, cells)
     names = np.array(["a", "b", "c", "d"], dtype=object)
-    result = annotated_data(tmp_path / "filtered.h5ad", cells, {"type": names}, {"X_scDMC": embeddings})
+    output = tmp_path / "out.h5ad"
+    write_annotated(output, tmp_path / "filtered.h5ad", cells, {"type": names}, {"X_scDMC": embeddings})
+    result = anndata.read_h5ad(output)
     assert result.obs["type"].isna().tolist() == [False, True, False, False, True, False]
     assert result.obs["type"].dropna().tolist() == ["a", "b", "c", "d"]
     np.testing.assert_array_equal(

@@ -114,7 +114,7 @@ def test_fractions_must_leave_cells_to_train_on():
 
 def test_missing_labels_are_none_nan_and_empty():
     labels = np.array(["a", None, np.nan, "", pd.NA, "nan", 0], dtype=object)
-    assert is_missing(labels).tolist() == [False, True, True, True, True, False, False]
+    assert is_missing(labels).tolist() == [False, True, True, True, True, True, False]
 
 
 def test_a_written_split_is_read_back_in_any_order_of_the_cells(written):

@@ -4,6 +4,7 @@ import os
 import re
 
 import h5py
+import numpy as np
 import pytest
 
 from scdmc.cli.inputs import (
@@ -35,11 +36,16 @@ def files(tmp_path):
     (tmp_path / "parts" / "a.parquet").write_bytes(b"PAR1...")
     (tmp_path / "parts" / ".hidden.parquet").write_text("text")
     (tmp_path / "broken_counts" / "b.loom").write_text("text")
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "cells.zarr" / ".zgroup").write_text("{}")
+    with h5py.File(tmp_path / "cells.h5", "w") as file:
+        file["matrix/barcodes"] = np.arange(3)
     return tmp_path
 
 
 def test_cells_of_the_right_kind_pass(files, islets_path):
-    for path in (islets_path, files / "block.h5ad", files / "cells.parquet", files / "parts", files / "c*.parquet"):
+    parquet = [files / name for name in ("cells.parquet", "parts", "c*.parquet")]
+    for path in (islets_path, files / "block.h5ad", files / "cells.h5", files / "cells.zarr", *parquet):
         require_input(path, FLAG)
     require_counts(islets_path.parent, FLAG)
     require_counts(files / "cells.zarr", FLAG)
@@ -55,14 +61,16 @@ def test_cells_of_the_right_kind_pass(files, islets_path):
         (require_input, "text.h5ad", "text.h5ad is not a readable .h5ad file (it is no HDF5)"),
         (require_input, "empty.h5ad", "empty.h5ad is not a readable .h5ad file (it is no HDF5)"),
         (require_input, "text.parquet", "text.parquet is not a readable parquet file (it does not begin with PAR1)"),
-        (require_input, "cells.h5",
-         "cells.h5: give an .h5ad, or tokenized parquet; tokenize it with tokenizer_combine.py"),
-        (require_input, "cells.zarr",
-         "cells.zarr: give an .h5ad, or tokenized parquet; tokenize it with tokenizer_combine.py"),
+        (require_input, "notes.txt", "notes.txt is no file of counts that can be read, but text; a table of counts "
+         "becomes an .h5ad with anndata.io.read_csv(FILE).write_h5ad('cells.h5ad')"),
+        (require_input, "broken_counts", "broken_counts is a folder without parquet, but with counts (b.loom): "
+         "name one of them, or tokenize it with tokenizer_combine.py"),
+        (require_tokenized, "cells.zarr", "cells.zarr is not tokenized yet: tokenize it with tokenizer_combine.py"),
         (require_tokenized, "block.h5ad", "block.h5ad is not tokenized yet: tokenize it with tokenizer_combine.py"),
         (require_counts, "absent", "absent: no such folder"),
         (require_counts, "cells.h5", "cells.h5 is a file; give the folder that it lies in"),
-        (require_counts, "broken_counts", "broken_counts/b.loom is not a readable .loom file (it is no HDF5)"),
+        (require_counts, "broken_counts", "broken_counts/b.loom is not a readable .loom file (it is no HDF5); "
+         "mend it, or move it out of the folder"),
         (require_file, "folder", "folder is a folder; name a file"),
         (require_hdf5, "text.parquet", "text.parquet is not a readable .parquet file (it is no HDF5)"),
     ],

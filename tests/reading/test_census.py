@@ -7,6 +7,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 
 import scdmc
 from scdmc.errors import ScDMCError
@@ -148,6 +149,7 @@ def test_totals_and_filters_of_the_experiment_count(script, adata, tmp_path):
     changed.obs["filter_pass"] = np.arange(40) % 2
     changed.obs["n_counts"] = changed.obs["n_counts"] * 3
     changed.obs.loc[changed.obs_names[1], "n_counts"] = 0
+    changed.X = scipy.sparse.csr_matrix(changed.X.toarray() * (np.arange(40) != 1)[:, None])
     uri = experiment_of(changed, tmp_path / "soma")
     assert run(script, uri, tmp_path / "out", "--all_cells", "--drop_empty_cells") == 0
     found = read(tmp_path / "out")
@@ -167,6 +169,7 @@ def test_genes_are_matched_by_their_feature_id(script, adata, tmp_path):
     changed = adata[:20, :4].copy()
     changed.var["feature_id"] = ["ENSG00000141510", "ENSG00000254647", "ENSG00000115263", "no gene"]
     changed.var["feature_name"] = ["TP53", "INS", "GCG", "other"]
+    changed.var_names = ["a", "b", "c", "d"]
     uri = experiment_of(changed, tmp_path / "soma")
     assert run(script, uri, tmp_path / "out", "--all_cells") == 0
     report = json.loads((tmp_path / "out" / "islets.report.json").read_text())

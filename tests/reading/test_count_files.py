@@ -21,7 +21,8 @@ from scdmc.genes.ids import load_symbols
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading import matrix_readers, transposition
 from scdmc.reading.count_files import files_of_input
-from scdmc.reading.counts import input_files, open_counts
+from scdmc.reading.counts import open_counts
+from scdmc.reading.inputs import input_files
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_counts
 from tests.reading.reading import message_of, read_all

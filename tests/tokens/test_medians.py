@@ -453,6 +453,7 @@ def test_the_script_without_a_training_cell_is_an_error(script, islets_folder, t
     for name in ("a.h5ad", "b.h5ad"):
         adata = anndata.read_h5ad(islets_folder / name)
         adata.obs["n_counts"] = 0
+        adata.X = adata.X * 0
         adata.write_h5ad(islets_folder / name)
     assert run(script, islets_folder, tmp_path / "medians.json") == 2
     assert "error: " in capsys.readouterr().err

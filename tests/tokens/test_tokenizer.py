@@ -199,6 +199,10 @@ def test_an_integer_column_that_no_type_can_hold_becomes_text_as_a_whole(run, fo
     assert [str(value) for value in column.to_pylist()] == [str(largest if row == 7 else row) for row in range(25)]
 
 
+def without_counts(matrix, cells):
+    return scipy.sparse.csr_matrix(matrix.toarray() * ~np.isin(np.arange(matrix.shape[0]), cells)[:, None])
+
+
 def test_the_report_says_what_happened_to_cells_and_genes(run, folder, tmp_path):
     adata = anndata.read_h5ad(folder / "a.h5ad")
     extra = anndata.AnnData(
@@ -210,6 +214,7 @@ def test_the_report_says_what_happened_to_cells_and_genes(run, folder, tmp_path)
     adata.obs["n_counts"] = adata.obs["n_counts"].astype(float)
     adata.obs.iloc[3, adata.obs.columns.get_loc("n_counts")] = 0
     adata.obs.iloc[4, adata.obs.columns.get_loc("n_counts")] = np.nan
+    adata.X = without_counts(adata.X, [3, 4])
     adata.obs["filter_pass"] = [0, 0] + [1] * 23
     adata.write_h5ad(folder / "a.h5ad")
     assert run(folder, "--model_input_size", 800, "--block_size", 10) == 0
@@ -244,6 +249,7 @@ def test_the_report_does_not_depend_on_shards(run, folder, tmp_path):
 def test_empty_cells_are_dropped_on_demand(run, folder, tmp_path):
     adata = anndata.read_h5ad(folder / "b.h5ad")
     adata.obs.iloc[[0, 7], adata.obs.columns.get_loc("n_counts")] = 0
+    adata.X = without_counts(adata.X, [0, 7])
     adata.write_h5ad(folder / "b.h5ad")
     assert run(folder, "--drop_empty_cells", "--block_size", 1) == 0
     expected = np.delete(adata.obs_names.to_numpy(), [0, 7]).tolist()

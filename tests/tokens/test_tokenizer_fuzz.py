@@ -35,8 +35,10 @@ NAMES = {
     "ENSG00000999999": None, "no gene": None, "": None, "nan": None, "<cls>": None,
 }  # fmt: skip
 DAMAGES = {"nan": np.nan, "negative": -1.0, "fraction": 0.5, "infinite": np.inf}
-# Of n_counts: among them totals of empty cells, and one so small that a value leaves the range of float32.
+# Of n_counts: most of them are impossible for a cell with counts.
 TOTALS = [0.0, -1.0, np.nan, np.inf, 0.5, 1.0, 7.0, 1e6, 1e-300]
+# Totals that are possible, relative to the sum of the cell's counts.
+FACTORS = [1.0, 1.5, 7.0, 1e6]
 
 
 @dataclass
@@ -95,7 +97,7 @@ def cases(draw):
             dtype = draw(st.sampled_from(["float32", "float64"]))
             counts[place], is_broken = DAMAGES[damage], True
     matrix = stored(draw, counts.astype(dtype))
-    obs, n_counts, passes, has_text = draw_obs(draw, counts)
+    obs, n_counts, passes, is_refused = draw_obs(draw, counts)
     adata = assembled(draw, matrix, counts, obs, var_of(draw, names))
     vocabulary = Vocabulary({token: index for index, token in enumerate((*SPECIAL_TOKENS, *GENES))}, "a test")
     medians = draw(st.sampled_from([{}, {INS: 2.0, TP53: 0.5}, {GCG: 3e-4, CD3E: 977.7}]))
@@ -105,7 +107,7 @@ def cases(draw):
         model_input_size=draw(st.sampled_from([3, 4, 2048])),
         drop_empty_cells=draw(st.booleans()),
     )
-    return Case(adata, counts, [NAMES[name] for name in names], n_counts, passes, is_broken or has_text, tokenizer)
+    return Case(adata, counts, [NAMES[name] for name in names], n_counts, passes, is_broken or is_refused, tokenizer)
 
 
 def stored(draw, counts):
@@ -120,22 +122,27 @@ def stored(draw, counts):
 
 
 def draw_obs(draw, counts):
-    """Obs, the total and the filter of each cell as they should be understood, and whether totals are text."""
+    """Obs, the total and the filter of each cell as they should be understood, and whether totals are refused."""
     n_cells = len(counts)
     index = [f"cell{row // 2 if draw(st.booleans()) else row}" for row in range(n_cells)]
     obs = pd.DataFrame(index=pd.Index(index, dtype=object))
     with np.errstate(invalid="ignore"):
-        n_counts, passes = counts.sum(axis=1), np.ones(n_cells, dtype=bool)
-    kind = draw(st.sampled_from(["none", "none", "none", "given", "given", "given", "text"]))
-    if kind == "given":
-        totals = draw(st.lists(st.sampled_from(TOTALS), min_size=n_cells, max_size=n_cells))
-        obs["n_counts"] = n_counts = np.array(totals, dtype=np.float64)
+        sums, passes = counts.sum(axis=1), np.ones(n_cells, dtype=bool)
+    totals = n_counts = sums
+    kind = draw(st.sampled_from(["none", "none", "none", "given", "given", "given", "impossible", "text"]))
+    if kind in ("given", "impossible"):
+        totals = np.array(draw(st.lists(st.sampled_from(TOTALS), min_size=n_cells, max_size=n_cells)), np.float64)
+        if kind == "given":
+            factors = draw(st.lists(st.sampled_from(FACTORS), min_size=n_cells, max_size=n_cells))
+            totals = np.where(sums > 0, sums * factors, totals)
+        obs["n_counts"], n_counts = totals, np.where(np.isfinite(totals) & (totals > 0), totals, 0)
     elif kind == "text":
         obs["n_counts"] = pd.Series(["many"] * n_cells, index=obs.index, dtype=object)
     if draw(st.booleans()):
         passes = np.array(draw(st.lists(st.booleans(), min_size=n_cells, max_size=n_cells)), dtype=bool)
         obs["filter_pass"] = passes.astype(draw(st.sampled_from(["int64", "float64", "bool"])))
-    return obs, n_counts, passes, kind == "text"
+    is_impossible = passes & (sums > 0) & ~(np.isfinite(totals) & (totals >= sums))
+    return obs, n_counts, passes, kind == "text" or is_impossible.any()
 
 
 def var_of(draw, names):
