@@ -177,6 +177,8 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
 
 def _content_of(path: Path) -> dict | None:
     """What a shard says of itself; None where it says nothing."""
+    if is_counts(path) and kind_of(path).name is not None:
+        raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
     if not path.is_file():
         raise ScDMCError(f"{path} is not a readable parquet file (it is no file)")
     with _refusing_damage(path):
@@ -212,8 +214,6 @@ def _refusing_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        if is_counts(path) and kind_of(path).name is not None:
-            raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first") from error
         reason = str(error).partition("\n")[0][:200]
         raise ScDMCError(f"{path} is not a readable parquet file ({reason})") from error
 
