@@ -54,7 +54,8 @@ def require_launch(environment: Mapping[str, str] = os.environ, seconds: float =
     if not host or not port.isdecimal():
         raise ScDMCError(f"{shown} in the environment without MASTER_ADDR and MASTER_PORT; {advice}")
     # torchrun itself answers there, before it starts the processes; or the process of rank 0 will, later.
-    if rank > 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not _answers(host, int(port), seconds):
+    is_led = rank > 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if is_led and not _answers(host, int(port), seconds):
         raise ScDMCError(f"nobody answers at MASTER_ADDR:MASTER_PORT, {host}:{port}, of {shown}; {advice}")
 
 
