@@ -11,7 +11,7 @@ START_shipped := --model scDMC-small
 START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
 	--initializer_range 0.06 --expression_input value
 
-.PHONY: demo test lint format clean
+.PHONY: demo test faults lint format lock audit licences clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +22,11 @@ $(VENV)/installed: requirements.txt pyproject.toml
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# What `make test` does in small, in full (docs/reliability.md): 1,000 kill points and 1,000 odd files. Hours on two cores.
+faults: $(VENV)/installed
+	SCDMC_KILL_POINTS=1000 SCDMC_ODD_FILES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults \
+		tests/cli/test_nonsense.py --numprocesses 2 --dist loadfile
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,6 +34,24 @@ lint: $(VENV)/installed
 format: $(VENV)/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# A tool of their own for each, beside the environment that is tested.
+build/%/installed:
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/pip install --quiet $*
+	touch $@
+
+# Everything that requirements.txt pulls in, with hashes, for all systems and Python 3.11 and later.
+lock: build/uv/installed
+	build/uv/bin/uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --quiet --output-file requirements.lock requirements.txt
+
+# Known vulnerabilities of the locked packages; needs the network.
+audit: build/pip-audit/installed
+	build/pip-audit/bin/python .ci/audit.py
+
+licences: $(VENV)/installed
+	$(BIN)/python .ci/licences.py
 
 # The main job, end to end, on 1,937 real cells: the scripts that the README documents, one after the other.
 demo: $(VENV)/installed

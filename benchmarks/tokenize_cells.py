@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from scdmc.cli.arguments import add_seed_argument
-from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.cli.parser import argument_parser, positive_int, process_count, script
 from scdmc.tokens.options import CELLS_PER_SHARD
 
 EXAMPLES = ("{prog}", "{prog} --rounds 5 --most_cells 100000")
@@ -37,7 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--measure", choices=("tokenize", "stages", "plain_loop"), help=argparse.SUPPRESS)
     parser.add_argument("--write_cells", type=positive_int, help=argparse.SUPPRESS)
     parser.add_argument("--data_path", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--num_workers", type=positive_int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--num_workers", type=process_count, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--cells_per_shard", type=positive_int, default=CELLS_PER_SHARD, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

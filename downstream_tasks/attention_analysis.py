@@ -6,6 +6,7 @@ from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.gene_analysis.options import AttentionOptions
+from scdmc.result_folders import result_folder
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir attention --label_key cell_type",
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     data = open_gene_data(arguments.model, arguments.data_path, data_options)
     print(f"cells for maps and attributions are drawn with seed {options.seed}")
     results = analyse_attention(data, options)
-    write_attention_results(arguments.output_dir, results, options.seed)
+    with result_folder(arguments.output_dir) as folder:
+        write_attention_results(folder, results, options.seed)
     print(results.verdict)
     print(f"wrote {arguments.output_dir}")
     return 0

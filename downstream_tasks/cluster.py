@@ -19,6 +19,7 @@ from scdmc.cli.parser import argument_parser, non_negative_int, positive_float, 
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.options import POOLINGS, STREAMS
+from scdmc.result_folders import keep_results, result_folder
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir clusters",
@@ -123,14 +124,15 @@ def main(argv: list[str] | None = None) -> int:
     ours = clusterings[results.METHOD]
     markers = marker_genes(expression, genes, ours.clusters, arguments.markers) if arguments.markers else pd.DataFrame()
 
-    results.remove_optional_outputs(output_dir)
-    results.draw_clusters(output_dir, clusterings, label_key, labels, options.seed)
-    results.write_clusters(output_dir, cells, ours.clusters, labels, markers)
     obs = {"scDMC_cluster": ours.clusters.astype(object)}
     obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
-    write_annotated(output_dir / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
-    if rows:
-        print(write_metrics(output_dir / "metrics.csv", rows).round(3).to_string())
+    with result_folder(output_dir) as folder:
+        results.write_clusters(folder, cells, ours.clusters, labels, markers)
+        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
+        if rows:
+            print(write_metrics(folder / "metrics.csv", rows).round(3).to_string())
+        keep_results(folder)
+        results.draw_clusters(folder, clusterings, label_key, labels, options.seed)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

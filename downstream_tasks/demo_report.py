@@ -7,6 +7,7 @@ from scdmc.cli.arguments import add_output_dir_argument
 from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file
+from scdmc.result_folders import require_whole
 
 EXAMPLES = (
     "{prog}",
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     missing = [name for name in NEEDED if not (demo / name).exists()]
     if missing:
         raise ScDMCError(f"{demo} lacks {', '.join(missing)}; run `make demo`")
+    for name in NEEDED:
+        require_whole((demo / name).parent, (demo / name).name)
     for name in ("metrics.csv", "report.html"):
         require_new_file(demo / name, arguments.overwrite)
 

@@ -49,6 +49,7 @@ from scdmc.cli.parser import (
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.options import POOLINGS, STREAMS
+from scdmc.result_folders import result_folder
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path labelled.h5ad --output_dir classifier --label_key cell_type",
@@ -213,7 +214,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def fold_count(text: str) -> int:
     """Argparse type: an integer of at least 2."""
-    value = int(text)
+    value = positive_int(text)
     if value < 2:
         raise argparse.ArgumentTypeError(f"{text}: a cross-validation needs at least 2 folds")
     return value
@@ -248,7 +249,6 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.annotation.cross_validation import plan_runs
     from scdmc.annotation.study import FineTuningTask, read_baseline_data, run_study
     from scdmc.cells.data import read_cells
-    from scdmc.files import atomic_path
     from scdmc.labels import labels_of
     from scdmc.model.devices import choose_device, place_model, place_model_for_training
     from scdmc.model.folder import open_model_directory
@@ -275,9 +275,9 @@ def main(argv: list[str] | None = None) -> int:
         place = functools.partial(place_model, **placement(arguments))
         baseline_data = read_baseline_data(task, arguments.data_path, counts, place, arguments.seed)
     has_untrained = arguments.baselines == "all" and not arguments.from_scratch
-    table = run_study(task, plans, arguments.output_dir, baseline_data, has_untrained)
-    with atomic_path(arguments.output_dir / "arguments.json") as temporary:
-        temporary.write_text(describe_arguments(arguments), encoding="utf8")
+    with result_folder(arguments.output_dir) as folder:
+        (folder / "arguments.json").write_text(describe_arguments(arguments), encoding="utf8")
+        table = run_study(task, plans, folder, baseline_data, has_untrained)
     print(table.round(3).to_string())
     if arguments.baselines == "fast" and not arguments.from_scratch:
         print("not among them: the same model without pre-training, fine-tuned; --baselines all adds it")

@@ -9,6 +9,7 @@ from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.gene_analysis.options import ModuleOptions
 from scdmc.options import STREAMS
+from scdmc.result_folders import result_folder
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir modules --label_key cell_type",
@@ -76,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     gene_sets = read_gene_sets(arguments.gene_sets) if arguments.gene_sets else None
     data = open_gene_data(arguments.model, arguments.data_path, data_options)
     results = analyse_modules(data, gene_sets, options, str(arguments.gene_sets))
-    write_module_results(arguments.output_dir, results, options, len(data.cells))
+    with result_folder(arguments.output_dir) as folder:
+        write_module_results(folder, results, options, len(data.cells))
     print(results.verdict)
     print(f"{results.found.n_modules} modules of {len(results.genes):,} genes; wrote {arguments.output_dir}")
     return 0

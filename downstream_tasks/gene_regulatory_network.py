@@ -9,6 +9,7 @@ from scdmc.cli.parser import argument_parser, fill_in, non_negative_int, positiv
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import EDITS, PERTURBATION, SCORE_COLUMNS, GraphOptions, NetworkOptions
+from scdmc.result_folders import result_folder
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir networks --regulons regulons.csv",
@@ -110,8 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     require_layers_and_heads(data, options)
     require_masked_gene_head(data, options)
     regulons = regulons_by_token(pairs, data, str(arguments.regulons))
-    collected = score_networks(arguments.output_dir, data, regulons, options, graph)
-    print(write_network_results(arguments.output_dir, collected, graph, arguments.regulons.name))
+    with result_folder(arguments.output_dir) as folder:
+        collected = score_networks(folder, data, regulons, options, graph)
+        verdict = write_network_results(folder, collected, graph, arguments.regulons.name)
+    print(verdict)
     print(f"{collected.n_edges:,} scored pairs; wrote {arguments.output_dir}")
     return 0
 

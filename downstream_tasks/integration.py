@@ -35,6 +35,8 @@ from scdmc.files import names_of_files
 from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import is_counts
+from scdmc.result_folders import keep_results, result_folder
+from scdmc.training.launch import require_launch
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir integration --batch_key batch",
@@ -50,7 +52,7 @@ ADAPTATION_DEFAULTS = {
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the integration benchmark."""
-    parser, defaults = argument_parser(__doc__, EXAMPLES), IntegrationOptions()
+    parser, defaults = argument_parser(__doc__, EXAMPLES), IntegrationOptions(methods=("scdmc",))
     add_model_argument(parser)
     meaning = "tokenized parquet, or .h5ad with raw counts; one or several"
     add_data_argument(parser, "--tokenized_data_path", meaning=meaning, nargs="+")
@@ -63,7 +65,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=METHODS,
         default=list(DEFAULT_METHODS),
-        help="scvi (needs an .h5ad) and scanorama are packages of their own",
+        help="harmony, scvi (needs an .h5ad) and scanorama are packages of their own",
     )
     group.add_argument("--full_scores", action="store_true", help="add iLISI, cLISI, kBET, PCR, isolated labels")
     group.add_argument(
@@ -153,12 +155,21 @@ def main(argv: list[str] | None = None) -> int:
     names = names_of_files(paths, "--data_path")
     counts = [count_options_for(arguments, path) for path in paths]
     require_task_inputs(arguments)
+    if arguments.adapt:
+        require_launch()
 
     import pandas as pd
 
     from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import wide_metrics
-    from scdmc.integration.results import summary_lines, write_integration_results, write_page, write_study
+    from scdmc.integration.results import (
+        draw_integration_results,
+        draw_study,
+        summary_lines,
+        write_integration_tables,
+        write_page,
+        write_study_tables,
+    )
     from scdmc.integration.study import OBSM_KEYS, mean_rows, read_integration_data, require_runnable, run_benchmark
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
@@ -178,21 +189,24 @@ def main(argv: list[str] | None = None) -> int:
     for data in data_sets:
         require_runnable(data, model_directory, options)
 
-    runs, sections = {}, []
-    for path, data in zip(paths, data_sets, strict=True):
-        folder = output_dir / data.name if len(paths) > 1 else output_dir
-        runs[data.name] = run_benchmark(data, model_directory, place, options)
-        sections.append(write_integration_results(folder, data, runs[data.name], keys))
-        first = runs[data.name][0].embeddings
-        obsm = {OBSM_KEYS[method]: embedding for method, embedding in first.items()}
-        write_annotated(folder / "integrated.h5ad", path, data.cells, obsm=obsm)
-        table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
-        print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
-    if len(paths) > 1:
-        table, section = write_study(output_dir, runs)
-        sections.insert(0, section)
-        print(table.round(3).to_string())
-    write_page(output_dir, sections)
+    with result_folder(output_dir) as folder:
+        folders = {data.name: folder / data.name if len(paths) > 1 else folder for data in data_sets}
+        runs = {}
+        for path, data in zip(paths, data_sets, strict=True):
+            runs[data.name] = run_benchmark(data, model_directory, place, options)
+            write_integration_tables(folders[data.name], runs[data.name])
+            first = runs[data.name][0].embeddings
+            obsm = {OBSM_KEYS[method]: embedding for method, embedding in first.items()}
+            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=obsm)
+            table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
+            print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
+        study = write_study_tables(folder, runs) if len(paths) > 1 else None
+        keep_results(folder)
+        sections = [draw_integration_results(folders[data.name], data, runs[data.name], keys) for data in data_sets]
+        if study:
+            sections.insert(0, draw_study(folder, study))
+            print(study.means.round(3).to_string())
+        write_page(folder, sections)
     print(f"wrote {output_dir}")
     return 0
 

@@ -8,6 +8,7 @@ from scdmc.cli.inputs import require_file
 from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
+from scdmc.result_folders import result_folder
 
 EXAMPLES = (
     "{prog} --result_dirs all_labels tenth_of_labels --output_dir learning_curve",
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     scores = join_scores(arguments.result_dirs)
     if arguments.metric not in set(scores["metric"]):
         raise ScDMCError(f"--metric {arguments.metric}: there are {', '.join(scores['metric'].unique())}")
-    write_learning_curve(arguments.output_dir, scores, arguments.metric)
+    with result_folder(arguments.output_dir) as folder:
+        write_learning_curve(folder, scores, arguments.metric)
     shown = scores[scores["metric"] == arguments.metric]
     print(shown.pivot(index="method", columns="label_fraction", values="value").round(3).to_string())
     print(f"wrote {arguments.output_dir / 'learning_curve.csv'}")

@@ -10,6 +10,7 @@ from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import EDITS, ScreenOptions
 from scdmc.options import STREAMS
+from scdmc.result_folders import result_folder
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir perturbation --genes INS GCG",
@@ -80,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     chosen = tokens_to_perturb(data, arguments.genes, gene_sets, str(arguments.gene_sets))
     options = screen_options(arguments)
     table = screen_genes(data, chosen, options)
-    print(write_screen_results(arguments.output_dir, table, options))
+    with result_folder(arguments.output_dir) as folder:
+        verdict = write_screen_results(folder, table, options)
+    print(verdict)
     print(f"wrote {arguments.output_dir}")
     return 0
 

@@ -13,6 +13,7 @@ from scdmc.files import atomic_path, require_new_folder, write_json
 from scdmc.model.hub import require_hub_name
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, MODELING_FILE, TOKENIZATION_FILE, WEIGHTS_NAME
 from scdmc.model.shipped import model_folder
+from scdmc.result_folders import MANIFEST_FILE, result_folder
 
 if TYPE_CHECKING:
     from scdmc.model.folder import ModelDirectory
@@ -61,7 +62,8 @@ def set_context(folder: Path, model_directory: "ModelDirectory", max_length: int
 def copy_other_files(source: Path, target: Path) -> None:
     """Copy what the export does not make anew."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.name not in (CONFIG_FILE, MODELING_FILE) and not WEIGHTS_NAME.fullmatch(path.name):
+        made_anew = path.name in (CONFIG_FILE, MODELING_FILE, MANIFEST_FILE) or WEIGHTS_NAME.fullmatch(path.name)
+        if path.is_file() and not made_anew and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
 
 
@@ -85,14 +87,14 @@ def main(argv: list[str] | None = None) -> int:
 
     model_directory = open_model_directory(arguments.model)
     model = load(model_directory.path).half()
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    copy_other_files(model_directory.path, arguments.output_dir)
-    if arguments.max_length:
-        model.config.max_position_embeddings = arguments.max_length
-        set_context(arguments.output_dir, model_directory, arguments.max_length)
-    save_config(arguments.output_dir, model)
-    files = save_weights(arguments.output_dir, model, arguments.max_file_mib * 2**20)
-    sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
+    with result_folder(arguments.output_dir) as folder:
+        copy_other_files(model_directory.path, folder)
+        if arguments.max_length:
+            model.config.max_position_embeddings = arguments.max_length
+            set_context(folder, model_directory, arguments.max_length)
+        save_config(folder, model)
+        files = save_weights(folder, model, arguments.max_file_mib * 2**20)
+        sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)
     print(f"{sizes}; the rest as it was; wrote {arguments.output_dir}")
     if arguments.push_to_hub:
         print(f"sent to {push_model(arguments.output_dir, arguments.push_to_hub)}")

@@ -22,8 +22,10 @@ from scdmc.cli.inputs import require_files, require_gene_files, require_model, r
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
+    extra_process_count,
     fill_in,
     fraction,
+    model_size,
     non_negative_float,
     non_negative_int,
     positive_float,
@@ -32,10 +34,13 @@ from scdmc.cli.parser import (
     script,
 )
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, remove, require_new_folder, require_writable_folder, write_json
+from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
+from scdmc.locks import claim_output
 from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
+from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.checkpoint_files import find_checkpoint
+from scdmc.training.launch import require_launch
 from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
 if TYPE_CHECKING:
@@ -132,7 +137,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for name, meaning in sizes.items():
         default = getattr(PUBLISHED_SIZES, name)
-        model.add_argument(f"--{name}", type=positive_int, help=f"{meaning} (default: {default})")
+        model.add_argument(f"--{name}", type=model_size, help=f"{meaning} (default: {default})")
     add_max_length_argument(
         model, meaning="most tokens of a stream (default: as the data have them, or the model to start from)"
     )
@@ -203,7 +208,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--fsdp", action="store_true", help="with torchrun: each process holds a part of the weights and their state"
     )
-    training.add_argument("--num_workers", type=non_negative_int, default=0, help="processes that prepare batches")
+    training.add_argument("--num_workers", type=extra_process_count, default=0, help="processes that prepare batches")
     training.add_argument(
         "--max_steps", type=positive_int, help="optimizer steps, whatever --epochs says (default: --epochs)"
     )
@@ -379,6 +384,16 @@ def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
     return PretrainingSettings(**flags, bf16=arguments.dtype == "bfloat16")
 
 
+def origin_of(arguments: argparse.Namespace, data: "PretrainingData") -> dict[str, object]:
+    """What the weights started from, and what the token ids mean: a resumed run must keep both."""
+    return {
+        "gene_start": arguments.gene_start,
+        "model": start_name(arguments) if arguments.model else None,
+        "token_dictionary_file": data.vocabulary.sha256,
+        "gene_median_file": data.medians.sha256,
+    }
+
+
 def save(
     arguments: argparse.Namespace,
     run: "Pretraining",
@@ -386,12 +401,11 @@ def save(
     data: "PretrainingData",
     command: list[str],
 ) -> None:
-    """Write the model folder, the history and the loss curves."""
+    """Write the model, the history and the loss curves; checkpoints and logs beside them stay."""
     from scdmc.model.storage import describe_arguments, model_card, save_model_directory
     from scdmc.training.results import draw_loss_curves, guessing_metrics, objective_in_words
     from scdmc.training.run_log import write_history
 
-    output_dir = arguments.output_dir
     config = model.config
     facts = {
         "data": Path(arguments.data_path).name,
@@ -408,12 +422,13 @@ def save(
     }
     guesses = guessing_metrics(run)
     card = model_card("scDMC, pre-trained", facts, run.final_metrics | guesses, command)
-    with atomic_path(output_dir / "arguments.json") as temporary:
-        temporary.write_text(describe_arguments(arguments), encoding="utf8")
-    write_history(run.history, output_dir / "history.csv")
-    write_json(output_dir / "guessing.json", guesses)
-    draw_loss_curves(run.history, guesses, output_dir)
-    save_model_directory(output_dir, model, data.vocabulary, data.medians, data.settings, card)
+    with result_folder(arguments.output_dir) as folder:
+        (folder / "arguments.json").write_text(describe_arguments(arguments), encoding="utf8")
+        write_history(run.history, folder / "history.csv")
+        write_json(folder / "guessing.json", guesses)
+        save_model_directory(folder, model, data.vocabulary, data.medians, data.settings, card)
+        keep_results(folder)
+        draw_loss_curves(run.history, guesses, folder)
 
 
 def start_name(arguments: argparse.Namespace) -> str:
@@ -425,7 +440,9 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
     is_main_process = run.accelerator.is_main_process
     if arguments.resume:
-        run.resume(find_checkpoint(arguments.output_dir, arguments.resume))
+        from scdmc.training.checkpoints import checkpoint_to_resume
+
+        run.resume(checkpoint_to_resume(arguments.output_dir, arguments.resume))
     elif is_main_process:
         for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
             remove(arguments.output_dir / leftover)
@@ -446,11 +463,14 @@ def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
     arguments = parse_arguments(argv)
     choice = CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__})
+    require_launch()
     require_consistent(arguments)
     require_inputs(arguments)
     is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume:
         require_writable_folder(arguments.output_dir)
+        if is_main_process:
+            claim_output(arguments.output_dir)
     elif not arguments.dry_run and is_main_process:
         require_new_folder(arguments.output_dir, arguments.overwrite)
 
@@ -471,7 +491,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     model = trained_model(arguments, data, start) if start else new_model(arguments, data)
     settings = training_settings(arguments)
-    run = Pretraining(model, data, settings, arguments.output_dir, device, arguments.attention)
+    origin = origin_of(arguments, data)
+    run = Pretraining(model, data, settings, arguments.output_dir, device, arguments.attention, origin)
     logger.info(
         "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %.0f cells",
         f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",

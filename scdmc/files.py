@@ -3,16 +3,29 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
+from scdmc.locks import LOCK_IN_FOLDER, claim_output, is_alive
+
+# What is not whole yet ends in this, before its suffix; and the hidden folder of results within their folder.
+PARTIAL, RESULTS = ".partial", "results"
+
+# No file that scDMC writes comes near this; what is read takes ten times as much memory.
+MAX_JSON_BYTES = 2**28
+# Half of a character that is written as two: alone it is no text that could be written again.
+HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def require_new_file(path: Path, overwrite: bool) -> None:
-    """Refuse an output file that is a folder, cannot be written, or is there already.
+    """Refuse an output file that is a folder, cannot be written, is there already, or is being written by another run.
+
+    In a script, other runs are kept from it until the script ends (:func:`scdmc.locks.claim_output`), and what killed
+    runs left of it is removed.
 
     Parameters
     ----------
@@ -29,13 +42,24 @@ def require_new_file(path: Path, overwrite: bool) -> None:
     path = Path(path)
     if path.is_dir():
         raise ScDMCError(f"{path} is a folder; name a file")
+    require_absent(path, overwrite)
+    require_writable_folder(path.parent)
+    if claim_output(path):
+        remove_leftovers(path)
+        require_absent(path, overwrite)  # a run that has just ended may have written it
+
+
+def require_absent(path: Path, overwrite: bool) -> None:
+    """Refuse what is there already, unless it may be overwritten."""
     if os.path.lexists(path) and not overwrite:
         raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
-    require_writable_folder(path.parent)
 
 
 def require_new_folder(path: Path, overwrite: bool) -> None:
-    """Refuse an output folder that is a file, cannot be written, or holds something already.
+    """Refuse an output folder that is a file, cannot be written, holds something, or is being written by another run.
+
+    In a script, other runs are kept from it until the script ends (:func:`scdmc.locks.claim_output`), and what killed
+    runs left of it is removed.
 
     Parameters
     ----------
@@ -51,8 +75,15 @@ def require_new_folder(path: Path, overwrite: bool) -> None:
     """
     path = Path(path)
     require_writable_folder(path)
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
+    if claim_output(path):
+        remove_leftovers(path)
+    if not overwrite and holds_something(path):
         raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
+
+
+def holds_something(folder: Path) -> bool:
+    """True for a folder with anything in it but a lock."""
+    return folder.is_dir() and any(path.name != LOCK_IN_FOLDER for path in folder.iterdir())
 
 
 def require_writable_folder(path: Path) -> None:
@@ -79,7 +110,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as savefig choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}")
     remove(temporary)
     try:
         yield temporary
@@ -93,9 +124,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         remove(temporary)
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder if it is there."""
+def remove_leftovers(path: Path) -> None:
+    """Delete what killed runs left of an output that nobody else writes now (:mod:`scdmc.locks`).
+
+    That is what :func:`atomic_path` calls it before it is whole; and in a folder, the hidden folder of its results.
+    """
+    path = Path(path)
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(PARTIAL + path.suffix)}")
+    candidates = list(path.parent.iterdir()) if path.parent.is_dir() else []
     if path.is_dir():
+        candidates += path.glob(f".{RESULTS}.*{PARTIAL}")
+    of_folder = re.compile(rf"\.{RESULTS}\.(\d+){re.escape(PARTIAL)}")
+    for candidate in candidates:
+        match = (of_folder if candidate.parent == path else pattern).fullmatch(candidate.name)
+        if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+            remove(candidate)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -120,15 +168,25 @@ def read_json_object(path: Path, what: str) -> dict:
     Raises
     ------
     ScDMCError
-        If the file is absent or does not hold a JSON object.
+        If the file is absent, larger than any of its kind, or does not hold a JSON object.
     """
     path = Path(path)
     if not path.is_file():
         raise ScDMCError(f"{path}: no such file ({what})")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise ScDMCError(
+            f"{path} ({what}) has {path.stat().st_size / 2**20:,.0f} MiB; no more than {MAX_JSON_BYTES / 2**20:,.0f} "
+            "MiB of JSON are read"
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf8")
+        content = json.loads(text)
+        if HALF_CHARACTER.search(text):
+            json.dumps(content, ensure_ascii=False).encode("utf8")
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise ScDMCError(f"{path} ({what}) is not JSON: {error}") from error
+    except RecursionError:
+        raise ScDMCError(f"{path} ({what}) is nested too deeply to be read") from None
     if not isinstance(content, dict):
         raise ScDMCError(f"{path} ({what}) should hold a JSON object, not a {type(content).__name__}")
     return content
@@ -147,3 +205,8 @@ def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
     if twice:
         raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
     return names
+
+
+def without_folders(word: str) -> str:
+    """A word of a command line with only the last part of each absolute path; other words stay."""
+    return re.sub(r"""(?<![^='",])/(?:[^/'",]*/)*(?=[^/'",])""", "", word)

@@ -17,6 +17,10 @@ DTYPES = ("float32", "bfloat16")
 EXPRESSION_INPUTS = ("none", "value")
 
 
+# Longest stream, in tokens: no cell has as many genes.
+MAX_CONTEXT = 2**20
+
+
 @dataclass(frozen=True)
 class EncoderSizes:
     """Sizes and dropouts of the encoder; the defaults are the published ones, but for the attention dropout.

@@ -9,7 +9,9 @@ from tests.conftest import ROOT
 # faces.
 FLOORS = (
     ("errors", "version", "options", "resources"),
+    ("locks",),
     ("files", "labels", "configuration"),
+    ("result_folders",),
     ("genes", "reports"),
     ("reading",),
     ("tokens", "public_data"),

@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
         cells_per_shard=arguments.cells_per_shard,
         block_size=arguments.block_size,
     )
-    job.require_new(arguments.overwrite)
+    job.require_new(arguments.overwrite, arguments.resume)
     name, source = open_source(arguments)
     with source as experiment:
         require_obs_columns({name: obs_columns_of(experiment)}, job.obs_columns)
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         counts = census_counts(
             experiment, joinids, job.obs_columns, name, measurement=arguments.measurement, layer=arguments.layer
         )
-        paths = tokenize_census(job, counts, n_matching, resume=arguments.resume)
+        paths = tokenize_census(job, counts, n_matching, arguments.overwrite, arguments.resume)
     print(f"wrote {len(paths)} parquet file(s), from {paths[0]} on; report: {job.report_path}")
     return 0
 

@@ -12,14 +12,15 @@ from scdmc.cli.arguments import (
     add_tokenizer_arguments,
 )
 from scdmc.cli.inputs import require_counts, require_files, require_gene_files
-from scdmc.cli.parser import argument_parser, positive_int, script
-from scdmc.files import require_new_file, write_json
+from scdmc.cli.parser import argument_parser, positive_int, script, whole_number
+from scdmc.files import remove, require_new_file, write_json
 from scdmc.tokens.options import EXACT_LIMIT
 
 EXAMPLES = (
     "{prog} --data_path counts --output_file medians.json",
     "{prog} --data_path counts --output_file medians.json --split_file split.csv --leave_out donor_id=d1,d2",
 )
+MOST_DIGITS = 17  # of a number in double precision
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -44,7 +45,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=EXACT_LIMIT,
         help="up to this many non-zero values the medians are exact, beyond that within 0.5%%",
     )
-    parser.add_argument("--significant_digits", type=positive_int, help="round the medians (default: all digits)")
+    parser.add_argument(
+        "--significant_digits", type=whole_number(1, MOST_DIGITS), help="round the medians (default: all digits)"
+    )
     return parser.parse_args(argv)
 
 
@@ -97,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     medians = medians_by_gene(accumulator, vocabulary, str(arguments.output_file))
     if arguments.significant_digits:
         medians = medians.rounded(arguments.significant_digits)
+    remove(provenance_file)  # so that none of other medians stands beside these, whenever the run ends
     medians.save(arguments.output_file)
     provenance = {
         "files": [path.name for path in files],

@@ -10,7 +10,7 @@ from scdmc.cli.arguments import (
     add_tokenizer_arguments,
 )
 from scdmc.cli.inputs import require_counts, require_gene_files
-from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.cli.parser import argument_parser, process_count, script
 
 EXAMPLES = (
     "{prog} --data_path counts --output_dir tokenized --output_prefix islets --gene_median_file default",
@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     workers = parser.add_argument_group("workers; the output is the same for any number of them")
     workers.add_argument(
         "--num_workers",
-        type=positive_int,
+        type=process_count,
         default=1,
         help="processes on this machine, one thread each; they share out the shards (see --cells_per_shard)",
     )

@@ -13,7 +13,7 @@ from scdmc.annotation.annotators import Annotator, classifier_annotator, referen
 from scdmc.annotation.cross_validation import RunPlan
 from scdmc.annotation.options import FINE_TUNED, N_NEIGHBORS, ClassifierOptions
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
-from scdmc.annotation.results import write_fine_tuning_results
+from scdmc.annotation.results import draw_fine_tuning_results, write_fine_tuning_tables
 from scdmc.annotation.runs import describe_settings, fine_tuned_run, save_classifier
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.from_adata import tokenize
@@ -33,6 +33,7 @@ from scdmc.model.loaded import model_to_run, open_model
 from scdmc.model.storage import model_card
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions
+from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
 if TYPE_CHECKING:
@@ -109,13 +110,15 @@ def fine_tune(
         "settings": describe_settings(run.settings),
         "best epoch": run.best_epoch_text,
     }
-    table = write_fine_tuning_results(output_dir, [run], [{FINE_TUNED: run.predicted}], None, facts)
     command = ["scdmc.fine_tune(adata,", f"{name!r},", f"label_key={label_key!r},", "...)"]
-    card = model_card(
-        "scDMC, fine-tuned for cell types", facts, table.loc[FINE_TUNED].to_dict(), command, "tabular-classification"
-    )
-    save_classifier(output_dir, run, model_directory, card)
-    return table
+    with result_folder(output_dir) as folder:
+        tables = write_fine_tuning_tables(folder, [run], [{FINE_TUNED: run.predicted}], None)
+        metrics = tables.scores.loc[FINE_TUNED].to_dict()
+        card = model_card("scDMC, fine-tuned for cell types", facts, metrics, command, "tabular-classification")
+        save_classifier(folder, run, model_directory, card)
+        keep_results(folder)
+        draw_fine_tuning_results(folder, [run], tables, None, facts)
+    return tables.scores
 
 
 def _taken(options: dict[str, object], names: Sequence[str]) -> dict[str, object]:

@@ -13,7 +13,9 @@ from scipy.optimize import minimize_scalar
 
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
+from scdmc.model.checks import number, require_allowed
 from scdmc.model.names import CALIBRATION_FILE
+from scdmc.result_folders import require_whole
 
 N_BINS = 15
 
@@ -137,12 +139,12 @@ def read_temperature(folder: Path) -> float | None:
     Raises
     ------
     ScDMCError
-        If the file holds no positive number.
+        If the file holds no positive number of a sensible size.
     """
     path = Path(folder) / CALIBRATION_FILE
+    require_whole(path.parent, path.name)
     if not path.exists():
         return None
     temperature = read_json_object(path, "calibration").get("temperature")
-    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-        raise ScDMCError(f"{path}: temperature should be a positive number, not {temperature!r}")
+    require_allowed({"temperature": temperature}, {"temperature": number(1e-6, 1e6)}, str(path))
     return float(temperature)

@@ -6,11 +6,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from sklearn.metrics import confusion_matrix
 
-from scdmc.reports.figures import GREY, PALETTE, PANEL_INCHES, series_colour
+from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, series_colour, shortened
 
 
 def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
     """Draw which type was taken for which: colour is the share of the true type's cells, text the number of cells.
+
+    Of more than 40 types the 39 largest are drawn, and the others as one.
 
     Parameters
     ----------
@@ -19,8 +21,9 @@ def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str)
     title
         Of the figure: what it shows.
     """
-    names = np.unique(np.concatenate([np.asarray(true, dtype=str), np.asarray(predicted, dtype=str)]))
-    counts = confusion_matrix(np.asarray(true, dtype=str), np.asarray(predicted, dtype=str), labels=names)
+    codes, names = pd.factorize(np.concatenate([true, predicted]).astype(object), sort=True)
+    codes, names = _few_types(codes, [str(name) for name in names])
+    counts = confusion_matrix(*np.split(codes, 2), labels=range(len(names)))
     # A type that was predicted but is not there has an empty row.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(2.6, 0.27 * len(names))
@@ -30,8 +33,9 @@ def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str)
     for row, column in np.argwhere(counts):
         ink = "white" if shares[row, column] > 0.6 else "black"
         axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6.5, color=ink)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    shown = [shortened(name) for name in names]
+    axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)
+    axes.set_yticks(range(len(names)), shown, fontsize=7)
     axes.set_xlabel("predicted type", fontsize=8)
     axes.set_ylabel("true type", fontsize=8)
     axes.set_title(title, fontsize=9)
@@ -41,8 +45,21 @@ def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str)
     return figure
 
 
+def _few_types(codes: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Numbers of the types of some cells, and the types; small types beyond the fortieth become one, the last."""
+    if len(names) <= MOST_NAMES:
+        return codes, names
+    sizes = np.bincount(codes, minlength=len(names))
+    kept = np.sort(np.argsort(-sizes, kind="stable")[: MOST_NAMES - 1])
+    new_code = np.full(len(names), len(kept))
+    new_code[kept] = range(len(kept))
+    return new_code[codes], [*(names[code] for code in kept), f"other ({len(names) - len(kept):,} types)"]
+
+
 def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
     """Draw precision, recall and F1 of each type, the largest type on top; types that were never found stand at 0.
+
+    Of more than 40 types the 40 largest are drawn.
 
     Parameters
     ----------
@@ -51,7 +68,8 @@ def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
     title
         Of the figure: what it shows.
     """
-    rows = per_class.sort_values("cells", kind="stable")
+    rows = per_class.sort_values("cells", kind="stable").tail(MOST_NAMES)
+    left_out = f"; the {len(rows)} largest of {len(per_class):,} types" if len(rows) < len(per_class) else ""
     height = np.arange(len(rows))
     figure = Figure(figsize=(PANEL_INCHES + 1.6, 1.3 + 0.22 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -61,7 +79,7 @@ def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
         # The dot is smaller, so that equal precision and recall show behind it.
         size = 3.5 if column == "f1" else 6.5
         axes.plot(rows[column], height, ls="", marker=marker, ms=size, color=colour, label=label, clip_on=False)
-    names = [f"{name} ({cells:,})" for name, cells in zip(rows["class"], rows["cells"], strict=True)]
+    names = [f"{shortened(name)} ({cells:,})" for name, cells in zip(rows["class"], rows["cells"], strict=True)]
     axes.set_yticks(height, names, fontsize=7)
     axes.set_xlim(0, 1)
     axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -69,7 +87,7 @@ def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
     axes.set_xlabel("score (0 to 1)", fontsize=8)
-    axes.set_ylabel("true type (cells scored)", fontsize=8)
+    axes.set_ylabel(f"true type (cells scored){left_out}", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=9)
@@ -124,7 +142,7 @@ def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figur
     for index, (method, rows) in enumerate(shown.groupby("method", sort=False)):
         rows = rows.sort_values("label_fraction")
         axes.errorbar(
-            100 * rows["label_fraction"], rows["value"], yerr=rows["sd"].fillna(0), label=method,
+            100 * rows["label_fraction"], rows["value"], yerr=rows["sd"].fillna(0), label=shortened(method),
             color=series_colour(index), marker="o", ms=3.5, linewidth=1.2, capsize=2,
         )  # fmt: skip
     ticks = sorted(100 * shown["label_fraction"].unique())

@@ -9,6 +9,7 @@ from scdmc.annotation.figures import learning_curve_figure
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object
 from scdmc.reports.figures import save_figure
+from scdmc.result_folders import keep_results, require_whole
 
 # What decides which cells are test cells.
 SAME = ("label_key", "split_file", "split_by", "seed", "seeds", "cross_validate", "validation_fraction",
@@ -52,6 +53,7 @@ def read_scores(result_dir: Path) -> pd.DataFrame:
 
 def read_arguments(result_dir: Path) -> dict[str, object]:
     """Arguments of the run whose results a folder holds."""
+    require_whole(result_dir, "arguments.json", "metrics.csv")
     arguments = read_json_object(result_dir / "arguments.json", "arguments of downstream_tasks.py")
     if "label_fraction" not in arguments or not (result_dir / "metrics.csv").is_file():
         raise ScDMCError(f"{result_dir} is no output folder of downstream_tasks.py")
@@ -92,5 +94,6 @@ def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str) ->
     """
     with atomic_path(output_dir / "learning_curve.csv") as temporary:
         scores.to_csv(temporary, index=False)
+    keep_results(output_dir)
     figure = learning_curve_figure(scores, metric, "Scores on the same test cells by labels used in training")
     save_figure(figure, output_dir / "learning_curve")

@@ -1,6 +1,7 @@
 """What fine-tuning leaves beside the model: scores of one run or of several, figures, and one page that shows them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,12 @@ from scdmc.cells.scores import (
     write_metrics,
 )
 from scdmc.cells.splits import PARTS, write_split
-from scdmc.files import atomic_path, remove
+from scdmc.files import atomic_path
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import Section, write_report
 from scdmc.training.figures import loss_curve_figure
 
 TASK = "annotation"
-
-
-OF_SOME_RUNS = ("metrics_by_run.csv", "umap.png", "umap.pdf")
 
 
 MOST_CELLS_OF_MAP = 20_000
@@ -64,17 +62,37 @@ def method_scores(true: np.ndarray, predicted: Predicted, held_out_type: str | N
     return scores
 
 
-def write_fine_tuning_results(
+@dataclass(frozen=True)
+class FineTuningTables:
+    """What the tables of one run, or of several together, hold; the figures and the page show it.
+
+    Attributes
+    ----------
+    scores
+        Means over the runs, methods x metrics; the first method is ours.
+    shown
+        Captions and tables, as the page shows them.
+    per_class
+        Scores of each trained type.
+    test
+        Predictions for the test cells, of all runs.
+    """
+
+    scores: pd.DataFrame
+    shown: list[tuple[str, pd.DataFrame]]
+    per_class: pd.DataFrame
+    test: pd.DataFrame
+
+
+def write_fine_tuning_tables(
     folder: Path,
     runs: Sequence[FineTunedRun],
     methods: Sequence[Mapping[str, Predicted]],
     held_out_type: str | None,
-    facts: Mapping[str, object],
-) -> pd.DataFrame:
-    """Write tables, figures and the page of one run, or of several together.
+) -> FineTuningTables:
+    """Write the tables of one run, or of several together.
 
-    What cannot be averaged (the split, loss curves, the map of cells) is that of the best run
-    (:func:`scdmc.annotation.runs.best_run`).
+    What cannot be averaged (the split) is that of the best run (:func:`scdmc.annotation.runs.best_run`).
 
     Parameters
     ----------
@@ -86,15 +104,7 @@ def write_fine_tuning_results(
         For each run, name of a method -> what it says of the test cells; the first one is ours.
     held_out_type
         See :func:`method_scores`.
-    facts
-        Name -> value, for the page.
-
-    Returns
-    -------
-    Means over the runs, methods x metrics.
     """
-    for name in OF_SOME_RUNS:
-        remove(folder / name)  # of an earlier run
     several, ours = len(runs) > 1, next(iter(methods[0]))
     rows = [_rows_of_run(run, predicted, held_out_type) for run, predicted in zip(runs, methods, strict=True)]
     means = mean_metrics(rows) + _rows_of_ensemble(runs, ours, held_out_type)
@@ -112,16 +122,38 @@ def write_fine_tuning_results(
         [run.predictions.assign(run=run.plan.name) if several else run.predictions for run in runs], ignore_index=True
     )
     _write_csv(predictions, folder / "predictions.csv")
-    test = predictions[predictions["split"] == "test"]
     per_class = _per_class(runs, held_out_type)
     _write_csv(per_class, folder / "per_class.csv")
     best = best_run(runs)
     write_split(folder / "split.csv", best.predictions, best.predictions["label"].to_numpy(), best.plan.split)
     _write_csv(_history(runs), folder / "history.csv")
-    figures = _write_figures(folder, test, per_class, best, held_out_type)
-    sections = _sections(best, tables, per_class, figures, held_out_type, facts, table.loc[ours])
-    write_report(folder / "report.html", f"Cell types annotated by {ours}", sections)
-    return table
+    return FineTuningTables(table, tables, per_class, predictions[predictions["split"] == "test"])
+
+
+def draw_fine_tuning_results(
+    folder: Path,
+    runs: Sequence[FineTunedRun],
+    tables: FineTuningTables,
+    held_out_type: str | None,
+    facts: Mapping[str, object],
+) -> None:
+    """Write the figures and the page of one run, or of several together; loss curves and map are those of the best.
+
+    Parameters
+    ----------
+    folder
+        Where to; other files in it stay.
+    runs, held_out_type
+        As for :func:`write_fine_tuning_tables`.
+    tables
+        What that gave.
+    facts
+        Name -> value, for the page.
+    """
+    best, ours = best_run(runs), tables.scores.iloc[0]
+    figures = _write_figures(folder, tables.test, tables.per_class, best, held_out_type)
+    sections = _sections(best, tables.shown, tables.per_class, figures, held_out_type, facts, ours)
+    write_report(folder / "report.html", f"Cell types annotated by {ours.name}", sections)
 
 
 def _rows_of_run(

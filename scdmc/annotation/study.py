@@ -1,8 +1,7 @@
 """Fine-tuning as the script does it: every run that was planned, its baselines, and what is left on the disk."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from scdmc.annotation.baselines import (
 )
 from scdmc.annotation.cross_validation import RunPlan
 from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ClassifierOptions
-from scdmc.annotation.results import write_fine_tuning_results
+from scdmc.annotation.results import FineTuningTables, draw_fine_tuning_results, write_fine_tuning_tables
 from scdmc.annotation.runs import (
     FineTunedRun,
     best_run,
@@ -33,12 +32,12 @@ from scdmc.annotation.runs import (
 )
 from scdmc.cells.expression import read_expression
 from scdmc.cells.splits import PARTS
-from scdmc.files import remove
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.storage import load_model, model_card
 from scdmc.reading.options import CountOptions
+from scdmc.result_folders import keep_results
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 Place = Callable[[ScDMCPreTrainedModel], ScDMCPreTrainedModel]
@@ -165,7 +164,8 @@ def run_study(
     plans
         The runs (:func:`scdmc.annotation.cross_validation.plan_runs`).
     output_dir
-        Gets the best classifier and the mean scores; with several runs also a folder for each.
+        Gets the best classifier and the mean scores; with several runs also a folder for each. What it has, once all
+        runs are there, is kept whatever becomes of the figures (:func:`scdmc.result_folders.keep_results`).
     baseline_data
         What the baselines read; None for no baselines.
     has_untrained
@@ -179,6 +179,7 @@ def run_study(
     shared = (task.model_directory, task.cells, task.labels)
     runs: list[FineTunedRun] = []
     methods: list[dict[str, Predicted]] = []
+    saved: list[SavedRuns] = []
     for plan in plans:
         runs.append(fine_tuned_run(*shared, plan, task.options, task.place))
         methods.append({ours: runs[-1].predicted})
@@ -187,10 +188,23 @@ def run_study(
         if has_untrained:
             methods[-1][FROM_SCRATCH] = predict_without_pretraining(*shared, plan, task.options, task.place)
         if len(plans) > 1:
-            save_runs(output_dir / plan.name, task, runs[-1:], methods[-1:])
+            saved.append(save_runs(output_dir / plan.name, task, runs[-1:], methods[-1:]))
             runs = with_best_model_only(runs)
-    remove_earlier_runs(output_dir, {plan.name for plan in plans} if len(plans) > 1 else set())
-    return save_runs(output_dir, task, runs, methods)
+    saved.append(save_runs(output_dir, task, runs, methods))
+    keep_results(output_dir)
+    for each in saved:
+        draw_fine_tuning_results(each.folder, each.runs, each.tables, task.hold_out_type, each.facts)
+    return saved[-1].tables.scores
+
+
+@dataclass(frozen=True)
+class SavedRuns:
+    """Some runs whose scores and best model are written, and what their figures and page show."""
+
+    folder: Path
+    runs: Sequence[FineTunedRun]
+    tables: FineTuningTables
+    facts: dict[str, object]
 
 
 def save_runs(
@@ -198,8 +212,8 @@ def save_runs(
     task: FineTuningTask,
     runs: Sequence[FineTunedRun],
     methods: Sequence[Mapping[str, Predicted]],
-) -> pd.DataFrame:
-    """Write scores, figures and report of some runs, and the model of the best.
+) -> SavedRuns:
+    """Write scores of some runs, and the model of the best.
 
     Parameters
     ----------
@@ -211,20 +225,16 @@ def save_runs(
         At least one.
     methods
         For each run, name of a method -> what it says of the test cells; the first one is ours.
-
-    Returns
-    -------
-    Mean scores, methods x metrics.
     """
     best = best_run(runs)
     facts = describe_run(task, best)
     if len(runs) > 1:
         facts["runs"] = f"{len(runs)}; the model is that of {best.plan.name}, the best one on validation cells"
-    table = write_fine_tuning_results(folder, runs, methods, task.hold_out_type, facts)
-    metrics = table.loc[next(iter(methods[0]))].to_dict()
+    tables = write_fine_tuning_tables(folder, runs, methods, task.hold_out_type)
+    metrics = tables.scores.loc[next(iter(methods[0]))].to_dict()
     card = model_card("scDMC, fine-tuned for cell types", facts, metrics, task.command, "tabular-classification")
     save_classifier(folder, best, task.model_directory, card)
-    return table
+    return SavedRuns(folder, [replace(run, model=None) for run in runs], tables, facts)
 
 
 def describe_run(task: FineTuningTask, run: FineTunedRun) -> dict[str, object]:
@@ -243,16 +253,3 @@ def describe_run(task: FineTuningTask, run: FineTunedRun) -> dict[str, object]:
         "settings": describe_settings(run.settings),
         "best epoch": run.best_epoch_text,
     }
-
-
-def remove_earlier_runs(output_dir: Path, names: set[str]) -> None:
-    """Delete the folders of single runs that an earlier start left and that are none of these.
-
-    Only what looks like one, by its name and by what it holds, goes.
-    """
-    for folder in output_dir.glob("seed_*"):
-        is_run = re.fullmatch(r"seed_\d+(_fold_\d+)?", folder.name) and all(
-            (folder / name).is_file() for name in ("predictions.csv", "split.csv", "config.json")
-        )
-        if is_run and folder.name not in names:
-            remove(folder)

@@ -12,7 +12,7 @@ from scdmc.cells.cluster_markers import cluster_sizes
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
 from scdmc.cells.options import RESOLUTIONS, ClusterOptions
 from scdmc.cells.scores import clustering_scores, metric_rows
-from scdmc.files import atomic_path, remove
+from scdmc.files import atomic_path
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -20,9 +20,6 @@ TASK = "clustering"
 
 
 METHOD, BASELINE = "scDMC zero-shot", "PCA of 2,000 variable genes"
-
-
-OPTIONAL_OUTPUTS = ("metrics.csv", "umap_pca.png", "umap_pca.pdf", "marker_genes.csv")  # of some runs
 
 
 @dataclass(frozen=True)
@@ -154,9 +151,3 @@ def draw_clusters(
         title = f"UMAP of {len(clustering.clusters):,} cells: {method}"
         figure = umap_figure(clustering.coordinates, colourings, title, seed)
         save_figure(figure, output_dir / ("umap" if method == METHOD else "umap_pca"))
-
-
-def remove_optional_outputs(output_dir: Path) -> None:
-    """Delete what an earlier run may have left and this one may not write: it would belong to other clusters."""
-    for name in OPTIONAL_OUTPUTS:
-        remove(output_dir / name)

@@ -8,7 +8,9 @@ import numpy as np
 
 from scdmc.files import read_json_object, write_json
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
+from scdmc.model.checks import require_gene_numbers
 from scdmc.model.names import TRAINING_GENES_FILE
+from scdmc.result_folders import require_whole
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 logger = logging.getLogger(__name__)
@@ -37,9 +39,20 @@ def write_training_genes(folder: Path, genes: Mapping[str, int]) -> None:
 
 
 def read_training_genes(folder: Path) -> dict[str, int] | None:
-    """The genes of the training cells; None where the folder does not say."""
+    """The genes of the training cells; None where the folder does not say.
+
+    Raises
+    ------
+    ScDMCError
+        If the file does not hold the cells of each gene.
+    """
     path = Path(folder) / TRAINING_GENES_FILE
-    return read_json_object(path, "genes of the training cells") if path.exists() else None
+    require_whole(path.parent, path.name)
+    if not path.exists():
+        return None
+    genes = read_json_object(path, "genes of the training cells")
+    require_gene_numbers(genes, str(path))
+    return genes
 
 
 def describe_missing_genes(genes: Mapping[str, int], available: set[str]) -> tuple[str, float]:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scdmc.cells.options import SplitOptions
-from scdmc.cli.parser import fraction, non_negative_int, output_file, positive_int, seed
+from scdmc.cli.parser import fraction, model_size, non_negative_int, output_file, positive_int, seed, stream_length
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
@@ -136,7 +136,7 @@ def add_max_length_argument(
 ) -> None:
     """``--max_length``; with None for a default ``meaning`` says what that is: ``(default: ...)``."""
     parser.add_argument(
-        "--max_length", *published, type=positive_int, default=default, metavar="MAX_LENGTH", help=meaning
+        "--max_length", *published, type=stream_length, default=default, metavar="MAX_LENGTH", help=meaning
     )
 
 
@@ -330,11 +330,11 @@ def add_shard_arguments(parser: argparse.ArgumentParser, block_size: int = BLOCK
 
 def add_encoder_size_arguments(parser: Parser) -> None:
     """Sizes of the encoder that a benchmark runs; the defaults are those of the comparisons in the documentation."""
-    parser.add_argument("--hidden_size", type=positive_int, default=128, help="width of the encoder")
-    parser.add_argument("--num_hidden_layers", type=positive_int, default=4, help="layers")
-    parser.add_argument("--num_attention_heads", type=positive_int, default=4, help="heads")
+    parser.add_argument("--hidden_size", type=model_size, default=128, help="width of the encoder")
+    parser.add_argument("--num_hidden_layers", type=model_size, default=4, help="layers")
+    parser.add_argument("--num_attention_heads", type=model_size, default=4, help="heads")
     parser.add_argument(
-        "--intermediate_size", type=positive_int, default=256, help="width of the gated unit; BERT's is 3/2 of it"
+        "--intermediate_size", type=model_size, default=256, help="width of the gated unit; BERT's is 3/2 of it"
     )
 
 

@@ -104,7 +104,7 @@ def require_tokenized(path: Path, flag: str) -> None:
     elif path.is_dir():
         files = sorted(file for file in path.glob("*.parquet") if not file.name.startswith("."))
     else:
-        files = sorted(Path(name) for name in glob.glob(str(path)))
+        files = sorted(Path(name) for name in glob.glob(str(path)) if Path(name).is_file())
     if not files and path.is_dir() and (counts := inputs_below(path)):
         raise ScDMCError(
             f"{flag} {path} is a folder without parquet, but with counts ({shown_names(counts, 3)}): "

@@ -9,7 +9,8 @@ import textwrap
 from pathlib import Path
 from types import ModuleType
 
-from scdmc.cli.parser import USER_ERROR_STATUS
+from scdmc.cli.endings import USER_ERROR_STATUS
+from scdmc.cli.parser import script as ends_well
 from scdmc.resources import resource_folder
 from scdmc.version import __version__
 
@@ -41,6 +42,7 @@ COMMANDS = {
 WIDEST_HELP = 100
 
 
+@ends_well
 def main(argv: list[str] | None = None) -> int:
     """Run the script of a subcommand with the flags that follow it.
 

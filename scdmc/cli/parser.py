@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import errno
 import functools
 import logging
 import math
@@ -12,20 +11,38 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from scdmc.cli.endings import (
+    BROKEN_PIPE_STATUS,
+    CATCHABLE,
+    INTERRUPTED_STATUS,
+    USER_ERROR_STATUS,
+    discard_what_cannot_be_printed,
+    make_streams_safe,
+    message_for_user,
+    printed_to_the_end,
+    reader_is_gone,
+)
 from scdmc.errors import ScDMCError
+from scdmc.locks import script_run
+from scdmc.options import MAX_CONTEXT
 from scdmc.version import __version__
 
-USER_ERROR_STATUS = 2
+# The largest whole number that a flag takes, where nothing smaller is the limit: sizes in 32 bits.
+LARGEST_INT = 2**31 - 1
 
 
-INTERRUPTED_STATUS = 130
+# Processes on one machine: more are a slip of the finger, and would take all its memory before they do anything.
+MOST_PROCESSES = 256
 
 
-# A full disk or a missing permission is for the user to mend; any other OSError is a bug.
-USER_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM})
+# Width, layers and heads of a model: far above all that was ever trained on single cells.
+LARGEST_SIZE = 65_536
 
 
 LARGEST_SEED = 2**32 - 1
+
+
+LONGEST_NUMBER = 40  # characters of a number that is repeated in a message
 
 
 # Names that published commands use -> the name of this project. Scripts of a published command take both.
@@ -69,35 +86,39 @@ SISTER_FLAGS = PUBLISHED_FLAGS | OLD_FLAGS
 def script(main: Callable[..., int]) -> Callable[..., int]:
     """Decorate a script's ``main(argv=None) -> int``: log to stderr, print user errors as one line, return status 2.
 
-    A full disk and a missing permission (:data:`USER_ERRNOS`) are user errors too. All others pass through: a traceback
-    means a bug.
+    A full disk, a missing permission, a lack of memory and the like (:mod:`scdmc.cli.endings`) are user errors, too.
+    All others pass through: a traceback means a bug. A closed pipe, as after ``| head``, ends the script quietly.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        make_streams_safe()
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
         for noisy in ("httpx", "fontTools", "matplotlib", "harmonypy"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        words = sys.argv[1:] if argv is None else argv
         try:
-            return main(argv)
-        except ScDMCError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return USER_ERROR_STATUS
-        except OSError as error:
-            if error.errno not in USER_ERRNOS:
-                raise
-            print(f"error: {_one_line(error)}", file=sys.stderr)
-            return USER_ERROR_STATUS
+            # Outputs that the script claims are its own until it ends.
+            with printed_to_the_end(), script_run([Path(main.__code__.co_filename).name, *map(str, words)]):
+                return main(argv)
         except KeyboardInterrupt:
-            print("error: interrupted", file=sys.stderr)
-            return INTERRUPTED_STATUS
+            return _ended("interrupted", INTERRUPTED_STATUS)
+        except CATCHABLE as error:
+            if isinstance(error, BrokenPipeError) and reader_is_gone():
+                return _ended(None, BROKEN_PIPE_STATUS)
+            message = message_for_user(error)
+            if message is None:
+                raise
+            return _ended(message, USER_ERROR_STATUS)
 
     return run
 
 
-def _one_line(error: OSError) -> str:
-    reason = (error.strerror or str(error)).splitlines()[0]
-    return f"{error.filename}: {reason}" if error.filename else reason
+def _ended(message: str | None, status: int) -> int:
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+    discard_what_cannot_be_printed()
+    return status
 
 
 class _Parser(argparse.ArgumentParser):
@@ -129,6 +150,23 @@ class _Parser(argparse.ArgumentParser):
         advice = f"did you mean {nearest[0]}?" if nearest else f"see {self.prog} --help"
         return f"{name}: no such flag; {advice}"
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
+        # Python 3.11 makes an empty list of "--flag=--".
+        if action.option_strings and arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "-- is no value")
+        return super()._get_values(action, arg_strings)
+
+    def _get_value(self, action: argparse.Action, text: str) -> object:
+        """What a flag was given, in its type; no flag takes nothing, and no path takes what no file can be called."""
+        if action.option_strings and not text.strip():
+            raise argparse.ArgumentError(action, "the value is empty")
+        if action.type is Path:
+            if "\0" in text:
+                raise argparse.ArgumentError(action, f"{text!r} holds a character that no file name can have")
+            if not _is_utf8(text):
+                raise argparse.ArgumentError(action, f"{text!r} is a name that is not UTF-8; rename the file or folder")
+        return super()._get_value(action, text)
+
     def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:
             return
@@ -141,6 +179,11 @@ class _Parser(argparse.ArgumentParser):
         """The help of argparse, and the examples below it."""
         lines = [f"  {example.format(prog=_command(self.prog))}" for example in self.examples]
         return super().format_help() + "\n".join(["", "examples:", *lines, ""])
+
+
+def _is_utf8(text: str) -> bool:
+    # Python holds the bytes of a file name that it cannot decode as lone surrogates.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -234,25 +277,67 @@ def output_file(suffixes: Sequence[str]) -> Callable[[str], Path]:
     return path_of
 
 
-def positive_int(text: str) -> int:
-    """Argparse type: an integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive integer")
-    return value
+# ---- types of numbers; "is not a whole number" and the like are all that a user reads of them
 
 
-def non_negative_int(text: str) -> int:
-    """Argparse type: an integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
+def whole_number(smallest: int, largest: int = LARGEST_INT) -> Callable[[str], int]:
+    """Argparse type: an integer within bounds, both included."""
+    too_small = {0: "is negative", 1: "is not a positive integer"}.get(smallest, f"is not at least {smallest}")
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\s*[+-]?\d+(_\d+)*\s*", text):
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is not a whole number")
+        # Python itself refuses to read thousands of digits.
+        value = int(text) if len(text) <= LONGEST_NUMBER else (-math.inf if "-" in text else math.inf)
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} {too_small}")
+        if value > largest:
+            raise argparse.ArgumentTypeError(f"{_shown(text)} is too large (at most {largest:,})")
+        return value
+
+    return parse
+
+
+positive_int = whole_number(1)
+
+
+non_negative_int = whole_number(0)
+
+
+process_count = whole_number(1, MOST_PROCESSES)  # processes of this machine
+
+
+extra_process_count = whole_number(0, MOST_PROCESSES)  # processes beside this one
+
+
+model_size = whole_number(1, LARGEST_SIZE)
+
+
+seed = whole_number(0, LARGEST_SEED)  # what every random generator takes
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{_shown(text)} is not a number") from error
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST_NUMBER else f"{text[:20]}... ({len(text):,} characters)"
+
+
+def stream_length(text: str) -> int:
+    """Argparse type: tokens of a stream, which are no more than any cell could fill."""
+    value = positive_int(text)
+    if value > MAX_CONTEXT:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_CONTEXT:,} tokens")
     return value
 
 
 def fraction(text: str) -> float:
     """Argparse type: a number strictly between 0 and 1."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
@@ -260,7 +345,7 @@ def fraction(text: str) -> float:
 
 def probability(text: str) -> float:
     """Argparse type: a number of at least 0 and below 1 (dropout, say)."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0 and below 1")
     return value
@@ -268,7 +353,7 @@ def probability(text: str) -> float:
 
 def share(text: str) -> float:
     """Argparse type: a number above 0 and at most 1."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
     return value
@@ -276,31 +361,29 @@ def share(text: str) -> float:
 
 def closed_fraction(text: str) -> float:
     """Argparse type: a number from 0 to 1, both included."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
     return value
 
 
 def positive_float(text: str) -> float:
-    """Argparse type: a finite number above 0."""
-    value = float(text)
+    """Argparse type: a number above 0, at most :data:`LARGEST_INT`."""
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    return _bounded(text, value)
 
 
 def non_negative_float(text: str) -> float:
-    """Argparse type: a finite number of at least 0."""
-    value = float(text)
+    """Argparse type: a number of at least 0, at most :data:`LARGEST_INT`."""
+    value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
+    return _bounded(text, value)
 
 
-def seed(text: str) -> int:
-    """Argparse type: an integer that every random generator takes, 0 to 2**32 - 1."""
-    value = int(text)
-    if not 0 <= value <= LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is not an integer from 0 to {LARGEST_SEED}")
+def _bounded(text: str, value: float) -> float:
+    if value > LARGEST_INT:
+        raise argparse.ArgumentTypeError(f"{text} is too large (at most {LARGEST_INT:,})")
     return value

@@ -1,23 +1,21 @@
 """What attention analysis leaves: tables, figures, and one page that shows them."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from scdmc.files import remove
 from scdmc.gene_analysis.attention_analysis import ATTRIBUTION_SCORES, AttentionResults
 from scdmc.gene_analysis.figures import (
     bar_panels_figure,
     grouped_dots_figure,
     head_of_each,
     heat_map_figure,
-    remove_figures,
 )
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Figures, Section, write_verdict_page
 from scdmc.reports.tables import write_csv_files
+from scdmc.result_folders import keep_results
 
 TOP_GENES = 10
 
@@ -41,14 +39,12 @@ def write_attention_results(output_dir: Path, results: AttentionResults, seed: i
     Parameters
     ----------
     output_dir
-        Where to; figures of an earlier run that this one does not draw are deleted.
+        Where to.
     results
         From :func:`scdmc.gene_analysis.attention_analysis.analyse_attention`.
     seed
         By which cells were drawn, for captions.
     """
-    remove_optional_figures(output_dir)
-    figures = draw(results, output_dir, seed)
     tables = {
         "genes": results.genes,
         "heads": results.heads,
@@ -56,6 +52,8 @@ def write_attention_results(output_dir: Path, results: AttentionResults, seed: i
         "attributions": results.attributions.table,
     }
     write_csv_files(output_dir, {name: table.drop(columns="token", errors="ignore") for name, table in tables.items()})
+    keep_results(output_dir)
+    figures = draw(results, output_dir, seed)
     about = (
         f"Integrated gradients add up to the shift of <cls> within {results.attributions.incompleteness:.1%} "
         f"(mean over cells). Markers: scanpy's t-test against all other cells, FDR below 0.05, at least twice as high."
@@ -66,14 +64,6 @@ def write_attention_results(output_dir: Path, results: AttentionResults, seed: i
         Section("Heads", "", [("Every layer and head", results.heads)]),
     ]
     write_verdict_page(output_dir, "Attention", results.verdict, sections, figures)
-
-
-def remove_optional_figures(output_dir: Path) -> None:
-    """Delete the figures of an earlier run that this one may not draw: maps of more cells, markers that were found."""
-    remove_figures(output_dir, ["marker_recovery"])
-    for path in output_dir.glob("cell_*"):
-        if re.fullmatch(r"cell_\d+\.(png|pdf)", path.name):
-            remove(path)
 
 
 def draw(results: AttentionResults, output_dir: Path, seed: int) -> Figures:

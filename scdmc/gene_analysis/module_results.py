@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.files import remove
-from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure, remove_figures
+from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure
 from scdmc.gene_analysis.modules import ModuleResults
 from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import Figures, Section, write_verdict_page
 from scdmc.reports.tables import write_csv_files
+from scdmc.result_folders import keep_results
 
 OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
 
@@ -25,7 +25,7 @@ def write_module_results(output_dir: Path, results: ModuleResults, options: Modu
     Parameters
     ----------
     output_dir
-        Where to; what an earlier run left and this one does not write is deleted.
+        Where to.
     results
         From :func:`scdmc.gene_analysis.modules.analyse_modules`.
     options
@@ -33,13 +33,11 @@ def write_module_results(output_dir: Path, results: ModuleResults, options: Modu
     n_cells
         Cells that were read.
     """
-    remove_figures(output_dir, OPTIONAL_OUTPUTS)  # those of an earlier run would belong to other modules
-    for name in OPTIONAL_OUTPUTS:
-        remove(output_dir / f"{name}.csv")
-    figures = draw(results, output_dir, options.seed)
     tables = {name: getattr(results, name) for name in ("genes", "modules", *OPTIONAL_OUTPUTS)}
     tables["activity"] = results.activity.rename_axis("module").reset_index()
     write_csv_files(output_dir, {name: table for name, table in tables.items() if table is not None})
+    keep_results(output_dir)
+    figures = draw(results, output_dir, options.seed)
     shown = [("Modules", results.modules)]
     if results.tests is not None:
         shown.append(("Permutation tests: random gene sets of equal expression and degree", results.tests))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from scdmc.files import atomic_path
 from scdmc.gene_analysis.states import GeneEmbeddings, centred_units
-from scdmc.reports.figures import PALETTE
+from scdmc.reports.figures import PALETTE, shortened
 
 BLOCK_GENES = 1_000
 
@@ -121,7 +121,7 @@ def network_figure(edges_of: Mapping[str, pd.DataFrame], title: str) -> Figure:
     panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axes, (name, edges) in zip(panels, edges_of.items(), strict=False):
         _draw_network(axes, directed_graph(edges.head(DRAWN_EDGES)))
-        axes.set_title(name, fontsize=8)
+        axes.set_title(shortened(name), fontsize=8)
     for axes in panels[len(edges_of) :]:
         axes.set_visible(False)
     figure.suptitle(title, fontsize=9)
@@ -149,6 +149,8 @@ def _draw_network(axes: Axes, graph: networkx.DiGraph) -> None:
             graph, places, edges, ax=axes, edge_color=ink, width=0.8, arrowsize=5, node_size=14, connectionstyle=bend
         )
     for node, (x, y) in places.items():
-        axes.text(x + (0.04 if x else -0.04), y, node, fontsize=5.5, ha="left" if x else "right", va="center")
+        axes.text(
+            x + (0.04 if x else -0.04), y, shortened(node), fontsize=5.5, ha="left" if x else "right", va="center"
+        )
     axes.set(xlim=(-0.45, 1.45), ylim=(-0.02, 1.02))
     axes.axis("off")

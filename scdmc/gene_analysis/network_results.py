@@ -11,7 +11,7 @@ import pandas as pd
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.gene_analysis.data import GeneData
-from scdmc.gene_analysis.figures import bar_panels_figure, grouped_dots_figure, lines_figure, remove_figures
+from scdmc.gene_analysis.figures import bar_panels_figure, grouped_dots_figure, lines_figure
 from scdmc.gene_analysis.network_evaluation import RANDOM, TOP_SHARES
 from scdmc.gene_analysis.network_output import (
     directed_graph,
@@ -35,6 +35,7 @@ from scdmc.gene_analysis.states import GeneEmbeddings
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Figures, Section, write_verdict_page
 from scdmc.reports.tables import write_csv_files
+from scdmc.result_folders import keep_results
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,6 @@ MOST_TYPES = 4
 
 
 TOP_HUBS = 10
-
-
-OPTIONAL_FIGURES = ("auprc_all", "odds_all", "auprc_perturbed", "odds_perturbed")  # need enough known pairs
 
 
 @dataclass
@@ -162,7 +160,7 @@ def write_network_results(output_dir: Path, collected: Collected, graph: GraphOp
     Parameters
     ----------
     output_dir
-        Where to; figures of an earlier run that this one does not draw are deleted.
+        Where to.
     collected
         From :func:`score_networks`.
     graph
@@ -179,7 +177,7 @@ def write_network_results(output_dir: Path, collected: Collected, graph: GraphOp
         "topology": pd.DataFrame(collected.topology),
     }
     write_csv_files(output_dir, tables)
-    remove_figures(output_dir, OPTIONAL_FIGURES)  # those of an earlier run would show other networks
+    keep_results(output_dir)
     figures = draw(collected, evaluation, output_dir, graph.score)
     about = (
         "Association is the cosine of gene embeddings and has no direction. Attention: what the target reads of the "

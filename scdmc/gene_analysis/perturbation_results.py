@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.gene_analysis.figures import heat_map_figure, remove_figures
+from scdmc.gene_analysis.figures import heat_map_figure
 from scdmc.gene_analysis.options import LARGEST_FDR, ScreenOptions
 from scdmc.gene_analysis.perturbation import STATISTICS, rows_needed
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import Figures, Section, write_verdict_page
 from scdmc.reports.tables import write_csv_files
+from scdmc.result_folders import keep_results
 
 MOST_ROWS = 40
 
@@ -37,14 +38,14 @@ def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenO
     Parameters
     ----------
     output_dir
-        Where to; figures of an earlier run that this one does not draw are deleted.
+        Where to.
     table
         From :func:`scdmc.gene_analysis.perturbation.screen_genes`.
     options
         How genes were perturbed.
     """
     write_csv_files(output_dir, {"perturbations": table})
-    remove_figures(output_dir, STATISTICS)  # those of an earlier run, with a goal say, would show other cells
+    keep_results(output_dir)
     figures = draw(table, output_dir)
     text = verdict(table, options)
     about = (

@@ -108,16 +108,28 @@ class GeneMatch:
 def load_gene_mapping(path: Path | None, vocabulary: Vocabulary) -> dict[str, str]:
     """Read ``--gene_mapping_file``: upper-case symbol or id -> current id; without a path, an empty mapping.
 
-    Entries whose target is outside of the vocabulary are ignored.
+    Entries whose target is outside of the vocabulary are ignored, and counted in the log.
+
+    Raises
+    ------
+    ScDMCError
+        If a target is no text, or no target is in the vocabulary.
     """
     if path is None:
         return {}
     mapping = read_json_object(path, "gene mapping")
-    return {
-        name.upper(): target
-        for name, target in mapping.items()
-        if isinstance(target, str) and target in vocabulary.token_ids
-    }
+    other = [name for name, target in mapping.items() if not isinstance(target, str)]
+    if other:
+        raise ScDMCError(
+            f"{path}: {other[0]!r} leads to a {type(mapping[other[0]]).__name__}, not to text; "
+            "a gene mapping goes from symbol or id to the id of the vocabulary"
+        )
+    used = {name.upper(): target for name, target in mapping.items() if target in vocabulary.token_ids}
+    if not used:
+        raise ScDMCError(f"{path}: none of its {len(mapping):,} targets is in the vocabulary ({vocabulary.source})")
+    if len(used) < len(mapping):
+        logger.info("%s: %s of %s entries lead to genes of the vocabulary", path, f"{len(used):,}", f"{len(mapping):,}")
+    return used
 
 
 def load_gene_table(path: Path = DEFAULT_GENE_TABLE_FILE) -> list[dict[str, str]]:

@@ -11,12 +11,13 @@ from scdmc.cells.results import add_results
 from scdmc.cells.scores import wide_metrics
 from scdmc.files import require_new_folder
 from scdmc.integration.options import IntegrationOptions
-from scdmc.integration.results import write_integration_results, write_page
+from scdmc.integration.results import draw_integration_results, write_integration_tables, write_page
 from scdmc.integration.study import OBSM_KEYS, integration_data, mean_rows, run_benchmark, usable_cells
 from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.loaded import open_model
 from scdmc.reading.counts import counts_of_adata
+from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 
 if TYPE_CHECKING:
@@ -79,5 +80,8 @@ def integration_benchmark(
     runs = run_benchmark(data, model_directory, place_model, chosen)
     add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
     if output_dir is not None:
-        write_page(Path(output_dir), [write_integration_results(Path(output_dir), data, runs, keys)])
+        with result_folder(output_dir) as folder:
+            write_integration_tables(folder, runs)
+            keep_results(folder)
+            write_page(folder, [draw_integration_results(folder, data, runs, keys)])
     return wide_metrics(pd.DataFrame(mean_rows(runs)))

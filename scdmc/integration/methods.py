@@ -81,8 +81,9 @@ def harmony(pca: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:
     Raises
     ------
     ScDMCError
-        If there is one batch only.
+        If harmonypy is not installed, or there is one batch only.
     """
+    require_packages(["harmony"])
     import harmonypy
 
     batch = np.asarray(batch, dtype=object).astype(str)

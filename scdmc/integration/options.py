@@ -124,7 +124,12 @@ class IntegrationOptions:
         require_packages(self.methods)
 
 
-PACKAGES = {"scvi": ("scvi", "scvi-tools"), "scanorama": ("scanorama", "scanorama")}
+# Method -> the package that is imported, what pip calls it, and the extra of scDMC that brings it.
+PACKAGES = {
+    "harmony": ("harmonypy", "harmonypy", "harmony"),
+    "scvi": ("scvi", "scvi-tools", "integration"),
+    "scanorama": ("scanorama", "scanorama", "integration"),
+}
 
 
 def require_packages(methods: Sequence[str]) -> None:
@@ -135,9 +140,11 @@ def require_packages(methods: Sequence[str]) -> None:
     ScDMCError
         Naming the command.
     """
-    missing = [PACKAGES[name][1] for name in methods if name in PACKAGES and find_spec(PACKAGES[name][0]) is None]
+    missing = [name for name in methods if name in PACKAGES and find_spec(PACKAGES[name][0]) is None]
     if missing:
+        packages, extras = ([PACKAGES[name][place] for name in missing] for place in (1, 2))
+        others = " ".join(name for name in methods if name not in missing) or DEFAULT_METHODS[0]
         raise ScDMCError(
-            f"--methods: {', '.join(missing)} not installed; pip install {' '.join(missing)} "
-            "(or pip install 'scdmc[integration]'), or leave the method out"
+            f"--methods: {', '.join(packages)} not installed; pip install {' '.join(packages)} "
+            f"(or pip install 'scdmc[{','.join(dict.fromkeys(extras))}]'), or leave the method out: --methods {others}"
         )

@@ -1,6 +1,7 @@
 """What the integration benchmark leaves: tables, figures, and one page that shows them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 
 from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.scores import SUMMARY, wide_metrics, write_metrics
-from scdmc.files import atomic_path, remove
+from scdmc.files import atomic_path
 from scdmc.integration.comparison import USELESS_ARI
 from scdmc.integration.study import OBSM_KEYS, SAW_LABELS, IntegrationData, IntegrationRun, mean_rows
 from scdmc.reports.figures import save_figure, score_table_figure, umap_figure, umap_grid_figure
@@ -16,10 +17,21 @@ from scdmc.reports.page import Section, write_report
 from scdmc.reports.tables import best_of_columns, write_metric_tables
 
 
-def write_integration_results(
+def write_integration_tables(folder: Path, runs: Sequence[IntegrationRun]) -> None:
+    """Write the tables of one data set, of which there is at least one run; other files in the folder stay."""
+    rows = mean_rows(list(runs))
+    table = write_metrics(folder / "metrics.csv", rows)
+    write_metric_tables(folder, table, _deviations(rows, runs), is_fair(table))
+
+
+def _deviations(rows: list[dict[str, object]], runs: Sequence[IntegrationRun]) -> pd.DataFrame | None:
+    return wide_metrics(pd.DataFrame(rows), "sd") if len(runs) > 1 else None
+
+
+def draw_integration_results(
     folder: Path, data: IntegrationData, runs: Sequence[IntegrationRun], keys: tuple[str, str]
 ) -> Section:
-    """Write the tables and figures of one data set; maps of cells are those of the first run.
+    """Draw the figures of one data set; maps of cells are those of the first run.
 
     Parameters
     ----------
@@ -36,11 +48,8 @@ def write_integration_results(
     -------
     The data set's section of the page.
     """
-    remove_maps(folder)
     rows = mean_rows(list(runs))
-    table = write_metrics(folder / "metrics.csv", rows)
-    deviations = wide_metrics(pd.DataFrame(rows), "sd") if len(runs) > 1 else None
-    write_metric_tables(folder, table, deviations, is_fair(table))
+    table, deviations = wide_metrics(pd.DataFrame(rows)), _deviations(rows, runs)
     caption = f"Integration of {data.name}: the higher the better"
     scores = save_figure(score_table_figure(table, caption, best_of_columns(table, is_fair(table))), folder / "scores")
     grid = _draw_maps(folder, data, runs[0], keys)
@@ -51,20 +60,21 @@ def write_integration_results(
     return Section(data.name, _text(data, table, keys), tables, figures)
 
 
-def remove_maps(folder: Path) -> None:
-    """Delete the maps of cells that an earlier run, with other methods or data sets, left in a folder."""
-    for name in ("umap_grid", *(f"umap_{key[2:]}" for key in OBSM_KEYS.values())):
-        for suffix in (".png", ".pdf"):
-            remove(folder / f"{name}{suffix}")
-
-
 def write_page(folder: Path, sections: Sequence[Section]) -> None:
     """Write ``report.html``."""
     names = " and ".join(section.title for section in sections)
     write_report(folder / "report.html", f"Batch integration of {names}", sections)
 
 
-def write_study(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> tuple[pd.DataFrame, Section]:
+@dataclass(frozen=True)
+class StudyTables:
+    """Averages of several data sets side by side: methods x (data set and score)."""
+
+    means: pd.DataFrame
+    is_fair: np.ndarray
+
+
+def write_study_tables(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> StudyTables:
     """Write what several data sets have in common: all rows in one table, and the averages side by side.
 
     Parameters
@@ -73,12 +83,7 @@ def write_study(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> tuple
         Where to.
     by_data
         Name of a data set -> its runs.
-
-    Returns
-    -------
-    Averages, methods x (data set and score), and their section of the page.
     """
-    remove_maps(folder)  # each data set has a folder of its own
     rows = {name: pd.DataFrame(mean_rows(runs)) for name, runs in by_data.items()}
     with atomic_path(folder / "metrics.csv") as temporary:
         pd.concat(rows, names=["dataset"]).reset_index("dataset").to_csv(temporary, index=False)
@@ -86,11 +91,17 @@ def write_study(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> tuple
     deviations = _side_by_side(rows, "sd") if all("sd" in of_data for of_data in rows.values()) else None
     fair = np.all([is_fair(wide_metrics(of_data)).loc[table.index] for of_data in rows.values()], axis=0)
     write_metric_tables(folder, table, deviations, fair)
-    caption = "Integration: the higher the better"
-    figure = save_figure(score_table_figure(table, caption, best_of_columns(table, fair)), folder / "scores")
+    return StudyTables(table, fair)
+
+
+def draw_study(folder: Path, study: StudyTables) -> Section:
+    """Draw the averages of several data sets; returns their section of the page."""
+    table, caption = study.means, "Integration: the higher the better"
+    best = best_of_columns(table, study.is_fair)
+    figure = save_figure(score_table_figure(table, caption, best), folder / "scores")
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
     tables = [("Averages of each data set", table.reset_index(names="method"))]
-    return table, Section("All data sets", text, tables, [("Averages of each data set", figure)])
+    return Section("All data sets", text, tables, [("Averages of each data set", figure)])
 
 
 def _side_by_side(rows: dict[str, pd.DataFrame], values: str) -> pd.DataFrame:

@@ -9,9 +9,11 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
 from scdmc.genes.vocabulary import Vocabulary, load_vocabulary, require_same_vocabulary
+from scdmc.model.checks import require_fitting_weights, require_sound_config
 from scdmc.model.names import CONFIG_FILE, GENE_MEDIANS_FILE, TOKEN_IDS_FILE, TOKENIZATION_FILE
 from scdmc.model.shipped import model_folder
-from scdmc.model.weights import weights_file
+from scdmc.model.weights import weight_shapes, weights_file
+from scdmc.result_folders import require_whole
 from scdmc.tokens.medians import GeneMedians, load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 
@@ -74,7 +76,9 @@ def open_model_directory(path: str | Path, token_dictionary_file: Path | None = 
     """
     path = model_folder(path)
     weights_file(path)
+    require_whole(path, TOKEN_IDS_FILE, GENE_MEDIANS_FILE, TOKENIZATION_FILE)
     config = read_config(path)
+    require_fitting_weights(config, weight_shapes(path), path)
     if token_dictionary_file is None and not (path / TOKEN_IDS_FILE).exists():
         raise ScDMCError(f"{path} has no {TOKEN_IDS_FILE}; name its vocabulary with --token_dictionary_file")
     vocabulary = load_vocabulary(token_dictionary_file or path / TOKEN_IDS_FILE)
@@ -124,12 +128,25 @@ def require_same_settings(found: TokenizationSettings, model_directory: ModelDir
 
 
 def read_config(path: Path) -> ScDMCConfig:
-    """The configuration of a model folder; a published one, which calls itself BERT, is read for what it is."""
+    """The configuration of a model folder; a published one, which calls itself BERT, is read for what it is.
+
+    Raises
+    ------
+    ScDMCError
+        If there is none, or a value is of another type or outside of any sensible range.
+    """
+    require_whole(path, CONFIG_FILE)
     content = read_json_object(Path(path) / CONFIG_FILE, "model configuration")
     if content.get("model_type") not in ("scdmc", "bert"):
         raise ScDMCError(f"{path}: the model is of type {content.get('model_type')!r}, not scdmc")
-    names = {*ScDMCConfig().to_dict(), "id2label", "label2id"} - {"model_type", "transformers_version", "architectures"}
-    config = ScDMCConfig(**{name: content[name] for name in names if name in content})
+    require_sound_config(content, str(Path(path) / CONFIG_FILE))
+    # A null, which two fields may have, stands for the default.
+    config = ScDMCConfig(
+        **{name: content[name] for name in ScDMCConfig.__annotations__ if content.get(name) is not None}
+    )
+    if "id2label" in content:
+        config.id2label = {int(number): label for number, label in content["id2label"].items()}
+        config.label2id = {label: number for number, label in config.id2label.items()}
     if "alibi_starting_size" in content:
         config.max_position_embeddings = content["alibi_starting_size"]
     return config

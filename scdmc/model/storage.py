@@ -12,8 +12,9 @@ import torch
 from huggingface_hub import ModelCardData
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, write_json
+from scdmc.files import atomic_path, without_folders, write_json
 from scdmc.genes.vocabulary import Vocabulary
+from scdmc.model.checks import require_fitting_weights
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory, changed_config, open_model_directory, read_config
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForCellClassification, ScDMCForMaskedLM
@@ -28,6 +29,7 @@ from scdmc.model.names import (
 from scdmc.model.shipped import model_folder
 from scdmc.model.standalone import AUTO_MAP, write_standalone_model
 from scdmc.model.weights import read_weights, save_tensors, weight_names
+from scdmc.result_folders import unchanged
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 from scdmc.version import __version__
@@ -110,10 +112,13 @@ def load_model(
     """
     if isinstance(path, ModelDirectory):
         weights, path = weights_of(path), path.path
+        config = read_config(path)
     else:
         path = model_folder(path)
-        weights = read_weights(path)
-    model = model_class(changed_config(read_config(path), **(changes or {})))
+        with unchanged(path):  # weights of one run and names of labels of the next would be silently wrong
+            weights, config = read_weights(path), read_config(path)
+    require_fitting_weights(config, {name: tensor.shape for name, tensor in weights.items()}, path)
+    model = model_class(changed_config(config, **(changes or {})))
     load_weights(model, weights, str(path))
     return model.eval()
 
@@ -149,7 +154,11 @@ def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor
     embedding = weights.get("bert.embeddings.word_embeddings.weight")
     if decoder is not None and embedding is not None and not torch.equal(decoder, embedding):
         raise ScDMCError(f"{source}: the decoder's matrix is not the word embedding; in scDMC the two are one")
-    model.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+    used = {name: weights[name] for name in expected if name in weights}
+    for name, tensor in used.items():
+        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
+            raise ScDMCError(f"{source}: {name} holds values that are no finite numbers; the weights are damaged")
+    model.load_state_dict(used, strict=False)
 
 
 def load_classifier_for_training(
@@ -265,11 +274,6 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def without_folders(word: str) -> str:
-    """A word of a command line with only the last part of each absolute path; other words stay."""
-    return re.sub(r"""(?<![^='",])/(?:[^/'",]*/)*(?=[^/'",])""", "", word)
 
 
 def describe_arguments(arguments: object) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object
 from scdmc.model.names import CONFIG_FILE, INDEX_FILE, PUBLISHED_WEIGHTS_FILE, WEIGHTS_FILE, WEIGHTS_NAME
+from scdmc.result_folders import require_whole
 
 # Folders that were exported before there was an index: a table larger than a file is cut into blocks of rows.
 CUT_WEIGHTS_FILE = "model-{:05d}.safetensors"
@@ -24,6 +25,9 @@ ROWS_SUFFIX = ".rows."
 HEADER_BYTES = 65_536
 
 
+MAX_FILES = 10_000
+
+
 def weights_file(path: Path) -> Path:
     """The file of weights in a model folder.
 
@@ -32,6 +36,7 @@ def weights_file(path: Path) -> Path:
     ScDMCError
         If there is none.
     """
+    require_whole(path)
     for name in (WEIGHTS_FILE, INDEX_FILE, CUT_WEIGHTS_FILE.format(1), PUBLISHED_WEIGHTS_FILE):
         if (path / name).is_file():
             return path / name
@@ -39,7 +44,18 @@ def weights_file(path: Path) -> Path:
 
 
 def weight_names(path: Path) -> set[str]:
-    """Names of the tensors of a model folder; the tensors of safetensors are not read.
+    """Names of the tensors of a model folder; the tensors themselves are not read.
+
+    Raises
+    ------
+    ScDMCError
+        If there are no weights, or a file is damaged.
+    """
+    return set(weight_shapes(path))
+
+
+def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a model folder; the tensors themselves are not read.
 
     Raises
     ------
@@ -47,14 +63,18 @@ def weight_names(path: Path) -> set[str]:
         If there are no weights, or a file is damaged.
     """
     file = weights_file(Path(path))
-    if file.name == PUBLISHED_WEIGHTS_FILE:
-        return set(read_weights(path))
-    names: set[str] = set()
+    shapes: dict[str, tuple[int, ...]] = {}
     with _refusing_damage(file):
+        if file.name == PUBLISHED_WEIGHTS_FILE:
+            return {name: tuple(tensor.shape) for name, tensor in _unpickled(file, "meta").items()}
         for part in _files_of(file):
             with safe_open(part, framework="pt") as tensors:
-                names.update(name.partition(ROWS_SUFFIX)[0] for name in tensors.keys())  # noqa: SIM118  (no mapping)
-    return names
+                for piece in tensors.keys():  # noqa: SIM118  (no mapping)
+                    name, _, row = piece.partition(ROWS_SUFFIX)
+                    shape = tuple(tensors.get_slice(piece).get_shape())
+                    n_rows = shapes[name][0] if row and name in shapes else 0
+                    shapes[name] = (n_rows + shape[0], *shape[1:]) if row else shape
+    return shapes
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -63,19 +83,29 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises
     ------
     ScDMCError
-        If there are no weights, or a file is damaged.
+        If there are no weights, or a file is damaged, or not the one that was written with the rest of the folder.
     """
     file = weights_file(Path(path))
     weights: dict[str, torch.Tensor] = {}
     with _refusing_damage(file):
+        parts = [file] if file.name == PUBLISHED_WEIGHTS_FILE else _files_of(file)
+    require_whole(file.parent, *dict.fromkeys([file.name, *(part.name for part in parts)]))
+    with _refusing_damage(file):
         if file.name == PUBLISHED_WEIGHTS_FILE:
-            weights = torch.load(file, weights_only=True, map_location="cpu")
-        else:
-            for part in _files_of(file):
-                weights |= load_file(part)
-    if not isinstance(weights, Mapping):
+            return _unpickled(file, "cpu")
+        for part in parts:
+            weights |= load_file(part)
+        return _join_rows(weights) if file.name == CUT_WEIGHTS_FILE.format(1) else weights
+
+
+def _unpickled(file: Path, device: str) -> dict[str, torch.Tensor]:
+    """Tensors of a ``.bin`` file; on the device "meta" they have shapes only, and nothing else is read."""
+    weights = torch.load(file, weights_only=True, map_location=device)
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in weights.items()
+    ):
         raise ScDMCError(f"{file} holds a {type(weights).__name__}, not tensors by name")
-    return _join_rows(weights) if file.name == CUT_WEIGHTS_FILE.format(1) else weights
+    return dict(weights)
 
 
 def save_weights(folder: Path, model: PreTrainedModel, max_bytes: int) -> list[Path]:
@@ -131,12 +161,21 @@ def _files_of(file: Path) -> list[Path]:
         places = read_json_object(file, "index of weights").get("weight_map")
         if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
             raise ScDMCError(f"{file} has no weight_map from names to files; export the model again")
-        return [file.parent / Path(name).name for name in sorted(set(places.values()))]
+        return [_regular(file.parent / Path(name).name) for name in sorted(set(places.values()))]
     if file.name != CUT_WEIGHTS_FILE.format(1):
         return [file]
     with safe_open(file, framework="pt") as first:
         n_files = int((first.metadata() or {}).get("files", 1))
-    return [file.parent / CUT_WEIGHTS_FILE.format(number) for number in range(1, n_files + 1)]
+    if not 1 <= n_files <= MAX_FILES:
+        raise ScDMCError(f"{file} says that it is one of {n_files} files; export the model again")
+    return [_regular(file.parent / CUT_WEIGHTS_FILE.format(number)) for number in range(1, n_files + 1)]
+
+
+def _regular(file: Path) -> Path:
+    """The file, if it is one: opening a pipe would wait for ever."""
+    if not file.is_file():
+        raise ScDMCError(f"{file}: no such file of weights; export the model again")
+    return file
 
 
 def _join_rows(pieces: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.vocabulary import ensembl_id
+from scdmc.reading.hdf5_links import open_hdf5
 from scdmc.reading.kinds import H5AD, KIND_OF_SUFFIX, LOOM, MTX, TEN_X, ZARR, ZARR_MARKS, kind_of
 from scdmc.reading.matrix_readers import (
     DAMAGE,
@@ -29,6 +30,7 @@ from scdmc.reading.matrix_readers import (
     sparse_parts,
 )
 from scdmc.reading.mtx import mtx_annotation, mtx_files, mtx_reader, name_of
+from scdmc.reading.zarr_stores import require_own_store, require_sane_arrays
 
 if TYPE_CHECKING:
     import zarr
@@ -38,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 # Where raw counts are looked for without --layer; other layers ("spliced") are only taken by name.
 COUNT_PLACES = ("X", "layers/counts", "raw/X")
+
+
+# What is read of AnnData on the disk.
+ANNDATA_PARTS = ("X", "layers", "obs", "raw", "var")
 
 
 HUMAN_GENOMES = ("grch", "hg")
@@ -156,11 +162,14 @@ def _open_zarr(path: Path) -> Iterator[CountFile]:
         raise ScDMCError(
             f"{path} is a folder, but neither a .zarr store nor a 10x folder (matrix.mtx, barcodes.tsv, features.tsv)"
         )
+    require_own_store(path)
     try:
         # Consolidated metadata may tell of what is no longer there.
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
     except DAMAGE as error:
         raise ScDMCError(f"{path} is not a readable .zarr store ({first_line(error)})") from error
+    with reading(str(path)):
+        require_sane_arrays(group, ANNDATA_PARTS, path)
     yield _anndata_file(group, path, "a zarr store", "AnnData")
 
 
@@ -169,11 +178,11 @@ def _open_hdf5(kind: str, path: Path) -> Iterator[CountFile]:
     if importlib.util.find_spec("hdf5plugin") is not None:
         # Importing it tells HDF5 of more ways to decompress.
         import hdf5plugin  # noqa: F401
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ScDMCError(f"{path} is not a readable {SUFFIX_OF[kind]} file ({first_line(error)})") from error
-    with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_hdf5(path, ANNDATA_PARTS if kind == H5AD else None))
+        except OSError as error:
+            raise ScDMCError(f"{path} is not a readable {SUFFIX_OF[kind]} file ({first_line(error)})") from error
         if kind == LOOM:
             yield _loom_file(file, path)
         elif kind == TEN_X:

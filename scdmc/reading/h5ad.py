@@ -13,6 +13,7 @@ import pandas as pd
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.count_files import open_count_file
+from scdmc.reading.hdf5_links import require_own_content
 from scdmc.reading.inputs import input_files
 from scdmc.reading.matrix_readers import reading
 from scdmc.reading.options import is_h5ad
@@ -61,10 +62,12 @@ def require_room_for_results(data_path: Path) -> None:
     Raises
     ------
     ScDMCError
-        If its obs or obsm is no group, as in files of AnnData before version 0.7.
+        If its obs or obsm is no group, as in files of AnnData before version 0.7, or any part of it leads to another
+        file, which would be changed in place of the copy.
     """
     if not is_h5ad(data_path):
         return
+    require_own_content(data_path)
     with reading(str(data_path)), h5py.File(data_path, "r") as file:
         kinds = {key: file.get(key, getclass=True) for key in ("obs", "obsm")}
     wrong = [key for key, kind in kinds.items() if kind not in (None, h5py.Group)]
@@ -93,6 +96,7 @@ def results_file(path: Path, data_path: Path, obs: pd.DataFrame | None = None) -
     import anndata
 
     if is_h5ad(data_path):
+        require_own_content(data_path)
         shutil.copyfile(data_path, path)
     else:
         # "_index" is the name that AnnData gives to the names of the cells.

@@ -105,9 +105,12 @@ def _kind_of_hdf5(path: Path) -> Kind:
     try:
         with h5py.File(path, "r") as file:
             keys = set(file)
-            is_matrix = isinstance(file.get("matrix"), h5py.Dataset)
-            modalities = list(file["mod"]) if isinstance(file.get("mod"), h5py.Group) else []
-            has_barcodes = any(isinstance(file.get(key), h5py.Group) and "barcodes" in file[key] for key in keys)
+            # A link to another file is not followed before it has been looked at (scdmc.reading.hdf5_links).
+            own = {key for key in keys if isinstance(file.get(key, getlink=True), h5py.HardLink)}
+            is_matrix = "matrix" in own and isinstance(file["matrix"], h5py.Dataset)
+            groups = {key: set(file[key]) for key in own if isinstance(file[key], h5py.Group)}
+            modalities = sorted(groups.get("mod", ()))
+            has_barcodes = any("barcodes" in members for members in groups.values())
     except (OSError, RuntimeError, KeyError, ValueError):
         # Whoever opens it says what is damaged.
         return Kind(KIND_OF_SUFFIX.get(path.suffix.lower(), H5AD))

@@ -29,8 +29,11 @@ DENSE_VALUES_IN_MEMORY = 1 << 22
 DENSE_BYTES_IN_MEMORY = 1 << 27
 
 
-# What the libraries that read HDF5, zarr and compressed chunks raise for a damaged file.
-DAMAGE = (OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error)
+# What the libraries that read HDF5, zarr and compressed chunks raise for a damaged file, or one that was made to harm.
+DAMAGE = (
+    OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error, TypeError, AttributeError, IndexError,
+    OverflowError,
+)  # fmt: skip
 
 
 # What HDF5 and zarr say of a compression that needs a plug-in.
@@ -91,6 +94,8 @@ def reading(source: str) -> Iterator[None]:
                 f"{ADVICE_FOR_FILTERS}"
             ) from error
         raise damaged(source, first_line(error)) from error
+    except MemoryError as error:
+        raise ScDMCError(f"{source} needs more memory than there is ({first_line(error)})") from error
 
 
 def lacks_filter(error: Exception) -> bool:
@@ -131,7 +136,8 @@ def reader_of(element: object, source: str) -> MatrixReader:
     shape = attributes.get("shape", attributes.get("h5sparse_shape"))
     if encoding not in ("csr_matrix", "csr", "csc_matrix", "csc") or shape is None:
         raise ScDMCError(f"{source} is of the kind {encoding or 'unknown'}; it should be a dense matrix, CSR or CSC")
-    shape = (int(shape[0]), int(shape[1]))
+    with reading(source):
+        shape = (int(shape[0]), int(shape[1]))
     is_csr = encoding.startswith("csr")
     parts = sparse_parts(element, shape[0] if is_csr else shape[1], source)
     return RowsReader(*parts, shape, source) if is_csr else columns_reader(*parts, shape, source)
@@ -151,11 +157,15 @@ def sparse_parts(group: Mapping[str, Array], n_major: int, source: str) -> tuple
     missing = [name for name in ("data", "indices", "indptr") if name not in group]
     if missing:
         raise damaged(source, f"it lacks {', '.join(missing)}")
-    data, indices = group["data"], group["indices"]
+    data, indices, indptr = (group[name] for name in ("data", "indices", "indptr"))
+    if not all(len(getattr(part, "shape", None) or ()) == 1 for part in (data, indices, indptr)):
+        raise damaged(source, "data, indices and indptr should be vectors")
+    if indptr.shape[0] != n_major + 1:
+        raise damaged(source, f"indptr has {indptr.shape[0]:,} entries for {n_major:,} rows or columns")
+    if indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
+        raise damaged(source, "indptr and indices should be integers")
     with reading(source):
-        offsets = group["indptr"][:].astype(np.int64)
-    if len(offsets) != n_major + 1:
-        raise damaged(source, f"indptr has {len(offsets):,} entries for {n_major:,} rows or columns")
+        offsets = indptr[:].astype(np.int64)
     if offsets[0] != 0 or (np.diff(offsets) < 0).any():
         raise damaged(source, "indptr does not ascend from 0")
     if not offsets[-1] == data.shape[0] == indices.shape[0]:
@@ -318,8 +328,8 @@ def dense_reader(array: Array, source: str, cells_axis: int = 0) -> MatrixReader
     is turned.
     """
     require_numbers(array.dtype, source)
-    if len(array.shape) != 2:
-        raise ScDMCError(f"{source} has {len(array.shape)} dimensions instead of 2")
+    if len(array.shape or ()) != 2:
+        raise ScDMCError(f"{source} has {len(array.shape or ())} dimensions instead of 2")
     band = _DenseBands(array, source, cells_axis)
     chunk_cells = band.chunk[0]
     if chunk_cells * band.shape[1] * array.dtype.itemsize <= DENSE_BYTES_IN_MEMORY:

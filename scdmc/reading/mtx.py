@@ -1,6 +1,5 @@
 """10x folders: matrix.mtx, barcodes.tsv and features.tsv (or genes.tsv), each perhaps gzipped."""
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from scdmc.errors import ScDMCError
 from scdmc.reading import transposition
 from scdmc.reading.kinds import MTX_NAME
 from scdmc.reading.matrix_readers import VALUES_IN_SAMPLE, TurnedReader, damaged, first_line, require_range
+from scdmc.reading.text_lines import open_lines
 from scdmc.reading.transposition import Entries, spool
 
 # Names of the three files in order of preference; Cell Ranger 2 calls the features genes.
@@ -21,6 +21,10 @@ FILE_NAMES = {
     "barcodes": ("barcodes.tsv.gz", "barcodes.tsv"),
     "features": ("features.tsv.gz", "features.tsv", "genes.tsv.gz", "genes.tsv"),
 }
+
+
+# Of a file of barcodes or features, unpacked: a hundred million lines.
+MOST_BYTES = 2**32
 
 
 FEATURE_COLUMNS = ("gene_ids", "gene_symbols", "feature_types")
@@ -89,7 +93,7 @@ def mtx_reader(folder: Path, shape: tuple[int, int]) -> TurnedReader:
     """
     path = mtx_files(folder)["matrix"]
     source = path.name if folder == path else f"{name_of(folder)}: {path.name}"
-    with _open(path) as file:
+    with open_lines(path) as file:
         n_features, n_cells, _ = _header(file, source)
     if (n_cells, n_features) != shape:
         raise ScDMCError(
@@ -110,13 +114,12 @@ def _table(path: Path) -> pd.DataFrame:
     """A file of tab-separated text, columns 0, 1, ..."""
     source = f"{name_of(path.parent)}: {path.name}"
     try:
-        return pd.read_csv(path, sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False, na_filter=False)
+        with open_lines(path, MOST_BYTES) as file:
+            return pd.read_csv(
+                file, sep="\t", header=None, dtype=str, quoting=3, keep_default_na=False, na_filter=False
+            )
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise damaged(source, first_line(error)) from error
-
-
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
 
 
 def _header(file: BinaryIO, source: str) -> tuple[int, int, int]:
@@ -126,7 +129,7 @@ def _header(file: BinaryIO, source: str) -> tuple[int, int, int]:
         line = file.readline()
         while line.startswith(b"%") or (line and not line.strip()):
             line = file.readline()
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise damaged(source, first_line(error)) from error
     is_known = [word.lower() for word in kind[:3]] == ["%%matrixmarket", "matrix", "coordinate"] and len(kind) == 5
     if not is_known or kind[3].lower() not in ("integer", "real") or kind[4].lower() != "general":
@@ -141,7 +144,7 @@ def _header(file: BinaryIO, source: str) -> tuple[int, int, int]:
 def _entries(path: Path, source: str, batch_size: int) -> Iterator[Entries]:
     """Entries as (cells, genes, values), counted from 0, checked; all lines that the header promises."""
     n_read = 0
-    with _open(path) as file:
+    with open_lines(path) as file:
         n_features, n_cells, n_entries = _header(file, source)
         try:
             # The fourth column stands for what is too much in a line.
@@ -158,6 +161,8 @@ def _entries(path: Path, source: str, batch_size: int) -> Iterator[Entries]:
                 require_range(genes, n_features, "feature", source, first=1)
                 require_range(cells, n_cells, "cell", source, first=1)
                 n_read += len(table)
+                if n_read > n_entries:
+                    raise damaged(source, f"the header promises {n_entries:,} entries, but there are more")
                 yield cells, genes, table["value"].to_numpy()
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise damaged(source, first_line(error)) from error

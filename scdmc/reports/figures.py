@@ -1,8 +1,12 @@
 """Figures as matplotlib ``Figure`` objects: no pyplot, so nothing global, no display and no window.
 
-Text is 7 to 9 points on a figure about as wide as a column of a paper (3.4 inches a panel).
+Text is 7 to 9 points on a figure about as wide as a column of a paper (3.4 inches a panel). Names that users gave (cell
+types, batches, files) are shown as they are, never read as mathematics, and shortened; however many there are, a
+figure shows a bounded number of them and says so.
 """
 
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
@@ -26,6 +31,21 @@ PANEL_INCHES = 3.4
 
 
 MOST_CATEGORIES = 20
+
+
+MOST_NAMES = 40  # along an axis
+
+
+MOST_PANELS = 8  # side by side
+
+
+LONGEST_NAME = 34  # letters
+
+
+LONGEST_LINE, MOST_TEXT_LINES = 120, 8  # of a title
+
+
+MOST_INCHES, MOST_PIXELS = 36, 7200
 
 
 SMALLEST_SPAN = 0.15  # of the axis of a score, in a figure of trends
@@ -56,8 +76,21 @@ GREY = "#d0d0d0"
 WITHOUT_LABEL = "unknown"
 
 
+def shortened(name: object) -> str:
+    """A name as it fits beside an axis or into a legend: one line without control characters, cut where it is long."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", " ", str(name)).split())
+    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
+
+
+def largest_groups(sizes: pd.Series, most: int = MOST_NAMES) -> pd.Index:
+    """Names of at most so many groups, those of the largest numbers, in the order in which they stand."""
+    return sizes.index[np.sort(np.argsort(-sizes.to_numpy(), kind="stable")[:most])]
+
+
 def save_figure(figure: Figure, path_stem: Path) -> Path:
-    """Write a figure as PNG (200 dpi) and PDF; the same figure gives the same bytes.
+    """Write a figure as PNG (200 dpi, or fewer for a very large one) and PDF; the same figure gives the same bytes.
+
+    A dollar sign is a dollar sign: no text is read as mathematics.
 
     Parameters
     ----------
@@ -72,13 +105,33 @@ def save_figure(figure: Figure, path_stem: Path) -> Path:
         The PNG.
     """
     path_stem = Path(path_stem)
-    # Type 42 keeps text in the PDF as text; without a date two runs give the same file.
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
+    inches = np.minimum(figure.get_size_inches(), MOST_INCHES)
+    figure.set_size_inches(inches)
+    dots_per_inch = min(DOTS_PER_INCH, MOST_PIXELS / inches.max())
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(_bounded(text.get_text()))
+    # Type 42 keeps text in the PDF as text; without a date two runs give the same file. Labels of ticks are made anew
+    # while a figure is drawn, so they need the setting, too.
+    settings = {"pdf.fonttype": 42, "text.parse_math": False}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # emoji become boxes
         for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
             # Not with_suffix: "leiden_0.2" is a stem, too.
             with atomic_path(path_stem.with_name(path_stem.name + suffix)) as temporary:
-                figure.savefig(temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=metadata)
+                figure.savefig(temporary, dpi=dots_per_inch, bbox_inches="tight", metadata=metadata)
     return path_stem.with_name(path_stem.name + ".png")
+
+
+def _bounded(text: str) -> str:
+    """A text whose lines fit on a figure; only one that is built of odd or long names changes."""
+    text = re.sub("[\x00-\x09\x0b-\x1f\ud800-\udfff]", " ", text)
+    lines = text.split("\n")
+    if len(lines) <= MOST_TEXT_LINES and all(len(line) <= LONGEST_LINE for line in lines):
+        return text
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…" for line in lines[:MOST_TEXT_LINES]
+    )
 
 
 def umap_figure(
@@ -91,7 +144,7 @@ def umap_figure(
     """Draw the same points once for each colouring, side by side.
 
     From seven groups on, numbers on the points repeat what the colours say. At most 20 groups are drawn apart: the 19
-    largest and "other".
+    largest and "other". Of more than eight colourings the first eight are drawn.
 
     Parameters
     ----------
@@ -118,6 +171,7 @@ def umap_figure(
     for name, labels in colourings.items():
         if len(labels) != len(coordinates):
             raise ScDMCError(f"{name}: {len(labels)} labels for {len(coordinates)} cells")
+    title, colourings = _first_panels(title, colourings)
     order = np.random.default_rng(seed).permutation(len(coordinates))
     if same_colours:
         together = _few_groups(np.concatenate([np.asarray(labels, dtype=object) for labels in colourings.values()]))
@@ -133,8 +187,16 @@ def umap_figure(
     figure.suptitle(title, fontsize=9)
     for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
         _draw_groups(axes, coordinates[order], drawn[name], legends[name])
-        axes.set_title(name, fontsize=8)
+        axes.set_title(shortened(name), fontsize=8)
     return figure
+
+
+def _first_panels(title: str, colourings: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
+    """At most so many colourings as fit side by side, and the title, which says so."""
+    shown = dict(list(colourings.items())[:MOST_PANELS])
+    if len(shown) < len(colourings):
+        title = f"{title} (the first {MOST_PANELS} of {len(colourings):,} colourings)"
+    return title, shown
 
 
 def umap_grid_figure(
@@ -153,6 +215,7 @@ def umap_grid_figure(
     seed
         Of the order in which the points are drawn.
     """
+    title, colourings = _first_panels(title, colourings)
     n_rows, n_columns = len(coordinates), len(colourings)
     drawn = {name: _few_groups(labels) for name, labels in colourings.items()}
     legends = {name: _legend(labels) for name, labels in drawn.items()}
@@ -165,16 +228,17 @@ def umap_grid_figure(
     for row, (method, points) in zip(panels, coordinates.items(), strict=True):
         for axes, (name, labels) in zip(row, drawn.items(), strict=True):
             _draw_points(axes, np.asarray(points)[order], labels[order], legends[name])
-        row[0].set_ylabel(method, fontsize=7)
+        row[0].set_ylabel(shortened(method), fontsize=7)
     for top, bottom, name in zip(panels[0], panels[-1], drawn, strict=True):
-        top.set_title(name, fontsize=8)
+        top.set_title(shortened(name), fontsize=8)
         _draw_legend(bottom, legends[name])
     return figure
 
 
 def _few_groups(labels: np.ndarray) -> np.ndarray:
     """Labels as text, shape (n_cells,), with small groups beyond the twentieth as "other (n groups)"."""
-    labels = np.where(is_missing(labels), WITHOUT_LABEL, np.asarray(labels, dtype=object)).astype(str)
+    labels = np.where(is_missing(labels), WITHOUT_LABEL, np.asarray(labels, dtype=object))
+    labels = np.array([str(label) for label in labels], dtype=object)  # of fixed width, one long name would cost all
     sizes = pd.Series(labels[labels != WITHOUT_LABEL]).value_counts()
     if len(sizes) <= MOST_CATEGORIES:
         return labels
@@ -186,13 +250,18 @@ def _legend(labels: np.ndarray) -> pd.DataFrame:
     """Colour, number on the points ("" for none) and legend text of each group; index: the groups in order."""
     names = _in_natural_order(labels)
     legend = pd.DataFrame(
-        {"colour": [series_colour(index) for index in range(len(names))], "number": "", "text": names}, names
+        {
+            "colour": [series_colour(index) for index in range(len(names))],
+            "number": "",
+            "text": [shortened(name) for name in names],
+        },
+        names,
     )
     if len(names) >= NUMBERED_FROM:
         # Clusters are numbers already.
         are_numbers = all(name.isdecimal() for name in names)
         legend["number"] = names if are_numbers else [str(index) for index in range(1, len(names) + 1)]
-        legend["text"] = names if are_numbers else legend["number"] + "  " + legend["text"]
+        legend["text"] = legend["number"] if are_numbers else legend["number"] + "  " + legend["text"]
     if WITHOUT_LABEL in labels:
         legend.loc[WITHOUT_LABEL] = [GREY, "", WITHOUT_LABEL]
     return legend
@@ -296,9 +365,16 @@ def score_table_figure(scores: pd.DataFrame, title: str, is_best: np.ndarray) ->
     for row, column in np.argwhere(~np.isnan(values)):
         weight = "bold" if is_best[row, column] else "normal"
         axes.text(column, row, f"{values[row, column]:.3f}", ha="center", va="center", fontsize=7, weight=weight)
-    axes.set_xticks(range(values.shape[1]), scores.columns, rotation=35, ha="left", rotation_mode="anchor", fontsize=7)
+    axes.set_xticks(
+        range(values.shape[1]),
+        [shortened(name) for name in scores.columns],
+        rotation=35,
+        ha="left",
+        rotation_mode="anchor",
+        fontsize=7,
+    )
     axes.xaxis.tick_top()
-    axes.set_yticks(range(values.shape[0]), scores.index, fontsize=7)
+    axes.set_yticks(range(values.shape[0]), [shortened(name) for name in scores.index], fontsize=7)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("colour: lowest to highest of the column; bold: best", fontsize=6.5, color="#555555")

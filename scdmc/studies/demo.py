@@ -32,6 +32,9 @@ def write_demo_report(demo: Path) -> dict[str, pd.DataFrame]:
     """
     tables = {task: pd.read_csv(demo / task / "metrics.csv") for task in TASKS}
     wide = {task: wide_metrics(table) for task, table in tables.items()}
+    pretraining = pd.DataFrame(metric_rows("pre-training", "scDMC", pretraining_metrics(demo)))
+    with atomic_path(demo / "metrics.csv") as temporary:
+        pd.concat([pretraining, *tables.values()]).to_csv(temporary, index=False)
     sections = [
         data_section(demo),
         pretraining_section(demo),
@@ -40,9 +43,6 @@ def write_demo_report(demo: Path) -> dict[str, pd.DataFrame]:
         integration_section(demo, wide["integration"]),
     ]
     write_report(demo / "report.html", "scDMC on 1,937 human islet cells", sections)
-    pretraining = pd.DataFrame(metric_rows("pre-training", "scDMC", pretraining_metrics(demo)))
-    with atomic_path(demo / "metrics.csv") as temporary:
-        pd.concat([pretraining, *tables.values()]).to_csv(temporary, index=False)
     return wide
 
 

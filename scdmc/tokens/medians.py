@@ -148,7 +148,8 @@ def _by_current_id(medians: Mapping[str, float]) -> dict[str, float]:
 
 
 def _is_positive_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 < value < math.inf
+    # Within these bounds nothing that is divided by a median or multiplied with one overflows.
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 1e-30 <= value <= 1e30
 
 
 class MedianAccumulator:

@@ -4,7 +4,7 @@ import errno
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, remove, require_new_file, require_writable_folder, write_json
+from scdmc.files import PARTIAL, atomic_path, remove, require_absent, require_writable_folder, write_json
 from scdmc.genes.ids import GeneMatch
+from scdmc.locks import claim_output
 from scdmc.reading.counts import Counts
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.options import CELLS_PER_SHARD
-from scdmc.tokens.parquet import gene_medians_path, parquet_table, parquet_writer, token_ids_path
+from scdmc.tokens.parquet import gene_medians_path, give_place, parquet_table, parquet_writer, token_ids_path
+from scdmc.tokens.shard_sets import ShardPlace, finished_shards, marker_path, read_marker
 from scdmc.tokens.streams import CellStreams, regroup
 from scdmc.tokens.tokenizer import Tokenizer, kept_obs, tokenize_blocks
 
@@ -81,8 +83,12 @@ class TokenizedOutput:
     @property
     def finished_shards(self) -> Path:
         """Hidden folder where shards wait until all are there; ``--resume`` finds them."""
-        # Absolute: a worker on another machine starts in another folder.
-        return (self.output_directory / f".{self.output_prefix}.shards").absolute()
+        return finished_shards(self.output_directory, self.output_prefix)
+
+    @property
+    def lock_name(self) -> Path:
+        """What another run with this folder and prefix is kept from (:func:`scdmc.locks.output_lock`)."""
+        return self.output_directory / self.output_prefix
 
     def parquet_paths(self, n_shards: int) -> list[Path]:
         """Final names of the shards."""
@@ -102,11 +108,63 @@ class TokenizedOutput:
         numbered = self.output_directory.glob(f"{self.output_prefix}-[0-9][0-9][0-9][0-9][0-9].parquet")
         return [path for path in [*sorted(numbered), *self.parquet_paths(1), *self.beside()] if path.exists()]
 
-    def require_new(self, overwrite: bool) -> None:
-        """Refuse output that is there already or cannot be written, before the work starts."""
+    def require_new(self, overwrite: bool, resume: bool = False) -> None:
+        """Refuse output that is there already, cannot be written or is being written, before the work starts.
+
+        What a run that was killed while it published has published is no such output: ``resume`` goes on.
+        """
         require_writable_folder(self.output_directory)
+        claim_output(self.lock_name)
+        is_half_published = resume and read_marker(self.output_directory, self.output_prefix) is not None
         for path in self.existing():
-            require_new_file(path, overwrite)
+            require_absent(path, overwrite or is_half_published)
+
+    def take_up(self, keys: Sequence[str], run: str, overwrite: bool) -> None:
+        """Go on with an interrupted run: shards that had got their final names already wait with the others again.
+
+        Parameters
+        ----------
+        keys
+            Names of all shards, in order.
+        run
+            See :class:`scdmc.tokens.shard_sets.ShardPlace`.
+        overwrite
+            Whether the files of another run may be replaced.
+
+        Raises
+        ------
+        ScDMCError
+            If the run that was publishing had other inputs or settings, and its output must not be replaced.
+        """
+        remove_partial_files(self.finished_shards)
+        marker = read_marker(self.output_directory, self.output_prefix)
+        if marker is None:
+            return
+        if marker != {"run": run, "shards": list(keys)}:
+            for path in self.existing():
+                require_absent(path, overwrite)
+            return
+        for key, path in zip(keys, self.parquet_paths(len(keys)), strict=True):
+            if self.shard_report_path(key).exists() and not self.shard_path(key).exists() and path.exists():
+                path.replace(self.shard_path(key))
+
+    def drop_finished(self, all_but: Collection[str] = ()) -> int:
+        """Delete shards that wait, but for those of some names; returns how many went.
+
+        The marker of a publication stays: what is visible is a mixture until this run publishes.
+        """
+        keys = {path.stem for path in self.finished_shards.glob("*.parquet")}
+        keep = {self.shard_path(key) for key in all_but} | {self.shard_report_path(key) for key in all_but}
+        keep |= {marker_path(self.output_directory, self.output_prefix)}
+        for path in set(self.finished_shards.glob("*")) - keep:
+            remove(path)
+        return len(keys - set(all_but))
+
+    def remove_finished_folder(self) -> None:
+        """Delete the hidden folder of shards, unless it says that the visible ones are a mixture."""
+        self.drop_finished()
+        if self.finished_shards.is_dir() and not any(self.finished_shards.iterdir()):
+            self.finished_shards.rmdir()
 
     def shard_path(self, key: str) -> Path:
         """Where the shard of this name waits."""
@@ -162,8 +220,7 @@ class TokenizedOutput:
 
     def clean_or_say_what_is_kept(self) -> None:
         """After an interruption: remove what is not finished, and say what ``--resume`` will find."""
-        for path in self.finished_shards.glob(".*.partial.*"):  # a worker that was ended could not remove it
-            remove(path)
+        remove_partial_files(self.finished_shards)
         n_finished = len(list(self.finished_shards.glob("*.parquet")))
         if n_finished:
             logger.warning(
@@ -171,17 +228,18 @@ class TokenizedOutput:
                 n_finished, self.finished_shards,
             )  # fmt: skip
         else:
-            remove(self.finished_shards)
+            self.remove_finished_folder()
 
     def require_cells(self, reports: Sequence[FileReport]) -> None:
         """Refuse to publish nothing."""
         if not any(report.cells_out for report in reports):
-            remove(self.finished_shards)
+            self.remove_finished_folder()
             raise ScDMCError("no cell is left to write: " + "; ".join(report.summary() for report in reports))
 
     def publish(
         self,
-        shards: Sequence[Path],
+        run: str,
+        keys: Sequence[str],
         reports: Sequence[FileReport],
         unmatched_genes: Mapping[str, np.ndarray],
         warnings: Sequence[str],
@@ -189,10 +247,15 @@ class TokenizedOutput:
     ) -> list[Path]:
         """Give finished shards their final names, with reports, vocabulary and medians beside them.
 
+        All is written before the first file gets its name. While files get their names, a marker in the hidden folder
+        has readers refuse the mixture; a run that is killed then is taken up by ``--resume``. The report comes last.
+
         Parameters
         ----------
-        shards
-            The finished shards, in order.
+        run
+            See :class:`scdmc.tokens.shard_sets.ShardPlace`.
+        keys
+            Names of the finished shards, in order.
         reports
             What became of each file.
         unmatched_genes
@@ -209,29 +272,40 @@ class TokenizedOutput:
         # Only now: the plotting library takes seconds to load, which workers and --help need not wait for.
         from scdmc.tokens import report as tokenization_report
 
-        old, paths, settings = self.existing(), self.parquet_paths(len(shards)), self.tokenizer.settings
+        old, paths, settings = self.existing(), self.parquet_paths(len(keys)), self.tokenizer.settings
         for report in reports:
             logger.info(report.summary())
         of_reports = tokenization_report.warnings_of(reports)
         for warning in of_reports:
             logger.warning("warning: %s", warning)
         warnings = [*warnings, *of_reports]
+        waiting = self.finished_shards / "beside"
         with self.no_space_is_an_error_for_people():
-            self.tokenizer.vocabulary.save(token_ids_path(paths[0]))
-            self.tokenizer.medians.save(gene_medians_path(paths[0]))
-            with atomic_path(self.unmatched_genes_path) as temporary:
+            for number, key in enumerate(keys):
+                give_place(self.shard_path(key), ShardPlace(number, len(keys), run))
+            self.tokenizer.vocabulary.save(waiting / token_ids_path(paths[0]).name)
+            self.tokenizer.medians.save(waiting / gene_medians_path(paths[0]).name)
+            with atomic_path(waiting / self.unmatched_genes_path.name) as temporary:
                 tokenization_report.unmatched_genes(reports, unmatched_genes).to_csv(temporary, index=False)
             tokenization_report.write_html_report(
-                self.html_report_path, self.output_prefix, settings, reports, warnings, more.get("folder", ())
+                waiting / self.html_report_path.name,
+                self.output_prefix,
+                settings,
+                reports,
+                warnings,
+                more.get("folder", ()),
             )
             content = {"settings": settings.to_dict(), "files": [report.to_dict() for report in reports]}
-            write_json(self.report_path, {**content, "warnings": warnings, **more})
-        for shard, path in zip(shards, paths, strict=True):
-            shard.replace(path)
-        # Only now: until the new shards stand in their places, nothing of the old output is lost that they do not
-        # replace.
+            write_json(waiting / self.report_path.name, {**content, "warnings": warnings, **more})
+            marker = marker_path(self.output_directory, self.output_prefix)
+            write_json(marker, {"run": run, "shards": list(keys)})
+        for key, path in zip(keys, paths, strict=True):
+            self.shard_path(key).replace(path)
         for path in set(old) - {*paths, *self.beside()}:
             path.unlink()
+        for path in reversed(self.beside()):  # the report comes last
+            (waiting / path.name).replace(path)
+        marker.unlink()
         remove(self.finished_shards)
         return paths
 
@@ -247,6 +321,12 @@ class TokenizedOutput:
                 f"{self.output_directory}: no space left ({str(error).splitlines()[0]}); "
                 "make room and repeat the command with --resume, which keeps the finished shards"
             ) from error
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what a run that was killed, or a worker that was ended, had not finished."""
+    for path in folder.glob(f".*{PARTIAL}*"):
+        remove(path)
 
 
 def write_cells(

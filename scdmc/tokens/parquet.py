@@ -3,6 +3,7 @@
 import glob
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
 from scdmc.reading.kinds import kind_of
 from scdmc.reading.options import is_counts
+from scdmc.tokens.shard_sets import ShardPlace, prefix_of, require_published, require_whole_set
 from scdmc.tokens.streams import CellStreams
 
 if TYPE_CHECKING:
@@ -29,8 +32,13 @@ from scdmc.tokens.tokenized_cells import (
 METADATA_KEY = b"scdmc"
 
 
-def parquet_schema(obs_types: Mapping[str, pa.DataType], settings: TokenizationSettings, source_file: str) -> pa.Schema:
-    """Schema of a shard, with the settings in its metadata."""
+def parquet_schema(
+    obs_types: Mapping[str, pa.DataType],
+    settings: TokenizationSettings,
+    source_file: str,
+    place: ShardPlace | None = None,
+) -> pa.Schema:
+    """Schema of a shard, with the settings, and its place among the shards of the run, in its metadata."""
     fields = [
         pa.field("input_ids_rank", pa.list_(pa.int32())),
         pa.field("input_ids_epe", pa.list_(pa.int32())),
@@ -40,8 +48,30 @@ def parquet_schema(obs_types: Mapping[str, pa.DataType], settings: TokenizationS
         pa.field("source_file", pa.dictionary(pa.int32(), pa.string())),
         *(pa.field(name, data_type) for name, data_type in obs_types.items()),
     ]
-    metadata = {METADATA_KEY: json.dumps({**settings.to_dict(), "source_file": source_file}, sort_keys=True)}
-    return pa.schema(fields, metadata=metadata)
+    content = {**settings.to_dict(), "source_file": source_file, **(place.to_dict() if place else {})}
+    return pa.schema(fields, metadata=_metadata(content))
+
+
+def _metadata(content: Mapping) -> dict[bytes, str]:
+    return {METADATA_KEY: json.dumps(content, sort_keys=True)}
+
+
+def give_place(path: Path, place: ShardPlace) -> None:
+    """Have a finished shard say its place; one of an interrupted run with other files is written again for that."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        content = json.loads(schema.metadata[METADATA_KEY])
+        if ShardPlace.from_dict(content) == place:
+            return
+        # What is read calls the entries of a list by another name than what is written.
+        fields = [
+            pa.field(each.name, pa.list_(each.type.value_type)) if pa.types.is_list(each.type) else each
+            for each in schema
+        ]
+        schema = pa.schema(fields, metadata=_metadata({**content, **place.to_dict()}))
+        with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
+            for group in range(file.num_row_groups):
+                writer.write_table(file.read_row_group(group).cast(schema))
 
 
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -93,7 +123,7 @@ def parquet_files(dataset_path: Path) -> list[Path]:
     Raises
     ------
     ScDMCError
-        If there are none.
+        If there are none, or a run was killed while it published them.
     """
     path = Path(dataset_path)
     if path.is_file():
@@ -106,6 +136,7 @@ def parquet_files(dataset_path: Path) -> list[Path]:
         raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
     if not files:
         raise ScDMCError(f"{dataset_path}: no such parquet file, and no .parquet files there")
+    require_published(files)
     return files
 
 
@@ -120,10 +151,7 @@ def gene_medians_path(dataset_path: Path) -> Path:
 
 
 def _beside(dataset_path: Path, name: str) -> Path:
-    stem = dataset_path.stem
-    prefix, _, number = stem.rpartition("-")
-    prefix = prefix if prefix and len(number) == 5 and number.isdigit() else stem
-    return dataset_path.with_name(f"{prefix}.{name}")
+    return dataset_path.with_name(f"{prefix_of(dataset_path)}.{name}")
 
 
 def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
@@ -132,9 +160,14 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
     Raises
     ------
     ScDMCError
-        If a file is no tokenized parquet, or two shards were made with different settings.
+        If a file is no tokenized parquet, two shards were made with different settings, or shards are missing.
     """
-    settings: dict[Path, TokenizationSettings | None] = {path: _settings_of(path) for path in files}
+    contents = {path: _content_of(path) for path in files}
+    require_whole_set({path: ShardPlace.from_dict(content or {}) for path, content in contents.items()})
+    settings = {
+        path: TokenizationSettings.from_dict(content, str(path)) if content else None
+        for path, content in contents.items()
+    }
     first = files[0]
     for path in files:
         if settings[path] != settings[first]:
@@ -142,18 +175,47 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
     return settings[first]
 
 
-def _settings_of(path: Path) -> TokenizationSettings | None:
-    try:
+def _content_of(path: Path) -> dict | None:
+    """What a shard says of itself; None where it says nothing."""
+    if is_counts(path) and kind_of(path).name is not None:
+        raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
+    if not path.is_file():
+        raise ScDMCError(f"{path} is not a readable parquet file (it is no file)")
+    with _refusing_damage(path):
         schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        if is_counts(path) and kind_of(path).name is not None:
-            raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first") from error
-        raise ScDMCError(f"{path} is not a readable parquet file ({str(error).splitlines()[0]})") from error
     missing = [column for column in STREAM_COLUMNS if column not in schema.names]
     if missing:
         raise ScDMCError(f"{path} is no tokenized data: it lacks the columns {missing}; it has {schema.names}")
+    for name in STREAM_COLUMNS:
+        if not _holds_numbers(schema.field(name).type, is_list=name != "length"):
+            raise ScDMCError(f"{path} is no tokenized data: its column {name} has the type {schema.field(name).type}")
     content = (schema.metadata or {}).get(METADATA_KEY)
-    return TokenizationSettings.from_dict(json.loads(content), str(path)) if content else None
+    if not content:
+        return None
+    try:
+        settings = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ScDMCError(f"{path} is damaged: its metadata are no JSON ({error})") from error
+    if not isinstance(settings, dict):
+        raise ScDMCError(f"{path} is damaged: its metadata hold a {type(settings).__name__}, not an object")
+    return settings
+
+
+def _holds_numbers(data_type: pa.DataType, is_list: bool) -> bool:
+    if not is_list:
+        return pa.types.is_integer(data_type)
+    is_variable = pa.types.is_list(data_type) or pa.types.is_large_list(data_type)
+    return is_variable and (pa.types.is_integer(data_type.value_type) or pa.types.is_floating(data_type.value_type))
+
+
+@contextmanager
+def _refusing_damage(path: Path) -> Iterator[None]:
+    """Say which file is damaged where Arrow cannot read it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ScDMCError(f"{path} is not a readable parquet file ({reason})") from error
 
 
 def read_tokenized(
@@ -191,8 +253,9 @@ def read_obs_columns(dataset_path: Path, obs_columns: Sequence[str]) -> pa.Table
     ScDMCError
         If there is no data, or a column is missing.
     """
-    tables = []
-    for path in parquet_files(dataset_path):
+    files, tables = parquet_files(dataset_path), []
+    read_settings(files)
+    for path in files:
         file = pq.ParquetFile(path)
         _require_obs_columns(file, path, obs_columns)
         tables.append(file.read(columns=list(obs_columns)))
@@ -224,7 +287,8 @@ def read_row_groups(
     cell_columns = [name for name in CELL_COLUMNS if name in file.schema_arrow.names]
     n_read = 0
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
+        with _refusing_damage(path):
+            table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
         cells = _cells_of_table(table, [*cell_columns, *wanted], path.name, n_read, settings)
         n_read += len(cells)
         yield cells.truncated(model_input_size) if model_input_size else cells
@@ -233,12 +297,13 @@ def read_row_groups(
 def _cells_of_table(
     table: pa.Table, obs_names: list[str], file_name: str, first_row: int, settings: TokenizationSettings | None
 ) -> TokenizedCells:
-    rank_ids, rank_offsets = _flat(table["input_ids_rank"], np.int32)
-    expression_ids, expression_offsets = _flat(table["input_ids_epe"], np.int32)
-    values, value_offsets = _flat(table["expression_values"], np.float32)
+    (rank_ids, rank_offsets), (expression_ids, expression_offsets), (values, value_offsets) = (
+        _flat(table[name], name, dtype, file_name)
+        for name, dtype in zip(STREAM_COLUMNS[:3], (np.int32, np.int32, np.float32), strict=True)
+    )
     for column, lengths in (
         ("expression_values", np.diff(value_offsets)),
-        ("length", table["length"].to_numpy()),
+        ("length", table["length"].fill_null(-1).to_numpy()),
     ):
         _require_lengths(column, lengths, np.diff(expression_offsets), file_name, first_row)
     obs = table.select(obs_names)
@@ -261,9 +326,24 @@ def _require_lengths(column: str, lengths: np.ndarray, expected: np.ndarray, fil
         )
 
 
-def _flat(column: pa.ChunkedArray, dtype: type) -> tuple[np.ndarray, np.ndarray]:
-    """Values of a list column as one array, and the offsets of the rows."""
+def _flat(column: pa.ChunkedArray, name: str, dtype: type, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Values of a list column as one array, and the offsets of the rows.
+
+    Raises
+    ------
+    ScDMCError
+        If a value or a row is missing, a cell has no token, or a value is none that a stream can have.
+    """
     array = column.combine_chunks()
+    if array.null_count or array.values.null_count:
+        raise ScDMCError(f"{file_name}: damaged data: {name} has missing values; tokenize the counts again")
     offsets = array.offsets.to_numpy().astype(np.int64)
     values = array.values.to_numpy()[offsets[0] : offsets[-1]]
+    if len(offsets) > 1 and not np.diff(offsets).min() > 0:
+        raise ScDMCError(f"{file_name}: damaged data: a cell has no token in {name}; tokenize the counts again")
+    # NaN is neither.
+    if len(values) and not (values.min() >= 0 and values.max() <= np.finfo(np.float32).max):
+        raise ScDMCError(f"{file_name}: damaged data: {name} has values below 0, or no numbers; tokenize again")
+    if dtype == np.int32 and len(values) and values.max() > np.iinfo(np.int32).max:
+        raise ScDMCError(f"{file_name}: damaged data: {name} has token ids above 2,147,483,647; tokenize again")
     return values.astype(dtype, copy=False), offsets - offsets[0]

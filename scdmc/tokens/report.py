@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from scdmc.reports.figures import PALETTE
+from scdmc.reports.figures import PALETTE, shortened
 from scdmc.reports.page import Section, write_report
 from scdmc.tokens.file_report import FileReport, add_histograms, bin_edges, rounded
 from scdmc.tokens.tokenized_cells import TokenizationSettings
@@ -229,7 +229,7 @@ def share_figure(shares: Mapping[str, float], label: str) -> Figure:
     axes.barh(height, values, height=0.7, color=PALETTE[0])
     for y, value in zip(height, values, strict=True):
         axes.annotate(f"{value:.1%}", (value, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(height, drawn, fontsize=7)
+    axes.set_yticks(height, map(shortened, drawn), fontsize=7)
     # Room for the number beside a full bar.
     axes.set_xlim(0, 1.12)
     axes.set_xlabel(label, fontsize=8)

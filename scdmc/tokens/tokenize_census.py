@@ -6,6 +6,7 @@ Source: docs/method.md, "The parquet format".
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
-from scdmc.files import remove, write_json
+from scdmc.files import write_json
+from scdmc.genes.ids import GeneMatch
+from scdmc.locks import output_lock
 from scdmc.reading.census import CensusSlice
 from scdmc.reading.counts import Counts
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.options import CENSUS_BLOCK_SIZE
 from scdmc.tokens.output import TokenizedOutput
 from scdmc.tokens.parquet import parquet_schema
+from scdmc.tokens.shard_sets import ShardPlace
 from scdmc.tokens.tokenizer import obs_types
 
 logger = logging.getLogger(__name__)
@@ -56,7 +60,9 @@ class CensusJob(TokenizedOutput):
         }
 
 
-def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: bool = False) -> list[Path]:
+def tokenize_census(
+    job: CensusJob, counts: Counts, n_matching: int, overwrite: bool = False, resume: bool = False
+) -> list[Path]:
     """Tokenize chosen cells to parquet shards, with report, vocabulary and medians beside.
 
     Nothing appears under its final name before all shards are finished; finished ones are kept if ``resume`` is set and
@@ -70,8 +76,8 @@ def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: boo
         The cells (see :func:`scdmc.reading.census.census_counts`).
     n_matching
         Cells of which these are a sample, for the report.
-    resume
-        Keep finished shards.
+    overwrite, resume
+        Replace existing output; keep finished shards.
 
     Returns
     -------
@@ -84,41 +90,62 @@ def tokenize_census(job: CensusJob, counts: Counts, n_matching: int, resume: boo
     """
     match = job.tokenizer.match(counts)
     job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
-    _drop_shards_of_another_run(job, counts, resume)
-    schema = parquet_schema(obs_types({counts.name: counts.obs}, job.obs_columns), job.tokenizer.settings, counts.name)
     report = new_report(counts, match)
     starts = range(0, counts.n_cells, job.cells_per_shard)
     shards = {
         f"{index:05d}": (start, min(start + job.cells_per_shard, counts.n_cells)) for index, start in enumerate(starts)
     }
-    try:
-        with tqdm(total=counts.n_cells, unit=" cells", desc="tokenize") as bar:
-            for key, cells in shards.items():
-                if not job.is_finished(key):
-                    job.write_shard(key, cells, counts, match, schema, partial(_show, bar, cells[0]))
-                _show(bar, cells[0], cells[1] - cells[0])
-                report.add(job.shard_report(key))
-    except (ScDMCError, OSError, KeyboardInterrupt):
-        job.clean_or_say_what_is_kept()
-        raise
-    job.require_cells([report])
-    finished = [job.shard_path(key) for key in shards]
-    unmatched = {counts.name: match.names[~match.is_matched]}
-    census = {**job.wanted.to_dict(), "cells_matching": n_matching, "cells_taken": report.cells_in}
-    return job.publish(finished, [report], unmatched, [], census=census)
+    with output_lock(job.lock_name):
+        run = _drop_shards_of_another_run(job, counts, list(shards), overwrite, resume)
+        try:
+            _finish_shards(job, counts, match, run, shards)
+        except (ScDMCError, OSError, KeyboardInterrupt):
+            job.clean_or_say_what_is_kept()
+            raise
+        for key in shards:
+            report.add(job.shard_report(key))
+        job.require_cells([report])
+        unmatched = {counts.name: match.names[~match.is_matched]}
+        census = {**job.wanted.to_dict(), "cells_matching": n_matching, "cells_taken": report.cells_in}
+        return job.publish(run, list(shards), [report], unmatched, [], census=census)
 
 
-def _drop_shards_of_another_run(job: CensusJob, counts: Counts, resume: bool) -> None:
-    """Keep the shards of an interrupted run if they hold the same cells, made with the same settings."""
+def _finish_shards(
+    job: CensusJob, counts: Counts, match: GeneMatch, run: str, shards: Mapping[str, tuple[int, int]]
+) -> None:
+    """Write every shard that is not there yet."""
+    types, settings = obs_types({counts.name: counts.obs}, job.obs_columns), job.tokenizer.settings
+    with tqdm(total=counts.n_cells, unit=" cells", desc="tokenize") as bar:
+        for number, (key, cells) in enumerate(shards.items()):
+            if not job.is_finished(key):
+                schema = parquet_schema(types, settings, counts.name, ShardPlace(number, len(shards), run))
+                job.write_shard(key, cells, counts, match, schema, partial(_show, bar, cells[0]))
+            _show(bar, cells[0], cells[1] - cells[0])
+
+
+def _drop_shards_of_another_run(job: CensusJob, counts: Counts, keys: list[str], overwrite: bool, resume: bool) -> str:
+    """Keep the shards of an interrupted run if they hold the same cells, made with the same settings.
+
+    Returns
+    -------
+    What stands for the cells and settings of this run.
+    """
     path = job.finished_shards / "fingerprint.json"
     # As JSON gives it back: pairs become lists.
     fingerprint = json.loads(json.dumps(job.fingerprint(counts)))
+    # Not where the experiment lies: a copy of it gives the same bytes.
+    content = {name: value for name, value in fingerprint.items() if name != "source"}
+    run = hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf8")).hexdigest()[:16]
     if resume and path.exists():
         if json.loads(path.read_text(encoding="utf8")) == fingerprint:
-            return
+            job.take_up(keys, run, overwrite)
+            return run
         logger.warning("warning: cells or settings have changed since the interrupted run; starting anew")
-    remove(job.finished_shards)
+    if resume:
+        job.take_up([], "", overwrite)  # what another run was publishing is replaced only if it may be
+    job.drop_finished()
     write_json(path, fingerprint)
+    return run
 
 
 def _show(bar: tqdm, first: int, n_read: int) -> None:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from scdmc.errors import ScDMCError
-from scdmc.files import remove
+from scdmc.locks import output_lock
 from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.inputs import input_files, survey_folder, warnings_of
@@ -26,6 +26,7 @@ from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.output import TokenizedOutput
 from scdmc.tokens.parquet import parquet_schema
+from scdmc.tokens.shard_sets import ShardPlace
 from scdmc.tokens.tokenized_cells import require_obs_columns
 from scdmc.tokens.tokenizer import obs_types
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
@@ -42,13 +43,16 @@ class Shard:
     path, start, stop
         The file and its rows.
     key
-        Stands for all that decides what the shard will hold; the name under which it waits.
+        Stands for all that decides which cells the shard will hold, and how; the name under which it waits.
+    place
+        Its number, and the run that it belongs to.
     """
 
     path: Path
     start: int
     stop: int
     key: str
+    place: ShardPlace | None = None
 
     def __str__(self) -> str:
         return f"{self.path.name}, cells {self.start:,} to {self.stop:,}"
@@ -102,6 +106,8 @@ class Inspection:
         File name -> report of a file of which no cell has been read.
     unmatched_genes
         File name -> name of each column that belongs to no gene of the vocabulary.
+    content
+        File name -> hash of its size, its cell ids and its genes.
     warnings
         What the user should know of the files.
     """
@@ -110,6 +116,7 @@ class Inspection:
     reports: dict[str, FileReport] = field(default_factory=dict)
     n_cells: dict[str, int] = field(default_factory=dict)
     unmatched_genes: dict[str, np.ndarray] = field(default_factory=dict)
+    content: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -148,25 +155,26 @@ def tokenize_folder(
         worker dies of the same shard again and again.
     """
     files = input_files(job.input_directory)
-    job.require_new(overwrite)
-    job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
-    found = _inspect(job, files)
-    shards = [shard for path in files for shard in _shards_of_file(job, path, found)]
-    _drop_stale_shards(job, shards, resume)
-    try:
-        _finish_shards(job, shards, found, num_workers, scheduler_address)
-    except (ScDMCError, OSError, KeyboardInterrupt):
-        job.clean_or_say_what_is_kept()
-        raise
-    for shard in shards:
-        found.reports[shard.path.name].add(job.shard_report(shard.key))
-    reports = list(found.reports.values())
-    job.require_cells(reports)
-    finished = [job.shard_path(shard.key) for shard in shards]
-    folder = survey_folder(job.input_directory)
-    warnings = [*found.warnings, *warnings_of(folder)]
-    entries = [entry.to_dict() for entry in folder]
-    return job.publish(finished, reports, found.unmatched_genes, warnings, folder=entries)
+    job.require_new(overwrite, resume)
+    with output_lock(job.lock_name):
+        job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
+        found = _inspect(job, files)
+        run, shards = _shards_of_run(job, files, found)
+        _drop_stale_shards(job, shards, run, overwrite, resume)
+        try:
+            _finish_shards(job, shards, found, num_workers, scheduler_address)
+        except (ScDMCError, OSError, KeyboardInterrupt):
+            job.clean_or_say_what_is_kept()
+            raise
+        for shard in shards:
+            found.reports[shard.path.name].add(job.shard_report(shard.key))
+        reports = list(found.reports.values())
+        job.require_cells(reports)
+        keys = [shard.key for shard in shards]
+        folder = survey_folder(job.input_directory)
+        warnings = [*found.warnings, *warnings_of(folder)]
+        entries = [entry.to_dict() for entry in folder]
+        return job.publish(run, keys, reports, found.unmatched_genes, warnings, folder=entries)
 
 
 def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
@@ -182,12 +190,21 @@ def _inspect(job: FolderJob, files: Sequence[Path]) -> Inspection:
             found.unmatched_genes[path.name] = match.names[~match.is_matched]
             found.warnings += _repeated_cell_ids(counts)
             id_hashes[path.name] = pd.util.hash_array(counts.obs.index.astype(str).to_numpy(dtype=object))
+            found.content[path.name] = _hash_of_content(path, id_hashes[path.name], match.names)
     require_obs_columns(available, job.obs_columns)
     found.obs_types = obs_types(obs, job.obs_columns)
     found.warnings += _shared_cell_ids(id_hashes)
     for warning in found.warnings:
         logger.warning("warning: %s", warning)
     return found
+
+
+def _hash_of_content(path: Path, id_hashes: np.ndarray, genes: np.ndarray) -> str:
+    """What tells a file from another one wherever it lies and whenever it was copied; its counts are not read."""
+    digest = hashlib.sha256(str(sum(file.stat().st_size for file in files_of_input(path))).encode("utf8"))
+    digest.update(id_hashes.tobytes())
+    digest.update(pd.util.hash_array(np.asarray(genes, dtype=object)).tobytes())
+    return digest.hexdigest()
 
 
 def _rows_of_extremes(obs: pd.DataFrame) -> pd.DataFrame:
@@ -223,6 +240,15 @@ def _shared_cell_ids(id_hashes: Mapping[str, np.ndarray]) -> list[str]:
     ]
 
 
+def _shards_of_run(job: FolderJob, files: Sequence[Path], found: Inspection) -> tuple[str, list[Shard]]:
+    """What stands for the inputs and settings of the run, and its shards, which say so."""
+    kept = {name: str(data_type) for name, data_type in found.obs_types.items()}
+    content = [job.settings_of_shards(), kept, job.cells_per_shard, list(found.content.items())]
+    run = hashlib.sha256(json.dumps(content).encode("utf8")).hexdigest()[:16]
+    shards = [shard for path in files for shard in _shards_of_file(job, path, found)]
+    return run, [replace(shard, place=ShardPlace(number, len(shards), run)) for number, shard in enumerate(shards)]
+
+
 def _shards_of_file(job: FolderJob, path: Path, found: Inspection) -> list[Shard]:
     """The shards of a file, each with a key that changes with the file, the settings and the cells."""
     kept = {name: str(data_type) for name, data_type in found.obs_types.items()}
@@ -237,21 +263,22 @@ def _shards_of_file(job: FolderJob, path: Path, found: Inspection) -> list[Shard
     return shards
 
 
-def _drop_stale_shards(job: FolderJob, shards: Sequence[Shard], resume: bool) -> None:
+def _drop_stale_shards(job: FolderJob, shards: Sequence[Shard], run: str, overwrite: bool, resume: bool) -> None:
     """Keep the shards of an interrupted run that were made from the same files with the same settings."""
-    if not resume:
-        remove(job.finished_shards)
     job.finished_shards.mkdir(parents=True, exist_ok=True)
-    there = set(job.finished_shards.glob("*.parquet"))
-    stale = there - {job.shard_path(shard.key) for shard in shards}
-    if stale:
+    if not resume:
+        job.drop_finished()
+        return
+    keys = [shard.key for shard in shards]
+    job.take_up(keys, run, overwrite)
+    n_finished = len(list(job.finished_shards.glob("*.parquet")))
+    n_stale = job.drop_finished(all_but=keys)
+    if n_stale:
         logger.warning(
             "warning: %d of %d finished shards are of no use, since their files or the settings have changed since the "
             "interrupted run; these cells are tokenized again",
-            len(stale), len(there),
+            n_stale, n_finished,
         )  # fmt: skip
-    for path in stale:
-        remove(path)
 
 
 def _finish_shards(
@@ -297,10 +324,10 @@ def _write_shards(
     """Write consecutive shards of one file that are not finished yet, and their reports."""
     with open_counts(shards[0].path, job.layer, job.allow_normalized, job.recompute_totals) as counts:
         match = job.tokenizer.match(counts)
-        schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name)
         for shard in shards:
             # A worker that takes the place of one that died finds what that one has finished.
             if not job.is_finished(shard.key):
                 cells = (shard.start, shard.stop)
+                schema = parquet_schema(types_of_obs, job.tokenizer.settings, counts.name, shard.place)
                 job.write_shard(shard.key, cells, counts, match, schema, partial(progress, str(shard)))
             progress(str(shard), shard.stop - shard.start)

@@ -15,6 +15,7 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID
 from scdmc.labels import label_text
+from scdmc.options import MAX_CONTEXT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,9 @@ CELL_COLUMNS = ("cell_id", "source_file")
 NORMALISATION = "ln(1 + x / n * 10000 / median)"
 
 
+SETTINGS_TYPES = {"vocabulary_sha256": str, "gene_medians_sha256": str, "model_input_size": int, "normalisation": str}
+
+
 @dataclass(frozen=True)
 class TokenizationSettings:
     """How cells were tokenized; what tells whether data and model belong together.
@@ -80,11 +84,18 @@ class TokenizationSettings:
 
     @classmethod
     def from_dict(cls, content: Mapping, source: str) -> "TokenizationSettings":
-        """Read the settings back; ``source`` is named where they are of another version."""
+        """Read the settings back; ``source`` is named where they are of another version, incomplete or wrong."""
         if content.get("format_version") != FORMAT_VERSION:
             raise ScDMCError(
                 f"{source} has format version {content.get('format_version')}, but this scDMC reads {FORMAT_VERSION}"
             )
+        wrong = [name for name, kind in SETTINGS_TYPES.items() if type(content.get(name)) is not kind]
+        if wrong:
+            raise ScDMCError(f"{source}: {wrong[0]} should be {SETTINGS_TYPES[wrong[0]].__name__}, and is not")
+        if not 3 <= content["model_input_size"] <= MAX_CONTEXT:
+            raise ScDMCError(f"{source}: model_input_size should be an integer from 3 to {MAX_CONTEXT:,}")
+        if content["normalisation"] != NORMALISATION:
+            raise ScDMCError(f"{source}: the expression values are not {NORMALISATION}, which this scDMC reads")
         return cls(**{name: content[name] for name in cls.__dataclass_fields__})
 
 

@@ -7,9 +7,14 @@ from scdmc.errors import ScDMCError
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
 
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """Checkpoints of a run, damaged ones too, oldest first."""
+    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if path.is_dir())
+
+
 def checkpoints(output_dir: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if (path / STATE_FILE).exists())
+    return [path for path in checkpoint_folders(output_dir) if (path / STATE_FILE).exists()]
 
 
 def find_checkpoint(output_dir: Path, name: str) -> Path:

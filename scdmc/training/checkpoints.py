@@ -2,22 +2,26 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, remove
-from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoints
+from scdmc.files import atomic_path, read_json_object, remove, sha256_of_file
+from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoint_folders, checkpoints, find_checkpoint
 from scdmc.training.distributed import gather_equal, spread_like, whole
-from scdmc.training.loading import TrainingCells
-from scdmc.training.settings import FREE_SETTINGS, PretrainingSettings
+
+logger = logging.getLogger(__name__)
+
+# What state.json must say, and of which type.
+STATE_TYPES = {"step": int, "trained_seconds": (int, float), "run": dict, "history": list}
+# Hashes in state.json: of the tensors' file, and of all else that state.json says.
+TENSORS_HASH, STATE_HASH = "tensors_sha256", "state_sha256"
 
 
 def write_checkpoint(
@@ -56,12 +60,21 @@ def write_checkpoint(
             save_file(
                 {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE
             )
-            (temporary / STATE_FILE).write_text(json.dumps(state))
+            hashed = {**state, TENSORS_HASH: sha256_of_file(temporary / TENSORS_FILE)}
+            (temporary / STATE_FILE).write_text(json.dumps({**hashed, STATE_HASH: _hash_of_state(hashed)}))
     except (OSError, SafetensorError) as error:
         raise _disk_full(path, str(error)) from error
-    for old in checkpoints(output_dir)[:-keep]:
+    # Later ones belong to a run that was given up for an earlier checkpoint: they must not outlive what is newer.
+    given_up = [later for later in checkpoint_folders(output_dir) if later.name > path.name]
+    complete = [found for found in checkpoints(output_dir) if found not in given_up]
+    for old in [*given_up, *complete[:-keep]]:
         remove(old)
     return path
+
+
+def _hash_of_state(state: Mapping) -> str:
+    content = json.dumps({name: value for name, value in state.items() if name != STATE_HASH}, sort_keys=True)
+    return hashlib.sha256(content.encode("utf8")).hexdigest()
 
 
 def _disk_full(path: Path, why: str) -> ScDMCError:
@@ -77,17 +90,75 @@ def _remove_leftovers(folder: Path) -> None:
         remove(leftover)
 
 
+def checkpoint_to_resume(output_dir: Path, name: str) -> Path:
+    """The checkpoint that ``--resume`` means; a damaged last one gives way to the one before it, with a warning.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the run.
+    name
+        ``last``, or the folder of a checkpoint.
+
+    Raises
+    ------
+    ScDMCError
+        If there is none, the one that was named is damaged, or all are.
+    """
+    if name != "last":
+        _read_state(find_checkpoint(output_dir, name))
+        return Path(name)
+    damaged: list[str] = []
+    for path in reversed(checkpoint_folders(output_dir)):
+        try:
+            _read_state(path)
+        except ScDMCError as error:
+            damaged.append(str(error))
+        else:
+            for message in damaged:
+                logger.warning("warning: %s; the run goes on from %s", message, path.name)
+            return path
+    if damaged:
+        raise ScDMCError(f"no checkpoint of {output_dir} can be used: {damaged[0]}; start anew with --overwrite")
+    return find_checkpoint(output_dir, name)
+
+
+def _read_state(path: Path) -> dict:
+    """What ``state.json`` says, after a look at both files.
+
+    Raises
+    ------
+    ScDMCError
+        If one is damaged or absent.
+    """
+    try:
+        state = read_json_object(path / STATE_FILE, "state of a checkpoint")
+        wrong = [name for name, kind in STATE_TYPES.items() if not isinstance(state.get(name), kind)]
+        if wrong:
+            raise ScDMCError(f"{path / STATE_FILE} lacks {', '.join(wrong)}")
+        if state.get(STATE_HASH, _hash_of_state(state)) != _hash_of_state(state):
+            raise ScDMCError(f"{path / STATE_FILE} is not as it was written")
+        # Looks at the header and at the size of the file; a checkpoint of version 0.1 has no hash.
+        with safe_open(path / TENSORS_FILE, framework="pt"):
+            pass
+        if TENSORS_HASH in state and sha256_of_file(path / TENSORS_FILE) != state[TENSORS_HASH]:
+            raise ScDMCError(f"{path / TENSORS_FILE} is not as it was written")
+    except ScDMCError as error:
+        raise ScDMCError(f"{path} is damaged ({error})") from error
+    except (OSError, SafetensorError) as error:
+        raise ScDMCError(f"{path} is damaged ({TENSORS_FILE}: {error})") from error
+    return state
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors (in main memory, wherever they were made) and state of a checkpoint.
 
     Raises
     ------
     ScDMCError
-        If the folder is no checkpoint.
+        If the folder is no checkpoint, or a damaged one.
     """
-    if not (path / STATE_FILE).is_file():
-        raise ScDMCError(f"{path} is no checkpoint")
-    state = json.loads((path / STATE_FILE).read_text())
+    state = _read_state(path)
     return load_file(path / TENSORS_FILE), state
 
 
@@ -140,36 +211,3 @@ def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.devi
         torch.manual_seed(new_seed)
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"].cpu())
-
-
-def run_identity(settings: PretrainingSettings, config: ScDMCConfig, data: TrainingCells) -> dict[str, object]:
-    """What makes a run what it is: settings, sizes of the model, the training cells."""
-    sizes = {name: getattr(config, name) for name in ScDMCConfig.__annotations__ if "classifier" not in name}
-    cells = data.cells
-    parts = (cells.rows[data.training], cells.rank_lengths, cells.rank_ids[:100_000])
-    content = (*parts, cells.expression_values[:100_000], data.held_out)
-    digest = hashlib.sha256(b"".join(part.tobytes() for part in content)).hexdigest()
-    return {**asdict(settings), **sizes, "n_training_cells": len(data.training), "training_cells": digest}
-
-
-def require_same_run(found: Mapping[str, object], expected: Mapping[str, object], checkpoint: Path) -> None:
-    """Refuse to resume a run of which anything but :data:`FREE_SETTINGS` has changed.
-
-    Parameters
-    ----------
-    found, expected
-        What :func:`run_identity` said of the interrupted run, and what it says now.
-    checkpoint
-        Where the interrupted run left off, for the message.
-
-    Raises
-    ------
-    ScDMCError
-        Naming the first change.
-    """
-    changed = [name for name in expected if name not in FREE_SETTINGS and found.get(name) != expected[name]]
-    if changed:
-        name = changed[0]
-        raise ScDMCError(
-            f"{checkpoint} was made with {name} {found.get(name)}, not {expected[name]}; a resumed run keeps it"
-        )

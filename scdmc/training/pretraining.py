@@ -20,9 +20,7 @@ from scdmc.training.checkpoints import (
     optimizer_tensors,
     random_states,
     read_checkpoint,
-    require_same_run,
     restore_random_states,
-    run_identity,
     with_prefix,
     without_prefix,
     write_checkpoint,
@@ -30,6 +28,7 @@ from scdmc.training.checkpoints import (
 from scdmc.training.distributed import global_sum, shard, spread_like, whole
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
+from scdmc.training.identity import CellDigests, require_same_run, run_identity
 from scdmc.training.loading import TrainingCells, masked_batches, position
 from scdmc.training.masking import PretrainingBatch
 from scdmc.training.optimization import parameter_groups, warmup_then_cosine
@@ -54,6 +53,8 @@ class Pretraining:
         Where to train; of several processes each takes its own GPU.
     attention
         Attention back end.
+    origin
+        What else a resumed run must keep: what the weights started from, and what the token ids mean. Flag -> value.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Pretraining:
         output_dir: Path,
         device: torch.device,
         attention: str = "auto",
+        origin: Mapping[str, object] | None = None,
     ) -> None:
         settings.require_usable()
         parts = settings.gradient_accumulation_steps
         self.settings = settings
         self.output_dir = Path(output_dir)
         self.data = data
+        self.origin = dict(origin or {})
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -100,6 +103,7 @@ class Pretraining:
         self.trained_seconds = 0.0
         self.log = RunLog(model.config, self.device, self.accelerator.is_main_process)
         self.stop_requested = False
+        self.digests: CellDigests | None = None
 
     def _spread_over_processes(self) -> nn.Module:
         """The module as the steps call it: it averages the gradients of the processes."""
@@ -144,6 +148,8 @@ class Pretraining:
             torch.manual_seed(settings.seed + self.accelerator.process_index)
             self._evaluate()
         self.module.train()
+        if self.accelerator.is_main_process:
+            self._start_digests()  # the first checkpoint needs them
         loader = self._loader()
         clock = Clock(settings.max_minutes)
         n_cells = None if settings.schedule_minutes else self.total_steps * self.cells_per_step
@@ -176,7 +182,7 @@ class Pretraining:
             seconds.append(time.perf_counter() - start)
         with tempfile.TemporaryDirectory() as folder:
             self.output_dir = Path(folder)
-            self.save_checkpoint()
+            self._save({})
         step = min(seconds[1:])
         return {
             "parameters": f"{self.module.model.num_parameters():,}",
@@ -276,12 +282,15 @@ class Pretraining:
         ScDMCError
             If training has diverged (its weights are not worth keeping), or the disk is full.
         """
+        self._save(self._identity() if self.accelerator.is_main_process else {})
+
+    def _save(self, identity: dict[str, object]) -> None:
         weights = self._whole_state(self.module)
         if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
             raise ScDMCError(f"some weights are no longer finite at step {self.step}: training diverged")
         tensors = with_prefix("module", weights) | with_prefix("optimizer", optimizer_tensors(self.optimizer))
         tensors |= with_prefix("random", random_states(self.device))
-        state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": self._identity(),
+        state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": identity,
                  "history": self.history}  # fmt: skip
         if self.accelerator.is_main_process:
             write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
@@ -320,9 +329,12 @@ class Pretraining:
             If the checkpoint belongs to other data, settings or another model.
         """
         tensors, state = read_checkpoint(checkpoint)
-        require_same_run(state["run"], self._identity(), checkpoint)
+        require_same_run(state["run"], self._identity(), self.origin, checkpoint)
         weights, own = without_prefix("module", tensors), self.module.state_dict()
         weights = {name: spread_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
+        wrong = [name for name, tensor in weights.items() if name in own and tensor.shape != own[name].shape]
+        if wrong:
+            raise ScDMCError(f"{checkpoint} does not fit the model: {wrong[0]} has another shape")
         missing, unknown = self.module.load_state_dict(weights, strict=False)
         if unknown or any(not name.endswith(TIED_WEIGHT) for name in missing):
             raise ScDMCError(f"{checkpoint} does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}")
@@ -334,8 +346,14 @@ class Pretraining:
         )
         self.step, self.trained_seconds, self.log.history = state["step"], state["trained_seconds"], state["history"]
 
+    def _start_digests(self) -> CellDigests:
+        if self.digests is None:
+            self.digests = CellDigests(self.data)
+        return self.digests
+
     def _identity(self) -> dict[str, object]:
-        return run_identity(self.settings, self.module.model.config, self.data)
+        digests = self._start_digests().result()
+        return run_identity(self.settings, self.module.model.config, self.data, self.origin, digests)
 
 
 def _without_tied(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ def test_scores_of_an_earlier_run_do_not_survive_a_run_without_labels(scripts, c
                     "--markers", "0")  # fmt: skip
     assert status == 0
     assert sorted(path.name for path in output.iterdir()) == [
-        "cluster_sizes.csv", "clustered.h5ad", "clusters.csv", "umap.pdf", "umap.png"]  # fmt: skip
+        "cluster_sizes.csv", "clustered.h5ad", "clusters.csv", "manifest.json", "umap.pdf", "umap.png"]  # fmt: skip
 
 
 def test_the_encoder_of_a_classifier_is_not_clustered_as_if_it_had_seen_no_label(

@@ -130,7 +130,7 @@ def test_a_method_that_is_not_installed_is_refused_with_the_command(monkeypatch)
     monkeypatch.setattr(integration_options, "find_spec", lambda name: None)
     with pytest.raises(ScDMCError, match="pip install scvi-tools scanorama"):
         require_packages(["pca", "scvi", "scanorama"])
-    require_packages(["scdmc", "pca", "harmony"])
+    require_packages(["scdmc", "pca"])
 
 
 def test_an_unknown_method_is_refused():

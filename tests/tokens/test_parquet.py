@@ -1,6 +1,7 @@
 """The parquet format: what is written comes back, and what does not belong together is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -316,13 +317,18 @@ def test_truncating_published_streams_of_different_genes_keeps_those_they_share(
         TokenizationSettings("c" * 64, "b" * 64, 2048),
         TokenizationSettings("a" * 64, "c" * 64, 2048),
         TokenizationSettings("a" * 64, "b" * 64, 1024),
-        TokenizationSettings("a" * 64, "b" * 64, 2048, normalisation="none"),
     ],
 )
 def test_shards_with_different_settings_are_not_read_together(tmp_path, streams, other):
     write(tmp_path / "a.parquet", streams, obs_of(5))
     write(tmp_path / "b.parquet", streams, obs_of(5), settings=other)
     with pytest.raises(ScDMCError, match=r"b.parquet was not tokenized like .*a.parquet"):
+        read_tokenized(tmp_path)
+
+
+def test_values_of_another_formula_are_refused(tmp_path, streams):
+    write(tmp_path / "a.parquet", streams, obs_of(5), settings=replace(SETTINGS, normalisation="none"))
+    with pytest.raises(ScDMCError, match="the expression values are not"):
         read_tokenized(tmp_path)
 
 

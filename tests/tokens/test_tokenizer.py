@@ -649,7 +649,7 @@ def test_files_without_any_cell_left_are_an_error(run, folder, tmp_path, capsys)
         spoil(folder / name, change=lambda adata: adata.obs.__setitem__("filter_pass", 0))
     assert run(folder) == 2
     assert "no cell is left to write: a.h5ad: 25 cells in, 0 out (25 dropped by filter_pass, " in one_error_line(capsys)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_without_cells_does_not_disturb_the_others(run, folder, tmp_path):

@@ -391,10 +391,10 @@ def test_a_full_disk_is_an_error_that_leaves_the_checkpoint_before(tmp_path, mon
     run = make_run(tmp_path, replace(SETTINGS, save_every=2))
     whole = {"save_file": checkpoints_module.save_file, "json": json.dumps}[broken]
 
-    def fail_later(*arguments):
+    def fail_later(*arguments, **options):
         if run.step == 4:
             raise OSError("No space left on device")
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     if broken == "json":
         monkeypatch.setattr(checkpoints_module.json, "dumps", fail_later)

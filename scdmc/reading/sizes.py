@@ -1,0 +1,60 @@
+"""What arrays claim to hold, against what a file can hold: refused before memory is taken for it."""
+
+import math
+from typing import Any
+
+from scdmc.errors import ScDMCError
+
+# Below this any claim is harmless; above, no method packs values of a real data set as tightly.
+HARMLESS_BYTES, PACKED_AT_MOST = 2**30, 10_000
+
+
+MAX_CHUNK_BYTES = 2**31
+
+
+def require_stored(dataset: Any, source: str) -> None:
+    """Refuse an HDF5 dataset that claims far more values than the file holds, which would be made up by a fill value.
+
+    Raises
+    ------
+    ScDMCError
+        With both sizes.
+    """
+    if dataset.shape is None:
+        return
+    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    if claimed > HARMLESS_BYTES:
+        _require_ratio(claimed, dataset.id.get_storage_size(), source)
+    if dataset.chunks is not None:
+        _require_chunk(math.prod(dataset.chunks) * dataset.dtype.itemsize, source)
+
+
+def require_stored_zarr(array: Any, source: str) -> None:
+    """The same for an array of zarr, whose absent chunks are read as the fill value.
+
+    Raises
+    ------
+    ScDMCError
+        With both sizes.
+    """
+    item = getattr(array.dtype, "itemsize", 1) or 1
+    claimed = math.prod(array.shape) * item
+    _require_chunk(math.prod(array.chunks) * item, source)
+    if claimed > HARMLESS_BYTES:
+        _require_ratio(claimed, array.nchunks_initialized * math.prod(array.chunks) * item, source)
+
+
+def _require_ratio(claimed: int, stored: int, source: str) -> None:
+    if claimed > PACKED_AT_MOST * stored:
+        raise ScDMCError(
+            f"{source} claims {claimed / 2**30:,.1f} GiB of values, but the file holds {stored:,} bytes of them; "
+            "the file is damaged or incomplete: copy or make it again"
+        )
+
+
+def _require_chunk(n_bytes: int, source: str) -> None:
+    if n_bytes > MAX_CHUNK_BYTES:
+        raise ScDMCError(
+            f"{source} lies in chunks of {n_bytes / 2**30:,.1f} GiB, each of which would have to be in memory; "
+            "write the file again with smaller ones"
+        )
