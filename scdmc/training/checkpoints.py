@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove
+from scdmc.model.weights import save_tensors
 from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoints
 from scdmc.training.distributed import gather_equal, spread_like, whole
 from scdmc.training.loading import TrainingCells
@@ -53,9 +54,8 @@ def write_checkpoint(
     try:
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE
-            )
+            whole_tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_tensors(temporary / TENSORS_FILE, whole_tensors)
             (temporary / STATE_FILE).write_text(json.dumps(state))
     except (OSError, SafetensorError) as error:
         raise _disk_full(path, str(error)) from error
