@@ -48,7 +48,8 @@ def words_of(flags: dict[str, object]) -> list[str]:
 def tokenizing(**more):
     return lambda folder, out: {
         "data_path": folder / "counts", "output_dir": out, "output_prefix": "cells", "cells_per_shard": 11,
-        "max_length": CONTEXT, "obs_columns": ["cell_type", "batch"], **more,
+        "max_length": CONTEXT, "obs_columns": ["cell_type", "batch"],
+        "token_dictionary_file": folder / "vocabulary.json", **more,
     }  # fmt: skip
 
 
@@ -63,6 +64,13 @@ def fine_tuning(folder, out):
     return {
         "model": folder / "model", "data_path": folder / "counts" / "cells.h5ad", "output_dir": out, "num_gpus": 0,
         "baselines": "none", "train": "classifier", "epochs": 1, "min_cells_per_type": 3,
+    }  # fmt: skip
+
+
+def medians(folder, out):
+    return {
+        "data_path": folder / "counts", "output_file": out / "medians.json",
+        "token_dictionary_file": folder / "vocabulary.json",
     }  # fmt: skip
 
 
@@ -135,11 +143,11 @@ JOBS = {
     ),
     "medians": Job(
         "tokenizer/gene_medians.py",
-        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "medians", weight=6,
+        medians, "medians", weight=6,
     ),
     "medians over older ones": Job(
         "tokenizer/gene_medians.py",
-        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "medians",
+        medians, "medians",
         other(significant_digits=2), weight=6,
     ),
     "split": Job(

@@ -19,9 +19,7 @@ N_POINTS = int(os.environ.get("SCDMC_KILL_POINTS", "100"))
 def contents(folder: Path) -> dict[str, str]:
     """Path -> hash of every file, hidden or not; the time and the process in names of TensorBoard are left out."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    return {
-        re.sub(r"(?<=tfevents).*", "", str(path.relative_to(folder))): digest(path.read_bytes()) for path in paths
-    }
+    return {re.sub(r"(?<=tfevents).*", "", str(path.relative_to(folder))): digest(path.read_bytes()) for path in paths}
 
 
 @dataclass
@@ -76,7 +74,7 @@ class Killer:
         flags = self.job.flags(self.inputs, self.out) | (changes or {})
         needed = ["--overwrite"] if any(self.template.iterdir()) and "--overwrite" not in extra else []
         words = [self.job.script, *words_of(flags), *extra, *needed]
-        return Case("tests.faults.server:run_script", words, watch=str(self.place), **limits)
+        return Case("tests.faults.server:run_script", words, watch=str(self.place), draws=False, **limits)
 
     def run(self, *extra: str, **more: object) -> Outcome:
         """Such a run, and what became of it."""

@@ -51,6 +51,9 @@ class Case:
     kills
         Whether the first write beyond ``most_bytes`` kills the child, as SIGKILL would; else it fails, as on a full
         disk.
+    draws
+        Whether figures are drawn; else a figure is a few bytes, with the same events, since drawing takes most of the
+        time of a run.
     seconds
         After so many the child is killed, and the outcome is a hang.
     """
@@ -61,6 +64,7 @@ class Case:
     kill_at: int | None = None
     most_bytes: int | None = None
     kills: bool = False
+    draws: bool = True
     seconds: float = 120.0
 
 
@@ -135,7 +139,6 @@ def run_script(script: str, *words: str) -> int:
 def import_everything() -> None:
     """Import what takes seconds, and have compiled what is compiled at its first use."""
     import anndata
-    import matplotlib.pyplot  # noqa: F401
     import scanpy
     import torch
 
@@ -151,6 +154,14 @@ def import_everything() -> None:
     cells = anndata.AnnData(torch.rand(44, 8, generator=generator).numpy())
     scanpy.pp.neighbors(cells, n_neighbors=5, use_rep="X")
     scanpy.tl.umap(cells)
+
+
+def save_no_figure(figure: object, file: object, **_: object) -> None:
+    """Take the place of ``Figure.savefig``."""
+    if hasattr(file, "write"):
+        file.write(b"no figure")
+    else:
+        Path(file).write_bytes(b"no figure")
 
 
 def serve() -> None:
@@ -201,6 +212,10 @@ class Child:
         from tests.faults.events import count_events
 
         case = self.case
+        if not case.draws:
+            import matplotlib.figure
+
+            matplotlib.figure.Figure.savefig = save_no_figure
         module, _, function = case.call.partition(":")
         function = getattr(importlib.import_module(module), function)
         if case.watch is not None:
