@@ -37,7 +37,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_model_argument(parser)
     add_data_argument(parser, "--tokenized_data_path", meaning="tokenized parquet, or .h5ad; one or several", nargs="+")
-    add_output_file_argument(parser, "all scores as CSV (default: the table is printed only)", is_required=False)
+    add_output_file_argument(
+        parser, "all scores as CSV (default: the table is printed only)", (".csv",), is_required=False
+    )
     add_batch_key_argument(parser)
     add_label_key_argument(parser, "column of obs with the types, for the scores only")
     parser.add_argument("--resolution", type=positive_float, default=0.2, help="of Leiden, the same for every choice")

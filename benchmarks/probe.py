@@ -41,7 +41,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_model_argument(parser, "folder of a pre-trained model")
     add_data_argument(parser, meaning="labelled .h5ad or tokenized parquet; one or several", nargs="+")
-    add_output_file_argument(parser, "scores as JSON (default: the table is printed only)", is_required=False)
+    add_output_file_argument(
+        parser, "scores as JSON (default: the table is printed only)", (".json",), is_required=False
+    )
     add_label_key_argument(parser, "column of obs with the types")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)

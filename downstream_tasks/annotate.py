@@ -19,7 +19,6 @@ from scdmc.cli.arguments import (
 from scdmc.cli.inputs import require_input
 from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, probability, script
 from scdmc.cli.task_inputs import require_task_inputs
-from scdmc.errors import ScDMCError
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import CountOptions, is_counts
 
@@ -40,7 +39,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_argument(parser, meaning="folder of a classifier (downstream_tasks.py); with --reference, of any model")
     add_data_argument(parser)
     meaning = "to write: .h5ad, the same cells with their labels, or .csv, their table of obs with the labels"
-    add_output_file_argument(parser, meaning)
+    add_output_file_argument(parser, meaning, OUTPUT_SUFFIXES)
     labels = parser.add_argument_group("labels")
     labels.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
     labels.add_argument("--majority_vote", action="store_true", help="add the most frequent label of each cluster")
@@ -109,8 +108,6 @@ def main(argv: list[str] | None = None) -> int:
     counts = count_options(arguments)
     options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
     require_task_inputs(arguments)
-    if arguments.output_file.suffix not in OUTPUT_SUFFIXES:
-        raise ScDMCError(f"--output_file {arguments.output_file}: name a file that ends in .h5ad or .csv")
     if arguments.reference:
         require_input(arguments.reference, "--reference")
 

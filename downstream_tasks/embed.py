@@ -2,6 +2,7 @@
 
 import argparse
 
+from scdmc.annotation.options import OUTPUT_SUFFIXES
 from scdmc.cli.arguments import (
     POOLING_HELP,
     add_count_arguments,
@@ -27,7 +28,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_model_argument(parser)
     add_data_argument(parser)
-    add_output_file_argument(parser, ".h5ad to write, or .csv with a table")
+    add_output_file_argument(parser, ".h5ad to write, or .csv with a table", OUTPUT_SUFFIXES)
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
     add_model_arguments(parser)

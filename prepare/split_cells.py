@@ -26,7 +26,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the split."""
     parser = argument_parser(__doc__, EXAMPLES)
     add_data_argument(parser, meaning=".h5ad or another file of counts with labels in obs, or a folder of them")
-    add_output_file_argument(parser, "split.csv: source_file, cell_id, label, split")
+    add_output_file_argument(parser, "split.csv: source_file, cell_id, label, split", (".csv",))
     add_seed_argument(parser, "of the split")
     add_split_arguments(parser)
     arguments = parser.parse_args(argv)

@@ -59,7 +59,7 @@ def label_text(value: object) -> str:
 def labels_of(column: pd.Series) -> np.ndarray:
     """A column of obs as text, shape (n_cells,); None where there is no label.
 
-    Numbers have one text over all types and files (docs/data.md, Labels). Words for no label are named and counted in
+    Numbers have one text over all types and files (docs/data.md, "Labels"). Words for no label are named and counted in
     the log, and so are labels that differ in case or blanks only.
     """
     values = column.to_numpy(dtype=object)

@@ -32,7 +32,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         meaning="folder of files with raw counts, of the formats of tokenizer_combine.py",
     )
     add_output_file_argument(
-        parser, "JSON, Ensembl id -> median", overwrite="replace --output_file and its provenance file"
+        parser, "JSON, Ensembl id -> median", (".json",), overwrite="replace --output_file and its provenance file"
     )
     parser.add_argument("--split_file", type=Path, help="split.csv: take its 'train' cells only (default: all cells)")
     add_leave_out_argument(parser)

@@ -5,11 +5,20 @@ A flag means the same in every script. Names that published commands use are equ
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from scdmc.cells.options import SplitOptions
-from scdmc.cli.parser import fraction, model_size, non_negative_int, positive_int, seed, stream_length
+from scdmc.cli.parser import (
+    fraction,
+    model_size,
+    non_negative_int,
+    output_file,
+    positive_int,
+    seed,
+    stream_length,
+)
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
@@ -81,10 +90,14 @@ def add_output_dir_argument(
 
 
 def add_output_file_argument(
-    parser: Parser, meaning: str, is_required: bool = True, overwrite: str = "replace --output_file"
+    parser: Parser,
+    meaning: str,
+    suffixes: Sequence[str],
+    is_required: bool = True,
+    overwrite: str = "replace --output_file",
 ) -> None:
-    """``--output_file`` and ``--overwrite``."""
-    parser.add_argument("--output_file", type=Path, required=is_required, help=meaning)
+    """``--output_file``, whose suffix must be one of those that are written, and ``--overwrite``."""
+    parser.add_argument("--output_file", type=output_file(suffixes), required=is_required, help=meaning)
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
 
 
@@ -216,7 +229,9 @@ def add_layer_arguments(parser: Parser) -> None:
 
 def add_gene_id_arguments(parser: Parser) -> None:
     """``--gene_id_column`` and ``--gene_mapping_file``: what the genes are called."""
-    parser.add_argument("--gene_id_column", help="column of var with the gene ids (default: looked for)")
+    parser.add_argument(
+        "--gene_id_column", help="column of var with the gene ids, or index for var_names (default: looked for)"
+    )
     parser.add_argument(
         "--gene_mapping_file", type=Path, help="JSON symbol or id -> current id, applied first (default: none)"
     )

@@ -266,6 +266,17 @@ def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, object], has_e
             raise ScDMCError(f"--{name} has no effect {why_not}; leave it out")
 
 
+def output_file(suffixes: Sequence[str]) -> Callable[[str], Path]:
+    """A type of argument: a file to write, whose suffix is one of those that its writer honours."""
+
+    def path_of(text: str) -> Path:
+        if Path(text).suffix not in suffixes:
+            raise ScDMCError(f"--output_file {text}: name a file that ends in {' or '.join(suffixes)}")
+        return Path(text)
+
+    return path_of
+
+
 # ---- types of numbers; "is not a whole number" and the like are all that a user reads of them
 
 

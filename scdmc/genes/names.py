@@ -107,7 +107,7 @@ NOTHING = Found()
 
 
 class GeneNames:
-    """Looks up names of genes, however they are written (docs/method.md, Vocabulary and gene statistics).
+    """Looks up names of genes, however they are written (docs/method.md, "Gene names").
 
     Parameters
     ----------

@@ -221,7 +221,7 @@ def counts_of_adata(
 
 
 def cell_totals(counts: Counts, rows: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Total counts of cells: ``obs['n_counts']`` where there is one, else the sums (docs/method.md, Tokenization).
+    """Total counts of cells: ``obs['n_counts']`` where there is one, else the sums (docs/method.md, "Tokenization").
 
     Parameters
     ----------

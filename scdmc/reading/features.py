@@ -54,7 +54,7 @@ class Features:
 
 
 def genes_among(var: pd.DataFrame, source: str, types: pd.Series | None = None) -> Features:
-    """Find the genes of a human among the features of a file (docs/method.md, Tokenization).
+    """Find the genes of a human among the features of a file (docs/method.md, "Gene names").
 
     Parameters
     ----------

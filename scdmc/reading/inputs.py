@@ -56,7 +56,7 @@ class Entry:
 
 
 def survey_folder(directory: Path) -> list[Entry]:
-    """What becomes of each entry of a folder, in the order of their names (docs/tokenize.md, Files of a folder).
+    """What becomes of each entry of a folder, in the order of their names (docs/tokenize.md, "Files of a folder").
 
     A ``.zarr`` store or 10x folder is itself its only input.
 
@@ -164,8 +164,8 @@ def _folder(path: Path) -> tuple[str, bool]:
     if not below:
         return "a folder without inputs", False
     return (
-        f"a folder with {len(below)} inputs ({shown_names(below, 3)}): folders below are not read; "
-        "name it as --input_directory, or move its inputs up", True,
+        f"a folder with {len(below)} {'input' if len(below) == 1 else 'inputs'} ({shown_names(below, 3)}): folders below are not read; "
+        "name it as --data_path, or move its inputs up", True,
     )  # fmt: skip
 
 

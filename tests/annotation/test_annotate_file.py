@@ -145,6 +145,15 @@ def test_a_table_can_be_written_instead(annotate, three_types, labelled):
     require_same_labels(table, labelled.obs)
 
 
+def test_no_two_columns_of_a_table_have_one_name(annotate, three_types):
+    named = three_types.copy()
+    named.obs["cell_id"] = [f"mine_{row}" for row in range(named.n_obs)]
+    table = annotate(named, suffix=".csv").reset_index()
+    assert table.columns.is_unique
+    assert table["cell_id"].tolist() == named.obs_names.tolist()
+    assert table["obs_cell_id"].tolist() == named.obs["cell_id"].tolist()
+
+
 @pytest.mark.parametrize("suffix", [".h5ad", ".csv"])
 def test_parquet_is_annotated_like_its_counts(
     suffix, annotate, load_script, tmp_path, three_types, classifier_path, labelled

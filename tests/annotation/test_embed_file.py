@@ -201,9 +201,17 @@ def test_a_file_without_cells_to_embed_is_refused(tmp_path, adata, model_path, e
 @pytest.mark.parametrize("script", ["embed", "cluster"])
 def test_flags_of_reading_counts_are_refused_for_tokens(script, tmp_path, load_script, model_path, capsys):
     output = "--output_file" if script == "embed" else "--output_dir"
-    command = ["--model_path", model_path, "--data_path", tmp_path / "cells.parquet", output, tmp_path / "out",
+    command = ["--model_path", model_path, "--data_path", tmp_path / "cells.parquet", output, tmp_path / "out.h5ad",
                "--layer", "raw", "--allow_normalized"]  # fmt: skip
     assert load_script(f"downstream_tasks/{script}.py").main([str(word) for word in command]) == 2
     error = capsys.readouterr().err
     assert "--layer, --allow_normalized: only an .h5ad is read so" in error
     assert "cells.parquet is tokenized already" in error
+
+
+def test_a_table_has_one_row_for_each_cell_and_its_name(tmp_path, data_path, model_path, embed):
+    assert embed(model_path, data_path, tmp_path / "whole.h5ad") == 0
+    assert embed(model_path, data_path, tmp_path / "table.csv") == 0
+    whole, table = anndata.read_h5ad(tmp_path / "whole.h5ad"), pd.read_csv(tmp_path / "table.csv", index_col="cell_id")
+    assert table.index.tolist() == whole.obs_names.tolist()
+    np.testing.assert_allclose(table.to_numpy(), whole.obsm["X_scDMC"], atol=1e-6)

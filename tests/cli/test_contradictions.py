@@ -38,11 +38,19 @@ def test_a_contradiction_is_one_line(script, words, said):
     assert outcome.cpu < 1
 
 
-def test_the_labels_of_cells_go_to_a_file_whose_kind_its_name_says(islets_path, tmp_path):
-    words = ("--model", "scDMC-small", "--data_path", islets_path, "--output_file", tmp_path / "a.txt")
-    outcome = run_script("downstream_tasks/annotate.py", *words)
-    assert (outcome.status, outcome.heavy) == (2, set())
-    assert outcome.err.endswith("a.txt: name a file that ends in .h5ad or .csv\n")
+@pytest.mark.parametrize(("script", "flags", "suffixes"), [
+    ("downstream_tasks/annotate.py", ("--model", "scDMC-small"), ".h5ad or .csv"),
+    ("downstream_tasks/embed.py", ("--model", "scDMC-small"), ".h5ad or .csv"),
+    ("prepare/split_cells.py", ("--label_key", "cell_type"), ".csv"),
+    ("tokenizer/gene_medians.py", (), ".json"),
+    ("benchmarks/probe.py", ("--model", "scDMC-small", "--label_key", "cell_type"), ".json"),
+    ("benchmarks/embedding_choices.py", ("--model", "scDMC-small", "--label_key", "cell_type"), ".csv"),
+])  # fmt: skip
+def test_a_file_is_written_only_as_its_name_says(script, flags, suffixes, load_script, islets_path, tmp_path, capsys):
+    output = tmp_path / "a.txt"
+    words = (*flags, "--data_path", islets_path, "--output_file", output)
+    assert load_script(script).main([str(word) for word in words]) == 2
+    assert capsys.readouterr().err == f"error: --output_file {output}: name a file that ends in {suffixes}\n"
 
 
 PRETRAIN = ("--data_path", "absent.parquet", "--output_dir", "output")

@@ -41,6 +41,7 @@ FLAGS = {
     # how counts are read
     "--layer": "which matrix holds the counts",
     "--allow_normalized": "take values that are no counts",
+    "--recompute_totals": "totals are the sums of the counts, whatever the file says",
     "--gene_id_column": "column of var with the gene ids",
     "--gene_mapping_file": "symbol or id -> current id",
     "--token_dictionary_file": "vocabulary",

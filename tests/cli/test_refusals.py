@@ -30,7 +30,7 @@ def test_more_gpus_than_there_are_is_refused(
 
 @pytest.mark.parametrize("script", [*ALL_WITH_MODEL, "split_cells"])
 def test_an_existing_output_is_kept_without_overwrite(script, scripts, capsys, tmp_path, islets_path, model_path):
-    output = tmp_path / "out"
+    output = tmp_path / "out.csv"
     precious = output / "kept.csv" if script in WRITES_A_FOLDER else output
     precious.parent.mkdir(exist_ok=True)
     precious.write_text("precious")
@@ -45,12 +45,12 @@ def test_a_missing_label_column_is_refused_with_the_columns_there_are(
     script, scripts, capsys, tmp_path, islets_path, model_path
 ):
     status, error = run(
-        scripts, capsys, script, model_path, islets_path, tmp_path / "out", "--label_key", "no_such_column"
+        scripts, capsys, script, model_path, islets_path, tmp_path / "out.csv", "--label_key", "no_such_column"
     )
     assert (status, len(error)) == (2, 1)
     assert "no_such_column" in error[0]
     assert "cell_type" in error[0]
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize("script", ["downstream_tasks", "cluster", "integration", "split_cells"])
@@ -61,7 +61,7 @@ def test_labels_of_fewer_than_two_classes_are_refused_before_anything_is_compute
     one = adata.copy()
     one.obs["cell_type"] = label
     one.write_h5ad(tmp_path / "one.h5ad")
-    output = tmp_path / "out"
+    output = tmp_path / "out.csv"
     status, error = run(scripts, capsys, script, model_path, tmp_path / "one.h5ad", output, "--label_key", "cell_type")
     assert (status, len(error)) == (2, 1)
     assert re.search(said, error[0])

@@ -18,6 +18,9 @@ NO_CELLS = {
 NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells"}
 
 
+SUFFIX_OF_OUTPUT = {"split_cells": ".csv", "embedding_choices": ".csv", "gene_medians": ".json", "probe": ".json"}
+
+
 @pytest.fixture
 def required(load_script, monkeypatch, tmp_path):
     """A function: the required flags of a script with values that are fine, but for its data."""
@@ -28,7 +31,7 @@ def required(load_script, monkeypatch, tmp_path):
             "--data_path": data,
             "--model": "scDMC-small",
             "--output_dir": tmp_path / "output",
-            "--output_file": tmp_path / "output.h5ad",
+            "--output_file": tmp_path / f"output{SUFFIX_OF_OUTPUT.get(stem(script), '.h5ad')}",
             "--output_prefix": "cells",
             "--regulons": tmp_path / "regulons.csv",
         }

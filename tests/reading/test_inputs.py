@@ -76,7 +76,7 @@ def folder(tmp_path):
 TAKEN = ["GSM100_S5_matrix.mtx.gz", "GSM101.matrix.mtx.gz", "TWO.H5AD", "no_suffix", "one.h5ad", "wrong.txt"]
 REASONS = {
     ".hidden.h5ad": "hidden", "._one.h5ad": "Mac", "GSM102_matrix.mtx.gz": "there is no GSM102_barcodes.tsv.gz",
-    "README.md": "no file of counts", "counts.csv": "read_csv", "donor4": "1 inputs (four.h5ad)",
+    "README.md": "no file of counts", "counts.csv": "read_csv", "donor4": "1 input (four.h5ad)",
     "empty": "without inputs", "molecule_info.h5": "molecules", "object.rds": "zellkonverter",
     "seven.h5seurat": "SeuratDisk", "six.h5mu": "mudata.read_h5mu('six.h5mu')['rna']",
     "store.zarr.zip": "unzip store.zarr.zip", "three.h5ad.gz": "gunzip --keep three.h5ad.gz",
