@@ -126,6 +126,12 @@ def _folder_with_manifest(folder: Path) -> tuple[Path, dict | None, str]:
     return folder, manifest, ""
 
 
+def is_whole(folder: Path) -> bool:
+    """False for a folder whose results were being replaced when a run ended."""
+    manifest = read_manifest(folder)
+    return manifest is None or manifest["is_whole"]
+
+
 @contextmanager
 def unchanged(folder: Path) -> Iterator[None]:
     """Read several files of a folder of results: refuse if another run replaces them meanwhile."""
