@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object, remove, sha256_of_file
+from scdmc.model.weights import save_tensors
 from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoint_folders, checkpoints, find_checkpoint
 from scdmc.training.distributed import gather_equal, spread_like, whole
 
@@ -57,9 +58,8 @@ def write_checkpoint(
     try:
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            save_file(
-                {name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE
-            )
+            whole_tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            save_tensors(temporary / TENSORS_FILE, whole_tensors)
             hashed = {**state, TENSORS_HASH: sha256_of_file(temporary / TENSORS_FILE)}
             (temporary / STATE_FILE).write_text(json.dumps({**hashed, STATE_HASH: _hash_of_state(hashed)}))
     except (OSError, SafetensorError) as error:

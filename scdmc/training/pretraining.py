@@ -162,8 +162,10 @@ class Pretraining:
                 self.log.add_step(self.step + 1, self._optimizer_step(batches), batches)
                 self._advance_clock(clock)
                 is_last = self.share_done >= 1.0 or self.stop_requested
-                if self.step % settings.log_every == 0 or is_last:
+                if self.step % settings.log_every == 0 or self.share_done >= 1.0:
                     self.log.write_line(self.step, self.optimizer.param_groups[0]["lr"], self._epoch())
+                elif is_last:
+                    self.log.require_finite()  # the line comes where an uninterrupted run has it
                 if self.step % settings.evaluate_every == 0 or self.share_done >= 1.0:
                     self._evaluate()
                 if self.step % settings.save_every == 0 or is_last:
@@ -291,7 +293,7 @@ class Pretraining:
         tensors = with_prefix("module", weights) | with_prefix("optimizer", optimizer_tensors(self.optimizer))
         tensors |= with_prefix("random", random_states(self.device))
         state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": identity,
-                 "history": self.history}  # fmt: skip
+                 **self.log.state()}  # fmt: skip
         if self.accelerator.is_main_process:
             write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
@@ -344,7 +346,8 @@ class Pretraining:
         restore_random_states(
             without_prefix(f"random.{self.accelerator.process_index}", tensors), self.device, new_seed
         )
-        self.step, self.trained_seconds, self.log.history = state["step"], state["trained_seconds"], state["history"]
+        self.step, self.trained_seconds = state["step"], state["trained_seconds"]
+        self.log.restore(state)
 
     def _start_digests(self) -> CellDigests:
         if self.digests is None:

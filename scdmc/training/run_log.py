@@ -57,6 +57,10 @@ class Clock:
         return self.last >= self.deadline
 
 
+# Of a window, as whole numbers.
+COUNTED = ("n_steps", "n_cells", "n_tokens", "sum_of_squared_lengths")
+
+
 class _Window:
     """What happened since the last log line; metrics stay on the device until then."""
 
@@ -69,6 +73,7 @@ class _Window:
         self.sums: dict[str, torch.Tensor] = {}
         self.losses: list[torch.Tensor] = []
         self.cells: list[tuple[int, list[int]]] = []
+        self.n_steps = 0
         self.n_cells = self.n_tokens = 0
         self.sum_of_squared_lengths = 0
         self.started = time.perf_counter()
@@ -78,6 +83,7 @@ class _Window:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0) + value
         self.losses.append(metrics["total_loss"])
+        self.n_steps += 1
         self.cells.append((step, [int(row) for batch in batches for row in batch.cells]))
         self.n_cells += sum(sum(batch.cells_by_process) for batch in batches)
         for batch in batches:
@@ -87,13 +93,33 @@ class _Window:
 
     def first_diverged_step(self) -> tuple[int, list[int]] | None:
         """Number and rows of cells of the first step whose loss is not finite; the only wait for the device."""
+        if not self.losses:
+            return None
         is_finite = torch.isfinite(torch.stack(self.losses)).tolist()
         return None if all(is_finite) else self.cells[is_finite.index(False)]
 
+    def state(self) -> dict[str, object]:
+        """What was added so far, as JSON: a resumed run goes on with it, and its lines are those of a whole run."""
+        return {
+            "sums": {name: float(value) for name, value in self.sums.items()},
+            **{name: getattr(self, name) for name in COUNTED},
+            "seconds": time.perf_counter() - self.started,
+        }
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Put back what :meth:`state` gave."""
+        self.start()
+        # Sums are kept in the precision of the device: the next one is added to the same number.
+        self.sums = {
+            name: torch.tensor(value, dtype=torch.float32, device=self.device) for name, value in state["sums"].items()
+        }
+        for name in COUNTED:
+            setattr(self, name, state[name])
+        self.started = time.perf_counter() - state["seconds"]
+
     def close(self, config: ScDMCConfig) -> dict[str, float]:
         """Means over the window and its speed; the next window starts empty."""
-        n_steps = len(self.losses)
-        row = {name: float(value) / n_steps for name, value in self.sums.items()}
+        row = {name: float(value) / self.n_steps for name, value in self.sums.items()}
         row["loss"] = row.pop("total_loss")
         seconds = time.perf_counter() - self.started
         row |= {"cells_per_second": self.n_cells / seconds, "tokens_per_second": self.n_tokens / seconds}
@@ -127,6 +153,7 @@ class RunLog:
         self.is_main_process = is_main_process
         self.history: list[dict[str, float]] = []
         self._window = _Window(device)
+        self._resumed: Mapping[str, object] | None = None
         self._writer: SummaryWriter | None = None
         self._progress: tqdm | None = None
 
@@ -152,7 +179,10 @@ class RunLog:
             smoothing=0.05,
             disable=not self.is_main_process,
         )
-        self._window.start()
+        if self._resumed is None:
+            self._window.start()
+        else:
+            self._window.restore(self._resumed)
         with self._tensorboard(folder, step) as self._writer, bar as self._progress:
             yield
         self._writer = self._progress = None
@@ -175,13 +205,21 @@ class RunLog:
         self._window.add(step, metrics, batches)
         self._progress.update(sum(sum(batch.cells_by_process) for batch in batches))
 
-    def write_line(self, step: int, learning_rate: float, epoch: float) -> None:
-        """Append means over the steps since the last line to the history.
+    def state(self) -> dict[str, object]:
+        """The history, and what the next line has of it so far, as JSON."""
+        return {"history": self.history, "since_last_line": self._window.state()}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Go on with what :meth:`state` gave; checkpoints of earlier versions have no more than the history."""
+        self.history, self._resumed = state["history"], state.get("since_last_line")
+
+    def require_finite(self) -> None:
+        """Raise if a loss since the last line is not finite.
 
         Raises
         ------
         ScDMCError
-            If a loss is not finite.
+            Naming the step and its cells.
         """
         diverged = self._window.first_diverged_step()
         if diverged is not None:
@@ -191,6 +229,16 @@ class RunLog:
                 f"{', '.join(map(str, rows))}: training diverged; start again with a lower --learning_rate or a larger "
                 "--warmup_fraction"
             )
+
+    def write_line(self, step: int, learning_rate: float, epoch: float) -> None:
+        """Append means over the steps since the last line to the history.
+
+        Raises
+        ------
+        ScDMCError
+            If a loss is not finite.
+        """
+        self.require_finite()
         row = {"step": step, **self._window.close(self.config), "learning_rate": learning_rate, "epoch": epoch}
         shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
         self._progress.set_postfix({text: f"{row[name]:.2f}" for name, text in shown.items() if name in row})

@@ -386,10 +386,10 @@ def test_only_the_last_checkpoints_stay(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000005", "step-00000006"]
 
 
-@pytest.mark.parametrize("broken", ["save_file", "json"])
+@pytest.mark.parametrize("broken", ["save_tensors", "json"])
 def test_a_full_disk_is_an_error_that_leaves_the_checkpoint_before(tmp_path, monkeypatch, broken):
     run = make_run(tmp_path, replace(SETTINGS, save_every=2))
-    whole = {"save_file": checkpoints_module.save_file, "json": json.dumps}[broken]
+    whole = {"save_tensors": checkpoints_module.save_tensors, "json": json.dumps}[broken]
 
     def fail_later(*arguments, **options):
         if run.step == 4:

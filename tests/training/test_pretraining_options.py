@@ -295,6 +295,37 @@ def test_sigterm_saves_and_stops(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_run_that_was_stopped_between_two_log_lines_has_the_history_of_one_that_was_not(tmp_path):
+    settings = replace(SETTINGS, max_steps=8, log_every=4, evaluate_every=4)
+    straight = make_run(tmp_path / "straight", settings)
+    straight.run()
+    for _ in range(8):
+        part = make_run(tmp_path / "parts", replace(settings, max_minutes=1e-9))
+        if checkpoints(tmp_path / "parts"):
+            part.resume(find_checkpoint(tmp_path / "parts", "last"))
+        part.run()  # one step
+    assert part.is_finished
+    assert without_speeds(part.history) == without_speeds(straight.history)
+    assert [row["step"] for row in part.history] == [0, 4, 4, 8, 8]
+
+
+def test_a_checkpoint_has_the_rights_that_the_user_gives_to_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        make_run(tmp_path, replace(SETTINGS, max_steps=1, save_every=1)).run()
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "checkpoints").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
+SPEEDS = ("cells_per_second", "tokens_per_second", "mfu")
+
+
+def without_speeds(history):
+    return [{name: value for name, value in row.items() if name not in SPEEDS} for row in history]
+
+
 KILLED = """
 import sys
 from dataclasses import replace
