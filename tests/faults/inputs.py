@@ -30,7 +30,7 @@ def small_cells(n_genes: int = 120) -> anndata.AnnData:
 
 
 def small_vocabulary(cells: anndata.AnnData) -> Vocabulary:
-    """The genes of the cells, of those that scDMC knows, in the order of its own vocabulary: what is read in no time."""
+    """The genes of the cells that scDMC knows, in the order of its own vocabulary; they are read in no time."""
     known, symbols = load_vocabulary().token_ids, load_symbols()
     genes = sorted({symbols.get(name.upper()) for name in cells.var_names} & set(known), key=known.get)
     return Vocabulary({token: number for number, token in enumerate((*SPECIAL_TOKENS, *genes))}, "a test")

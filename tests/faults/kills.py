@@ -143,7 +143,8 @@ class Killer:
         self.fresh()
         outcome = self.run(most_bytes=most_bytes)
         where = f"{self.job.script} with files of at most {most_bytes} bytes"
-        assert not outcome.signal and (outcome.result == 0 or outcome.is_refusal), f"{where}: {outcome.tail}"
+        assert not outcome.signal, f"{where}: {outcome.tail}"
+        assert outcome.result == 0 or outcome.is_refusal, f"{where}: {outcome.tail}"
         self.require_nothing_false(where)
         self.run_again(where)
         self.require_the_same(where)
@@ -174,7 +175,7 @@ class Killer:
         assert is_honest, f"{where}: neither the older result nor the new one: {sorted(found)}"
 
     def run_again(self, where: str) -> None:
-        """The user repeats the command, with --resume where there is one, and with --overwrite where that is asked for."""
+        """The user repeats the command, with --resume where there is one, with --overwrite where that is asked for."""
         again = ["--resume"] if self.job.resumes else []
         for words in (again, [*again, "--overwrite"], ["--overwrite"]):
             outcome = self.run(*words)
