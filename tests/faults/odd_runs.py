@@ -21,7 +21,7 @@ from tests.faults.odd_cells import OddCells, write_odd_cells
 from tests.task_scripts import load_main
 
 FEW = {"num_gpus": 0, "min_cells_per_type": 3}
-PARTS = {"train", "validation", "test"}
+PARTS = {"train", "validation", "test", "left_out"}
 
 
 def try_script(name: str, seed: int, inputs: str, folder: str) -> dict:
@@ -145,7 +145,8 @@ def check_labels(odd: OddCells, out: Path, inputs: Path) -> None:
     known = set(json.loads((inputs / "classifier" / "config.json").read_text())["id2label"].values()) | {"Unknown"}
     table = pd.read_csv(out / "labels.csv", dtype=str, keep_default_na=False)
     require(len(table) == odd.adata.n_obs, f"{len(table)} cells of {odd.adata.n_obs}")
-    found = set(table["scDMC_cell_type"])
+    passes = odd.adata.obs["filter_pass"].to_numpy() == 1 if "filter_pass" in odd.adata.obs else slice(None)
+    found = set(table["scDMC_cell_type"][passes])
     require(found <= known, f"labels {sorted(found - known)}")
 
 
@@ -155,7 +156,7 @@ def check_split(odd: OddCells, out: Path, _: Path) -> None:
     require(set(table["split"]) <= PARTS, f"parts {sorted(set(table['split']))}")
     require(set(table["cell_id"]) <= set(map(str, odd.adata.obs_names)), "cells that are not in the file")
     require(len(table) <= odd.adata.n_obs, "more cells than there are")
-    of_type = table["label"].value_counts()
+    of_type = table.loc[table["split"] != "left_out", "label"].value_counts()
     require(bool((of_type >= 3).all()), "rare types take part")
 
 
