@@ -5,6 +5,7 @@ answers with one line of what became of each. A case is the fields of :class:`Ca
 and ends such a process.
 """
 
+import base64
 import contextlib
 import importlib
 import io
@@ -24,6 +25,9 @@ ROOT = Path(__file__).parent.parent.parent
 HANG = "hang"
 BUG_STATUS = 99
 SECONDS_FOR_ORPHANS = 10
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 # What has threads of its own does not outlive a fork.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue", "MPLBACKEND": "agg",
@@ -52,7 +56,7 @@ class Case:
         Whether the first write beyond ``most_bytes`` kills the child, as SIGKILL would; else it fails, as on a full
         disk.
     draws
-        Whether figures are drawn; else a figure is a few bytes, with the same events, since drawing takes most of the
+        Whether figures are drawn; else a figure is one pixel, with the same events, since drawing takes most of the
         time of a run.
     seconds
         After so many the child is killed, and the outcome is a hang.
@@ -159,9 +163,9 @@ def import_everything() -> None:
 def save_no_figure(figure: object, file: object, **_: object) -> None:
     """Take the place of ``Figure.savefig``."""
     if hasattr(file, "write"):
-        file.write(b"no figure")
+        file.write(ONE_PIXEL)
     else:
-        Path(file).write_bytes(b"no figure")
+        Path(file).write_bytes(ONE_PIXEL)
 
 
 def serve() -> None:
