@@ -103,8 +103,9 @@ JOBS = {
     "tokenize over an older one": Job(
         "tokenizer/tokenizer_combine.py", tokenizing(), "tokens", other(cells_per_shard=20), resumes=True, weight=8
     ),
+    # Few: each worker is a process that imports everything.
     "tokenize with two workers": Job(
-        "tokenizer/tokenizer_combine.py", tokenizing(num_workers=2), "tokens", resumes=True, weight=2
+        "tokenizer/tokenizer_combine.py", tokenizing(num_workers=2), "tokens", resumes=True, weight=1
     ),
     "pre-train": Job("pretrain/scDMC_pretrain.py", pretraining, "model", resumes=True, weight=5),
     "pre-train over an older one": Job(
