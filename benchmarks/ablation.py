@@ -30,6 +30,8 @@ from scdmc.cli.inputs import require_input, require_tokenized
 from scdmc.cli.parser import argument_parser, positive_int, script, share
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, names_of_files, read_json_object, remove, require_writable_folder, write_json
+from scdmc.locks import claim_output
+from scdmc.result_folders import is_whole
 from scdmc.studies.variants import TINY, VARIANTS, training_flags
 
 if TYPE_CHECKING:
@@ -203,7 +205,7 @@ def train(run: Run, arguments: argparse.Namespace) -> None:
     flags = training_flags(run.variant, run.budget, run.seed)
     if arguments.leave_out:
         flags += ["--leave_out", *arguments.leave_out]
-    if not (run.folder / WEIGHTS_FILE).is_file():
+    if not ((run.folder / WEIGHTS_FILE).is_file() and is_whole(run.folder)):
         start = ["--resume"] if checkpoints(run.folder) else ["--overwrite"]
         place = ["--data_path", str(dataset), "--output_dir", str(run.folder)]
         logger.info("training %s; its log is %s", run.folder.name, run.log)
@@ -359,6 +361,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     output_dir = arguments.output_dir
     require_writable_folder(output_dir)
+    claim_output(output_dir)
     require_tokenized(arguments.data_path, "--data_path")
     if arguments.dataset_without_medians is not None:
         require_tokenized(arguments.dataset_without_medians, "--dataset_without_medians")

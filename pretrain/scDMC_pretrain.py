@@ -386,12 +386,8 @@ def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:
 
 def origin_of(arguments: argparse.Namespace, data: "PretrainingData") -> dict[str, object]:
     """What the weights started from, and what the token ids mean: a resumed run must keep both."""
-    return {
-        "gene_start": arguments.gene_start,
-        "model": start_name(arguments) if arguments.model else None,
-        "token_dictionary_file": data.vocabulary.sha256,
-        "gene_median_file": data.medians.sha256,
-    }
+    model = start_name(arguments) if arguments.model else None
+    return {"gene_start": arguments.gene_start, "model": model, **data.origin}
 
 
 def save(
@@ -440,9 +436,7 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
     is_main_process = run.accelerator.is_main_process
     if arguments.resume:
-        from scdmc.training.checkpoints import checkpoint_to_resume
-
-        run.resume(checkpoint_to_resume(arguments.output_dir, arguments.resume))
+        run.resume_from(arguments.resume)
     elif is_main_process:
         for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
             remove(arguments.output_dir / leftover)

@@ -109,8 +109,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: writers such as savefig choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}")
+    temporary = partial_path(path)
     remove(temporary)
     try:
         yield temporary
@@ -122,6 +121,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove(temporary)
+
+
+def partial_path(path: Path) -> Path:
+    """What an output is called before it is whole; the run's number tells whose it is."""
+    # The suffix stays last: writers such as savefig choose the format by it.
+    return path.with_name(f".{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}")
 
 
 def remove_leftovers(path: Path) -> None:

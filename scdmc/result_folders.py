@@ -20,6 +20,7 @@ from scdmc.files import (
     PARTIAL,
     RESULTS,
     holds_something,
+    partial_path,
     read_json_object,
     remove,
     remove_leftovers,
@@ -125,6 +126,12 @@ def _folder_with_manifest(folder: Path) -> tuple[Path, dict | None, str]:
     return folder, manifest, ""
 
 
+def is_whole(folder: Path) -> bool:
+    """False for a folder whose results were being replaced when a run ended."""
+    manifest = read_manifest(folder)
+    return manifest is None or manifest["is_whole"]
+
+
 @contextmanager
 def unchanged(folder: Path) -> Iterator[None]:
     """Read several files of a folder of results: refuse if another run replaces them meanwhile."""
@@ -197,11 +204,11 @@ def _sha256_of_state(path: Path, inode: int, size: int, modified: int) -> str:
 def _hidden_folder(path: Path) -> Path:
     """Beside a folder that is new, or empty and can be replaced; else in it."""
     if not path.is_dir():
-        return path.with_name(f".{path.stem}.{os.getpid()}{PARTIAL}{path.suffix}")
+        return partial_path(path)
     real = Path(os.path.realpath(path))
     if holds_something(path) or lies_apart(real) or real == Path.cwd():
         return path / f".{RESULTS}.{os.getpid()}{PARTIAL}"
-    return real.with_name(f".{real.stem}.{os.getpid()}{PARTIAL}{real.suffix}")
+    return partial_path(real)
 
 
 def _publish(hidden: Path, path: Path) -> None:

@@ -12,14 +12,14 @@ from scdmc.tokens.tokenized_cells import TokenizationSettings
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def save_small_model(path, context=64, medians=None, **changes):
+def save_small_model(path, context=64, medians=None, vocabulary=None, **changes):
     """Write the folder of a random model, the same each time, and return its path.
 
-    Vocabulary and, without ``medians``, medians are those that ship with scDMC; ``changes`` are fields of the
-    configuration.
+    Without them, vocabulary and medians are those that ship with scDMC; ``changes`` are fields of the configuration.
     """
     torch.manual_seed(0)
-    vocabulary, medians = load_vocabulary(), load_gene_medians(None) if medians is None else medians
+    vocabulary = load_vocabulary() if vocabulary is None else vocabulary
+    medians = load_gene_medians(None) if medians is None else medians
     sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": context, **SIZES}
     settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
     model = ScDMCForMaskedLM(ScDMCConfig(**{**sizes, **changes}))

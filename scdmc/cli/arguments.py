@@ -10,7 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scdmc.cells.options import SplitOptions
-from scdmc.cli.parser import fraction, model_size, non_negative_int, output_file, positive_int, seed, stream_length
+from scdmc.cli.parser import (
+    fraction,
+    model_size,
+    non_negative_int,
+    output_file,
+    positive_int,
+    seed,
+    stream_length,
+)
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES

@@ -1,5 +1,6 @@
 """Gene modules: neighbours of genes in an embedding, Leiden communities, and what the modules do in real expression."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import RESOLUTIONS
 from scdmc.gene_analysis.states import centred_units
+
+logger = logging.getLogger(__name__)
 
 MOST_CELLS = 5_000
 
@@ -157,7 +160,8 @@ def module_activity(
 
     Returns
     -------
-    Modules x cell types: mean expression of the module's genes minus that of control genes of similar expression.
+    Modules x cell types: mean expression of the module's genes minus that of control genes of similar expression; NaN
+    for a module that holds all genes of its kind of expression, so that there are no controls (a warning names it).
     """
     import anndata
     import scanpy
@@ -166,9 +170,13 @@ def module_activity(
     adata = anndata.AnnData(expression, var=pd.DataFrame(index=names))
     activity = {}
     for module in range(int(modules.max()) + 1):
-        scanpy.tl.score_genes(
-            adata, names[modules == module], ctrl_size=CONTROL_GENES, score_name="score", random_state=seed
-        )
+        try:
+            scanpy.tl.score_genes(
+                adata, names[modules == module], ctrl_size=CONTROL_GENES, score_name="score", random_state=seed
+            )
+        except RuntimeError:  # that is all that scanpy says where there are no control genes
+            logger.warning("warning: no activity of %s: no other genes are expressed like its own", module_name(module))
+            adata.obs["score"] = np.nan
         activity[module_name(module)] = pd.Series(adata.obs["score"].to_numpy()).groupby(labels).mean()
     return pd.DataFrame(activity).T
 

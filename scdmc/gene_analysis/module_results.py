@@ -57,13 +57,8 @@ def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
     title = f"UMAP of {len(modules):,} genes, {results.found.n_modules} modules"
     figure = umap_figure(results.found.coordinates, {"Leiden modules": modules}, title, seed)
     figures.append(("Genes by module (1 is the largest: M1)", save_figure(figure, output_dir / "umap")))
-    scaled = results.activity.sub(results.activity.mean(axis=1), axis=0)
-    scaled = scaled.div(results.activity.std(axis=1, ddof=0).replace(0, 1), axis=0)
-    figure = heat_map_figure(
-        scaled, "Where the modules are active", "module score, z over the cell types", "cell type", "module", True
-    )
-    caption = "Mean scanpy.tl.score_genes of real expression (log1p CP10k), standardised over the types for each module"
-    figures.append((caption, save_figure(figure, output_dir / "activity")))
+    if results.activity.notna().any(axis=None):
+        figures.append(_activity_figure(results, output_dir))
     if results.tests is None:
         return figures
     z = {name: rows["z"].dropna().to_numpy() for name, rows in results.consistency.groupby("method", sort=False)}
@@ -83,3 +78,14 @@ def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
         figure = bar_panels_figure({"": bars}, "Most enriched gene set of each module", "-log10 FDR", 1)
         figures.append((f"Enriched at an FDR below {LARGEST_FDR}", save_figure(figure, output_dir / "enrichment")))
     return figures
+
+
+def _activity_figure(results: ModuleResults, output_dir: Path) -> tuple[str, Path]:
+    """Caption and file of the heat map of modules by cell types."""
+    scaled = results.activity.sub(results.activity.mean(axis=1), axis=0)
+    scaled = scaled.div(results.activity.std(axis=1, ddof=0).replace(0, 1), axis=0)
+    figure = heat_map_figure(
+        scaled, "Where the modules are active", "module score, z over the cell types", "cell type", "module", True
+    )
+    caption = "Mean scanpy.tl.score_genes of real expression (log1p CP10k), standardised over the types for each module"
+    return caption, save_figure(figure, output_dir / "activity")

@@ -171,7 +171,7 @@ def _module_table(found: GeneModules, symbols: np.ndarray, activity: pd.DataFram
         {
             "module": activity.index,
             "genes": np.bincount(found.modules),
-            "most_active_type": activity.idxmax(axis=1).to_numpy(),
+            "most_active_type": activity.fillna(-np.inf).idxmax(axis=1).where(activity.notna().any(axis=1)).to_numpy(),
             "central_genes": central_genes(found, symbols),
         }
     )

@@ -174,7 +174,7 @@ def _files_of(file: Path) -> list[Path]:
 def _regular(file: Path) -> Path:
     """The file, if it is one: opening a pipe would wait for ever."""
     if not file.is_file():
-        raise ScDMCError(f"{file}: no such file of weights; export the model again")
+        raise FileNotFoundError(f"{file.name} is no file; export the model again")
     return file
 
 

@@ -228,9 +228,13 @@ def _is_null(element: object) -> bool:
 
 def _annotation(group: "h5py.Group | zarr.Group", key: str, name: str) -> pd.DataFrame:
     import anndata
+    from anndata._io.specs.registry import IORegistryError  # anndata has no public name for it
 
-    with reading(f"{name}: {key}"):
-        table = anndata.io.read_elem(group[key])
+    try:
+        with reading(f"{name}: {key}"):
+            table = anndata.io.read_elem(group[key])
+    except IORegistryError as error:
+        raise damaged(f"{name}: {key}", first_line(error)) from error
     if not isinstance(table, pd.DataFrame):
         raise ScDMCError(
             f"{name}: {key} is no table as AnnData writes it since version 0.7; "

@@ -32,7 +32,7 @@ DENSE_BYTES_IN_MEMORY = 1 << 27
 # What the libraries that read HDF5, zarr and compressed chunks raise for a damaged file, or one that was made to harm.
 DAMAGE = (
     OSError, RuntimeError, ValueError, KeyError, EOFError, zlib.error, TypeError, AttributeError, IndexError,
-    OverflowError,
+    ArithmeticError,
 )  # fmt: skip
 
 

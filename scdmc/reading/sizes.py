@@ -1,6 +1,7 @@
 """What arrays claim to hold, against what a file can hold: refused before memory is taken for it."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from scdmc.errors import ScDMCError
@@ -10,6 +11,10 @@ HARMLESS_BYTES, PACKED_AT_MOST = 2**30, 10_000
 
 
 MAX_CHUNK_BYTES = 2**31
+
+
+# A file (a shard) may hold many chunks.
+HARMLESS_CHUNKS, CHUNKS_OF_A_FILE = 1_000_000, 10_000
 
 
 def require_stored(dataset: Any, source: str) -> None:
@@ -29,8 +34,17 @@ def require_stored(dataset: Any, source: str) -> None:
         _require_chunk(math.prod(dataset.chunks) * dataset.dtype.itemsize, source)
 
 
-def require_stored_zarr(array: Any, source: str) -> None:
+def require_stored_zarr(array: Any, folder: Path, source: str) -> None:
     """The same for an array of zarr, whose absent chunks are read as the fill value.
+
+    Parameters
+    ----------
+    array
+        The array; zarr is not asked for its chunks, which it would look for one by one.
+    folder
+        Where they lie.
+    source
+        The array, for the message.
 
     Raises
     ------
@@ -38,10 +52,16 @@ def require_stored_zarr(array: Any, source: str) -> None:
         With both sizes.
     """
     item = getattr(array.dtype, "itemsize", 1) or 1
+    if 0 in array.chunks and 0 not in array.shape:
+        raise ScDMCError(f"{source} lies in chunks of no values; the file is damaged")
     claimed = math.prod(array.shape) * item
     _require_chunk(math.prod(array.chunks) * item, source)
-    if claimed > HARMLESS_BYTES:
-        _require_ratio(claimed, array.nchunks_initialized * math.prod(array.chunks) * item, source)
+    n_chunks = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True) if chunk)
+    if claimed > HARMLESS_BYTES or n_chunks > HARMLESS_CHUNKS:
+        files = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        _require_ratio(claimed, sum(files), source)
+        if n_chunks > HARMLESS_CHUNKS + CHUNKS_OF_A_FILE * len(files):
+            raise ScDMCError(f"{source} should have {n_chunks:,} chunks, but there are {len(files):,} files of it")
 
 
 def _require_ratio(claimed: int, stored: int, source: str) -> None:

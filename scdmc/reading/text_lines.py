@@ -24,7 +24,8 @@ def open_lines(path: Path, most_bytes: int | None = None) -> BinaryIO:
     ValueError
         While reading, if a line is longer than :data:`LONGEST_LINE`, or the text than ``most_bytes``.
     """
-    file = gzip.open(path, "rb") if Path(path).suffix == ".gz" else Path(path).open("rb")
+    opener = gzip.open if Path(path).suffix == ".gz" else open
+    file = opener(path, "rb")
     return io.BufferedReader(_Bounded(file, most_bytes), LONGEST_LINE)
 
 

@@ -71,4 +71,4 @@ def require_sane_arrays(group: "zarr.Group", parts: Iterable[str], path: Path) -
         members = [(part, element)] if hasattr(element, "shape") else element.members(max_depth=MAX_DEPTH)
         for _, member in members:
             if hasattr(member, "shape"):
-                require_stored_zarr(member, f"{path.name}: {member.name}")
+                require_stored_zarr(member, path / member.path, f"{path.name}: {member.name}")

@@ -13,7 +13,16 @@ import numpy as np
 import pyarrow as pa
 
 from scdmc.errors import ScDMCError
-from scdmc.files import PARTIAL, atomic_path, remove, require_absent, require_writable_folder, write_json
+from scdmc.files import (
+    PARTIAL,
+    atomic_path,
+    partial_path,
+    remove,
+    remove_leftovers,
+    require_absent,
+    require_writable_folder,
+    write_json,
+)
 from scdmc.genes.ids import GeneMatch
 from scdmc.locks import claim_output
 from scdmc.reading.counts import Counts
@@ -114,7 +123,8 @@ class TokenizedOutput:
         What a run that was killed while it published has published is no such output: ``resume`` goes on.
         """
         require_writable_folder(self.output_directory)
-        claim_output(self.lock_name)
+        if claim_output(self.lock_name):
+            remove_leftovers(self.lock_name)
         is_half_published = resume and read_marker(self.output_directory, self.output_prefix) is not None
         for path in self.existing():
             require_absent(path, overwrite or is_half_published)
@@ -305,8 +315,11 @@ class TokenizedOutput:
             path.unlink()
         for path in reversed(self.beside()):  # the report comes last
             (waiting / path.name).replace(path)
-        marker.unlink()
-        remove(self.finished_shards)
+        # The marker and the reports of the shards go at once: a run that is killed has published all, or is taken up.
+        done = partial_path(self.lock_name)
+        remove(done)
+        self.finished_shards.rename(done)
+        remove(done)
         return paths
 
     @contextmanager

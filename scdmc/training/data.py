@@ -45,6 +45,11 @@ class PretrainingData(TrainingCells):
     medians: GeneMedians
     settings: TokenizationSettings
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the token ids and the values mean; name of the flag -> hash."""
+        return {"token_dictionary_file": self.vocabulary.sha256, "gene_median_file": self.medians.sha256}
+
 
 def read_pretraining_data(
     dataset_path: Path,

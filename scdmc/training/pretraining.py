@@ -16,6 +16,7 @@ from scdmc.errors import ScDMCError
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForMaskedLM
 from scdmc.training.batch_order import batch_order_of
 from scdmc.training.checkpoints import (
+    checkpoint_to_resume,
     load_optimizer,
     optimizer_tensors,
     random_states,
@@ -320,6 +321,10 @@ class Pretraining:
         model.load_state_dict(self._whole_state(self.module.model), strict=False)
         model.tie_weights()
         return model
+
+    def resume_from(self, name: str) -> None:
+        """Go on from the checkpoint that ``--resume`` means (:func:`checkpoint_to_resume`)."""
+        self.resume(checkpoint_to_resume(self.output_dir, name))
 
     def resume(self, checkpoint: Path) -> None:
         """Go on from a checkpoint: weights, momentum encoder, optimizer, schedule, order of the cells, random state.

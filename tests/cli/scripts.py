@@ -70,13 +70,14 @@ def parser_of(load_script, monkeypatch, script):
 def required_words(parser, stem):
     """The required flags of a script, with inputs that are absent."""
     values = {
-        "--data_path": "absent", "--model": "scDMC-small", "--output_dir": "output", "--output_file": "output.h5ad",
+        "--data_path": "absent", "--model": "scDMC-small", "--output_dir": "output",
         "--output_prefix": "cells", "--regulons": "absent.csv", "--result_dirs": "absent", "--genes": "INS",
         "--wheel": "absent.whl", "--uri": "absent.soma",
     }  # fmt: skip
     needed = {action.option_strings[0] for action in parser._actions if action.required}
     needed |= {"--wheel", "--uri"} & set(parser._option_string_actions)
     needed |= {"--genes"} if stem == "perturb" else set()
+    values["--output_file"] = {"split_cells": "output.csv", "gene_medians": "output.json"}.get(stem, "output.h5ad")
     if stem == "export_model":
         values["--model"] = "absent"
     return [word for flag in sorted(needed) for word in (flag, values[flag])]

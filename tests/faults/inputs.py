@@ -6,6 +6,9 @@ from pathlib import Path
 import anndata
 import numpy as np
 
+from scdmc.genes.ids import load_symbols
+from scdmc.genes.vocabulary import SPECIAL_TOKENS, Vocabulary, load_vocabulary
+from scdmc.tokens.medians import GeneMedians
 from tests.conftest import ROOT
 from tests.faults.jobs import CONTEXT, SIZES, words_of
 from tests.small_models import save_small_model
@@ -26,6 +29,13 @@ def small_cells(n_genes: int = 120) -> anndata.AnnData:
     return cells
 
 
+def small_vocabulary(cells: anndata.AnnData) -> Vocabulary:
+    """The genes of the cells that scDMC knows, in the order of its own vocabulary; they are read in no time."""
+    known, symbols = load_vocabulary().token_ids, load_symbols()
+    genes = sorted({symbols.get(name.upper()) for name in cells.var_names} & set(known), key=known.get)
+    return Vocabulary({token: number for number, token in enumerate((*SPECIAL_TOKENS, *genes))}, "a test")
+
+
 def make_inputs(folder: str) -> str:
     """Write cells, tokens, split, a model, and a classifier in a folder; the same bytes each time."""
     folder = Path(folder)
@@ -36,9 +46,14 @@ def make_inputs(folder: str) -> str:
     renamed = dict(zip(TYPES, (*TYPES[1:], TYPES[0]), strict=True))  # a classifier of it has all labels permuted
     cells.obs["cell_type"] = [renamed[name] for name in cells.obs["cell_type"]]
     cells.write_h5ad(folder / "renamed.h5ad")
-    save_small_model(folder / "model", CONTEXT, **SIZES)
+    vocabulary = small_vocabulary(cells)
+    vocabulary.save(folder / "vocabulary.json")
+    medians = GeneMedians({gene: 1.0 + number % 7 for number, gene in enumerate(vocabulary.tokens[4:])}, "a test")
+    medians.save(folder / "medians.json")
+    save_small_model(folder / "model", CONTEXT, medians, vocabulary, **SIZES)
     run_once("tokenizer/tokenizer_combine.py", data_path=counts, output_dir=folder / "tokenized", output_prefix="cells",
-             gene_median_file="default", max_length=CONTEXT, obs_columns=["cell_type", "batch"])  # fmt: skip
+             gene_median_file=folder / "medians.json", token_dictionary_file=folder / "vocabulary.json",
+             max_length=CONTEXT, obs_columns=["cell_type", "batch"])  # fmt: skip
     run_once("prepare/split_cells.py", data_path=counts / "cells.h5ad", output_file=folder / "split.csv",
              min_cells_per_type=3)  # fmt: skip
     run_once("downstream_tasks/downstream_tasks.py", model=folder / "model", data_path=counts / "cells.h5ad",

@@ -48,7 +48,8 @@ def words_of(flags: dict[str, object]) -> list[str]:
 def tokenizing(**more):
     return lambda folder, out: {
         "data_path": folder / "counts", "output_dir": out, "output_prefix": "cells", "cells_per_shard": 11,
-        "max_length": CONTEXT, "obs_columns": ["cell_type", "batch"], **more,
+        "max_length": CONTEXT, "obs_columns": ["cell_type", "batch"],
+        "token_dictionary_file": folder / "vocabulary.json", **more,
     }  # fmt: skip
 
 
@@ -63,6 +64,13 @@ def fine_tuning(folder, out):
     return {
         "model": folder / "model", "data_path": folder / "counts" / "cells.h5ad", "output_dir": out, "num_gpus": 0,
         "baselines": "none", "train": "classifier", "epochs": 1, "min_cells_per_type": 3,
+    }  # fmt: skip
+
+
+def medians(folder, out):
+    return {
+        "data_path": folder / "counts", "output_file": out / "medians.json",
+        "token_dictionary_file": folder / "vocabulary.json",
     }  # fmt: skip
 
 
@@ -95,8 +103,9 @@ JOBS = {
     "tokenize over an older one": Job(
         "tokenizer/tokenizer_combine.py", tokenizing(), "tokens", other(cells_per_shard=20), resumes=True, weight=8
     ),
+    # Few: each worker is a process that imports everything.
     "tokenize with two workers": Job(
-        "tokenizer/tokenizer_combine.py", tokenizing(num_workers=2), "tokens", resumes=True, weight=2
+        "tokenizer/tokenizer_combine.py", tokenizing(num_workers=2), "tokens", resumes=True, weight=1
     ),
     "pre-train": Job("pretrain/scDMC_pretrain.py", pretraining, "model", resumes=True, weight=5),
     "pre-train over an older one": Job(
@@ -135,11 +144,11 @@ JOBS = {
     ),
     "medians": Job(
         "tokenizer/gene_medians.py",
-        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "medians", weight=6,
+        medians, "medians", weight=6,
     ),
     "medians over older ones": Job(
         "tokenizer/gene_medians.py",
-        lambda folder, out: {"data_path": folder / "counts", "output_file": out / "medians.json"}, "medians",
+        medians, "medians",
         other(significant_digits=2), weight=6,
     ),
     "split": Job(

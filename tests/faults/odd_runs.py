@@ -21,7 +21,7 @@ from tests.faults.odd_cells import OddCells, write_odd_cells
 from tests.task_scripts import load_main
 
 FEW = {"num_gpus": 0, "min_cells_per_type": 3}
-PARTS = {"train", "validation", "test"}
+PARTS = {"train", "validation", "test", "left_out"}
 
 
 def try_script(name: str, seed: int, inputs: str, folder: str) -> dict:
@@ -42,7 +42,7 @@ def try_script(name: str, seed: int, inputs: str, folder: str) -> dict:
     if name == "pre-train":
         status = run("tokenizer/tokenizer_combine.py", {
             "data_path": folder / "counts", "output_dir": folder / "tokens", "output_prefix": "cells",
-            "max_length": CONTEXT})  # fmt: skip
+            "max_length": CONTEXT, "token_dictionary_file": inputs / "vocabulary.json"})  # fmt: skip
     status = status or run(script, flags(inputs, path, folder / "out"))
     wrong = []
     if status == 0:
@@ -74,7 +74,7 @@ def require(is_true: bool, what: str) -> None:
         raise AssertionError(what)
 
 
-def check_tokens(odd: OddCells, out: Path, _: Path) -> None:
+def check_tokens(odd: OddCells, out: Path, inputs: Path) -> None:
     """Cells in their order; streams begin, end and ascend as they should, and rank the genes by value."""
     from scdmc.tokens.parquet import read_tokenized
 
@@ -96,7 +96,7 @@ def check_tokens(odd: OddCells, out: Path, _: Path) -> None:
         require(rank[0] == expression[0] == 2 and rank[-1] == expression[-1] == 3, "no <cls> or no <eos>")
         require(len(rank) <= CONTEXT and sorted(rank[1:-1]) == list(expression[1:-1]), "streams of other genes")
     if is_plain(odd):
-        check_ranks(odd, cells)
+        check_ranks(odd, cells, inputs)
 
 
 def is_plain(odd: OddCells) -> bool:
@@ -110,9 +110,9 @@ def dense_counts(odd: OddCells) -> np.ndarray:
     return odd.adata.X.toarray() if scipy.sparse.issparse(odd.adata.X) else np.asarray(odd.adata.X)
 
 
-def check_ranks(odd: OddCells, cells: object) -> None:
+def check_ranks(odd: OddCells, cells: object, inputs: Path) -> None:
     """The first genes of each cell, from the counts of the file alone (without medians)."""
-    token_of = load_vocabulary().token_ids
+    token_of = load_vocabulary(inputs / "vocabulary.json").token_ids
     symbols = load_symbols()
     counts = dense_counts(odd)
     tokens = [token_of.get(symbols.get(name.upper(), name)) for name in odd.adata.var_names]
@@ -145,7 +145,8 @@ def check_labels(odd: OddCells, out: Path, inputs: Path) -> None:
     known = set(json.loads((inputs / "classifier" / "config.json").read_text())["id2label"].values()) | {"Unknown"}
     table = pd.read_csv(out / "labels.csv", dtype=str, keep_default_na=False)
     require(len(table) == odd.adata.n_obs, f"{len(table)} cells of {odd.adata.n_obs}")
-    found = set(table["scDMC_cell_type"])
+    passes = odd.adata.obs["filter_pass"].to_numpy() == 1 if "filter_pass" in odd.adata.obs else slice(None)
+    found = set(table["scDMC_cell_type"][passes])
     require(found <= known, f"labels {sorted(found - known)}")
 
 
@@ -155,7 +156,7 @@ def check_split(odd: OddCells, out: Path, _: Path) -> None:
     require(set(table["split"]) <= PARTS, f"parts {sorted(set(table['split']))}")
     require(set(table["cell_id"]) <= set(map(str, odd.adata.obs_names)), "cells that are not in the file")
     require(len(table) <= odd.adata.n_obs, "more cells than there are")
-    of_type = table["label"].value_counts()
+    of_type = table.loc[table["split"] != "left_out", "label"].value_counts()
     require(bool((of_type >= 3).all()), "rare types take part")
 
 
@@ -219,12 +220,15 @@ RUNS = {
     "tokenize": (
         "tokenizer/tokenizer_combine.py",
         lambda inputs, path, out: {"data_path": path.parent, "output_dir": out, "output_prefix": "cells",
-                                   "max_length": CONTEXT, "cells_per_shard": 20},
+                                   "max_length": CONTEXT, "cells_per_shard": 20,
+                                   "token_dictionary_file": inputs / "vocabulary.json"},
         check_tokens,
     ),
     "medians": (
         "tokenizer/gene_medians.py",
-        lambda inputs, path, out: {"data_path": path.parent, "output_file": out / "medians.json"}, check_medians,
+        lambda inputs, path, out: {"data_path": path.parent, "output_file": out / "medians.json",
+                                   "token_dictionary_file": inputs / "vocabulary.json"},
+        check_medians,
     ),
     "split": (
         "prepare/split_cells.py",

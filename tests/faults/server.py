@@ -5,6 +5,7 @@ answers with one line of what became of each. A case is the fields of :class:`Ca
 and ends such a process.
 """
 
+import base64
 import contextlib
 import importlib
 import io
@@ -24,6 +25,9 @@ ROOT = Path(__file__).parent.parent.parent
 HANG = "hang"
 BUG_STATUS = 99
 SECONDS_FOR_ORPHANS = 10
+ONE_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 # What has threads of its own does not outlive a fork.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue", "MPLBACKEND": "agg",
@@ -51,6 +55,9 @@ class Case:
     kills
         Whether the first write beyond ``most_bytes`` kills the child, as SIGKILL would; else it fails, as on a full
         disk.
+    draws
+        Whether figures are drawn; else a figure is one pixel, with the same events, since drawing takes most of the
+        time of a run.
     seconds
         After so many the child is killed, and the outcome is a hang.
     """
@@ -61,6 +68,7 @@ class Case:
     kill_at: int | None = None
     most_bytes: int | None = None
     kills: bool = False
+    draws: bool = True
     seconds: float = 120.0
 
 
@@ -135,7 +143,6 @@ def run_script(script: str, *words: str) -> int:
 def import_everything() -> None:
     """Import what takes seconds, and have compiled what is compiled at its first use."""
     import anndata
-    import matplotlib.pyplot  # noqa: F401
     import scanpy
     import torch
 
@@ -151,6 +158,14 @@ def import_everything() -> None:
     cells = anndata.AnnData(torch.rand(44, 8, generator=generator).numpy())
     scanpy.pp.neighbors(cells, n_neighbors=5, use_rep="X")
     scanpy.tl.umap(cells)
+
+
+def save_no_figure(figure: object, file: object, **_: object) -> None:
+    """Take the place of ``Figure.savefig``."""
+    if hasattr(file, "write"):
+        file.write(ONE_PIXEL)
+    else:
+        Path(file).write_bytes(ONE_PIXEL)
 
 
 def serve() -> None:
@@ -201,6 +216,10 @@ class Child:
         from tests.faults.events import count_events
 
         case = self.case
+        if not case.draws:
+            import matplotlib.figure
+
+            matplotlib.figure.Figure.savefig = save_no_figure
         module, _, function = case.call.partition(":")
         function = getattr(importlib.import_module(module), function)
         if case.watch is not None:

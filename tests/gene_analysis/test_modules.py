@@ -115,6 +115,13 @@ def test_a_module_is_active_where_its_genes_are_expressed():
     assert inside.mean() > outside.mean() + 0.2
 
 
+def test_a_module_without_control_genes_has_no_activity(caplog):
+    counts = np.random.default_rng(0).poisson(2, size=(20, 6)).astype(np.float32)
+    activity = module_activity(scipy.sparse.csr_matrix(counts), np.zeros(6, dtype=int), np.repeat(["a", "b"], 10))
+    assert activity.loc["M1"].isna().all()
+    assert "no activity of M1" in caplog.text
+
+
 def test_the_verdict_names_every_baseline_and_what_cannot_be_compared():
     test = {"test": "pathway consistency", "observed": 0.3, "null_mean": 0.1, "p": 0.001}
     other = test | {"test": "enriched gene sets"}

@@ -42,7 +42,7 @@ def data_of(cells):
 def resume(folder, data, gene_start="random"):
     settings = replace(SETTINGS, max_steps=2, save_every=1, evaluate_every=99)
     run = Pretraining(make_model(), data, settings, folder, CPU, origin={"gene_start": gene_start})
-    run.resume(checkpoint_to_resume(folder, "last"))
+    run.resume_from("last")
     return run
 
 
