@@ -37,11 +37,16 @@ def pca_of_variable_genes(
     """
     expression = checked_expression(expression)
     variable = expression[:, variable_genes(expression, n_top_genes)]
-    if min(variable.shape) < 2:
-        raise ScDMCError(f"{variable.shape[0]} cells with {variable.shape[1]} variable genes: {FEWEST_FOR_PCA}")
+    _require_enough(variable)
     return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
         variable
     )
+
+
+def _require_enough(variable: scipy.sparse.csr_matrix) -> None:
+    """Refuse cells x variable genes of which there are no principal components."""
+    if min(variable.shape) < 2:
+        raise ScDMCError(f"{variable.shape[0]} cells with {variable.shape[1]} variable genes: {FEWEST_FOR_PCA}")
 
 
 def variable_genes(expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000) -> np.ndarray:
@@ -64,6 +69,10 @@ def variable_genes(expression: scipy.sparse.csr_matrix, n_top_genes: int = 2000)
     adata = anndata.AnnData(expression)
     scanpy.pp.highly_variable_genes(adata, n_top_genes=min(n_top_genes, adata.n_vars), flavor="seurat")
     return adata.var["highly_variable"].to_numpy()
+
+
+# As harmonypy chooses clusters itself, but at least one: it stops at fewer than 16 cells.
+CELLS_PER_HARMONY_CLUSTER, MOST_HARMONY_CLUSTERS = 30, 100
 
 
 def harmony(pca: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:
@@ -91,7 +100,12 @@ def harmony(pca: np.ndarray, batch: np.ndarray, seed: int = 42) -> np.ndarray:
         raise ScDMCError(f"Harmony needs at least two batches, and all cells are of {batch[0]!r}")
     # Handed over as (n_components, n_cells): harmonypy takes that way round when both sizes are equal.
     result = harmonypy.run_harmony(
-        np.ascontiguousarray(pca.T), pd.DataFrame({"batch": batch}), "batch", verbose=False, random_state=seed
+        np.ascontiguousarray(pca.T),
+        pd.DataFrame({"batch": batch}),
+        "batch",
+        verbose=False,
+        random_state=seed,
+        nclust=max(1, min(round(len(batch) / CELLS_PER_HARMONY_CLUSTER), MOST_HARMONY_CLUSTERS)),
     )
     return np.asarray(result.Z_corr)  # (n_cells, n_components) since harmonypy 0.2
 
@@ -184,12 +198,13 @@ def scanorama(expression: scipy.sparse.csr_matrix, batch: np.ndarray, seed: int 
     Raises
     ------
     ScDMCError
-        If scanorama is not installed.
+        If scanorama is not installed, or there are fewer than two cells or variable genes.
     """
     require_packages(["scanorama"])
     from scanorama import integrate
 
     variable = scipy.sparse.csr_matrix(expression[:, variable_genes(expression)])
+    _require_enough(variable)
     batch = np.asarray(batch, dtype=object).astype(str)
     rows = [np.flatnonzero(batch == name) for name in np.unique(batch)]
     genes = [str(gene) for gene in range(variable.shape[1])]

@@ -163,8 +163,9 @@ def _folder(path: Path) -> tuple[str, bool]:
     below = inputs_below(path)
     if not below:
         return "a folder without inputs", False
+    number = "1 input" if len(below) == 1 else f"{len(below)} inputs"
     return (
-        f"a folder with {len(below)} {'input' if len(below) == 1 else 'inputs'} ({shown_names(below, 3)}): folders below are not read; "
+        f"a folder with {number} ({shown_names(below, 3)}): folders below are not read; "
         "name it as --data_path, or move its inputs up", True,
     )  # fmt: skip
 

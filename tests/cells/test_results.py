@@ -138,3 +138,20 @@ def test_a_graph_says_how_many_neighbours_there_can_be():
         with pytest.raises(ScDMCError, match=reason):
             neighbour_graph(np.random.default_rng(0).normal(size=(n_cells, 3)), n_neighbors)
     assert neighbour_graph(np.random.default_rng(0).normal(size=(16, 3)), 15).shape == (16, 16)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (6, 2), (12, 5), (3, 60)])
+def test_methods_on_few_cells_and_genes_give_a_row_for_each_cell_or_say_what_lacks(shape):
+    from scdmc.integration.methods import harmony, pca_of_variable_genes, scanorama
+
+    expression = scipy.sparse.csr_matrix(np.log1p(np.random.default_rng(0).poisson(1, shape)).astype(np.float32))
+    batch = np.array((["a", "b"] * shape[0])[: shape[0]], dtype=object)
+    if shape == (4, 3):  # of which one gene varies enough
+        for method in (pca_of_variable_genes, lambda values: scanorama(values, batch)):
+            with pytest.raises(ScDMCError, match="4 cells with 1 variable genes"):
+                method(expression)
+        return
+    components = pca_of_variable_genes(expression)
+    for embedding in (components, scanorama(expression, batch), harmony(components, batch)):
+        assert len(embedding) == shape[0]
+        assert np.isfinite(embedding).all()
