@@ -28,6 +28,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.options import CountOptions, is_h5ad
+from scdmc.reports.tables import without_formulas
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
@@ -246,7 +247,8 @@ def annotate_file(
         if output_file.suffix == ".csv":
             embeddings = np.zeros((source.n_cells, annotator.width), np.float32) if options.majority_vote else None
             results = _annotate_blocks(source, annotator, options, embeddings)
-            _add_columns(source.obs(), results).to_csv(temporary, index_label="cell_id")
+            table = without_formulas(_add_columns(source.obs(), results))
+            table.to_csv(temporary, index_label="cell_id")
         else:
             with _new_h5ad(temporary, data_path, source.n_cells, annotator.width) as (file, embeddings):
                 results = _annotate_blocks(source, annotator, options, embeddings)

@@ -26,6 +26,9 @@ LEAVE_OUT_HELP = "cells to leave out by a column of obs, such as dataset=pbmc_a,
 SPLIT_DEFAULTS = {name: value for name, value in asdict(SplitOptions()).items() if name != "seed"}
 
 
+REPLACE_FILE = "replace --output_file, even where that is the input"
+
+
 Parser = argparse._ActionsContainer  # a parser, or a group of one
 
 
@@ -81,7 +84,7 @@ def add_output_dir_argument(
 
 
 def add_output_file_argument(
-    parser: Parser, meaning: str, is_required: bool = True, overwrite: str = "replace --output_file"
+    parser: Parser, meaning: str, is_required: bool = True, overwrite: str = REPLACE_FILE
 ) -> None:
     """``--output_file`` and ``--overwrite``."""
     parser.add_argument("--output_file", type=Path, required=is_required, help=meaning)

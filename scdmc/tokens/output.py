@@ -17,6 +17,7 @@ from scdmc.files import atomic_path, remove, require_new_file, require_writable_
 from scdmc.genes.ids import GeneMatch
 from scdmc.reading.counts import Counts
 from scdmc.reading.options import BLOCK_SIZE
+from scdmc.reports.tables import write_csv
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.options import CELLS_PER_SHARD
 from scdmc.tokens.parquet import gene_medians_path, parquet_table, parquet_writer, token_ids_path
@@ -219,8 +220,7 @@ class TokenizedOutput:
         with self.no_space_is_an_error_for_people():
             self.tokenizer.vocabulary.save(token_ids_path(paths[0]))
             self.tokenizer.medians.save(gene_medians_path(paths[0]))
-            with atomic_path(self.unmatched_genes_path) as temporary:
-                tokenization_report.unmatched_genes(reports, unmatched_genes).to_csv(temporary, index=False)
+            write_csv(self.unmatched_genes_path, tokenization_report.unmatched_genes(reports, unmatched_genes))
             tokenization_report.write_html_report(
                 self.html_report_path, self.output_prefix, settings, reports, warnings
             )
