@@ -27,6 +27,7 @@ from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_wid
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, open_counts
+from scdmc.reading.hdf5_output import hdf5_file
 from scdmc.reading.options import CountOptions, is_h5ad
 from scdmc.reports.tables import without_formulas
 from scdmc.tokens.file_report import new_report
@@ -369,7 +370,7 @@ def _new_h5ad(path: Path, data_path: Path, n_cells: int, width: int) -> Iterator
         shutil.copyfile(data_path, path)
     else:
         anndata.AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str))).write_h5ad(path)
-    with h5py.File(path, "a") as file:
+    with hdf5_file(path, "a") as file:
         yield file, _new_embeddings(file, n_cells, width)
 
 

@@ -9,6 +9,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.count_files import open_count_file
 from scdmc.reading.counts import input_files
+from scdmc.reading.hdf5_output import hdf5_file
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -44,5 +45,8 @@ def read_obs(path: Path) -> pd.DataFrame:
 
 def write_h5ad(adata: "AnnData", path: Path) -> None:
     """Write an AnnData compressed and whole, or not at all."""
-    with atomic_path(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
+    import anndata
+
+    with atomic_path(path) as temporary, hdf5_file(temporary, "w") as file:
+        adata.strings_to_categoricals()  # as AnnData.write_h5ad does
+        anndata.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
