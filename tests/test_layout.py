@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # faces.
 FLOORS = (
     ("errors", "version", "options", "resources", "file_names"),
-    ("files", "labels", "configuration"),
+    ("files", "labels", "configuration", "disk"),
     ("genes", "reports"),
     ("reading",),
     ("tokens", "public_data"),

@@ -21,6 +21,7 @@ from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
 from scdmc.cells.gene_coverage import log_coverage
 from scdmc.cells.results import obs_column
+from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_width
@@ -366,10 +367,13 @@ def _new_h5ad(path: Path, data_path: Path, n_cells: int, width: int) -> Iterator
     """A copy of an ``.h5ad``, for parquet a file of cells without genes; and its embeddings, NaN so far."""
     import anndata
 
+    size = data_path.stat().st_size if is_h5ad(data_path) else 0
+    require_space(path.parent, size + n_cells * width * np.float32().nbytes, f"{data_path} with the embeddings")
     if is_h5ad(data_path):
         shutil.copyfile(data_path, path)
     else:
-        anndata.AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str))).write_h5ad(path)
+        with hdf5_file(path, "w") as file:
+            anndata.io.write_elem(file, "/", anndata.AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str))))
     with hdf5_file(path, "a") as file:
         yield file, _new_embeddings(file, n_cells, width)
 

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import sys
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,28 +40,49 @@ def hdf5_file(path: Path, mode: str) -> Iterator[h5py.File]:
     OSError
         With the number of the error and the name of the file, if the disk is full, say.
     """
-    told, sys.unraisablehook = sys.unraisablehook, lambda _: None  # of objects of h5py that cannot be closed
-    file = h5py.File(path, mode)
-    descriptor = file.id.get_vfd_handle()
-    try:
-        yield file
-        # What the library holds in memory is written here, where an error can be raised: at closing it could not.
-        file.flush()
-    except BaseException as error:
-        number = _number_of(error)
-        if number:
-            _failed.append(Path(path))
-            _let_go(file, descriptor)
-            raise OSError(number, os.strerror(number), str(path)) from error
+    with _without_a_word_of_closing():
+        descriptor, file = None, None
+        try:
+            file = h5py.File(path, mode)
+            descriptor = file.id.get_vfd_handle()
+            yield file
+            # What the library holds in memory is written here, where an error can be raised: at closing it could not.
+            file.flush()
+        except BaseException as error:
+            number = _number_of(error)
+            if number:
+                _failed.append(Path(path))
+                _let_go(file, descriptor)
+                raise OSError(number, os.strerror(number), str(path)) from error
+            if file is not None:
+                file.close()
+            raise
         file.close()
-        sys.unraisablehook = told
-        raise
-    file.close()
-    sys.unraisablehook = told
 
 
-def _let_go(file: h5py.File, descriptor: int) -> None:
+@contextmanager
+def _without_a_word_of_closing() -> Iterator[None]:
+    """Objects of h5py that cannot be closed print tracebacks of their own; after an error they stay silent for good."""
+    of_process, of_objects = sys.excepthook, sys.unraisablehook
+
+    def silent(kind: type, error: BaseException, trace: types.TracebackType | None) -> None:
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is None or "h5py" not in trace.tb_frame.f_code.co_filename:
+            of_process(kind, error, trace)
+
+    sys.excepthook, sys.unraisablehook = silent, lambda _: None
+    try:
+        yield
+    finally:
+        if not has_failed():
+            sys.excepthook, sys.unraisablehook = of_process, of_objects
+
+
+def _let_go(file: h5py.File | None, descriptor: int | None) -> None:
     """Close a file that cannot be written: what the library still has to write goes to nowhere."""
+    if descriptor is None:
+        return
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
