@@ -33,6 +33,7 @@ from scdmc.cli.parser import (
     probability,
     script,
 )
+from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
 from scdmc.locks import claim_output
@@ -435,6 +436,8 @@ def start_name(arguments: argparse.Namespace) -> str:
 def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingData", command: list[str]) -> None:
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
     is_main_process = run.accelerator.is_main_process
+    if is_main_process and not arguments.resume:
+        require_space(arguments.output_dir, run.bytes_on_disk, "the run with its checkpoints")
     if arguments.resume:
         run.resume_from(arguments.resume)
     elif is_main_process:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
+from scdmc.file_names import file_name_of
 from scdmc.locks import LOCK_IN_FOLDER, claim_output, is_alive
 
 # What is not whole yet ends in this, before its suffix; and the hidden folder of results within their folder.
@@ -42,6 +43,7 @@ def require_new_file(path: Path, overwrite: bool) -> None:
     path = Path(path)
     if path.is_dir():
         raise ScDMCError(f"{path} is a folder; name a file")
+    require_no_device(path)
     require_absent(path, overwrite)
     require_writable_folder(path.parent)
     if claim_output(path):
@@ -53,6 +55,18 @@ def require_absent(path: Path, overwrite: bool) -> None:
     """Refuse what is there already, unless it may be overwritten."""
     if os.path.lexists(path) and not overwrite:
         raise ScDMCError(f"{path} exists already; choose another place or pass --overwrite")
+
+
+def require_no_device(path: Path) -> None:
+    """Refuse a device, a pipe or a socket, which a file must not take the place of.
+
+    Raises
+    ------
+    ScDMCError
+        If there is something of that kind, itself or behind a symbolic link.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ScDMCError(f"{path} is a device, a pipe or a socket; name a file")
 
 
 def require_new_folder(path: Path, overwrite: bool) -> None:
@@ -113,11 +127,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
+        require_no_device(path)
         if path.exists() and path.is_dir() != temporary.is_dir():
             is_there, wanted = ("folder", "file") if path.is_dir() else ("file", "folder")
             raise ScDMCError(f"{path} is a {is_there}; a {wanted} cannot take its place")
         if path.is_dir():
-            shutil.rmtree(path)
+            remove(path)  # of a symbolic link the link only
         temporary.replace(path)
     finally:
         remove(temporary)
@@ -204,9 +219,14 @@ def sha256_of_file(path: Path) -> str:
 
 
 def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:
-    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix."""
-    names = [path.stem for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    """What data sets are called, their files without suffix; refuses two of one name, whose results would mix.
+
+    The names serve as names of folders, too: none is hidden, or a way out of the folder that it lies in, as the stem of
+    ``...h5ad`` is; and none differs from another by upper and lower case only.
+    """
+    names = [file_name_of(path.name) if path.stem.startswith(".") else path.stem for path in paths]
+    alike = [name.casefold() for name in names]
+    twice = sorted({name for name in names if alike.count(name.casefold()) > 1})
     if twice:
         raise ScDMCError(f"{flag}: two data sets are called {', '.join(twice)}; rename a file")
     return names

@@ -107,3 +107,34 @@ def write_half(path):
     with atomic_path(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path, through_a_link):
+    pipe = target = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    if through_a_link:
+        target = tmp_path / "link"
+        target.symlink_to(pipe)
+    with pytest.raises(ScDMCError, match="is a device, a pipe or a socket; name a file"):
+        require_new_file(target, overwrite=True)
+    with pytest.raises(ScDMCError, match="is a device, a pipe or a socket"), atomic_path(target) as temporary:
+        temporary.write_text("x")
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"pipe", target.name})
+
+
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "mine").write_text("kept")
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "graphs").symlink_to("real")
+    (tmp_path / "out.csv").symlink_to("file")
+    with atomic_path(tmp_path / "graphs") as temporary:
+        temporary.mkdir()
+    with atomic_path(tmp_path / "out.csv") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "real" / "mine").read_text() == (tmp_path / "file").read_text() == "kept"
+    assert (tmp_path / "graphs").is_dir()
+    assert (tmp_path / "out.csv").read_text() == "new"
+    assert not any(path.is_symlink() for path in tmp_path.iterdir())

@@ -8,9 +8,9 @@ from tests.conftest import ROOT
 # From the ground up. A module imports from its own wing and from lower floors; `scdmc` itself and `scdmc.modeling` are
 # faces.
 FLOORS = (
-    ("errors", "version", "options", "resources"),
+    ("errors", "version", "options", "resources", "file_names"),
     ("locks",),
-    ("files", "labels", "configuration"),
+    ("files", "labels", "configuration", "disk"),
     ("result_folders",),
     ("genes", "reports"),
     ("reading",),

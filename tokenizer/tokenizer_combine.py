@@ -47,7 +47,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     workers.add_argument(
         "--scheduler_address",
         help="tcp://HOST:PORT of a running Dask cluster whose workers do it instead (default: none); "
-        "they must see the input and the output folder under the same paths",
+        "they must see the input and the output folder under the same paths, and whoever reaches the cluster acts in "
+        "your name",
     )
     return parser.parse_args(argv)
 

@@ -28,6 +28,7 @@ from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.h5ad import add_obs, new_obsm, require_room_for_results, results_file
 from scdmc.reading.options import CountOptions, is_counts, is_h5ad
+from scdmc.reports.tables import without_formulas
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
@@ -260,9 +261,8 @@ def annotate_file(
         if output_file.suffix == ".csv":
             embeddings = np.zeros((source.n_cells, annotator.width), np.float32) if options.majority_vote else None
             results = _annotate_blocks(source, annotator, options, embeddings)
-            _without_cell_column(source.obs().assign(**_columns(results, source.n_cells))).to_csv(
-                temporary, index_label=CELL_COLUMN
-            )
+            table = without_formulas(_without_cell_column(source.obs().assign(**_columns(results, source.n_cells))))
+            table.to_csv(temporary, index_label=CELL_COLUMN)
         else:
             with _output(temporary, data_path, source.n_cells, annotator.width) as (file, embeddings):
                 results = _annotate_blocks(source, annotator, options, embeddings)

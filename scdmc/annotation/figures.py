@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from sklearn.metrics import confusion_matrix
 
-from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, series_colour, shortened
+from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, series_colour, shortened
 
 
 def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str) -> Figure:

@@ -24,9 +24,9 @@ from scdmc.cells.scores import (
     write_metrics,
 )
 from scdmc.cells.splits import PARTS, write_split
-from scdmc.files import atomic_path
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import Section, write_report
+from scdmc.reports.tables import write_csv
 from scdmc.training.figures import loss_curve_figure
 
 TASK = "annotation"
@@ -116,17 +116,17 @@ def write_fine_tuning_tables(
         by_run = pd.DataFrame(
             [{"run": run.plan.name, **row} for run, of_run in zip(runs, rows, strict=True) for row in of_run]
         )
-        _write_csv(by_run, folder / "metrics_by_run.csv")
+        write_csv(folder / "metrics_by_run.csv", by_run)
         tables.append(("Macro-F1 of each run", _macro_f1_by_run(by_run)))
     predictions = pd.concat(
         [run.predictions.assign(run=run.plan.name) if several else run.predictions for run in runs], ignore_index=True
     )
-    _write_csv(predictions, folder / "predictions.csv")
+    write_csv(folder / "predictions.csv", predictions)
     per_class = _per_class(runs, held_out_type)
-    _write_csv(per_class, folder / "per_class.csv")
+    write_csv(folder / "per_class.csv", per_class)
     best = best_run(runs)
     write_split(folder / "split.csv", best.predictions, best.predictions["label"].to_numpy(), best.plan.split)
-    _write_csv(_history(runs), folder / "history.csv")
+    write_csv(folder / "history.csv", _history(runs))
     return FineTuningTables(table, tables, per_class, predictions[predictions["split"] == "test"])
 
 
@@ -299,8 +299,3 @@ def _section_of_unseen(held_out_type: str, auroc: float) -> Section:
         f"confidence tells unseen types from seen ones: the area under the ROC curve is {auroc:.3f} (0.5 by chance)."
     )
     return Section("A type that was never seen", text)
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)

@@ -12,8 +12,8 @@ from scdmc.cells.cluster_markers import cluster_sizes
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
 from scdmc.cells.options import RESOLUTIONS, ClusterOptions
 from scdmc.cells.scores import clustering_scores, metric_rows
-from scdmc.files import atomic_path
 from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.tables import write_csv
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 TASK = "clustering"
@@ -124,8 +124,7 @@ def write_clusters(
     if len(markers):
         tables["marker_genes.csv"] = markers
     for name, table in tables.items():
-        with atomic_path(output_dir / name) as temporary:
-            table.to_csv(temporary, index=False)
+        write_csv(output_dir / name, table)
 
 
 def draw_clusters(

@@ -12,6 +12,7 @@ from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing, label_text, labels_of
 from scdmc.reading.h5ad import h5ad_files, read_obs
+from scdmc.reports.tables import quoting_of
 from scdmc.tokens.tokenized_cells import require_obs_columns
 
 PARTS = ("train", "validation", "test", "left_out")
@@ -210,7 +211,8 @@ def write_split(path: Path, obs: pd.DataFrame, labels: np.ndarray, split: np.nda
     keys = _unique_cell_keys(obs)
     table = keys.to_frame(index=False).assign(label=_label_texts(labels), split=np.asarray(split))
     with atomic_path(Path(path)) as temporary:
-        table.to_csv(temporary, index=False, columns=list(SPLIT_COLUMNS), lineterminator="\n")
+        table = table[list(SPLIT_COLUMNS)]
+        table.to_csv(temporary, index=False, lineterminator="\n", quoting=quoting_of(table))
 
 
 def read_split(path: Path, obs: pd.DataFrame, labels: np.ndarray | None = None) -> np.ndarray:

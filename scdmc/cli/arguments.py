@@ -35,6 +35,9 @@ LEAVE_OUT_HELP = "cells to leave out by a column of obs, such as dataset=pbmc_a,
 SPLIT_DEFAULTS = {name: value for name, value in asdict(SplitOptions()).items() if name != "seed"}
 
 
+REPLACE_FILE = "replace --output_file, even where that is the input"
+
+
 Parser = argparse._ActionsContainer  # a parser, or a group of one
 
 
@@ -94,7 +97,7 @@ def add_output_file_argument(
     meaning: str,
     suffixes: Sequence[str],
     is_required: bool = True,
-    overwrite: str = "replace --output_file",
+    overwrite: str = REPLACE_FILE,
 ) -> None:
     """``--output_file``, whose suffix must be one of those that are written, and ``--overwrite``."""
     parser.add_argument("--output_file", type=output_file(suffixes), required=is_required, help=meaning)

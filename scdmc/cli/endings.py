@@ -117,6 +117,14 @@ def discard_what_cannot_be_printed() -> None:
             os.close(nothing)
 
 
+def leave_without_hdf5(status: int) -> None:
+    """End the process at once where HDF5 could not write: its own end of the process would crash."""
+    output = sys.modules.get("scdmc.reading.hdf5_output")
+    if output is not None and output.has_failed():
+        discard_what_cannot_be_printed()
+        os._exit(status)
+
+
 def reader_is_gone() -> bool:
     """True if standard output or errors are a pipe that nobody reads any more, as after ``| head``."""
     for stream in (sys.stdout, sys.stderr):

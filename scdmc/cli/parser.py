@@ -17,6 +17,7 @@ from scdmc.cli.endings import (
     INTERRUPTED_STATUS,
     USER_ERROR_STATUS,
     discard_what_cannot_be_printed,
+    leave_without_hdf5,
     make_streams_safe,
     message_for_user,
     printed_to_the_end,
@@ -118,6 +119,7 @@ def _ended(message: str | None, status: int) -> int:
     if message is not None:
         print(f"error: {message}", file=sys.stderr)
     discard_what_cannot_be_printed()
+    leave_without_hdf5(status)
     return status
 
 

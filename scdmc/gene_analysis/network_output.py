@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scdmc.files import atomic_path
 from scdmc.gene_analysis.states import GeneEmbeddings, centred_units
 from scdmc.reports.figures import PALETTE, shortened
+from scdmc.reports.tables import without_formulas
 
 BLOCK_GENES = 1_000
 
@@ -62,7 +63,7 @@ def write_tables(path: Path, tables: Iterator[pd.DataFrame]) -> int:
     n_rows = 0
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf8", newline="") as file:
         for table in tables:
-            table.to_csv(file, index=False, header=n_rows == 0, float_format="%.5g")
+            without_formulas(table).to_csv(file, index=False, header=n_rows == 0, float_format="%.5g")
             n_rows += len(table)
     return n_rows
 

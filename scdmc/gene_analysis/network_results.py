@@ -1,14 +1,14 @@
 """What gene regulatory networks leave: edges, graphs, tables, figures, and one page that shows them."""
 
 import logging
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from scdmc.errors import ScDMCError
+from scdmc.file_names import file_names_of
 from scdmc.files import atomic_path
 from scdmc.gene_analysis.data import GeneData
 from scdmc.gene_analysis.figures import bar_panels_figure, grouped_dots_figure, lines_figure
@@ -61,24 +61,6 @@ class Collected:
     n_edges: int = 0
 
 
-def file_names(cell_types: Sequence[str]) -> dict[str, str]:
-    """Each cell type as part of a file name: letters of any script stay, and types that would share a name get numbers.
-
-    Some file systems do not tell upper case from lower case, so neither do the names.
-    """
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for cell_type in cell_types:
-        stem = name = re.sub(r"[^\w+-]+", "_", cell_type)
-        number = 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stem}_{number}"
-        taken.add(name.casefold())
-        names[cell_type] = name
-    return names
-
-
 def strongest_first(edges: pd.DataFrame, score: str) -> pd.DataFrame:
     """Edges that have the score, by strength: columns tf, target, score, is_known.
 
@@ -126,7 +108,7 @@ def _edges_of_types(
     collected: Collected, graphs: Path, score: str,
 ) -> Iterator[pd.DataFrame]:  # fmt: skip
     """Yield the edges of one type after the other, and collect the rest."""
-    graph_files = file_names(data.types)
+    graph_files = file_names_of(data.types)
     for name in data.types:
         network = type_network(data, name, embedded, regulons, options)
         if network is None:

@@ -9,12 +9,11 @@ import pandas as pd
 
 from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.scores import SUMMARY, wide_metrics, write_metrics
-from scdmc.files import atomic_path
 from scdmc.integration.comparison import USELESS_ARI
 from scdmc.integration.study import OBSM_KEYS, SAW_LABELS, IntegrationData, IntegrationRun, mean_rows
 from scdmc.reports.figures import save_figure, score_table_figure, umap_figure, umap_grid_figure
 from scdmc.reports.page import Section, write_report
-from scdmc.reports.tables import best_of_columns, write_metric_tables
+from scdmc.reports.tables import best_of_columns, write_csv, write_metric_tables
 
 
 def write_integration_tables(folder: Path, runs: Sequence[IntegrationRun]) -> None:
@@ -85,8 +84,7 @@ def write_study_tables(folder: Path, by_data: dict[str, list[IntegrationRun]]) -
         Name of a data set -> its runs.
     """
     rows = {name: pd.DataFrame(mean_rows(runs)) for name, runs in by_data.items()}
-    with atomic_path(folder / "metrics.csv") as temporary:
-        pd.concat(rows, names=["dataset"]).reset_index("dataset").to_csv(temporary, index=False)
+    write_csv(folder / "metrics.csv", pd.concat(rows, names=["dataset"]).reset_index("dataset"))
     table = _side_by_side(rows, "value")
     deviations = _side_by_side(rows, "sd") if all("sd" in of_data for of_data in rows.values()) else None
     fair = np.all([is_fair(wide_metrics(of_data)).loc[table.index] for of_data in rows.values()], axis=0)

@@ -14,6 +14,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.count_files import open_count_file
 from scdmc.reading.hdf5_links import require_own_content
+from scdmc.reading.hdf5_output import hdf5_file
 from scdmc.reading.inputs import input_files
 from scdmc.reading.matrix_readers import reading
 from scdmc.reading.options import is_h5ad
@@ -52,8 +53,11 @@ def read_obs(path: Path) -> pd.DataFrame:
 
 def write_h5ad(adata: "AnnData", path: Path) -> None:
     """Write an AnnData compressed and whole, or not at all."""
-    with atomic_path(path) as temporary:
-        adata.write_h5ad(temporary, compression="gzip")
+    import anndata
+
+    with atomic_path(path) as temporary, hdf5_file(temporary, "w") as file:
+        adata.strings_to_categoricals()  # as AnnData.write_h5ad does
+        anndata.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
 
 
 def require_room_for_results(data_path: Path) -> None:
@@ -102,7 +106,7 @@ def results_file(path: Path, data_path: Path, obs: pd.DataFrame | None = None) -
         # "_index" is the name that AnnData gives to the names of the cells.
         obs = obs.drop(columns="_index", errors="ignore").rename_axis(None)
         anndata.AnnData(obs=obs).write_h5ad(path)
-    with h5py.File(path, "a") as file:
+    with hdf5_file(path, "a") as file:
         yield file
 
 

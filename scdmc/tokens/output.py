@@ -27,6 +27,7 @@ from scdmc.genes.ids import GeneMatch
 from scdmc.locks import claim_output
 from scdmc.reading.counts import Counts
 from scdmc.reading.options import BLOCK_SIZE
+from scdmc.reports.tables import write_csv
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.options import CELLS_PER_SHARD
 from scdmc.tokens.parquet import gene_medians_path, give_place, parquet_table, parquet_writer, token_ids_path
@@ -295,8 +296,8 @@ class TokenizedOutput:
                 give_place(self.shard_path(key), ShardPlace(number, len(keys), run))
             self.tokenizer.vocabulary.save(waiting / token_ids_path(paths[0]).name)
             self.tokenizer.medians.save(waiting / gene_medians_path(paths[0]).name)
-            with atomic_path(waiting / self.unmatched_genes_path.name) as temporary:
-                tokenization_report.unmatched_genes(reports, unmatched_genes).to_csv(temporary, index=False)
+            missing = tokenization_report.unmatched_genes(reports, unmatched_genes)
+            write_csv(waiting / self.unmatched_genes_path.name, missing)
             tokenization_report.write_html_report(
                 waiting / self.html_report_path.name,
                 self.output_prefix,

@@ -277,6 +277,15 @@ class Pretraining:
         """Of the last evaluation."""
         return self.log.last_evaluation
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the checkpoints of a run take at most: weights, and two moments of those that are trained."""
+        weights = sum(weight.numel() * weight.element_size() for weight in self.module.parameters())
+        trained = sum(w.numel() * w.element_size() for w in self.module.parameters() if w.requires_grad)
+        # The newest is written before the oldest goes.
+        n_checkpoints = min(self.settings.keep_checkpoints + 1, 1 + self.total_steps // self.settings.save_every)
+        return n_checkpoints * (weights + 2 * trained)
+
     def save_checkpoint(self) -> None:
         """Write everything that a resumed run needs; a checkpoint is complete or absent.
 

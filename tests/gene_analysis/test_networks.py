@@ -8,6 +8,7 @@ import scipy.sparse
 import torch
 
 from scdmc.errors import ScDMCError
+from scdmc.file_names import file_names_of
 from scdmc.gene_analysis.attention_maps import eager_attention, layer_weights
 from scdmc.gene_analysis.edits import edit_genes
 from scdmc.gene_analysis.network_evaluation import (
@@ -19,7 +20,7 @@ from scdmc.gene_analysis.network_evaluation import (
     pearson_scores,
 )
 from scdmc.gene_analysis.network_output import directed_graph, hubs, nearest_genes, topology, write_tables
-from scdmc.gene_analysis.network_results import file_names, strongest_first
+from scdmc.gene_analysis.network_results import strongest_first
 from scdmc.gene_analysis.network_scores import association_scores, attention_scores, perturbation_scores
 from scdmc.gene_analysis.networks import network_verdict
 from scdmc.gene_analysis.states import GeneEmbeddings, centred_units
@@ -269,7 +270,7 @@ def test_bad_input_is_named(run, capsys):
 
 
 def test_graphs_have_names_of_their_own_and_the_strongest_effects_of_either_sign():
-    names = file_names(["T/NK", "T NK", "β", "t_nk", "CD4+ T"])
+    names = file_names_of(["T/NK", "T NK", "β", "t_nk", "CD4+ T"])
     assert list(names.values()) == ["T_NK", "T_NK_2", "β", "t_nk_3", "CD4+_T"]
     edges = pd.DataFrame({"tf": "A", "target": list("XYZ"), "is_known": False, "perturbation": [0.1, -2.0, np.nan]})
     assert strongest_first(edges, "perturbation")["target"].tolist() == ["Y", "X"]

@@ -31,8 +31,8 @@ from scdmc.reports.figures import (
 from scdmc.tokens.report import share_figure
 
 ODD = [
-    r"$\alpha_{1$", r"$\notacommand$", "CD8$+", "$x$ cells", "b" * 500, "T\ncell\r\n", "خلايا", "🧬 cell", "\x07\x00bell",
-    "<script>alert(1)</script>", "a_b^c", r"\frac{", "\udce9", "%s{}", "\u2028", "=1+1",
+    r"$\alpha_{1$", r"$\notacommand$", "CD8$+", "$x$ cells", "b" * 500, "T\ncell\r\n", "خلايا", "🧬 cell",
+    "\x07\x00bell", "<script>alert(1)</script>", "a_b^c", r"\frac{", "\udce9", "%s{}", "\u2028", "=1+1",
 ]  # fmt: skip
 MANY = [*ODD, *(f"type {number}" for number in range(600 - len(ODD)))]
 
@@ -61,16 +61,16 @@ def figures():
         "confusion": confusion_matrix_figure(true, predicted, title),
         "per_class": per_class_figure(per_class_scores(true.astype(str), predicted.astype(str)), title),
         "learning": learning_curve_figure(curve, "f", title),
-        "umap": umap_figure(points, {name: true for name in MANY[:30]}, title),
+        "umap": umap_figure(points, dict.fromkeys(MANY[:30], true), title),
         "together": umap_figure(points, {"a": true, "b": predicted}, title, same_colours=True),
-        "grid": umap_grid_figure({MANY[4]: points}, {name: true for name in MANY[:30]}, title),
+        "grid": umap_grid_figure({MANY[4]: points}, dict.fromkeys(MANY[:30], true), title),
         "scores": score_table_figure(numbers.iloc[:18, :18], title, np.zeros((18, 18), bool)),
         "heat_map": heat_map_figure(numbers, title, "c", "x", "y", starred=numbers > 1),
-        "bars": bar_panels_figure({name: few for name in MANY}, title, "x"),
+        "bars": bar_panels_figure(dict.fromkeys(MANY, few), title, "x"),
         "dots": grouped_dots_figure(numbers.iloc[:, :18], title, "x"),
         "histograms": histograms_figure({name: rng.normal(size=9) for name in MANY[:18]}, title, "x", "y"),
         "lines": lines_figure({name: pd.Series([1.0, 2], [1, 2]) for name in MANY[:18]}, title, "x", "y"),
-        "networks": network_figure({name: edges for name in MANY[:2]}, title),
+        "networks": network_figure(dict.fromkeys(MANY[:2], edges), title),
         "shares": share_figure(dict.fromkeys(MANY[:18], 0.5), title),
     }
 

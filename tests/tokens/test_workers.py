@@ -1,11 +1,14 @@
 """Tokenizing on several workers, and runs that end early: the same bytes, errors that name what failed."""
 
+import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata
@@ -65,7 +68,7 @@ def cluster():
     """A cluster that runs already, of two workers in this process."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50
     ) as cluster:
         yield cluster
 
@@ -75,6 +78,50 @@ def test_workers_of_this_machine_write_the_same_bytes(make_job, tmp_path):
     tokenize_folder(make_job("two"), num_workers=2)
     assert len(fingerprints(tmp_path / "one")) == 5 + 5
     assert fingerprints(tmp_path / "two") == fingerprints(tmp_path / "one")
+
+
+def listening_sockets(processes):
+    """Addresses at which these processes take connections: (process, local address as the system writes it)."""
+    found = []
+    for process in processes:
+        sockets = set()
+        for link in Path(f"/proc/{process}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(str(link.readlink()))
+        for table in ("tcp", "tcp6", "udp", "udp6"):
+            for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] in ("0A", "07") and f"socket:[{fields[9]}]" in sockets:
+                    found.append((process, fields[1]))
+    return found
+
+
+def descendants(process):
+    """A process and all that it has started, and they."""
+    found = [process]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*"):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="needs /proc")
+def test_workers_of_this_machine_take_no_connection_from_anybody(make_job):
+    own, seen, most = {address for _, address in listening_sockets([os.getpid()])}, set(), 0
+    with ThreadPoolExecutor(1) as thread:
+        run = thread.submit(tokenize_folder, make_job("two"), num_workers=2)
+        while not run.done():
+            with contextlib.suppress(OSError):  # a process that has just ended
+                family = descendants(os.getpid())
+                most = max(most, len(family))
+                seen |= {address for _, address in listening_sockets(family)} - own
+            time.sleep(0.02)
+        run.result()
+    assert most >= 3
+    assert seen == set()
+    # The same look finds a socket that does listen.
+    with socket.create_server(("127.0.0.1", 0)):
+        assert len(listening_sockets([os.getpid()])) == len(own) + 1
 
 
 def test_workers_of_a_running_cluster_write_the_same_bytes(make_job, cluster, tmp_path, capsys):
