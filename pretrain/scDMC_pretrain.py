@@ -400,19 +400,12 @@ def save(
 ) -> None:
     """Write the model, the history and the loss curves; checkpoints and logs beside them stay."""
     from scdmc.model.storage import describe_arguments, model_card, save_model_directory
-    from scdmc.training.results import draw_loss_curves, guessing_metrics, objective_in_words
+    from scdmc.training.results import draw_loss_curves, guessing_metrics, objective_in_words, training_facts
     from scdmc.training.run_log import write_history
 
-    config = model.config
     facts = {
         "data": Path(arguments.data_path).name,
-        "training cells": f"{len(data.training):,}",
-        "held-out cells": f"{len(data.held_out):,}",
-        "optimizer steps": f"{run.step:,} of {run.cells_per_step:.0f} cells",
-        "parameters": f"{model.num_parameters():,}",
-        "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
-        "context": f"{config.max_position_embeddings} tokens",
-        "gene medians": f"{len(data.medians.medians):,} genes",
+        **training_facts(run, model, data),
         **({"started from": start_name(arguments)} if arguments.model else {}),
         "objective": objective_in_words(vars(arguments)),
         "seed": arguments.seed,
@@ -478,14 +471,8 @@ def main(argv: list[str] | None = None) -> int:
     start = model_to_start_from(arguments)
     fill_in_model_flags(arguments, start)
     device = choose_device(arguments.num_gpus)
-    data = read_pretraining_data(
-        arguments.data_path,
-        arguments.cache_dir,
-        arguments.max_length,
-        choice,
-        arguments.token_dictionary_file,
-        arguments.gene_median_file,
-    )
+    genes = arguments.token_dictionary_file, arguments.gene_median_file
+    data = read_pretraining_data(arguments.data_path, arguments.cache_dir, arguments.max_length, choice, *genes)
     model = trained_model(arguments, data, start) if start else new_model(arguments, data)
     settings = training_settings(arguments)
     origin = origin_of(arguments, data)

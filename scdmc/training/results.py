@@ -6,6 +6,8 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.training.data import PretrainingData
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
@@ -35,6 +37,20 @@ def objective_in_words(flags: Mapping[str, object]) -> str:
     given = {name: flags[name] for name in OBJECTIVE if flags[name] is not None}
     changed = [f"{name} {value}" for name, value in given.items() if value != defaults[name]]
     return "as in the paper" + (f", but {', '.join(changed)}" if changed else "")
+
+
+def training_facts(run: Pretraining, model: ScDMCForMaskedLM, data: PretrainingData) -> dict[str, str]:
+    """Sizes of the run, the model and the data, as a model card states them."""
+    config = model.config
+    return {
+        "training cells": f"{len(data.training):,}",
+        "held-out cells": f"{len(data.held_out):,}",
+        "optimizer steps": f"{run.step:,} of {run.cells_per_step:.0f} cells",
+        "parameters": f"{model.num_parameters():,}",
+        "layers x hidden x heads": f"{config.num_hidden_layers} x {config.hidden_size} x {config.num_attention_heads}",
+        "context": f"{config.max_position_embeddings} tokens",
+        "gene medians": f"{len(data.medians.medians):,} genes",
+    }
 
 
 def guessing_metrics(run: Pretraining) -> dict[str, float]:
