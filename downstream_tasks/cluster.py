@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.storage import load_model, saw_labels
     from scdmc.reading.h5ad import require_room_for_results
 
-    require_room_for_results(arguments.data_path)
+    require_room_for_results(arguments.data_path, arguments.output_dir)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(

@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.reading.h5ad import require_room_for_results
 
     for path in paths:
-        require_room_for_results(path)
+        require_room_for_results(path, arguments.output_dir)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     place = functools.partial(place_model, **placement(arguments))
     place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read

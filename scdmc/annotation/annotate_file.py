@@ -20,6 +20,7 @@ from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
 from scdmc.cells.gene_coverage import log_coverage
 from scdmc.cells.results import obs_column
+from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_width
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # Of the names of the cells, in a table.
 CELL_COLUMN = "cell_id"
+BYTES_OF_TEXT = 10  # a number of an embedding in a CSV, about
 
 
 class CellSource(Protocol):
@@ -209,7 +211,7 @@ def embed_file(
             if file is None:
                 columns = [f"{EMBEDDING_KEY}_{number}" for number in range(width)]
                 table = pd.DataFrame(embeddings, index=source.obs().index, columns=columns)
-                table.to_csv(temporary, index_label=CELL_COLUMN)
+                without_formulas(table).to_csv(temporary, index_label=CELL_COLUMN)
             elif not is_h5ad(data_path):
                 _write_obs(file, source.obs())
         source.log_summary()
@@ -389,9 +391,10 @@ def _output(
 ) -> Iterator[tuple[h5py.File | None, "np.ndarray | h5py.Dataset"]]:
     """Where results go, and the embeddings, NaN so far: an ``.h5ad``, or memory for a table."""
     if path.suffix == ".csv":
+        require_space(path.parent, n_cells * width * BYTES_OF_TEXT, f"{data_path} as a table of embeddings")
         yield None, np.full((n_cells, width), np.nan, dtype=np.float32)
         return
-    require_room_for_results(data_path)
+    require_room_for_results(data_path, path.parent, n_cells * width * np.float32().nbytes)
     unnamed = pd.DataFrame(index=np.arange(n_cells).astype(str))
     with results_file(path, data_path, unnamed) as file:
         yield file, new_obsm(file, EMBEDDING_KEY, (n_cells, width))

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.count_files import open_count_file
@@ -60,15 +61,26 @@ def write_h5ad(adata: "AnnData", path: Path) -> None:
         anndata.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
 
 
-def require_room_for_results(data_path: Path) -> None:
+def require_room_for_results(data_path: Path, output_path: Path, n_bytes: int = 0) -> None:
     """Refuse an ``.h5ad`` to a copy of which no results could be added, before the work.
+
+    Parameters
+    ----------
+    data_path
+        Where the cells come from.
+    output_path
+        The file or folder that will hold the copy.
+    n_bytes
+        How much the results take, at least.
 
     Raises
     ------
     ScDMCError
-        If its obs or obsm is no group, as in files of AnnData before version 0.7, or any part of it leads to another
-        file, which would be changed in place of the copy.
+        If the disk has no room for the copy with the results, obs or obsm is no group, as in files of AnnData before
+        version 0.7, or any part of the file leads to another file, which would be changed in place of the copy.
     """
+    size = data_path.stat().st_size if is_h5ad(data_path) else 0
+    require_space(output_path, size + n_bytes, f"{data_path} with the results")
     if not is_h5ad(data_path):
         return
     require_own_content(data_path)

@@ -1,5 +1,8 @@
 """Results are added to a copy of the user's file, of which nothing else is read or changed."""
 
+import shutil
+from types import SimpleNamespace
+
 import anndata
 import h5py
 import numpy as np
@@ -86,7 +89,7 @@ def content_of(path):
 def test_results_are_added_and_all_else_stays(strange, tokenizer, tmp_path):
     path, output = tmp_path / "in.h5ad", tmp_path / "out.h5ad"
     with_(STRANGE[strange])(path)
-    require_room_for_results(path)
+    require_room_for_results(path, path.parent)
     with open_counts(path) as counts:
         cells = tokenize_counts(counts, tokenizer)
     labels, embedding = np.array(list("xxyyzzz"), dtype=object), np.arange(14.0).reshape(7, 2)
@@ -120,7 +123,7 @@ def test_a_file_to_which_nothing_can_be_added_is_refused_before_the_work(tmp_pat
     path = tmp_path / "old.h5ad"
     with_(lambda file: (file.pop("obsm"), file.create_dataset("obsm", data=np.zeros(7))))(path)
     with pytest.raises(ScDMCError, match="obsm is no group"):
-        require_room_for_results(path)
+        require_room_for_results(path, path.parent)
 
 
 @pytest.mark.parametrize("shape", [(1, 100), (50, 1), (50, 0), (0, 50), (50, 100)])
@@ -155,3 +158,13 @@ def test_methods_on_few_cells_and_genes_give_a_row_for_each_cell_or_say_what_lac
     for embedding in (components, scanorama(expression, batch), harmony(components, batch)):
         assert len(embedding) == shape[0]
         assert np.isfinite(embedding).all()
+
+
+def test_room_for_the_copy_and_the_results_is_asked_for_before_the_work(tmp_path, monkeypatch):
+    path = tmp_path / "in.h5ad"
+    with_(STRANGE["plain"])(path)
+    size = path.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=size + 100))
+    require_room_for_results(path, tmp_path / "out.h5ad", 100)
+    with pytest.raises(ScDMCError, match=r"in.h5ad with the results needs .*make room"):
+        require_room_for_results(path, tmp_path / "out.h5ad", 101)

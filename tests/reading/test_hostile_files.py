@@ -175,7 +175,7 @@ def test_a_copy_for_results_has_nothing_of_another_file_and_changes_none(folder,
     others = [folder.parent / "victim.h5ad", folder / "neighbour.h5ad", folder.parent / "secret.txt"]
     before = [other.read_bytes() for other in others]
     with pytest.raises(ScDMCError, match="leads to another file, or keeps its values there"):
-        require_room_for_results(path)
+        require_room_for_results(path, path.parent)
     with pytest.raises(ScDMCError, match="another file"):
         add_results(output, path)
     assert [other.read_bytes() for other in others] == before
@@ -186,7 +186,7 @@ def test_links_within_a_file_are_copied_and_results_are_added(folder):
     path, output = folder / "cells.h5ad", folder / "result.h5ad"
     change(path, lambda f: (f.move("obsm", "uns/more"), f.__setitem__("obsm", h5py.SoftLink("/uns/more"))))
     before = path.read_bytes()
-    require_room_for_results(path)
+    require_room_for_results(path, path.parent)
     add_results(output, path)
     assert path.read_bytes() == before
     assert set(anndata.read_h5ad(output).obsm) == {"X_old", "X_scDMC"}
