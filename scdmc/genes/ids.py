@@ -113,18 +113,16 @@ def load_gene_mapping(path: Path | None, vocabulary: Vocabulary) -> dict[str, st
     Raises
     ------
     ScDMCError
-        If a target is no text, or no target is in the vocabulary.
+        If no target is in the vocabulary, as of a file of numbers.
     """
     if path is None:
         return {}
     mapping = read_json_object(path, "gene mapping")
-    other = [name for name, target in mapping.items() if not isinstance(target, str)]
-    if other:
-        raise ScDMCError(
-            f"{path}: {other[0]!r} leads to a {type(mapping[other[0]]).__name__}, not to text; "
-            "a gene mapping goes from symbol or id to the id of the vocabulary"
-        )
-    used = {name.upper(): target for name, target in mapping.items() if target in vocabulary.token_ids}
+    used = {
+        name.upper(): target
+        for name, target in mapping.items()
+        if isinstance(target, str) and target in vocabulary.token_ids
+    }
     if not used:
         raise ScDMCError(f"{path}: none of its {len(mapping):,} targets is in the vocabulary ({vocabulary.source})")
     if len(used) < len(mapping):

@@ -298,7 +298,7 @@ def _cells_of_table(
     table: pa.Table, obs_names: list[str], file_name: str, first_row: int, settings: TokenizationSettings | None
 ) -> TokenizedCells:
     (rank_ids, rank_offsets), (expression_ids, expression_offsets), (values, value_offsets) = (
-        _flat(table[name], name, dtype, file_name)
+        _flat(table[name], name, dtype, file_name, settings is not None)
         for name, dtype in zip(STREAM_COLUMNS[:3], (np.int32, np.int32, np.float32), strict=True)
     )
     for column, lengths in (
@@ -326,7 +326,9 @@ def _require_lengths(column: str, lengths: np.ndarray, expected: np.ndarray, fil
         )
 
 
-def _flat(column: pa.ChunkedArray, name: str, dtype: type, file_name: str) -> tuple[np.ndarray, np.ndarray]:
+def _flat(
+    column: pa.ChunkedArray, name: str, dtype: type, file_name: str, is_ours: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Values of a list column as one array, and the offsets of the rows.
 
     Raises
@@ -341,9 +343,10 @@ def _flat(column: pa.ChunkedArray, name: str, dtype: type, file_name: str) -> tu
     values = array.values.to_numpy()[offsets[0] : offsets[-1]]
     if len(offsets) > 1 and not np.diff(offsets).min() > 0:
         raise ScDMCError(f"{file_name}: damaged data: a cell has no token in {name}; tokenize the counts again")
-    # NaN is neither.
-    if len(values) and not (values.min() >= 0 and values.max() <= np.finfo(np.float32).max):
-        raise ScDMCError(f"{file_name}: damaged data: {name} has values below 0, or no numbers; tokenize again")
+    # NaN lies nowhere. Data of the published tool have it where the counts were none, and values below 0.
+    is_checked = dtype == np.int32 or is_ours
+    if is_checked and len(values) and not (values.min() >= 0 and values.max() <= np.finfo(np.float32).max):
+        raise ScDMCError(f"{file_name}: damaged data: {name} holds what is no token id or no number; tokenize again")
     if dtype == np.int32 and len(values) and values.max() > np.iinfo(np.int32).max:
         raise ScDMCError(f"{file_name}: damaged data: {name} has token ids above 2,147,483,647; tokenize again")
     return values.astype(dtype, copy=False), offsets - offsets[0]
