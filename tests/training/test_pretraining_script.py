@@ -140,7 +140,9 @@ def test_a_model_to_go_on_from_is_not_overwritten(model_folder, script, dataset,
 
 def test_a_classifier_is_nothing_to_go_on_from(model_folder, script, dataset, tmp_path, capsys):
     classifier = load_classifier_for_training(open_model_directory(model_folder), ["a", "b"], "rank", 0.1)
-    shutil.copytree(model_folder, tmp_path / "classifier", ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(
+        model_folder, tmp_path / "classifier", ignore=shutil.ignore_patterns("checkpoints", "manifest.json")
+    )
     classifier.save_pretrained(tmp_path / "classifier")
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "on"), *BARELY]
     assert script([*arguments, "--pretrained_model_path", str(tmp_path / "classifier")]) == 2
