@@ -317,7 +317,7 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
             assert (out / name / file).stat().st_size > 0
         integrated = anndata.read_h5ad(out / name / "integrated.h5ad")
         assert set(integrated.obsm) == {"X_scDMC_adapted", "X_scDMC_adapted_centred", "X_pca"}
-    in_common = {"metrics.csv", "metrics.md", "metrics.tex", "report.html", "scores.pdf", "scores.png"}
+    in_common = {"manifest.json", "metrics.csv", "metrics.md", "metrics.tex", "report.html", "scores.pdf", "scores.png"}
     assert {path.name for path in out.iterdir()} == {*in_common, "one", "two"}
     page = (out / "report.html").read_text(encoding="utf8")
     assert page.count("data:image/png;base64,") == 5
