@@ -12,6 +12,7 @@ from scdmc.annotation.calibration import expected_calibration_error
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.storage import load
+from scdmc.result_folders import result_folder
 from tests.small_models import save_small_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -305,13 +306,14 @@ def test_a_run_leaves_the_random_state_of_the_caller_alone(fine_tune, tmp_path):
 
 def test_folders_of_runs_of_an_earlier_start_go_and_nothing_else(fine_tune, tmp_path):
     output = tmp_path / "out"
-    runs, others = ("seed_4", "seed_5_fold_1"), ("seed_3_mine", "seed_6")
-    for folder in (*runs, others[0]):
-        (output / folder).mkdir(parents=True)
-        for name in ("config.json", "predictions.csv", "split.csv"):
-            (output / folder / name).touch()
-    (output / "seed_6").mkdir()  # no run, but something of the user's
-    (output / "seed_6" / "notes.txt").touch()
+    with result_folder(output) as folder:
+        for run in ("seed_4", "seed_5_fold_1"):
+            (folder / run).mkdir()
+            (folder / run / "config.json").touch()
+    others = ("seed_3_mine", "seed_6")
+    for name in others:  # no run of ours, but something of the user's
+        (output / name).mkdir()
+        (output / name / "config.json").touch()
     flags = ("--baselines", "none", "--train", "classifier", "--seeds", 2, "--seed", 3, "--overwrite")
     assert fine_tune(output, *flags) == 0
     assert {path.name for path in output.glob("seed_*")} == {"seed_3", "seed_4", *others}

@@ -42,7 +42,7 @@ def test_the_table_has_every_score_of_every_share_and_a_figure_is_drawn(script, 
     wide = table[table["metric"] == "macro_f1"].pivot(index="method", columns="label_fraction", values="value")
     for method, value in METHODS.items():
         assert wide.loc[method].tolist() == pytest.approx([value, value + 0.1])
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".png", ".pdf"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".png", ".pdf", ".json"}
     assert "0.05" in capsys.readouterr().out
 
 

@@ -165,7 +165,7 @@ def test_the_script_writes_tables_figures_and_a_report(load_script, model_path, 
     assert (out / "enrichment.csv").exists()
     without_sets = [*options[:8], "--resolutions", 0.5, "--overwrite"]
     assert script.main([str(word) for word in without_sets]) == 0
-    stems = ("activity", "genes", "modules", "report", "umap")
+    stems = ("activity", "genes", "manifest", "modules", "report", "umap")
     assert {path.stem for path in out.iterdir()} == set(stems)
     assert script.main([str(word) for word in [*without_sets, "--permutations", 1000]]) == 2
     assert "--permutations has no effect without --gene_sets" in capsys.readouterr().err

@@ -28,6 +28,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load_classifier_for_training, load_model, save_model_directory
 from scdmc.reports.tables import best_of_columns, latex, markdown, score_texts
+from scdmc.result_folders import result_folder
 from scdmc.tokens.medians import GeneMedians
 from tests.small_models import save_small_model
 
@@ -296,9 +297,9 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
     for name, part in (("one", few[::2]), ("two", few[1::2])):
         part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
     paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
-    (tmp_path / "out").mkdir()
-    for name in ("umap_grid.pdf", "umap_harmony.png"):
-        (tmp_path / "out" / name).write_text("of an earlier run on one data set")
+    with result_folder(tmp_path / "out") as folder:
+        for name in ("umap_grid.pdf", "umap_harmony.png"):
+            (folder / name).write_text("of an earlier run on one data set")
     more = ["--seeds", "2", "--adapt", "--adapt_steps", "2", "--batch_balanced", "--adapt_queue_size", "16"]
     more += ["--centre_batches", "--methods", "pca", "--overwrite"]
     assert integration([*command(model_path, tmp_path / "out", *paths), *more]) == 0
@@ -318,7 +319,7 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
             assert (out / name / file).stat().st_size > 0
         integrated = anndata.read_h5ad(out / name / "integrated.h5ad")
         assert set(integrated.obsm) == {"X_scDMC_adapted", "X_scDMC_adapted_centred", "X_pca"}
-    in_common = {"metrics.csv", "metrics.md", "metrics.tex", "report.html", "scores.pdf", "scores.png"}
+    in_common = {"manifest.json", "metrics.csv", "metrics.md", "metrics.tex", "report.html", "scores.pdf", "scores.png"}
     assert {path.name for path in out.iterdir()} == {*in_common, "one", "two"}
     page = (out / "report.html").read_text(encoding="utf8")
     assert page.count("data:image/png;base64,") == 5
