@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from scdmc.genes.vocabulary import SPECIAL_TOKENS, Vocabulary
+from tests.undrawn import save_no_figure
 
 ROOT = Path(__file__).parent.parent
 NO_REFERENCE_DATA = "the folder of reference data is not there"
@@ -26,6 +27,23 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(
             f"{len(skipped)} parity tests skipped: {NO_REFERENCE_DATA}; tests/test_golden.py guards parity without it"
         )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def undrawn_figures():
+    """Scripts in the process of the tests save figures of one pixel; ``drawn_figures`` has them drawn."""
+    import matplotlib.figure
+
+    drawn = matplotlib.figure.Figure.savefig
+    matplotlib.figure.Figure.savefig = save_no_figure
+    yield drawn
+    matplotlib.figure.Figure.savefig = drawn
+
+
+@pytest.fixture
+def drawn_figures(undrawn_figures, monkeypatch):
+    """Figures are drawn after all, in a test of how they look."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", undrawn_figures)
 
 
 @pytest.fixture(scope="session")

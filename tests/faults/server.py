@@ -5,7 +5,6 @@ answers with one line of what became of each. A case is the fields of :class:`Ca
 and ends such a process.
 """
 
-import base64
 import contextlib
 import importlib
 import io
@@ -21,13 +20,12 @@ import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.undrawn import save_no_figure
+
 ROOT = Path(__file__).parent.parent.parent
 HANG = "hang"
 BUG_STATUS = 99
 SECONDS_FOR_ORPHANS = 10
-ONE_PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 # What has threads of its own does not outlive a fork.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "NUMBA_THREADING_LAYER": "workqueue", "MPLBACKEND": "agg",
@@ -158,14 +156,6 @@ def import_everything() -> None:
     cells = anndata.AnnData(torch.rand(44, 8, generator=generator).numpy())
     scanpy.pp.neighbors(cells, n_neighbors=5, use_rep="X")
     scanpy.tl.umap(cells)
-
-
-def save_no_figure(figure: object, file: object, **_: object) -> None:
-    """Take the place of ``Figure.savefig``."""
-    if hasattr(file, "write"):
-        file.write(ONE_PIXEL)
-    else:
-        Path(file).write_bytes(ONE_PIXEL)
 
 
 def serve() -> None:
