@@ -117,8 +117,8 @@ def test_the_script_writes_a_table_figures_and_a_report(run, tmp_path, capsys):
     assert all((tmp_path / "out" / name).exists() for name in ("shift.png", "towards_goal.pdf", "report.html"))
     assert run("--genes", "INS", "--cell_types", "beta") == 0
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"own_probability.pdf", "own_probability.png", "perturbations.csv", "report.html", "shift.pdf",
-                    "shift.png"}  # fmt: skip
+    assert left == {"manifest.json", "own_probability.pdf", "own_probability.png", "perturbations.csv", "report.html",
+                    "shift.pdf", "shift.png"}  # fmt: skip
 
 
 def test_small_numbers_are_drawn_in_a_power_of_ten_that_shows_them():
