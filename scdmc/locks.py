@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 HELD, NO_LOCKS = frozenset({errno.EACCES, errno.EAGAIN}), frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP})
 
 
+# What killed runs leave in a lock begins like this; a file of somebody else is neither emptied nor deleted.
+SIGNED = b'{"pid": '
+
+
 # A run writes who it is right after it has taken a lock; another one that finds nothing looks again.
 SECONDS_TO_SIGN = 0.5
 
@@ -101,7 +105,7 @@ def output_lock(path: Path) -> Iterator[bool]:
     Raises
     ------
     ScDMCError
-        If another run writes it, naming that run.
+        If another run writes it, naming that run; or if a file of somebody else has the name of the lock.
     """
     path = lock_path(path)
     lock = _held.get(path)
@@ -149,17 +153,27 @@ def _taken(path: Path) -> _Lock:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # Never through a link: what it leads to would be emptied.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # a run that has just ended took its empty folder away
             continue
         is_exclusive = _lock_file(path, descriptor)
         if _is_still_there(path, descriptor):
             break
         os.close(descriptor)  # the run that held it has just deleted it
+    earlier = os.pread(descriptor, 65_536, 0)
+    if earlier and not earlier.startswith(SIGNED):
+        os.close(descriptor)
+        raise ScDMCError(f"{path} is not of scDMC, which locks an output by a file of that name; rename it")
+    lock = _Lock(path, descriptor, new_folders, is_exclusive)
     signature = {"pid": os.getpid(), "host": socket.gethostname(), "command": list(command_of_run())}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(signature).encode("utf8"), 0)
-    return _Lock(path, descriptor, new_folders, is_exclusive)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(signature).encode("utf8"), 0)
+    except OSError:  # the disk is full
+        _give_back(lock)
+        raise
+    return lock
 
 
 def _lock_file(path: Path, descriptor: int) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import socket
 
@@ -131,3 +132,37 @@ def test_where_there_are_no_locks_the_run_says_so_and_goes_on(tmp_path, monkeypa
     with output_lock(tmp_path / "out") as is_exclusive:
         assert not is_exclusive
     assert "nothing keeps a second run from this output" in caplog.text
+
+
+def test_a_file_of_somebody_else_with_the_name_of_the_lock_stays_as_it_is(tmp_path):
+    path = lock_path(tmp_path / "out")
+    path.write_text("mine")
+    with pytest.raises(ScDMCError, match="is not of scDMC"), output_lock(tmp_path / "out"):
+        pass
+    assert path.read_text() == "mine"
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "mine").write_text("")
+    lock_path(tmp_path / "out").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic link"), output_lock(tmp_path / "out"):
+        pass
+    assert (tmp_path / "mine").read_text() == ""
+
+
+def test_a_lock_that_a_full_disk_does_not_take_is_gone_again(tmp_path):
+    run = os.fork()
+    if not run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        try:
+            claim_at_once(tmp_path / "deep" / "out")
+        except OSError as error:
+            os._exit(error.errno)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+def claim_at_once(path):
+    with output_lock(path):
+        pass

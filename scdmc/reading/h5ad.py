@@ -58,6 +58,8 @@ def write_h5ad(adata: "AnnData", path: Path) -> None:
 
     with atomic_path(path) as temporary, hdf5_file(temporary, "w") as file:
         adata.strings_to_categoricals()  # as AnnData.write_h5ad does
+        if adata.raw is not None:
+            adata.strings_to_categoricals(adata.raw.var)
         anndata.io.write_elem(file, "/", adata, dataset_kwargs={"compression": "gzip"})
 
 

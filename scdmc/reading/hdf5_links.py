@@ -80,9 +80,7 @@ def _places_elsewhere(root: h5py.h5g.GroupID, path: Path) -> Iterator[str]:
     waiting: list[tuple[h5py.h5g.GroupID, str, int]] = [(root, "", 1)]
     while waiting:
         group, way, depth = waiting.pop()
-        members: list[bytes] = []
-        group.links.iterate(members.append)
-        for name in members:
+        for name in _members(group):
             place = f"{way}/{os.fsdecode(name)}"
             kind = group.links.get_info(name).type
             if kind != h5py.h5l.TYPE_HARD:
@@ -109,7 +107,7 @@ def _draws_from_files(dataset: h5py.h5d.DatasetID) -> bool:
 
 
 class _Walk:
-    """Looks at groups and datasets, each once."""
+    """Looks at groups and datasets, each once; by the calls of HDF5 itself, for there may be many."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -118,40 +116,49 @@ class _Walk:
 
     def look_at(self, file: h5py.File, parts: Iterable[str] | None) -> None:
         """Look at parts of a file, and at all that lies below them."""
-        names = set(file)
+        top, chosen = file["/"].id, None if parts is None else {os.fsencode(part) for part in parts}
+        members = [name for name in _members(top) if chosen is None or name in chosen]
         # (group, members that are not looked at yet, addresses on the way to it)
-        waiting = [(file, sorted(names if parts is None else names.intersection(parts)), (_address(file),))]
+        waiting = [(top, members, (_address(top),))]
         while waiting:
             group, members, way = waiting.pop()
             for name in members:
                 child = self._child(group, name)
-                address = _address(child)
+                information = h5py.h5o.get_info(child)
+                address = information.fileno, information.addr
                 if address in way:
                     raise refusal(self.path, _joined(group, name), "leads back to what it is a part of")
                 if address in self.seen:
                     continue
                 self.seen.add(address)
                 if len(way) > MAX_DEPTH:
-                    raise refusal(self.path, child.name, f"lies in more than {MAX_DEPTH} groups")
-                if isinstance(child, h5py.Dataset):
-                    self._require_own_values(child)
-                elif isinstance(child, h5py.Group):
-                    waiting.append((child, list(child), (*way, address)))
+                    raise refusal(self.path, _joined(group, name), f"lies in more than {MAX_DEPTH} groups")
+                if information.type == h5py.h5o.TYPE_DATASET:
+                    self._require_own_values(h5py.Dataset(child))
+                elif information.type == h5py.h5o.TYPE_GROUP:
+                    waiting.append((child, _members(child), (*way, address)))
 
-    def _child(self, group: h5py.Group, name: str) -> "h5py.Group | h5py.Dataset | h5py.Datatype":
+    def _child(self, group: h5py.h5g.GroupID, name: bytes) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
         """What a link leads to, if that may be read."""
+        if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            return self._behind_link(h5py.Group(group), os.fsdecode(name))
+        try:
+            return h5py.h5o.open(group, name)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise refusal(self.path, _joined(group, name), "is not there or cannot be opened") from error
+
+    def _behind_link(self, group: h5py.Group, name: str) -> h5py.h5g.GroupID | h5py.h5d.DatasetID:
+        where = _joined(group.id, os.fsencode(name))
         try:
             link = group.get(name, getlink=True)
         except TypeError as error:
-            raise refusal(self.path, _joined(group, name), "is a link of an unknown kind") from error
-        where = _joined(group, name)
+            raise refusal(self.path, where, "is a link of an unknown kind") from error
         if isinstance(link, h5py.ExternalLink):
             self._require_near(where, "leads to", link.filename, _folder_of(group))
         try:
-            return group[name]
+            return group[name].id
         except (KeyError, OSError, RuntimeError) as error:
-            target = getattr(link, "path", "what is not there")
-            raise refusal(self.path, where, f"leads to {target}, which is not there or cannot be opened") from error
+            raise refusal(self.path, where, f"leads to {link.path}, which is not there or cannot be opened") from error
 
     def _require_near(self, where: str, how: str, name: str, folder: Path) -> Path:
         """The file that is meant, which must be a file in the folder of the file that is read."""
@@ -163,13 +170,14 @@ class _Walk:
         return target
 
     def _require_own_values(self, dataset: h5py.Dataset) -> None:
-        if dataset.external:
+        plan = dataset.id.get_create_plist()
+        if plan.get_external_count():
             names = sorted({os.fsdecode(name) for name, _, _ in dataset.external})
             raise refusal(self.path, dataset.name, f"keeps its values in another file, {names[0]}")
-        if dataset.is_virtual:
+        if plan.get_layout() == h5py.h5d.VIRTUAL:
             self._require_sources(dataset)
         else:
-            require_stored(dataset, f"{self.path.name}: {dataset.name}")
+            require_stored(dataset, self.path.name)
 
     def _require_sources(self, dataset: h5py.Dataset) -> None:
         """HDF5 takes the fill value where a source of a virtual dataset is not there: counts would be lost silently."""
@@ -200,9 +208,9 @@ class _Walk:
         n_values = source.vspace.get_select_npoints()
         if n_values > origin.size or any(end >= size for end, size in zip(last, origin.shape, strict=False)):
             raise refusal(self.path, dataset.name, f"has values in {name}, which is shorter")
-        if _address(origin) in self.seen:
+        if _address(origin.id) in self.seen:
             return
-        self.seen.add(_address(origin))
+        self.seen.add(_address(origin.id))
         if origin.file.filename != file.filename:
             raise refusal(self.path, dataset.name, f"has values in {name}, which leads on to another file")
         self._require_own_values(origin)
@@ -214,12 +222,18 @@ def refusal(path: Path, where: str, why: str) -> ScDMCError:
     return ScDMCError(f"{path}: {where} {why}; {COPY_IT}, if you trust it")
 
 
-def _joined(group: h5py.Group, name: str) -> str:
-    return f"{(group.name or '').rstrip('/')}/{name}"
+def _members(group: h5py.h5g.GroupID) -> list[bytes]:
+    names: list[bytes] = []
+    group.links.iterate(names.append)
+    return names
 
 
-def _address(found: "h5py.Group | h5py.Dataset") -> tuple[int, int]:
-    information = h5py.h5o.get_info(found.id)
+def _joined(group: h5py.h5g.GroupID, name: bytes) -> str:
+    return f"{os.fsdecode(h5py.h5i.get_name(group) or b'').rstrip('/')}/{os.fsdecode(name)}"
+
+
+def _address(found: h5py.h5g.GroupID | h5py.h5d.DatasetID) -> tuple[int, int]:
+    information = h5py.h5o.get_info(found)
     return information.fileno, information.addr
 
 

@@ -66,17 +66,26 @@ def _without_a_word_of_closing() -> Iterator[None]:
     of_process, of_objects = sys.excepthook, sys.unraisablehook
 
     def silent(kind: type, error: BaseException, trace: types.TracebackType | None) -> None:
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        if trace is None or "h5py" not in trace.tb_frame.f_code.co_filename:
+        if not _is_of_h5py(trace):
             of_process(kind, error, trace)
 
-    sys.excepthook, sys.unraisablehook = silent, lambda _: None
+    def silent_object(unraisable: "sys.UnraisableHookArgs") -> None:
+        if "h5py" not in repr(unraisable.object) and not _is_of_h5py(unraisable.exc_traceback):
+            of_objects(unraisable)
+
+    sys.excepthook, sys.unraisablehook = silent, silent_object
     try:
         yield
     finally:
         if not has_failed():
             sys.excepthook, sys.unraisablehook = of_process, of_objects
+
+
+def _is_of_h5py(trace: types.TracebackType | None) -> bool:
+    """True for an error that was raised in h5py."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "h5py" in trace.tb_frame.f_code.co_filename
 
 
 def _let_go(file: h5py.File | None, descriptor: int | None) -> None:

@@ -17,7 +17,7 @@ MAX_CHUNK_BYTES = 2**31
 HARMLESS_CHUNKS, CHUNKS_OF_A_FILE = 1_000_000, 10_000
 
 
-def require_stored(dataset: Any, source: str) -> None:
+def require_stored(dataset: Any, file_name: str) -> None:
     """Refuse an HDF5 dataset that claims far more values than the file holds, which would be made up by a fill value.
 
     Raises
@@ -25,13 +25,14 @@ def require_stored(dataset: Any, source: str) -> None:
     ScDMCError
         With both sizes.
     """
-    if dataset.shape is None:
-        return
-    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    # By the calls of HDF5 itself: a file may hold hundreds of datasets, and almost all are harmless.
+    n_bytes = dataset.id.get_type().get_size()
+    claimed = dataset.id.get_space().get_simple_extent_npoints() * n_bytes
     if claimed > HARMLESS_BYTES:
-        _require_ratio(claimed, dataset.id.get_storage_size(), source)
-    if dataset.chunks is not None:
-        _require_chunk(math.prod(dataset.chunks) * dataset.dtype.itemsize, source)
+        _require_ratio(claimed, dataset.id.get_storage_size(), f"{file_name}: {dataset.name}")
+    chunks = dataset.chunks
+    if chunks is not None:
+        _require_chunk(math.prod(chunks) * n_bytes, f"{file_name}: {dataset.name}")
 
 
 def require_stored_zarr(array: Any, folder: Path, source: str) -> None:

@@ -55,6 +55,8 @@ class CellDigests(threading.Thread):
     def result(self) -> dict[str, str]:
         """Name of :data:`DIGESTS` -> hexadecimal digest, as soon as all are there."""
         self.join()
+        if not self.digests:  # the thread has failed: the same error is raised here, where it ends the run
+            self.run()
         return self.digests
 
 

@@ -24,6 +24,8 @@ from scdmc.model.storage import load, load_model, save_model_directory
 from scdmc.tokens.medians import GeneMedians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GENES = [f"ENSG{number:011d}" for number in range(26)]
 HUGE = 10**400
 VALUES = [None, True, -1, 0, 3, 10**9, 10**12, HUGE, 1.5, math.nan, math.inf, 1e-320, "", "16", "\ud800", [], {}, [[]],
@@ -130,9 +132,9 @@ def write_huge(content):
 def test_the_message_names_file_value_and_what_is_allowed(folder, file, name, value, says):
     path = folder / file
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-    start = time.perf_counter()
+    start = time.process_time()
     assert says in use(folder)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_bytes_may_be_anything(folder):

@@ -97,13 +97,14 @@ def test_a_whole_file_is_as_anndata_writes_it(tmp_path):
     adata.obs["type"] = rng.choice(["a", "b"], 30)
     adata.obs["score"] = rng.normal(size=30)
     adata.uns["a"] = {"b": [1, 2], "c": "text"}
+    adata.var["kind"] = rng.choice(["gene", "peak"], 40)
     adata.raw = adata
     other = adata.copy()
     write_h5ad(adata, tmp_path / "ours.h5ad")
     other.write_h5ad(tmp_path / "theirs.h5ad", compression="gzip")
     ours, theirs = (content(tmp_path / f"{name}.h5ad") for name in ("ours", "theirs"))
     assert ours == theirs
-    assert "obs/type/categories" in ours
+    assert {"obs/type/categories", "var/kind/categories", "raw/var/kind/categories"} <= set(ours)
     assert (tmp_path / "ours.h5ad").stat().st_size == pytest.approx((tmp_path / "theirs.h5ad").stat().st_size, rel=0.05)
 
 
@@ -117,3 +118,16 @@ def test_an_error_that_is_not_of_the_disk_passes_and_leaves_the_library_usable(t
     assert not has_failed()
     with hdf5_file(tmp_path / "x.h5", "a") as file:
         assert file["x"][()] == 1
+
+
+class FailsAtItsEnd:
+    def __del__(self):
+        raise ValueError("of another object")
+
+
+def test_what_another_object_says_at_its_end_is_heard_while_a_file_is_written(tmp_path, monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: heard.append(str(unraisable.exc_value)))
+    with hdf5_file(tmp_path / "x.h5", "w"):
+        FailsAtItsEnd()
+    assert heard == ["of another object"]

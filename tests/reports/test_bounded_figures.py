@@ -32,7 +32,7 @@ from scdmc.tokens.report import share_figure
 
 ODD = [
     r"$\alpha_{1$", r"$\notacommand$", "CD8$+", "$x$ cells", "b" * 500, "T\ncell\r\n", "خلايا", "🧬 cell",
-    "\x07\x00bell", "<script>alert(1)</script>", "a_b^c", r"\frac{", "\udce9", "%s{}", "\u2028", "=1+1",
+    "\x07\x00bell", "<script>alert(1)</script>", "a_b^c", r"\frac{", "\udce9", "%s{}", "a\u2028b", "=1+1",
 ]  # fmt: skip
 MANY = [*ODD, *(f"type {number}" for number in range(600 - len(ODD)))]
 

@@ -12,6 +12,7 @@ from scdmc.errors import ScDMCError
 from scdmc.tokens.tokenized_cells import concatenate_cells
 from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoints
 from scdmc.training.checkpoints import checkpoint_to_resume
+from scdmc.training.identity import CellDigests
 from scdmc.training.loading import TrainingCells
 from scdmc.training.pretraining import Pretraining
 from tests.training.runs import CELLS, CPU, HELD_OUT, SETTINGS, make_model, make_run
@@ -170,3 +171,10 @@ def test_a_dry_run_does_not_read_all_cells(tmp_path):
     run = make_run(tmp_path)
     run.dry_run()
     assert run.digests is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_digests_that_fail_end_the_run_and_no_checkpoint_lacks_them():
+    digests = CellDigests(replace(data_of(CELLS), cells=None))
+    with pytest.raises(AttributeError):
+        digests.result()
