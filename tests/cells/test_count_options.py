@@ -96,7 +96,7 @@ FUNCTIONS = {
 def test_cells_that_are_read_as_they_must_be_give_the_numbers_of_the_plain_cells(
     plain, odd, model_path, function, tmp_path
 ):
-    with pytest.raises(ScDMCError, match="none of its 3,000 genes is in the vocabulary.*--gene_id_column"):
+    with pytest.raises(ScDMCError, match=r"none of its 3,000 genes is in the vocabulary.*--gene_id_column"):
         function(odd.copy(), model_path, tmp_path / "refused", recompute_totals=True)
     with pytest.raises(ScDMCError, match="pass --recompute_totals"):
         function(odd.copy(), model_path, tmp_path / "refused", gene_id_column="names_of_ours")
