@@ -1,6 +1,8 @@
 """Words that flags and functions of several wings accept. Nothing heavy is imported, so that ``--help`` is quick."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 
 STREAMS = ("rank", "expression", "both")
 
@@ -15,6 +17,44 @@ DTYPES = ("float32", "bfloat16")
 
 
 EXPRESSION_INPUTS = ("none", "value")
+
+
+def field_names(kind: type) -> tuple[str, ...]:
+    """Names of the fields of a dataclass of options."""
+    return tuple(field.name for field in fields(kind))
+
+
+def part_options(
+    function: str, options: Mapping[str, object], *groups: Collection[str]
+) -> tuple[dict[str, object], ...]:
+    """Part the keywords that a function was given by what they choose.
+
+    Parameters
+    ----------
+    function
+        Name for the message.
+    options
+        Keyword -> value.
+    groups
+        Names of the keywords of each group; one that stands in two groups goes to the first.
+
+    Returns
+    -------
+    The keywords of each group.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is in no group; the message names the nearest one and all there are.
+    """
+    known = dict.fromkeys(name for group in groups for name in group)
+    for name in options:
+        if name not in known:
+            nearest = get_close_matches(name, known, n=1)
+            meant = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            raise TypeError(f"{function}() has no option {name!r}{meant}; there are {', '.join(sorted(known))}")
+    left = dict(options)
+    return tuple({name: left.pop(name) for name in group if name in left} for group in groups)
 
 
 # Longest stream, in tokens: no cell has as many genes.

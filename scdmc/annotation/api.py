@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.options import FINE_TUNED, N_NEIGHBORS, ClassifierOptions
+from scdmc.annotation.options import FINE_TUNED, N_NEIGHBORS, ClassifierOptions, FineTuningSettings
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
 from scdmc.annotation.results import draw_fine_tuning_results, write_fine_tuning_tables
 from scdmc.annotation.runs import describe_settings, fine_tuned_run, save_classifier
@@ -31,8 +31,9 @@ from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.loaded import model_to_run, open_model
 from scdmc.model.storage import model_card
+from scdmc.options import field_names, part_options
 from scdmc.reading.counts import counts_of_adata
-from scdmc.reading.options import CountOptions
+from scdmc.reading.options import CountOptions, count_options_of
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     import anndata
 
 logger = logging.getLogger(__name__)
+
+CLASSIFIER_READS = ("stream", "pooling")
 
 
 def fine_tune(
@@ -50,7 +53,6 @@ def fine_tune(
     output_dir: str | Path,
     split: Sequence[str] | None = None,
     overwrite: bool = False,
-    layer: str | None = None,
     **options: object,
 ) -> pd.DataFrame:
     """Fine-tune a pre-trained model on labelled cells, as ``downstream_tasks.py`` does, without the baselines.
@@ -69,13 +71,12 @@ def fine_tune(
         ``train``, ``validation``, ``test`` or ``left_out`` for each cell; drawn without it.
     overwrite
         Replace files in ``output_dir``.
-    layer
-        Where the raw counts are (:func:`scdmc.reading.counts.counts_of_adata`).
     options
-        How a split is drawn: fields of :class:`scdmc.cells.options.SplitOptions` (``split_by``,
-        ``validation_fraction``, ``test_fraction``, ``min_cells_per_type``, ``seed``, which is also that of the
-        training). What the classifier reads: ``stream`` and ``pooling`` of
-        :class:`scdmc.annotation.options.ClassifierOptions`. How it is trained: fields of
+        How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). How a split is drawn: fields of
+        :class:`scdmc.cells.options.SplitOptions` (``split_by``, ``validation_fraction``, ``test_fraction``,
+        ``min_cells_per_type``, ``seed``, which is also that of the training). What the classifier reads: ``stream`` and
+        ``pooling`` of :class:`scdmc.annotation.options.ClassifierOptions`. How it is trained: fields of
         :class:`scdmc.annotation.options.FineTuningSettings`, such as ``epochs`` or ``classifier_start``; others are
         chosen for the number of cells.
 
@@ -90,11 +91,13 @@ def fine_tune(
     """
     output_dir = Path(output_dir)
     require_new_folder(output_dir, overwrite)
-    of_split = SplitOptions(**_taken(options, [field.name for field in fields(SplitOptions)]))
-    classifier = ClassifierOptions(**_taken(options, ["stream", "pooling"]), settings=options)
+    groups = (field_names(CountOptions), field_names(SplitOptions), CLASSIFIER_READS, field_names(FineTuningSettings))
+    of_counts, of_split, reads, settings = part_options("fine_tune", options, *groups)
+    of_split = SplitOptions(**of_split)
+    classifier = ClassifierOptions(**reads, settings=settings)
     model_directory = open_model(model)
     columns = [label_key] + ([of_split.split_by] if of_split.split_by else [])
-    cells = tokenize(adata, model=model_directory, obs_columns=columns, layer=layer)
+    cells = tokenize(adata, model=model_directory, obs_columns=columns, **of_counts)
     labels = labels_of(cells.obs[label_key])
     if split is None:
         split = draw_split(labels, cells.obs, of_split)
@@ -121,11 +124,6 @@ def fine_tune(
     return tables.scores
 
 
-def _taken(options: dict[str, object], names: Sequence[str]) -> dict[str, object]:
-    """Take the named options out of all."""
-    return {name: options.pop(name) for name in names if name in options}
-
-
 def _require_parts(split: np.ndarray, n_cells: int) -> np.ndarray:
     """The split as text, shape (n_cells,), every word of which is a part."""
     split = np.asarray(split, dtype=str)
@@ -145,7 +143,7 @@ def annotate(
     reference: "anndata.AnnData | None" = None,
     label_key: str = "cell_type",
     n_neighbors: int = N_NEIGHBORS,
-    layer: str | None = None,
+    **count_options: object,
 ) -> "anndata.AnnData":
     """Label cells, as ``annotate.py`` does.
 
@@ -161,8 +159,9 @@ def annotate(
         Less certain cells become Unknown.
     reference, label_key, n_neighbors
         Labelled cells whose nearest neighbours vote, instead of a classifier.
-    layer
-        Where the raw counts are.
+    count_options
+        How the counts are read, also those of the reference: fields of :class:`scdmc.reading.options.CountOptions`
+        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``).
 
     Returns
     -------
@@ -173,14 +172,15 @@ def annotate(
     ScDMCError
         If the folder is no classifier, or the cells cannot be tokenized.
     """
+    options = count_options_of("annotate", count_options)
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, layer=layer)
+    cells = tokenize(adata, model=model_directory, **asdict(options))
     if reference is None:
         classifier = model_to_run(model_directory, ScDMCForCellClassification, place_model)
         annotator = classifier_annotator(classifier, model_directory.path)
     else:
-        annotator = _by_reference(model_directory, reference, label_key, n_neighbors, layer)
-    _log_genes(adata, annotator, model_directory, layer)
+        annotator = _by_reference(model_directory, reference, label_key, n_neighbors, options)
+    _log_genes(adata, annotator, model_directory, options)
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
@@ -194,7 +194,7 @@ def embed(
     *,
     stream: str = "both",
     pooling: str = "cls",
-    layer: str | None = None,
+    **count_options: object,
 ) -> "anndata.AnnData":
     """Embed cells, as ``embed.py`` does; no label is used.
 
@@ -206,15 +206,16 @@ def embed(
         Model folder, name of a shipped model, or what :func:`scdmc.load` returned.
     stream, pooling
         See :func:`scdmc.model.embeddings.cell_embeddings`.
-    layer
-        Where the raw counts are.
+    count_options
+        How the counts are read; see :func:`annotate`.
 
     Returns
     -------
     The same AnnData.
     """
+    options = count_options_of("embed", count_options)
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, layer=layer)
+    cells = tokenize(adata, model=model_directory, **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
     add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: cell_embeddings(encoder, cells, stream, pooling)})
     return adata
@@ -225,21 +226,21 @@ def _by_reference(
     reference: "anndata.AnnData",
     label_key: str,
     n_neighbors: int,
-    layer: str | None,
+    options: CountOptions,
 ) -> Annotator:
     if label_key not in reference.obs:
         raise ScDMCError(f"reference.obs has no column {label_key!r}; there are {sorted(reference.obs)}")
-    cells = tokenize(reference, model=model_directory, obs_columns=[label_key], layer=layer, name="reference")
+    cells = tokenize(reference, model=model_directory, obs_columns=[label_key], name="reference", **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
     labels = labels_of(cells.obs[label_key])
     return reference_annotator(encoder, cells, labels, model_directory.vocabulary, n_neighbors=n_neighbors)
 
 
 def _log_genes(
-    adata: "anndata.AnnData", annotator: Annotator, model_directory: ModelDirectory, layer: str | None
+    adata: "anndata.AnnData", annotator: Annotator, model_directory: ModelDirectory, options: CountOptions
 ) -> None:
     """Say which genes of the training cells the data lack."""
-    match = tokenizer_of_model(model_directory, CountOptions()).match(counts_of_adata(adata, layer))
+    match = tokenizer_of_model(model_directory, options).match(counts_of_adata(adata, **options.of_counts()))
     available = set(model_directory.vocabulary.tokens[match.token_ids[match.is_matched]])
     log_coverage("adata", 0.0, annotator.training_genes, available)
 

@@ -8,6 +8,7 @@ from scdmc.cells.options import TokenizeOptions
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import load_gene_mapping, load_orthologs
 from scdmc.genes.vocabulary import Vocabulary, load_vocabulary
+from scdmc.options import field_names, part_options
 from scdmc.reading.counts import counts_of_adata
 from scdmc.tokens.medians import GeneMedians, checked_medians, load_gene_medians
 from scdmc.tokens.options import MODEL_INPUT_SIZE
@@ -63,7 +64,8 @@ def tokenize(
         raise ScDMCError(f"obs_columns is a list of names: write [{obs_columns!r}]")
     if model is not None and model_path is not None:
         raise ScDMCError("model and model_path are one thing; give one of them")
-    chosen = TokenizeOptions(**options)
+    (named,) = part_options("tokenize", options, field_names(TokenizeOptions))
+    chosen = TokenizeOptions(**named)
     tokenizer = _tokenizer(model if model_path is None else model_path, chosen)
     counts = counts_of_adata(adata, chosen.layer, chosen.allow_normalized, chosen.name, chosen.recompute_totals)
     return tokenize_counts(counts, tokenizer, obs_columns)

@@ -7,6 +7,8 @@ those who read it. Outputs are checked by :func:`scdmc.files.require_new_file` a
 
 import argparse
 import glob
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from scdmc.errors import ScDMCError, shown_names
@@ -16,9 +18,6 @@ from scdmc.reading.magic import HDF5_MAGIC, PARQUET_MAGIC
 from scdmc.reading.options import is_counts
 
 WEIGHTS = ("*.safetensors", "*.bin")
-
-
-TOKENIZE_IT = "tokenize it with tokenizer_combine.py"
 
 
 def require_model(model: Path) -> None:
@@ -59,7 +58,7 @@ def require_input(path: Path, flag: str) -> None:
     if is_counts(Path(path)):
         require_count_file(path, flag)
     else:
-        require_tokenized(path, flag)
+        _require_parquet(path, flag, "name one of them, or tokenize all of them")
 
 
 def require_count_file(path: Path, flag: str) -> None:
@@ -91,14 +90,23 @@ def require_tokenized(path: Path, flag: str) -> None:
     ScDMCError
         If there is no such file, it cannot be read, or it is of another kind.
     """
-    from scdmc.reading.kinds import inputs_below, kind_of
+    from scdmc.reading.kinds import kind_of
 
     path = Path(path)
     if path.exists() and is_counts(path):
         kind = kind_of(path)
-        if kind.name is not None or kind.may_hold_cells:
-            what = "is not tokenized yet" if kind.name is not None else f"is no parquet, but {kind.reason}"
-            raise ScDMCError(f"{flag} {path} {what}: {TOKENIZE_IT}")
+        if kind.name is not None:
+            raise ScDMCError(f"{flag} {path} is not tokenized yet: run {_tokenizing(path)}")
+        if kind.may_hold_cells:
+            raise ScDMCError(f"{flag} {path} is no parquet, but {kind.reason}")
+    _require_parquet(path, flag, "tokenize them")
+
+
+def _require_parquet(path: Path, flag: str, remedy: str) -> None:
+    """Refuse what is no parquet; ``remedy`` says what to do with a folder of counts."""
+    from scdmc.reading.kinds import inputs_below
+
+    path = Path(path)
     if path.is_file():
         files = [path]
     elif path.is_dir():
@@ -108,7 +116,7 @@ def require_tokenized(path: Path, flag: str) -> None:
     if not files and path.is_dir() and (counts := inputs_below(path)):
         raise ScDMCError(
             f"{flag} {path} is a folder without parquet, but with counts ({shown_names(counts, 3)}): "
-            f"name one of them, or {TOKENIZE_IT}"
+            f"{remedy}: {_tokenizing(_folder_of(path, counts))}"
         )
     if not files:
         raise ScDMCError(f"{flag} {path}: no such parquet file, and no .parquet files there")
@@ -116,6 +124,22 @@ def require_tokenized(path: Path, flag: str) -> None:
         start = _first_bytes(file, flag, len(PARQUET_MAGIC))
         if start != PARQUET_MAGIC:
             raise ScDMCError(f"{flag} {file} is not a readable parquet file (it does not begin with PAR1)")
+
+
+def _folder_of(path: Path, counts: Sequence[str]) -> Path:
+    """The folder in which the tokenizer finds the counts: the one below in which all of them lie, or the path."""
+    folders = {(path / name).parent for name in counts}
+    return folders.pop() if len(folders) == 1 else path
+
+
+def _tokenizing(path: Path) -> str:
+    """The command that makes parquet of a file of counts, its neighbours included, or of a folder."""
+    name = path.resolve().name.partition(".")[0] or "cells"
+    folder = shlex.quote(str(path.parent if path.is_file() else path))
+    return (
+        f"tokenizer_combine.py --data_path {folder} --output_dir tokenized --output_prefix {shlex.quote(name)} "
+        "(with --obs_columns for labels and batches), and name tokenized"
+    )
 
 
 def require_hdf5(path: Path, flag: str) -> None:

@@ -1,7 +1,7 @@
 """What the gene-level analyses work on: a model, tokenized cells with their types, and their genes' expression."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,7 +123,7 @@ def gene_data_of_adata(
     adata: "anndata.AnnData",
     model: str | Path | ScDMCPreTrainedModel,
     label_key: str | None,
-    layer: str | None = None,
+    options: CountOptions,
     min_cells_per_type: int = CELLS_PER_TYPE,
 ) -> GeneData:
     """The same for an AnnData in memory; without ``label_key`` all cells are of one type.
@@ -134,9 +134,10 @@ def gene_data_of_adata(
         If the cells cannot be tokenized, or no type has enough cells.
     """
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, obs_columns=[label_key] if label_key else [], layer=layer)
-    counts = counts_of_adata(adata, layer)
-    tokens = tokenizer_of_model(model_directory, CountOptions()).match(counts).token_ids
+    columns = [label_key] if label_key else []
+    cells = tokenize(adata, model=model_directory, obs_columns=columns, **asdict(options))
+    counts = counts_of_adata(adata, **options.of_counts())
+    tokens = tokenizer_of_model(model_directory, options).match(counts).token_ids
     expression = log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()]
     expression = _sum_by_token(expression, tokens, len(model_directory.vocabulary))
     labels = labels_of(cells.obs[label_key]) if label_key else np.full(len(cells), ALL_CELLS, dtype=object)

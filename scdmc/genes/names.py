@@ -171,17 +171,15 @@ class GeneNames:
     @functools.cached_property
     def _symbol_of_dotted(self) -> dict[str, str]:
         """Symbol in R's spelling -> symbol; a spelling that several symbols share stands for none."""
-        found = [(_dotted(symbol), symbol) for symbol in self._symbols if not symbol.isalnum()]
-        numbers = Counter(dotted for dotted, _ in found)
-        return {dotted: symbol for dotted, symbol in found if numbers[dotted] == 1}
+        symbols = [symbol for symbol in self._symbols if not symbol.isalnum()]
+        # All at once: this is done for every file, and one by one would take as long as the rest of its genes.
+        dotted = re.sub(r"[^A-Z0-9.\n]", ".", "\n".join(symbols)).split("\n") if symbols else []
+        numbers = Counter(dotted)
+        return {one: symbol for one, symbol in zip(dotted, symbols, strict=True) if numbers[one] == 1}
 
 
 def _spelt(found: Found, spelling: str) -> Found:
     return Found(found.gene, found.is_settled, spelling, found.is_symbol) if found.is_settled else found
-
-
-def _dotted(symbol: str) -> str:
-    return re.sub(r"[^A-Z0-9.]", ".", symbol)
 
 
 def species_of_ids(names: Iterable[str]) -> dict[str, int]:

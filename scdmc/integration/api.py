@@ -1,5 +1,6 @@
 """The integration benchmark in a notebook, on an AnnData in memory."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.loaded import open_model
 from scdmc.reading.counts import counts_of_adata
+from scdmc.reading.options import with_count_options
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 
@@ -32,7 +34,6 @@ def integration_benchmark(
     label_key: str = "cell_type",
     output_dir: str | Path | None = None,
     overwrite: bool = False,
-    layer: str | None = None,
     **options: object,
 ) -> pd.DataFrame:
     """Compare embeddings of several batches, as ``integration.py`` does; labels serve for the scores only.
@@ -50,12 +51,11 @@ def integration_benchmark(
         Folder for tables, figures and ``report.html``; nothing is written without it.
     overwrite
         Replace files in ``output_dir``.
-    layer
-        Where the raw counts are (:func:`scdmc.reading.counts.counts_of_adata`).
     options
-        What is compared: fields of :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``,
-        ``adaptation`` (``AdaptationSettings(minutes=3)``, say), ``stream``, ``pooling``, ``resolution``, ``seeds`` and
-        ``full_scores``.
+        How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). What is compared: fields of
+        :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``, ``adaptation``
+        (``AdaptationSettings(minutes=3)``, say), ``stream``, ``pooling``, ``resolution``, ``seeds``, ``full_scores``.
 
     Returns
     -------
@@ -67,14 +67,14 @@ def integration_benchmark(
         If a column is missing, the cells cannot be tokenized or scored, or a method's package is not installed.
     """
     keys = (batch_key, label_key)
-    chosen = IntegrationOptions(**options)
+    chosen, of_counts = with_count_options("integration_benchmark", options, IntegrationOptions)
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, obs_columns=list(dict.fromkeys(keys)), layer=layer)
+    cells = tokenize(adata, model=model_directory, obs_columns=list(dict.fromkeys(keys)), **asdict(of_counts))
     usable = usable_cells(cells, model_directory, *keys)
     rows = cells.obs[ROW_COLUMN].to_numpy()
-    counts = counts_of_adata(adata, layer)
+    counts = counts_of_adata(adata, **of_counts.of_counts())
     raw = raw_counts(counts)[rows] if "scvi" in chosen.methods else None
     data = integration_data("adata", cells, usable, keys, log1p_cp10k(counts)[rows], raw)
     runs = run_benchmark(data, model_directory, place_model, chosen)

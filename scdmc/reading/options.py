@@ -1,9 +1,14 @@
 """What can be chosen when counts are read. Nothing heavy is imported here, so that ``--help`` is quick."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from scdmc.options import field_names, part_options
 from scdmc.reading.magic import PARQUET_MAGIC, file_start
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class CountOptions:
     layer: str | None = None
     allow_normalized: bool = False
     gene_id_column: str | None = None
-    gene_mapping_file: Path | None = None
+    gene_mapping_file: str | Path | None = None
     recompute_totals: bool = False
 
     def of_counts(self) -> dict[str, object]:
@@ -31,6 +36,30 @@ class CountOptions:
             "allow_normalized": self.allow_normalized,
             "recompute_totals": self.recompute_totals,
         }
+
+
+def count_options_of(function: str, options: Mapping[str, object]) -> CountOptions:
+    """The options of counts that a function was given as keywords.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is no field of :class:`CountOptions`.
+    """
+    (named,) = part_options(function, options, field_names(CountOptions))
+    return CountOptions(**named)
+
+
+def with_count_options(function: str, options: Mapping[str, object], kind: type[Chosen]) -> tuple[Chosen, CountOptions]:
+    """What an analysis does, a dataclass of options, and how it reads counts, from the keywords of its function.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is a field of neither.
+    """
+    of_analysis, of_counts = part_options(function, options, field_names(kind), field_names(CountOptions))
+    return kind(**of_analysis), CountOptions(**of_counts)
 
 
 BLOCK_SIZE = 1024

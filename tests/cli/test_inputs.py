@@ -2,6 +2,9 @@
 
 import os
 import re
+import shlex
+import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -64,9 +67,15 @@ def test_cells_of_the_right_kind_pass(files, islets_path):
         (require_input, "notes.txt", "notes.txt is no file of counts that can be read, but text; a table of counts "
          "becomes an .h5ad with anndata.io.read_csv(FILE).write_h5ad('cells.h5ad')"),
         (require_input, "broken_counts", "broken_counts is a folder without parquet, but with counts (b.loom): "
-         "name one of them, or tokenize it with tokenizer_combine.py"),
-        (require_tokenized, "cells.zarr", "cells.zarr is not tokenized yet: tokenize it with tokenizer_combine.py"),
-        (require_tokenized, "block.h5ad", "block.h5ad is not tokenized yet: tokenize it with tokenizer_combine.py"),
+         "name one of them, or tokenize all of them: tokenizer_combine.py --data_path FOLDER/broken_counts "
+         "--output_dir tokenized --output_prefix broken_counts (with --obs_columns for labels and batches), and name "
+         "tokenized"),
+        (require_tokenized, "cells.zarr", "cells.zarr is not tokenized yet: run tokenizer_combine.py --data_path "
+         "FOLDER/cells.zarr --output_dir tokenized --output_prefix cells (with --obs_columns for labels and batches), "
+         "and name tokenized"),
+        (require_tokenized, "block.h5ad", "block.h5ad is not tokenized yet: run tokenizer_combine.py --data_path "
+         "FOLDER --output_dir tokenized --output_prefix block (with --obs_columns for labels and batches), and name "
+         "tokenized"),
         (require_counts, "absent", "absent: no such folder"),
         (require_counts, "cells.h5", "cells.h5 is a file; give the folder that it lies in"),
         (require_counts, "broken_counts", "broken_counts/b.loom is not a readable .loom file (it is no HDF5); "
@@ -76,8 +85,22 @@ def test_cells_of_the_right_kind_pass(files, islets_path):
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_flag_and_path(files, check, name, message):
-    with pytest.raises(ScDMCError, match=f"^{FLAG} {re.escape(str(files / message))}$"):
+    message = str(files / message).replace("FOLDER", str(files))
+    with pytest.raises(ScDMCError, match=f"^{FLAG} {re.escape(message)}$"):
         check(files / name, FLAG)
+
+
+def test_the_command_that_a_message_names_does_what_is_lacking(tmp_path, islets_path, load_script, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two words" / "outs").mkdir(parents=True)
+    shutil.copy(islets_path, tmp_path / "two words" / "outs" / "cells.h5ad")
+    for path, check in (("two words", require_input), ("two words/outs/cells.h5ad", require_tokenized)):
+        with pytest.raises(ScDMCError) as refusal:
+            check(Path(path), FLAG)
+        _, *command = shlex.split(re.search(r"tokenizer_combine\.py .*(?= \(with)", str(refusal.value))[0])
+        assert load_script("tokenizer/tokenizer_combine.py").main([*command, "--obs_columns", "cell_type"]) == 0
+        require_tokenized(Path("tokenized"), FLAG)
+        shutil.rmtree("tokenized")
 
 
 def test_a_file_that_may_not_be_read_is_named(files):
