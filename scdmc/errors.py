@@ -11,6 +11,9 @@ class ScDMCError(Exception):
     """
 
 
+COPY_AGAIN = "the file is damaged or incomplete: copy or download it again"
+
+
 # A message stays on a line that a person can read.
 NAMES_SHOWN = 5
 

@@ -108,7 +108,8 @@ def nearest_neighbours_on_pca(
 ) -> Predicted:
     """Classify by k nearest neighbours on principal components of all genes, both fitted on the training part only.
 
-    Fewer components are taken where the training part has fewer cells or genes than ``n_components`` + 1.
+    Fewer components are taken where the training part has fewer cells or genes than ``n_components`` + 1; a single gene
+    is taken as it is.
 
     Raises
     ------
@@ -118,7 +119,10 @@ def nearest_neighbours_on_pca(
     expression = checked_expression(expression)
     labels, split = _parts(labels, split, "train", "test")
     train = expression[split == "train"]
-    pca = PCA(min(n_components, min(train.shape) - 1), svd_solver="arpack", random_state=seed).fit(train)
+    n_components = min(n_components, min(train.shape) - 1)
+    if n_components == 0:
+        return nearest_neighbours(expression.toarray(), labels, split, n_neighbors)
+    pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(train)
     return nearest_neighbours(pca.transform(expression), labels, split, n_neighbors)
 
 

@@ -300,10 +300,7 @@ def match_genes(
     if species == "human":
         match = _without_other_species(match, is_symbol, source)
     if not match.is_matched.any():
-        raise _no_match(match, var, vocabulary, source)
-    if match.spellings:
-        spelt = ", ".join(f"{number:,} with {spelling}" for spelling, number in match.spellings.items())
-        logger.info("%s: names of genes not written plainly: %s", source, spelt)
+        raise _no_match(match, var, vocabulary, source, species)
     return match
 
 
@@ -403,10 +400,15 @@ def _without_other_species(match: GeneMatch, is_symbol: np.ndarray, source: str)
     return match
 
 
-def _no_match(match: GeneMatch, var: pd.DataFrame, vocabulary: Vocabulary, source: str) -> ScDMCError:
+def _no_match(match: GeneMatch, var: pd.DataFrame, vocabulary: Vocabulary, source: str, read_as: str) -> ScDMCError:
     shown = ", ".join(repr(str(name)) for name in match.names[:3])
     species = [name for name, number in species_of_ids(match.names).items() if number > len(var) / 2]
-    if species == ["mouse"]:
+    if read_as == "mouse":
+        advice = (
+            "the table of orthologs has none of them: it needs a column of mouse ids or one of mouse symbols, as the "
+            "genes are named here"
+        )
+    elif species == ["mouse"]:
         advice = (
             "these are mouse genes: pass --species mouse with a table of orthologs (--ortholog_file) to "
             "tokenizer_combine.py, and give its parquet to the other scripts"

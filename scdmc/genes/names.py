@@ -242,6 +242,7 @@ def require_human_symbols(symbols: Sequence[str], is_known: Sequence[bool], sour
 
 
 ADVICE_FOR_A_MOUSE = (
-    "for cells of a mouse run tokenizer_combine.py with --species mouse and a table of orthologs (--ortholog_file), "
-    "and give its parquet to the other scripts"
+    "for cells of a mouse run tokenizer_combine.py with --species mouse, a table of orthologs (--ortholog_file) and "
+    "the columns of labels (--obs_columns); if a trained model is to read them, also with --token_dictionary_file "
+    "MODEL/token_ids.json --gene_median_file MODEL/gene_medians.json; then give the parquet to the other scripts"
 )

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from scdmc.errors import ScDMCError, shown_names
+from scdmc.errors import COPY_AGAIN, ScDMCError, shown_names
 from scdmc.genes.vocabulary import ensembl_id
 from scdmc.reading.hdf5_links import open_hdf5
 from scdmc.reading.kinds import H5AD, KIND_OF_SUFFIX, LOOM, MTX, TEN_X, ZARR, ZARR_MARKS, kind_of
@@ -167,7 +167,7 @@ def _open_zarr(path: Path) -> Iterator[CountFile]:
         # Consolidated metadata may tell of what is no longer there.
         group = zarr.open_group(str(path), mode="r", use_consolidated=False)
     except DAMAGE as error:
-        raise ScDMCError(f"{path} is not a readable .zarr store ({first_line(error)})") from error
+        raise ScDMCError(f"{path} is not a readable .zarr store ({first_line(error)}); {COPY_AGAIN}") from error
     with reading(str(path)):
         require_sane_arrays(group, ANNDATA_PARTS, path)
     yield _anndata_file(group, path, "a zarr store", "AnnData")
@@ -182,7 +182,9 @@ def _open_hdf5(kind: str, path: Path) -> Iterator[CountFile]:
         try:
             file = stack.enter_context(open_hdf5(path, ANNDATA_PARTS if kind == H5AD else None))
         except OSError as error:
-            raise ScDMCError(f"{path} is not a readable {SUFFIX_OF[kind]} file ({first_line(error)})") from error
+            raise ScDMCError(
+                f"{path} is not a readable {SUFFIX_OF[kind]} file ({first_line(error)}); {COPY_AGAIN}"
+            ) from error
         if kind == LOOM:
             yield _loom_file(file, path)
         elif kind == TEN_X:

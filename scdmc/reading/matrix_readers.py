@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import scipy.sparse
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import COPY_AGAIN, ScDMCError
 from scdmc.reading import transposition
 from scdmc.reading.transposition import Entries, EntriesByCell, entries_by_cell
 
@@ -106,7 +106,7 @@ def lacks_filter(error: Exception) -> bool:
 
 def damaged(source: str, detail: str) -> ScDMCError:
     """The error for a file that contradicts itself or cannot be decompressed."""
-    return ScDMCError(f"{source} cannot be read ({detail}); the file is damaged or incomplete: copy or make it again")
+    return ScDMCError(f"{source} cannot be read ({detail}); {COPY_AGAIN}")
 
 
 def first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import COPY_AGAIN, ScDMCError
 
 # Below this any claim is harmless; above, no method packs values of a real data set as tightly.
 HARMLESS_BYTES, PACKED_AT_MOST = 2**30, 10_000
@@ -54,7 +54,7 @@ def require_stored_zarr(array: Any, folder: Path, source: str) -> None:
     """
     item = getattr(array.dtype, "itemsize", 1) or 1
     if 0 in array.chunks and 0 not in array.shape:
-        raise ScDMCError(f"{source} lies in chunks of no values; the file is damaged")
+        raise ScDMCError(f"{source} lies in chunks of no values; {COPY_AGAIN}")
     claimed = math.prod(array.shape) * item
     _require_chunk(math.prod(array.chunks) * item, source)
     n_chunks = math.prod(-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True) if chunk)
@@ -69,7 +69,7 @@ def _require_ratio(claimed: int, stored: int, source: str) -> None:
     if claimed > PACKED_AT_MOST * stored:
         raise ScDMCError(
             f"{source} claims {claimed / 2**30:,.1f} GiB of values, but the file holds {stored:,} bytes of them; "
-            "the file is damaged or incomplete: copy or make it again"
+            + COPY_AGAIN
         )
 
 

@@ -153,9 +153,14 @@ class FileReport:
         """Where the counts come from and what became of the genes, for the log."""
         return (
             f"counts from {self.layer}; "
-            f"{self.genes_matched:,} of {self.genes:,} genes matched by {self._places_of_names()}, "
+            f"{self.genes_matched:,} of {self.genes:,} genes matched by {self._places_of_names()}{self._spellings()}, "
             f"{self.share_of_counts_lost:.1%} of the counts lie in unmatched genes"
         )
+
+    def _spellings(self) -> str:
+        """How names that are not written plainly are written, in brackets."""
+        spelt = ", ".join(f"{number:,} with {spelling}" for spelling, number in self.gene_spellings.items())
+        return f" (not written plainly: {spelt})" if spelt else ""
 
     def _places_of_names(self) -> str:
         """Where names of genes came from, with numbers where there are several places."""

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import COPY_AGAIN, ScDMCError
 from scdmc.files import atomic_path
 from scdmc.reading.kinds import kind_of
 from scdmc.reading.options import is_counts
@@ -215,7 +215,7 @@ def _refusing_damage(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0][:200]
-        raise ScDMCError(f"{path} is not a readable parquet file ({reason})") from error
+        raise ScDMCError(f"{path} is not a readable parquet file ({reason}); {COPY_AGAIN}") from error
 
 
 def read_tokenized(

@@ -198,3 +198,17 @@ def test_confidence_is_the_share_of_votes_or_cells():
     split = np.array(["train", "train", "train", "test"])
     np.testing.assert_allclose(nearest_neighbours(np.zeros((4, 2)), labels, split).confidence, [2 / 3])
     np.testing.assert_allclose(majority_class(labels, split).confidence, [2 / 3])
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (6, 2), (6, 1), (12, 5), (3, 60)])
+def test_neighbours_on_few_cells_and_genes_are_all_that_there_are(shape):
+    """The most neighbours near, at and above the number of cells; a single gene has no principal components."""
+    n_train = shape[0] - 1
+    expression = scipy.sparse.csr_matrix(np.log1p(np.random.default_rng(0).poisson(2, shape)).astype(np.float32))
+    labels = np.resize(np.array(["a", "b"], dtype=object), shape[0])
+    split = np.array(["train"] * n_train + ["test"], dtype=object)
+    share_of_all = max(np.mean(labels[:n_train] == name) for name in ("a", "b"))
+    for n_neighbors in (n_train, n_train + 1, n_train + 2, 15):
+        found = nearest_neighbours_on_pca(expression, labels, split, n_neighbors)
+        assert found.confidence == pytest.approx(share_of_all)
+    assert nearest_neighbours_on_pca(expression, labels, split, n_train - 1).confidence >= 0.5

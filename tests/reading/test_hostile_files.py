@@ -360,3 +360,19 @@ def test_text_is_read_up_to_a_bound(tenx, monkeypatch):
     monkeypatch.setattr("scdmc.reading.mtx.MOST_BYTES", 8)
     with pytest.raises(ScDMCError, match=r"more text than"):
         read_all(tenx)
+
+
+@pytest.mark.parametrize("damage", ["cut", "zeros"])
+def test_a_damaged_file_in_a_folder_is_named_with_what_to_do(tmp_path, islets_path, load_script, capsys, damage):
+    """Both files begin as HDF5 does; only who opens them sees what is wrong."""
+    content = islets_path.read_bytes()
+    broken = content[: len(content) // 2] if damage == "cut" else content[:1000] + bytes(8000) + content[9000:]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.h5ad").write_bytes(content)
+    (tmp_path / "in" / "b.h5ad").write_bytes(broken)
+    command = ["--data_path", tmp_path / "in", "--output_dir", tmp_path / "out", "--output_prefix", "x"]
+    assert load_script("tokenizer/tokenizer_combine.py").main([str(word) for word in command]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert str(tmp_path / "in" / "b.h5ad") in error
+    assert error.endswith("; the file is damaged or incomplete: copy or download it again")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.parquet"))
