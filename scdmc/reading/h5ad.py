@@ -119,7 +119,7 @@ def results_file(path: Path, data_path: Path, obs: pd.DataFrame | None = None) -
     else:
         # "_index" is the name that AnnData gives to the names of the cells.
         obs = obs.drop(columns="_index", errors="ignore").rename_axis(None)
-        anndata.AnnData(obs=obs).write_h5ad(path)
+        write_h5ad(anndata.AnnData(obs=obs), path)
     with hdf5_file(path, "a") as file:
         yield file
 
