@@ -31,7 +31,7 @@ def inputs(tmp_path_factory, islets_path):
     folders = []
     for name, factor in (("one", 1), ("two", 2)):
         folders.append(tmp_path_factory.mktemp(name))
-        adata = anndata.read_h5ad(islets_path)[:N_CELLS].copy()
+        adata = anndata.read_h5ad(islets_path)[:N_CELLS, ::6].copy()
         adata.X = adata.X * np.float32(factor)
         adata.obs["n_counts"] *= factor
         adata.write_h5ad(folders[-1] / "cells.h5ad")
