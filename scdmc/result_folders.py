@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import (
     PARTIAL,
     RESULTS,
@@ -228,6 +228,8 @@ def _publish(hidden: Path, path: Path) -> None:
         hidden.rename(os.path.realpath(path))
         return
     older = _manifest_to_replace(path)
+    if not older:
+        _name_files_of_others(path, names)
     _require_no_obstacle(hidden, path, names)
     # Names of the older run stay known until its files are gone, whatever happens to this one.
     old_names = {*older.get("files", ()), *older.get("older_files", ())} - set(names)
@@ -252,6 +254,17 @@ def _manifest_to_replace(path: Path) -> Mapping:
     if not isinstance(content, dict) or "scdmc_manifest" not in content:
         raise ScDMCError(f"{file} is not of scDMC, which writes a file of that name; rename it")
     return content if isinstance(content.get("files"), dict) else {}
+
+
+def _name_files_of_others(path: Path, names: list[str]) -> None:
+    """Name the files that stay beside the results, where no manifest tells whose they are."""
+    others = sorted(file.name for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    others = [name for name in others if name not in names]
+    if others:
+        logger.warning(
+            "%s holds files that are not of this run: %s; delete them if an earlier version of scDMC wrote them",
+            path, shown_names(others),
+        )  # fmt: skip
 
 
 def _require_no_obstacle(hidden: Path, path: Path, names: list[str]) -> None:

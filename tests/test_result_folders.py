@@ -78,6 +78,18 @@ def test_files_of_the_earlier_run_go_and_those_of_the_user_stay(tmp_path):
     assert read(tmp_path, NEW) == NEW
 
 
+def test_files_that_no_manifest_tells_of_are_named_and_stay(tmp_path, caplog):
+    (tmp_path / "out").mkdir()
+    for name in ("umap_pca.png", "config.json", ".hidden"):
+        (tmp_path / "out" / name).write_text("of version 0.1")
+    write(tmp_path / "out", NEW)
+    assert "holds files that are not of this run: umap_pca.png; delete them" in caplog.text
+    assert (tmp_path / "out" / "umap_pca.png").is_file()
+    caplog.clear()
+    write(tmp_path / "out", NEW)
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("is_inside", [False, True])
 def test_a_failed_run_leaves_nothing_new(tmp_path, is_inside):
     path = tmp_path / "out"
