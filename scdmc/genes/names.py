@@ -12,7 +12,11 @@ from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.vocabulary import ensembl_id
 
 # What a missing name becomes when a table is written as text; none of them is a gene symbol.
-MISSING_NAMES = ("nan", "none", "<na>", "na")
+MISSING_NAMES = frozenset(("nan", "none", "<na>", "na"))
+
+
+# In names of one line each: space around one, or a quote at its end.
+UNCLEAN = re.compile(r"""[^\S\n](\n|$)|(^|\n)[^\S\n]|['"](\n|$)""")
 
 
 # Genomes as Cell Ranger and others name them, before the names of the features or in a column of their own.
@@ -66,9 +70,15 @@ SHARE_KNOWN_OF_A_HUMAN = 0.8
 
 def clean_names(names: pd.Series | pd.Index) -> list[str]:
     """Names as stripped strings; missing ones, also those that were written as text, become ''."""
-    return [
-        "" if is_missing else _clean(name) for name, is_missing in zip(names.to_list(), pd.isna(names), strict=True)
-    ]
+    values = names.to_list()
+    if all(isinstance(name, str) for name in values) and _are_clean("\n".join(values), len(values)):
+        return ["" if name.lower() in MISSING_NAMES else name for name in values]
+    return ["" if is_missing else _clean(name) for name, is_missing in zip(values, pd.isna(names), strict=True)]
+
+
+def _are_clean(lines: str, n_names: int) -> bool:
+    """One look at all names, of which nearly always none has to be cleaned: every file is matched."""
+    return lines.count("\n") == max(n_names - 1, 0) and not UNCLEAN.search(lines)
 
 
 def _clean(name: object) -> str:

@@ -81,7 +81,14 @@ class Tokenizer:
         return self.medians.by_token(self.vocabulary)
 
     def match(self, counts: Counts) -> GeneMatch:
-        """Find the token of each gene of a data set."""
+        """Find the token of each gene of a data set; what was found last is kept, for a file is opened twice."""
+        name, var, match = self.__dict__.get("_latest", (None, None, None))
+        if counts.name != name or not counts.var.equals(var):
+            match = self._found(counts)
+            self.__dict__["_latest"] = counts.name, counts.var, match
+        return match
+
+    def _found(self, counts: Counts) -> GeneMatch:
         return match_genes(
             counts.var,
             self.vocabulary,

@@ -15,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from dataclasses import asdict, dataclass, field
@@ -186,7 +187,11 @@ class Child:
 
     def live(self, writer: int) -> None:
         """Do what the case says; never returns."""
+        from tqdm import tqdm
+
         os.setsid()
+        # The lock of tqdm is a semaphore that all forks share: a child that is killed in it would keep it for good.
+        tqdm.set_lock(threading.RLock())
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (self.out, 1), (self.err, 2)):
             os.dup2(source, target)

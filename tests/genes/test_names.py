@@ -3,9 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import UNMATCHED, load_symbols, match_genes
+from scdmc.genes.names import clean_names
 from scdmc.genes.vocabulary import load_vocabulary
 
 GENES = {
@@ -181,3 +184,15 @@ def test_a_message_names_twenty_columns_at_most(vocabulary):
     with pytest.raises(ScDMCError, match="and 280 more") as error:
         match_genes(var, vocabulary)
     assert len(str(error.value)) < 900
+
+
+ODD_NAMES = [
+    "CD4", " CD8A", "CD8A ", "\tX", "'CD3E'", '"CD3D"', "b'IL7R'", "a\nb", "c\n", "\nd", "", "nan", "NA", "<NA>",
+    "None", "e f", "g'h", "'", "CD4\u2028", "\x1fCD4", "HLA-A",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(ODD_NAMES), max_size=6))
+def test_many_names_are_cleaned_as_each_is_alone(names):
+    alone = [clean_names(pd.Series([name, None], dtype=object))[0] for name in names]  # with a missing one: one by one
+    assert clean_names(pd.Series(names, dtype=object)) == alone
