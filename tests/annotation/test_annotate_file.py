@@ -346,7 +346,8 @@ def test_fine_tuning_in_a_notebook_leaves_the_data_alone_and_writes_a_model_fold
 
 def test_a_classifier_without_calibration_says_so(tmp_path, three_types, classifier_path, caplog):
     shutil.copytree(classifier_path, tmp_path / "bare")
-    (tmp_path / "bare" / "calibration.json").unlink()
+    for name in ("calibration.json", "manifest.json"):
+        (tmp_path / "bare" / name).unlink()
     scdmc.annotate(three_types[:5].copy(), tmp_path / "bare")
     assert any("has no calibration" in record.message for record in caplog.records)
 
