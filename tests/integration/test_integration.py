@@ -330,8 +330,8 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
 
 def test_methods_can_be_chosen_and_old_figures_of_others_go(integration, tmp_path, model_path, islets_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "umap_harmony.png").write_text("of an earlier run")
+    with result_folder(out) as earlier:
+        (earlier / "umap_harmony.png").write_text("of an earlier run")
     assert integration([*command(model_path, out, islets_path), "--methods", "pca", "--overwrite"]) == 0
     assert set(pd.read_csv(out / "metrics.csv")["method"]) == {"PCA, not integrated"}
     assert not (out / "umap_harmony.png").exists()
@@ -388,7 +388,7 @@ def test_scvi_on_tokens_is_refused_before_anything_is_computed(
          "--obs_columns", "batch", "cell_type",
          "--gene_median_file", str(model_path / "gene_medians.json")])  # fmt: skip
     assert integration([*command(model_path, tmp_path / "out", tmp_path / "islets.parquet"), "--methods", "scvi"]) == 2
-    assert "islets: scVI needs raw counts, and tokenized parquet has none; give the .h5ad" in capsys.readouterr().err
+    assert "islets: scVI needs raw counts, and tokenized parquet has none; give the file of counts" in capsys.readouterr().err
 
 
 def test_data_sets_of_one_name_are_refused(integration, tmp_path, model_path, islets_path, capsys):
