@@ -388,7 +388,8 @@ def test_scvi_on_tokens_is_refused_before_anything_is_computed(
          "--obs_columns", "batch", "cell_type",
          "--gene_median_file", str(model_path / "gene_medians.json")])  # fmt: skip
     assert integration([*command(model_path, tmp_path / "out", tmp_path / "islets.parquet"), "--methods", "scvi"]) == 2
-    assert "islets: scVI needs raw counts, and tokenized parquet has none; give the file of counts" in capsys.readouterr().err
+    told = "islets: scVI needs raw counts, and tokenized parquet has none; give the file of counts"
+    assert told in capsys.readouterr().err
 
 
 def test_data_sets_of_one_name_are_refused(integration, tmp_path, model_path, islets_path, capsys):
