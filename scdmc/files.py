@@ -147,16 +147,16 @@ def partial_path(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Delete what killed runs left of an output that nobody else writes now (:mod:`scdmc.locks`).
 
-    That is what :func:`atomic_path` calls it before it is whole; and in a folder, the hidden folder of its results.
+    That is what :func:`atomic_path` calls it before it is whole; and in a folder, the hidden folder of its results and
+    its manifest. Other hidden files there may be of a run on another machine.
     """
     path = Path(path)
-    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(PARTIAL + path.suffix)}")
-    candidates = list(path.parent.iterdir()) if path.parent.is_dir() else []
-    if path.is_dir():
-        candidates += path.glob(f".{RESULTS}.*{PARTIAL}")
-    of_folder = re.compile(rf"\.{RESULTS}\.(\d+){re.escape(PARTIAL)}")
-    for candidate in candidates:
-        match = (of_folder if candidate.parent == path else pattern).fullmatch(candidate.name)
+    of_output = re.compile(rf"\.{re.escape(path.stem)}\.(\d+){re.escape(PARTIAL + path.suffix)}")
+    in_folder = re.compile(rf"\.(?:{RESULTS}|manifest)\.(\d+){re.escape(PARTIAL)}(?:\.json)?")
+    candidates = [(file, of_output) for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    candidates += [(file, in_folder) for file in path.iterdir()] if path.is_dir() else []
+    for candidate, pattern in candidates:
+        match = pattern.fullmatch(candidate.name)
         if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
             remove(candidate)
 

@@ -162,7 +162,8 @@ def _taken(path: Path) -> _Lock:
             break
         os.close(descriptor)  # the run that held it has just deleted it
     earlier = os.pread(descriptor, 65_536, 0)
-    if earlier and not earlier.startswith(SIGNED):
+    # A run may have been killed while it signed.
+    if earlier[: len(SIGNED)] != SIGNED[: len(earlier)]:
         os.close(descriptor)
         raise ScDMCError(f"{path} is not of scDMC, which locks an output by a file of that name; rename it")
     lock = _Lock(path, descriptor, new_folders, is_exclusive)

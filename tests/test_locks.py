@@ -142,6 +142,14 @@ def test_a_file_of_somebody_else_with_the_name_of_the_lock_stays_as_it_is(tmp_pa
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("signed", ["", '{"pi', '{"pid": 7, "ho'])
+def test_a_run_that_was_killed_while_it_signed_does_not_keep_the_output(tmp_path, signed):
+    lock_path(tmp_path / "out").write_text(signed)
+    with output_lock(tmp_path / "out") as is_exclusive:
+        assert is_exclusive
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_is_not_written_through_a_link(tmp_path):
     (tmp_path / "mine").write_text("")
     lock_path(tmp_path / "out").symlink_to(tmp_path / "mine")

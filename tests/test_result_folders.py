@@ -213,7 +213,8 @@ def test_what_dead_runs_left_is_removed_and_what_a_live_one_writes_is_not(tmp_pa
     for process in (dead, live):
         (out / f".results.{process}.partial").mkdir()
         (tmp_path / f".out.{process}.partial").mkdir()
+        (out / f".manifest.{process}.partial.json").touch()
     with script_run(["cluster.py"]):
         require_new_folder(out, overwrite=True)
-        left = {path.name for path in tmp_path.rglob(".*partial")}
-    assert left == {f".results.{live}.partial", f".out.{live}.partial"}
+        left = {path.name for path in tmp_path.rglob(".*partial*")}
+    assert left == {f".results.{live}.partial", f".out.{live}.partial", f".manifest.{live}.partial.json"}
