@@ -4,11 +4,14 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from scdmc.errors import shown_names
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ LARGEST_WHOLE = 2**53
 
 def is_missing(labels: np.ndarray) -> np.ndarray:
     """True where a label is NaN, None, or one of :data:`NO_LABEL_WORDS`; shape (n_cells,)."""
+    import pandas as pd  # only now: tokenized cells are read without it
+
     labels = np.asarray(labels, dtype=object)
     missing = np.asarray(pd.isna(labels), dtype=bool)
     missing[~missing] = [isinstance(label, str) and is_no_label(label) for label in labels[~missing]]
@@ -56,12 +61,14 @@ def label_text(value: object) -> str:
     return str(value)
 
 
-def labels_of(column: pd.Series) -> np.ndarray:
+def labels_of(column: "pd.Series") -> np.ndarray:
     """A column of obs as text, shape (n_cells,); None where there is no label.
 
     Numbers have one text over all types and files (docs/data.md, "Labels"). Words for no label are named and counted in
     the log, and so are labels that differ in case or blanks only.
     """
+    import pandas as pd
+
     values = column.to_numpy(dtype=object)
     if column.dtype.kind == "f":
         values = np.array(list(column.to_numpy()), dtype=object)  # a float32 keeps its short text, 0.1

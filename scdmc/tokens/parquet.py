@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 
 from scdmc.errors import COPY_AGAIN, ScDMCError
 from scdmc.files import atomic_path
-from scdmc.reading.kinds import kind_of
 from scdmc.reading.options import is_counts
 from scdmc.tokens.shard_sets import ShardPlace, prefix_of, require_published, require_whole_set
 from scdmc.tokens.streams import CellStreams
@@ -177,8 +176,11 @@ def read_settings(files: Sequence[Path]) -> TokenizationSettings | None:
 
 def _content_of(path: Path) -> dict | None:
     """What a shard says of itself; None where it says nothing."""
-    if is_counts(path) and kind_of(path).name is not None:
-        raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
+    if is_counts(path):
+        from scdmc.reading.kinds import kind_of  # only now: a training node may lack h5py
+
+        if kind_of(path).name is not None:
+            raise ScDMCError(f"{path} is no parquet; raw counts are tokenized by tokenizer_combine.py first")
     if not path.is_file():
         raise ScDMCError(f"{path} is not a readable parquet file (it is no file)")
     with _refusing_damage(path):

@@ -70,6 +70,10 @@ class Tokenizer:
             raise ScDMCError(f"--model_input_size {self.model_input_size}: <cls>, <eos> and one gene need at least 3")
         self.medians.require_known_genes(self.vocabulary)
 
+    def __getstate__(self) -> dict[str, object]:
+        """What a worker gets: not the genes that were found last."""
+        return {name: value for name, value in self.__dict__.items() if name != "_latest"}
+
     @cached_property
     def settings(self) -> TokenizationSettings:
         """What data made by this tokenizer says of itself."""

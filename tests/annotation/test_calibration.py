@@ -76,5 +76,5 @@ def test_a_folder_keeps_its_temperature(tmp_path):
     write_calibration(tmp_path, Calibration(1.5, 10, 0.2, 0.1))
     assert read_temperature(tmp_path) == 1.5
     (tmp_path / "calibration.json").write_text('{"temperature": -1}')
-    with pytest.raises(ScDMCError, match="positive number, not -1"):
+    with pytest.raises(ScDMCError, match=r"temperature should be a number from .*, not -1"):
         read_temperature(tmp_path)
