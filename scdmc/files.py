@@ -1,5 +1,6 @@
 """Writing outputs so that a reader never sees half of one."""
 
+import functools
 import hashlib
 import json
 import os
@@ -65,8 +66,13 @@ def require_no_device(path: Path) -> None:
     ScDMCError
         If there is something of that kind, itself or behind a symbolic link.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_special(path):
         raise ScDMCError(f"{path} is a device, a pipe or a socket; name a file")
+
+
+def is_special(path: Path) -> bool:
+    """True for a device, a pipe or a socket, itself or behind a symbolic link."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def require_new_folder(path: Path, overwrite: bool) -> None:
@@ -216,6 +222,17 @@ def sha256_of_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_sha256(path: Path) -> str:
+    """The same, computed once in a process as long as the file stays what it is."""
+    state = Path(path).stat()
+    return _sha256_of_state(Path(path).absolute(), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_of_state(path: Path, inode: int, size: int, modified: int) -> str:
+    return sha256_of_file(path)
 
 
 def names_of_files(paths: Sequence[Path], flag: str) -> list[str]:

@@ -6,7 +6,6 @@ is being replaced; then the files take their places one by one; then the manifes
 reads such a folder asks :func:`require_whole`, so that a killed run leaves the old results, the new ones, or a refusal.
 """
 
-import functools
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from scdmc.files import (
     PARTIAL,
     RESULTS,
     holds_something,
+    known_sha256,
     partial_path,
     read_json_object,
     remove,
@@ -175,7 +175,7 @@ def _require_as_written(folder: Path, name: str, manifest: Mapping) -> None:
         reason = "is missing"
     elif path.stat().st_size != entry.get("bytes"):
         reason = f"has {path.stat().st_size:,} bytes, not the {entry.get('bytes')} that were written"
-    elif _sha256(path) != entry.get("sha256"):
+    elif known_sha256(path) != entry.get("sha256"):
         reason = "has other content than was written"
     else:
         return
@@ -188,17 +188,6 @@ def _require_as_written(folder: Path, name: str, manifest: Mapping) -> None:
 def _shown_command(manifest: Mapping) -> str:
     words = manifest.get("command")
     return f" ({' '.join(map(str, words))})" if isinstance(words, list) and words else ""
-
-
-def _sha256(path: Path) -> str:
-    """The hash of a file, computed once as long as it stays what it is."""
-    state = path.stat()
-    return _sha256_of_state(path.absolute(), state.st_ino, state.st_size, state.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256_of_state(path: Path, inode: int, size: int, modified: int) -> str:
-    return sha256_of_file(path)
 
 
 def _hidden_folder(path: Path) -> Path:

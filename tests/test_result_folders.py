@@ -11,10 +11,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, require_new_folder
 from scdmc.locks import script_run
 from scdmc.result_folders import MANIFEST_FILE, keep_results, require_whole, result_folder
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of ours runs after it."""
+from tests.killing import Countdown, Killed
 
 
 def write(path, files, figure=None):
@@ -113,25 +110,14 @@ def events_of_publishing(monkeypatch, tmp_path, kill_at):
     """Overwrite results, and die before the rename, rmdir or unlink of that number; returns how many there are."""
     path = tmp_path / "out"
     write(path, OLD)
-    n_events = 0
-
-    def counted(original):
-        def call(*arguments, **named):
-            nonlocal n_events
-            n_events += 1
-            if n_events > kill_at:  # a dead process does nothing any more
-                raise Killed
-            return original(*arguments, **named)
-
-        return call
-
+    events = Countdown(kill_at)
     with monkeypatch.context() as patch:
         for name in ("rename", "replace", "unlink", "rmdir"):
-            patch.setattr(Path, name, counted(getattr(Path, name)))
-        patch.setattr(result_folders, "remove", counted(result_folders.remove))
+            patch.setattr(Path, name, events.counted(getattr(Path, name)))
+        patch.setattr(result_folders, "remove", events.counted(result_folders.remove))
         with contextlib.suppress(Killed):
             write(path, NEW)
-    return n_events
+    return events.n_events
 
 
 def test_a_kill_at_any_event_leaves_the_old_the_new_or_a_refusal(tmp_path, monkeypatch):

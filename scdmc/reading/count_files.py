@@ -28,6 +28,7 @@ from scdmc.reading.matrix_readers import (
     reader_of,
     reading,
     sparse_parts,
+    text_of,
 )
 from scdmc.reading.mtx import mtx_annotation, mtx_files, mtx_reader, name_of
 from scdmc.reading.zarr_stores import require_own_store, require_sane_arrays
@@ -313,9 +314,7 @@ def _text_or_numbers(dataset: h5py.Dataset) -> np.ndarray:
     values = dataset[:]
     if values.dtype.kind not in "SO":
         return values
-    return np.array(
-        [value.decode("utf8", "replace") if isinstance(value, bytes) else str(value) for value in values], dtype=object
-    )
+    return np.array([text_of(value) for value in values], dtype=object)
 
 
 def _cellranger_file(file: h5py.File, path: Path) -> CountFile:

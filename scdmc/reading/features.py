@@ -9,6 +9,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.names import GENOME_PREFIX, HUMAN_GENOME, OTHER_GENOME
+from scdmc.reading.matrix_readers import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _by_type(types: pd.Series | None, n_features: int, source: str) -> tuple[np.
     if types is None:
         return np.ones(n_features, dtype=bool), {}
     codes, found = pd.factorize(types.to_numpy(dtype=object))
-    texts = [_text(word) for word in found]
+    texts = [text_of(word).strip() for word in found]
     words = [" ".join(text.lower().replace("_", " ").split()) for text in texts]
     says_gene = [word in GENE_WORDS for word in words]
     is_blank = [not word for word in words]
@@ -135,10 +136,6 @@ def _by_type(types: pd.Series | None, n_features: int, source: str) -> tuple[np.
     return ~np.array([*is_other, False])[codes], left_out
 
 
-def _text(word: object) -> str:
-    return word.decode("utf8", "replace") if isinstance(word, bytes) else str(word).strip()
-
-
 def _by_genome(var: pd.DataFrame, is_gene: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """True where a feature belongs to another genome than the human one beside it; these genomes and their numbers."""
     genomes = _genomes_of(var)
@@ -154,7 +151,7 @@ def _genomes_of(var: pd.DataFrame) -> np.ndarray | None:
     columns: Sequence = [var.index, *(var[name] for name in PREFIXED_COLUMNS if name in var.columns)]
     candidates = [_prefixes(names) for names in columns]
     if "genome" in var.columns:
-        candidates.insert(0, np.array([_text(genome) for genome in var["genome"]], dtype=object))
+        candidates.insert(0, np.array([text_of(genome).strip() for genome in var["genome"]], dtype=object))
     for genomes in candidates:
         kinds = set(genomes.tolist())
         if any(map(HUMAN_GENOME.fullmatch, kinds)) and any(map(OTHER_GENOME.fullmatch, kinds)):

@@ -17,7 +17,7 @@ from scdmc.reading.count_files import open_count_file
 from scdmc.reading.hdf5_links import require_own_content
 from scdmc.reading.hdf5_output import hdf5_file
 from scdmc.reading.inputs import input_files
-from scdmc.reading.matrix_readers import reading
+from scdmc.reading.matrix_readers import reading, text_of
 from scdmc.reading.options import is_h5ad
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def add_obs(file: h5py.File, columns: Mapping[str, "np.ndarray | pd.Categorical"
         if name in obs:
             del obs[name]
         anndata.io.write_elem(obs, name, values)
-    before = [_text(name) for name in obs.attrs.get("column-order", ())]
+    before = [text_of(name) for name in obs.attrs.get("column-order", ())]
     names = np.array([*(name for name in before if name not in columns), *columns], dtype=object)
     obs.attrs.create("column-order", names, dtype=h5py.string_dtype())
 
@@ -152,8 +152,4 @@ def new_obsm(file: h5py.File, name: str, shape: tuple[int, int]) -> h5py.Dataset
 def number_of_cells(file: h5py.File) -> int:
     """Cells of an open ``.h5ad``, by their names."""
     obs = file["obs"]
-    return int(obs[_text(obs.attrs.get("_index", "_index"))].shape[0])
-
-
-def _text(name: "str | bytes") -> str:
-    return name.decode("utf8") if isinstance(name, bytes) else str(name)
+    return int(obs[text_of(obs.attrs.get("_index", "_index"))].shape[0])

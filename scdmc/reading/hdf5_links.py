@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 
 from scdmc.errors import ScDMCError
+from scdmc.files import is_special
 from scdmc.reading.matrix_readers import reading
 from scdmc.reading.sizes import require_stored
 
@@ -56,7 +57,7 @@ def require_regular(path: Path) -> None:
         If it is neither file nor folder.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_special(path):
         raise ScDMCError(f"{path} is a pipe or a device, and no file that can be read")
 
 

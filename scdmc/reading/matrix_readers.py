@@ -147,8 +147,11 @@ def attribute_text(value: object) -> str | None:
     """An attribute of HDF5 or zarr as text, however long its text may be by its type; None where there is none."""
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size == 1 else None
-    if value is None:
-        return None
+    return None if value is None else text_of(value)
+
+
+def text_of(value: object) -> str:
+    """A value of HDF5 as text, whether it is stored as bytes or not."""
     return value.decode("utf8", "replace") if isinstance(value, bytes) else str(value)
 
 

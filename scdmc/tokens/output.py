@@ -283,7 +283,7 @@ class TokenizedOutput:
         # Only now: the plotting library takes seconds to load, which workers and --help need not wait for.
         from scdmc.tokens import report as tokenization_report
 
-        old, paths, settings = self.existing(), self.parquet_paths(len(keys)), self.tokenizer.settings
+        paths, settings = self.parquet_paths(len(keys)), self.tokenizer.settings
         for report in reports:
             logger.info(report.summary())
         of_reports = tokenization_report.warnings_of(reports)
@@ -310,6 +310,12 @@ class TokenizedOutput:
             write_json(waiting / self.report_path.name, {**content, "warnings": warnings, **more})
             marker = marker_path(self.output_directory, self.output_prefix)
             write_json(marker, {"run": run, "shards": list(keys)})
+        self._give_final_names(keys, paths, waiting)
+        return paths
+
+    def _give_final_names(self, keys: Sequence[str], paths: Sequence[Path], waiting: Path) -> None:
+        """Rename shards, and what waits in a folder to stand beside them; older files that are not replaced go."""
+        old = self.existing()
         for key, path in zip(keys, paths, strict=True):
             self.shard_path(key).replace(path)
         for path in set(old) - {*paths, *self.beside()}:
@@ -321,7 +327,6 @@ class TokenizedOutput:
         remove(done)
         self.finished_shards.rename(done)
         remove(done)
-        return paths
 
     @contextmanager
     def no_space_is_an_error_for_people(self) -> Iterator[None]:

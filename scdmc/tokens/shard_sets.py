@@ -3,13 +3,13 @@
 Source: docs/method.md, "The parquet format".
 """
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
+from scdmc.files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def marker_path(directory: Path, prefix: str) -> Path:
 def read_marker(directory: Path, prefix: str) -> dict | None:
     """Which run was publishing which shards when it ended; None if none was."""
     path = marker_path(directory, prefix)
-    return json.loads(path.read_text(encoding="utf8")) if path.is_file() else None
+    return read_json_object(path, "shards that are published") if path.is_file() else None
 
 
 def prefix_of(path: Path) -> str:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, read_json_object, remove, sha256_of_file
+from scdmc.files import atomic_path, known_sha256, read_json_object, remove, sha256_of_file
 from scdmc.model.weights import save_tensors
 from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoint_folders, checkpoints, find_checkpoint
 from scdmc.training.distributed import gather_equal, spread_like, whole
@@ -141,7 +141,7 @@ def _read_state(path: Path) -> dict:
         # Looks at the header and at the size of the file; a checkpoint of version 0.1 has no hash.
         with safe_open(path / TENSORS_FILE, framework="pt"):
             pass
-        if TENSORS_HASH in state and sha256_of_file(path / TENSORS_FILE) != state[TENSORS_HASH]:
+        if TENSORS_HASH in state and known_sha256(path / TENSORS_FILE) != state[TENSORS_HASH]:
             raise ScDMCError(f"{path / TENSORS_FILE} is not as it was written")
     except ScDMCError as error:
         raise ScDMCError(f"{path} is damaged ({error})") from error

@@ -15,14 +15,11 @@ from scdmc.model.storage import load, save_model_directory
 from scdmc.result_folders import result_folder
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.killing import Killed
 from tests.small_models import SIZES
 
 TYPES = {"older": ["alpha", "beta", "ductal"], "newer": ["ductal", "alpha", "beta"]}
 BIAS = {"older": 1.0, "newer": 2.0}
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of ours runs after it."""
 
 
 @pytest.fixture(scope="module")

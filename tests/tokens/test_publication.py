@@ -16,13 +16,10 @@ from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
 from scdmc.tokens.tokenizer import Tokenizer
+from tests.killing import Countdown, Killed
 from tests.tokens.outputs import fingerprints, visible
 
 N_CELLS = 44
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of ours runs after it."""
 
 
 @pytest.fixture(scope="module")
@@ -68,25 +65,14 @@ def killed(monkeypatch, kill_at, work):
     -------
     How many there are; None if that was the end.
     """
-    n_events = 0
-
-    def counted(original):
-        def call(*arguments, **named):
-            nonlocal n_events
-            n_events += 1
-            if n_events > kill_at:  # a dead process does nothing any more
-                raise Killed
-            return original(*arguments, **named)
-
-        return call
-
+    events = Countdown(kill_at)
     with monkeypatch.context() as patch:
         publish = FolderJob.publish
 
         def counted_publish(*arguments, **named):
             for name in ("rename", "replace", "unlink", "rmdir"):
-                patch.setattr(Path, name, counted(getattr(Path, name)))
-            patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+                patch.setattr(Path, name, events.counted(getattr(Path, name)))
+            patch.setattr(shutil, "rmtree", events.counted(shutil.rmtree))
             return publish(*arguments, **named)
 
         patch.setattr(FolderJob, "publish", counted_publish)
@@ -94,7 +80,7 @@ def killed(monkeypatch, kill_at, work):
             work()
         except Killed:
             return None
-    return n_events
+    return events.n_events
 
 
 def clean(folder):
