@@ -88,7 +88,17 @@ def input_files(input_directory: Path) -> list[Path]:
     ScDMCError
         If the folder is absent or holds none.
     """
-    entries = survey_folder(input_directory)
+    return taken_files(survey_folder(input_directory), input_directory)
+
+
+def taken_files(entries: Sequence[Entry], input_directory: Path) -> list[Path]:
+    """The inputs among the entries of a folder (:func:`survey_folder`); what is passed over is in the log.
+
+    Raises
+    ------
+    ScDMCError
+        If there are none.
+    """
     skipped = [entry for entry in entries if entry.status == SKIPPED]
     taken = [entry.path for entry in entries if entry.status == TAKEN]
     if not taken:

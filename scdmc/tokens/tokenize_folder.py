@@ -21,7 +21,7 @@ from scdmc.errors import ScDMCError
 from scdmc.locks import output_lock
 from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import Counts, open_counts
-from scdmc.reading.inputs import input_files, survey_folder, warnings_of
+from scdmc.reading.inputs import survey_folder, taken_files, warnings_of
 from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.output import TokenizedOutput
@@ -158,7 +158,8 @@ def tokenize_folder(
         For what the user can mend (see the modules :mod:`scdmc.reading.counts`, :mod:`scdmc.genes.ids`), and when a
         worker dies of the same shard again and again.
     """
-    files = input_files(job.input_directory)
+    folder = survey_folder(job.input_directory)
+    files = taken_files(folder, job.input_directory)
     job.require_new(overwrite, resume)
     with output_lock(job.lock_name):
         job.tokenizer.medians.log_known_genes(job.tokenizer.vocabulary)
@@ -175,7 +176,6 @@ def tokenize_folder(
         reports = list(found.reports.values())
         job.require_cells(reports)
         keys = [shard.key for shard in shards]
-        folder = survey_folder(job.input_directory)
         warnings = [*found.warnings, *warnings_of(folder)]
         entries = [entry.to_dict() for entry in folder]
         return job.publish(run, keys, reports, found.unmatched_genes, warnings, folder=entries)
