@@ -1,7 +1,8 @@
 """The commands of the README and of docs/ run as printed, on 300 real cells and a tiny model; all links lead home."""
 
-import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ SMALLER = {
 GUIDES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PAGES = (*sorted(ROOT.glob("*.md")), *(page for folder in ("docs", "models", "tests", "tokenizer")
                                        for page in sorted((ROOT / folder).rglob("*.md"))))  # fmt: skip
+PRINTED = re.compile(r"\(cd (\w+) && python -u (\w+\.py) (.*)\)")
 METHOD_CITATION = re.compile(r'docs/method\.md,\s+"([^"]+)"')
 
 
@@ -48,7 +50,7 @@ def printed_commands() -> list[str]:
 
 
 def test_printed_commands_leave_the_reader_at_the_root():
-    assert all(re.fullmatch(r"\(cd \w+ && python -u .*\)", command) for command in printed_commands())
+    assert all(PRINTED.fullmatch(command) for command in printed_commands())
 
 
 def without_code(text: str) -> str:
@@ -99,19 +101,20 @@ def tree(tmp_path_factory):
     counts.mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "data" / "islets_300.h5ad", counts / "islets.h5ad")
     write_regulons(tree / "demo_output" / "regulons")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in printed_commands():
-        script = re.search(r"(\w+\.py)", command).group(1)
-        run = subprocess.run(
-            f"{command.removesuffix(')')} {SMALLER.get(script, '')})",
-            shell=True,
-            cwd=tree,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, f"{command}\n{run.stdout}\n{run.stderr}"
+        run_printed(command, tree)
     return tree
+
+
+def run_printed(command, tree):
+    """Run a printed command from its folder in this process: the libraries are imported once, no figure is drawn."""
+    folder, script, flags = PRINTED.fullmatch(command).groups()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tree / folder)
+        patch.setattr(sys, "argv", [script, *shlex.split(flags), *SMALLER.get(script, "").split()])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(script, run_name="__main__")
+    assert not end.value.code, command
 
 
 @pytest.mark.parametrize("page", [ROOT / "CONTRIBUTING.md", *GUIDES], ids=lambda page: page.name)

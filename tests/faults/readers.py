@@ -5,17 +5,28 @@ Each runs in a child of the fork server, and gives ``refused: ...`` where the re
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
 from scdmc.errors import ScDMCError
 
+AGAIN = rb'"(overwrite|resume)": [^\n]*|[ \\\n]+--(overwrite|resume)'
+
 
 def visible_files(folder: Path) -> list[Path]:
     """Files below a folder that are not hidden, nor below a hidden folder."""
     parts = {path: path.relative_to(folder).parts for path in sorted(Path(folder).rglob("*")) if path.is_file()}
     return [path for path, names in parts.items() if not any(name.startswith(".") for name in names)]
+
+
+def content_of(path: Path) -> bytes:
+    """The bytes of a file without the flags by which a run that is repeated differs."""
+    if path.name == "manifest.json":  # hashes of the others, and the command
+        return b""
+    content = path.read_bytes()
+    return re.sub(AGAIN, b"", content) if path.suffix in (".md", ".json", ".html") else content
 
 
 def read(kind: str, folder: str) -> str:
@@ -65,10 +76,12 @@ def h5ad(folder: Path) -> str:
 
 def files(folder: Path) -> str:
     """A result whose bytes are all that there is: what is neither the older nor the new one is a mixture."""
-    from scdmc.result_folders import require_whole
+    from scdmc.result_folders import MANIFEST_FILE, require_whole
 
-    require_whole(folder, *(str(path.relative_to(folder)) for path in visible_files(folder)))
-    return digest(*(str(path.relative_to(folder)) + digest(path.read_bytes()) for path in visible_files(folder)))
+    paths = [path for path in visible_files(folder) if path != folder / MANIFEST_FILE]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    require_whole(folder, *names)
+    return digest(*(name + digest(content_of(path)) for name, path in zip(names, paths, strict=True)))
 
 
 def medians(folder: Path) -> str:

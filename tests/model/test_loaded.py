@@ -20,7 +20,7 @@ TYPES = ["alpha", "beta"]
 @pytest.fixture(scope="module")
 def adata():
     adata = anndata.read_h5ad(ROOT / "tests" / "data" / "islets_300.h5ad")
-    return adata[adata.obs["cell_type"].isin(TYPES)][:60].copy()
+    return adata[adata.obs["cell_type"].isin(TYPES)][:36].copy()
 
 
 @pytest.fixture
