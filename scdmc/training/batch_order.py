@@ -71,7 +71,11 @@ class BatchOrder:
             if epoch not in self._batches_by_epoch:
                 self._batches_by_epoch[epoch] = len(self._batches_within_tokens(self._generator(epoch)))
             return self._batches_by_epoch[epoch]
-        n_full, rest = divmod(len(self.lengths), self.batch_size)
+        return self._n_batches_of(len(self.lengths))
+
+    def _n_batches_of(self, n_cells: int) -> int:
+        """Batches that so many cells make."""
+        n_full, rest = divmod(n_cells, self.batch_size)
         return max(1, n_full + (rest > 0 and 2 * rest >= self.batch_size))
 
     @property
@@ -93,11 +97,15 @@ class BatchOrder:
         return np.random.default_rng([self.seed, epoch])
 
     def _batches_of_equal_cells(self, generator: np.random.Generator) -> list[np.ndarray]:
-        order = generator.permutation(len(self.lengths))
+        return self._batches_of(np.arange(len(self.lengths)), generator)
+
+    def _batches_of(self, cells: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
+        """Batches of so many of these cells, shuffled."""
+        order = cells[generator.permutation(len(cells))]
         group_size = self.batch_size * BATCHES_PER_GROUP
         groups = [order[start : start + group_size] for start in range(0, len(order), group_size)]
         by_length = np.concatenate([self._by_length(group) for group in groups])
-        return np.split(by_length, np.arange(1, self.n_batches(0)) * self.batch_size)
+        return np.split(by_length, np.arange(1, self._n_batches_of(len(cells))) * self.batch_size)
 
     def _batches_within_tokens(self, generator: np.random.Generator) -> list[np.ndarray]:
         order = generator.permutation(len(self.lengths))
@@ -119,10 +127,40 @@ class BatchOrder:
         return group[np.argsort(self.lengths[group], kind="stable")]
 
 
-def batch_order_of(cells: TokenizedCells, training: np.ndarray, settings: PretrainingSettings) -> BatchOrder:
-    """The order of the parts of batches."""
+class GroupedBatchOrder(BatchOrder):
+    """The same with cells of one group in a batch; groups of fewer cells than half a batch are taken as one.
+
+    Parameters
+    ----------
+    lengths, batch_size, seed
+        See :class:`BatchOrder`.
+    groups
+        Shape (n_cells,), integers: the group of each cell.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, groups: np.ndarray) -> None:
+        super().__init__(lengths, batch_size, seed)
+        _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        number = np.where(2 * sizes[number] < batch_size, -1, number)
+        self.members = [np.flatnonzero(number == group) for group in np.unique(number)]
+        self.fewest_cells = min(self.fewest_cells, *(len(members) for members in self.members))
+
+    def n_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return sum(self._n_batches_of(len(members)) for members in self.members)
+
+    def _batches_of_equal_cells(self, generator: np.random.Generator) -> list[np.ndarray]:
+        return [batch for members in self.members for batch in self._batches_of(members, generator)]
+
+
+def batch_order_of(
+    cells: TokenizedCells, training: np.ndarray, settings: PretrainingSettings, groups: np.ndarray | None = None
+) -> BatchOrder:
+    """The order of the parts of batches; with groups (n_training,), a part holds cells of one of them."""
     parts = settings.gradient_accumulation_steps
     n_streams = 2 if settings.streams == "both" else 1
     tokens = None if settings.tokens_per_batch is None else settings.tokens_per_batch // parts
     lengths = n_streams * cells.rank_lengths[training]
+    if groups is not None:
+        return GroupedBatchOrder(lengths, settings.batch_size // parts, settings.seed, groups)
     return BatchOrder(lengths, settings.batch_size // parts, settings.seed, tokens)

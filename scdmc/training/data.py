@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
@@ -53,6 +54,7 @@ def read_pretraining_data(
     choice: CellChoice | None = None,
     token_dictionary_file: Path | None = None,
     gene_median_file: Path | None = None,
+    group_key: str | None = None,
 ) -> PretrainingData:
     """Read tokenized parquet and set held-out cells aside.
 
@@ -70,6 +72,8 @@ def read_pretraining_data(
     token_dictionary_file, gene_median_file
         Vocabulary and medians of the data; looked for beside it. Data of the published tool, which does not say how it
         was made, must be given its vocabulary.
+    group_key
+        Kept column of obs whose values are the groups of the cells (see :class:`TrainingCells`).
 
     Raises
     ------
@@ -88,7 +92,14 @@ def read_pretraining_data(
     require_valid_ids(cells, len(vocabulary), str(dataset_path))
     training, held_out = _split(cells, dataset_path, choice or CellChoice())
     settings = TokenizationSettings(vocabulary.sha256, medians.sha256, context)
-    return PretrainingData(cells, training, held_out, vocabulary, medians, settings)
+    groups = None if group_key is None else _groups(dataset_path, group_key)[training]
+    return PretrainingData(cells, training, held_out, vocabulary, medians, settings, groups=groups)
+
+
+def _groups(dataset_path: Path, group_key: str) -> np.ndarray:
+    """Number of the value of each cell in a kept column of obs, shape (n_cells,); cells without one are a group."""
+    values = read_obs_columns(dataset_path, [group_key])[group_key].combine_chunks().cast(pa.string())
+    return values.dictionary_encode(null_encoding="encode").indices.to_numpy()
 
 
 def _vocabulary_of(first: Path, settings: TokenizationSettings | None, given: Path | None) -> Vocabulary:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.configuration import ScDMCConfig
+from scdmc.model.heads import PredictionTransform, ScDMCForMaskedLM
 from scdmc.training.distributed import gather_rows, global_sum, n_processes, own_part
 from scdmc.training.masking import PretrainingBatch
 from scdmc.training.objectives import (
@@ -54,6 +55,19 @@ class MaskedGenes:
         return sums
 
 
+class CellGenesHead(nn.Module):
+    """What ``<cls>`` tells of the genes of its cell; its matrix is that of the word embeddings."""
+
+    def __init__(self, config: ScDMCConfig) -> None:
+        super().__init__()
+        self.transform = PredictionTransform(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, states: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """(n, hidden_size) and (vocab_size, hidden_size) -> logits, (n, vocab_size)."""
+        return F.linear(self.transform(states), matrix, self.bias)
+
+
 class ScDMCForPretraining(nn.Module):
     """The model, its momentum copy, and the loss of a batch.
 
@@ -82,6 +96,9 @@ class ScDMCForPretraining(nn.Module):
             self.register_buffer(f"{stream}_queue", torch.zeros(size))
         self.register_buffer("queue_filled", torch.zeros((), dtype=torch.int64))
         self.positive_pairs: scipy.sparse.csr_array | None = None
+        # Further questions, which are asked in training only: the trained model leaves without them.
+        self.cell_genes_head = CellGenesHead(model.config) if self.options.cell_weight else None
+        self.value_head = nn.Linear(model.config.hidden_size, 1) if self.options.value_weight else None
         if not self.options.mlm_weight:
             # Its matrix is that of the word embeddings, which the contrast trains.
             model.cls.predictions.transform.requires_grad_(False)
@@ -109,11 +126,13 @@ class ScDMCForPretraining(nn.Module):
         states = self.model.bert.encode(batch.streams)  # (total_tokens of all streams, hidden_size)
         contrast, metrics = self.contrast(states, batch)
         mlm_weight, alpha = self.options.mlm_weight, self.options.alpha
+        further, further_total, further_metrics = self.further_losses(states, batch)
+        metrics |= further_metrics
         if not mlm_weight:
             loss = alpha * contrast
-            return {"loss": loss * n_processes(), **metrics, "total_loss": loss.detach()}
+            return {"loss": (loss + further) * n_processes(), **metrics, "total_loss": loss.detach() + further_total}
         genes = self.masked_genes(states, batch)
-        loss = mlm_weight * genes.judged.loss + alpha * contrast
+        loss = mlm_weight * genes.judged.loss + alpha * contrast + further
         with torch.no_grad():
             sums = genes.sums()
             for stream in genes.stream_values:
@@ -121,15 +140,54 @@ class ScDMCForPretraining(nn.Module):
                 total = torch.where(total > 0, total, torch.ones_like(total))
                 for name in (f"mlm_{stream}_loss", f"mlm_{stream}_accuracy"):
                     metrics[name] = global_sum(sums[name]) / total
-            metrics["total_loss"] = mlm_weight * global_sum(genes.judged.loss) + alpha * contrast
+            metrics["total_loss"] = mlm_weight * global_sum(genes.judged.loss) + alpha * contrast + further_total
         return {"loss": loss * n_processes(), **metrics}
 
     def sums(self, batch: PretrainingBatch) -> dict[str, torch.Tensor]:
         """What an evaluation adds up over batches: sums over masked genes, and over cells for the contrast."""
         states = self.model.bert.encode(batch.streams)
         _, contrast = self.contrast(states, batch)
-        over_cells = {name: value * batch.n_cells for name, value in contrast.items()}
+        _, _, further = self.further_losses(states, batch)
+        over_cells = {name: value * batch.n_cells for name, value in (contrast | further).items()}
         return self.masked_genes(states, batch).sums() | over_cells
+
+    def further_losses(
+        self, states: torch.Tensor, batch: PretrainingBatch
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+        """What else is asked: the genes of the cell of ``<cls>``, and hidden values.
+
+        Returns
+        -------
+        This process's part of the weighted sum of the losses, the same sum over all processes without gradient, and
+        the losses themselves.
+        """
+        part, metrics = states.new_zeros((), dtype=torch.float32), {}
+        asked = []
+        if self.cell_genes_head is not None:
+            asked.append(("cell_genes_loss", self.options.cell_weight, *self._cell_genes_loss(states, batch)))
+        if self.value_head is not None:
+            asked.append(("value_loss", self.options.value_weight, *self._value_loss(states, batch)))
+        total = part
+        for name, weight, loss, size in asked:
+            size = global_sum(size) if self.training else size
+            loss = loss / size.clamp(min=1)
+            metrics[name] = global_sum(loss.detach()) if self.training else loss.detach()
+            part, total = part + weight * loss, total + weight * metrics[name]
+        return part, total, metrics
+
+    def _cell_genes_loss(self, states: torch.Tensor, batch: PretrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over the ``<cls>`` of all streams of the cross entropy of their cells' genes, and how many there are."""
+        matrix = self.model.bert.embeddings.word_embeddings.weight
+        logits = self.cell_genes_head(states[batch.streams.cls_positions], matrix)
+        targets = batch.cell_genes.targets(batch.n_cells, len(matrix)).repeat(len(logits) // batch.n_cells, 1)
+        size = torch.full((), float(len(logits)), device=states.device)
+        return F.cross_entropy(logits.float(), targets, reduction="sum"), size
+
+    def _value_loss(self, states: torch.Tensor, batch: PretrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum over genes with a hidden value of the smooth distance to it, and how many there are."""
+        told = self.value_head(states[batch.value_positions]).squeeze(-1).float()
+        size = torch.full((), float(len(told)), device=states.device)
+        return F.smooth_l1_loss(told, batch.hidden_values, reduction="sum"), size
 
     def masked_genes(self, states: torch.Tensor, batch: PretrainingBatch) -> MaskedGenes:
         """Judge the masked genes: the rank stream by their mean, the expression stream weighted by expression."""
@@ -166,19 +224,22 @@ class ScDMCForPretraining(nn.Module):
         is_same = fingerprints[:, None] == fingerprints[None, :]
         is_positive = self._positives(batch)
         queues = self._past_keys()
-        loss = sum(
-            contrastive_loss(
-                queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream], is_positive
-            )
-            for stream in (0, 1)
-        ) / 2  # fmt: skip
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 would move similarities by a tenth
+            loss = sum(
+                contrastive_loss(
+                    queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream],
+                    is_positive,
+                )
+                for stream in (0, 1)
+            ) / 2  # fmt: skip
+            with torch.no_grad():
+                metrics = {
+                    "contrastive_loss": loss.detach(),
+                    "contrastive_accuracy": _share_of_nearest(queries, keys),
+                    "alignment": alignment(queries[0], keys[1]),
+                    "uniformity": uniformity(queries[0]),
+                }
         with torch.no_grad():
-            metrics = {
-                "contrastive_loss": loss.detach(),
-                "contrastive_accuracy": _share_of_nearest(queries, keys),
-                "alignment": alignment(queries[0], keys[1]),
-                "uniformity": uniformity(queries[0]),
-            }
             if self.training and self.options.queue_size:
                 self._remember(keys)
         return loss, metrics

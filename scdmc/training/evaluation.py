@@ -53,4 +53,6 @@ def _means(sums: dict[str, float], n_cells: int, settings: PretrainingSettings) 
     means |= {name: value / n_cells for name, value in sums.items()}
     mlm = sum(means.get(f"mlm_{stream}_loss", 0.0) for stream in ("rank", "expression"))
     contrast = means.get("contrastive_loss", 0.0)
-    return {"loss": settings.mlm_weight * mlm + settings.alpha * contrast, **means}
+    further = settings.cell_weight * means.get("cell_genes_loss", 0.0)
+    further += settings.value_weight * means.get("value_loss", 0.0)
+    return {"loss": settings.mlm_weight * mlm + settings.alpha * contrast + further, **means}

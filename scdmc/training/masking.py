@@ -6,7 +6,8 @@ Every random number is a hash of (seed, epoch, cell, position), so that neither 
 changes what happens to a cell.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, StreamPosi
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.settings import MaskingOptions
 
-_RANK, _EXPRESSION, _ORDER, _RANK_VIEW, _EXPRESSION_VIEW = 0, 1, 2, 3, 4
+_RANK, _EXPRESSION, _ORDER, _RANK_VIEW, _EXPRESSION_VIEW, _VALUES = range(6)
 
 
 def hashed_uniform(seed: int, epoch: int, stream: int, cells: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -48,6 +49,30 @@ def _mix(state: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class CellGenes:
+    """All genes of the cells of a batch, as a distribution over the genes of each cell.
+
+    Attributes
+    ----------
+    ids
+        Shape (n_genes_of_all_cells,), int64.
+    shares
+        Of the same shape, float32: the value of each gene over the sum of the values of its cell.
+    cells
+        Of the same shape, int64: number of the cell in the batch.
+    """
+
+    ids: torch.Tensor
+    shares: torch.Tensor
+    cells: torch.Tensor
+
+    def targets(self, n_cells: int, vocab_size: int) -> torch.Tensor:
+        """The distributions, shape (n_cells, vocab_size)."""
+        targets = self.shares.new_zeros(n_cells * vocab_size)
+        return targets.index_add_(0, self.cells * vocab_size + self.ids, self.shares).view(n_cells, vocab_size)
+
+
+@dataclass(frozen=True)
 class PretrainingBatch:
     """Both streams of n cells, masked and packed: the n rank streams, then the n expression streams.
 
@@ -69,6 +94,11 @@ class PretrainingBatch:
         Shape (n_cells,), int64: equal where two cells have identical streams.
     cells_by_process
         How many cells of the same global batch each process has; one number for one process.
+    value_positions, hidden_values
+        Shape (n_hidden,), int64 and float32: where in ``streams.input_ids`` the genes are whose values are hidden, and
+        these values.
+    cell_genes
+        All genes of the cells, before masking and before views lose some; None where nobody asked for them.
     """
 
     streams: PackedCells
@@ -79,6 +109,9 @@ class PretrainingBatch:
     cells: torch.Tensor
     fingerprints: torch.Tensor
     cells_by_process: tuple[int, ...]
+    value_positions: torch.Tensor
+    hidden_values: torch.Tensor
+    cell_genes: CellGenes | None = None
 
     @property
     def n_cells(self) -> int:
@@ -87,12 +120,23 @@ class PretrainingBatch:
 
     def to(self, device: torch.device) -> "PretrainingBatch":
         """The same on another device."""
-        moved = {
-            item.name: getattr(self, item.name).to(device, non_blocking=True)
-            for item in fields(self)
-            if item.name in ("masked_positions", "labels", "expression_values", "fingerprints")
-        }
-        return replace(self, streams=self.streams.to(device), **moved)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True), self.streams.to(device))
+
+    def pin_memory(self) -> "PretrainingBatch":
+        """The same in memory that a GPU reads by itself; the loader of batches calls this."""
+        return self._with(torch.Tensor.pin_memory, self.streams.pin_memory())
+
+    def _with(self, moved: Callable[[torch.Tensor], torch.Tensor], streams: PackedCells) -> "PretrainingBatch":
+        """The same with its tensors moved; the rows of the cells stay on the host."""
+        tensors = {name: moved(getattr(self, name)) for name in MOVED}
+        genes = self.cell_genes
+        if genes is not None:
+            genes = CellGenes(moved(genes.ids), moved(genes.shares), moved(genes.cells))
+        return replace(self, streams=streams, cell_genes=genes, **tensors)
+
+
+# Tensors of a batch that a step reads on the device.
+MOVED = ("masked_positions", "labels", "expression_values", "fingerprints", "value_positions", "hidden_values")
 
 
 def masked_batch(
@@ -123,6 +167,7 @@ def masked_batch(
     rows = cells.rows[chosen]
     rank, expression = stream_positions(cells, chosen, options.streams)
     fingerprints = _fingerprints(cells, rank, expression)
+    genes = _cell_genes(cells, chosen) if options.with_cell_genes else None
     if options.view_dropout:
         rank = _thinned(cells.rank_ids, rank, rows, (options.seed, epoch, _RANK_VIEW), options.view_dropout)
         expression = _thinned(
@@ -143,6 +188,12 @@ def masked_batch(
     hidden = positions if options.mask_expression_input else rank_masked
     input_ids[hidden] = MASK_TOKEN_ID
     values[hidden] = np.where(values[hidden] == NO_VALUE, NO_VALUE, UNKNOWN_VALUE)
+    without_value = np.empty(0, dtype=np.int64)
+    if options.hides_values:
+        draw = (options.seed, epoch, _VALUES)
+        without_value = n_rank + _masked_positions(input_ids[n_rank:], expression.offsets, rows, draw, options)
+    hidden_values = values[without_value]
+    values[without_value] = UNKNOWN_VALUE
     return PretrainingBatch(
         streams,
         torch.from_numpy(positions),
@@ -152,7 +203,22 @@ def masked_batch(
         torch.from_numpy(rows),
         torch.from_numpy(fingerprints),
         cells_by_process,
+        torch.from_numpy(without_value),
+        torch.from_numpy(hidden_values),
+        genes,
     )
+
+
+def _cell_genes(cells: TokenizedCells, chosen: np.ndarray) -> CellGenes:
+    """The genes of the cells, each with its share of the values of its cell."""
+    _, expression = stream_positions(cells, chosen, "expression")
+    ids, values = cells.expression_ids[expression.positions], cells.expression_values[expression.positions]
+    is_gene = ids > EOS_TOKEN_ID
+    owner = np.repeat(np.arange(len(chosen)), np.diff(expression.offsets))[is_gene]
+    values = values[is_gene]
+    shares = values / np.bincount(owner, values, len(chosen))[owner]
+    tensors = (ids[is_gene].astype(np.int64), shares.astype(np.float32), owner)
+    return CellGenes(*(torch.from_numpy(tensor) for tensor in tensors))
 
 
 def _thinned(

@@ -77,7 +77,7 @@ class Pretraining:
         self.device = self.accelerator.device
         self.order = data.order
         if self.order is None:
-            self.order = batch_order_of(data.cells, data.training, settings)
+            self.order = batch_order_of(data.cells, data.training, settings, data.groups)
         if self.order.fewest_cells < self.accelerator.num_processes:
             raise ScDMCError(
                 f"--batch_size or --tokens_per_batch: a part of a batch may have {self.order.fewest_cells} cells only, "
@@ -94,7 +94,7 @@ class Pretraining:
             self.module.compile_layers()
         self.wrapped = self._spread_over_processes()
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.module.model, settings.weight_decay), lr=settings.learning_rate, fused=True
+            parameter_groups(self.module, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.step = 0
         self.trained_seconds = 0.0
@@ -204,7 +204,7 @@ class Pretraining:
                 self.accelerator.backward(metrics.pop("loss") / len(batches))
             for name, value in metrics.items():
                 totals[name] = totals.get(name, 0) + value.detach() / len(batches)
-        norm = nn.utils.clip_grad_norm_(self.module.model.parameters(), self.settings.max_gradient_norm)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.max_gradient_norm)
         totals["gradient_norm"] = whole(norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -230,8 +230,9 @@ class Pretraining:
         process = (self.accelerator.process_index, self.accelerator.num_processes)
         settings = self.settings
         return masked_batches(
-            self.data, self.order, settings.masking, self._batches_done, process, settings.num_workers
-        )
+            self.data, self.order, settings.masking, self._batches_done, process, settings.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
 
     @property
     def _batches_done(self) -> int:
@@ -245,7 +246,9 @@ class Pretraining:
     def _advance_clock(self, clock: Clock) -> None:
         """Training time, and whether it is up. Over several processes all follow the same clock: that of the sum."""
         seconds = clock.lap()
-        if self.settings.schedule_minutes or self.settings.max_minutes or self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes == 1:  # nobody to agree with, so the device need not be waited for
+            self.stop_requested = self.stop_requested or clock.is_up
+        else:
             asked = torch.tensor([seconds, float(self.stop_requested or clock.is_up)], device=self.device)
             shared = global_sum(asked) / self.accelerator.num_processes
             seconds, stop = (float(value) for value in shared)

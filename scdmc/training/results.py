@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 # What the objective is made of; a model card names what differs from the paper.
 OBJECTIVE = (
-    "mask_probability", "mlm_weight", "alpha", "temperature", "momentum", "queue_size", "streams", "expression_order",
-    "expression_input", "view_dropout", "gene_start",
+    "mask_probability", "mlm_weight", "alpha", "cell_weight", "value_weight", "group_key", "temperature", "momentum",
+    "queue_size", "streams", "expression_order", "expression_input", "view_dropout", "gene_start",
 )  # fmt: skip
 
 

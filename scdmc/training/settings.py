@@ -45,6 +45,10 @@ class MaskingOptions:
     view_dropout
         Share of its genes that each stream of a cell lacks, drawn independently before masking, so that the two views
         of a cell share only a part of their genes; 0 is the published method, which shows all of them twice.
+    hides_values
+        Whether the expression stream lacks the values of more genes, as many as are masked, whose names it keeps.
+    with_cell_genes
+        Whether a batch comes with all genes of its cells, masked and left out ones too, for ``<cls>`` to tell.
     """
 
     seed: int = 42
@@ -53,6 +57,8 @@ class MaskingOptions:
     expression_order: str = "token_id"
     mask_expression_input: bool = True
     view_dropout: float = 0.0
+    hides_values: bool = False
+    with_cell_genes: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,12 @@ class ObjectiveOptions:
     mlm_weight, alpha
         Weights of the masked genes and of the contrast; 1 and 1 are the published method. Without weight on them the
         masked genes are not even judged in training.
+    cell_weight
+        Weight of the genes that ``<cls>`` must tell: the cross entropy of all genes of the cell, each as much as its
+        value, the masked ones and those that the view lacks too; 0 is the published method.
+    value_weight
+        Weight of hidden values: the smooth distance from the value of genes of the expression stream whose name is
+        shown and whose value is not; 0 is the published method.
     temperature
         Of the contrast.
     queue_size
@@ -74,6 +86,8 @@ class ObjectiveOptions:
 
     mlm_weight: float = 1.0
     alpha: float = 1.0
+    cell_weight: float = 0.0
+    value_weight: float = 0.0
     temperature: float = TEMPERATURE
     queue_size: int = 0
     published_objective: bool = False
@@ -135,7 +149,10 @@ class PretrainingSettings:
         Of masks, order of the cells, and dropout.
     mask_probability, streams, expression_order, view_dropout
         See :class:`scdmc.training.settings.MaskingOptions`.
-    mlm_weight, alpha, temperature, queue_size, published_objective
+    group_key
+        Column of obs: a batch holds cells of one of its values only, so that the contrast cannot be won by telling data
+        sets apart. Values with fewer cells than half a batch are taken together.
+    mlm_weight, alpha, cell_weight, value_weight, temperature, queue_size, published_objective
         See :class:`scdmc.training.settings.ObjectiveOptions`. The published objective also leaves the masked genes
         of the expression stream visible and freezes the momentum encoder.
     momentum
@@ -170,8 +187,11 @@ class PretrainingSettings:
     streams: str = "both"
     expression_order: str = "token_id"
     view_dropout: float = 0.0
+    group_key: str | None = None
     mlm_weight: float = 1.0
     alpha: float = 1.0
+    cell_weight: float = 0.0
+    value_weight: float = 0.0
     temperature: float = TEMPERATURE
     queue_size: int = 0
     published_objective: bool = False
@@ -199,6 +219,10 @@ class PretrainingSettings:
         parts = self.gradient_accumulation_steps
         if self.tokens_per_batch is None and self.batch_size % parts:
             raise ScDMCError(f"--batch_size {self.batch_size} is no multiple of --gradient_accumulation_steps {parts}")
+        if self.group_key is not None and self.tokens_per_batch is not None:
+            raise ScDMCError("--group_key and --tokens_per_batch both say which cells meet in a batch: give one of them")
+        if self.value_weight and self.streams == "rank":
+            raise ScDMCError("--value_weight needs the expression stream, and --stream rank leaves it out")
 
     @property
     def masking(self) -> MaskingOptions:
@@ -210,6 +234,8 @@ class PretrainingSettings:
             self.expression_order,
             mask_expression_input=not self.published_objective,
             view_dropout=self.view_dropout,
+            hides_values=self.value_weight > 0,
+            with_cell_genes=self.cell_weight > 0,
         )
 
     @property
