@@ -279,7 +279,7 @@ class PackedAttention:
         return torch.cat(states)
 
     def _sdpa_of_similar_runs(self, qkv: torch.Tensor) -> torch.Tensor:
-        """As above in fewer and larger calls; in training on a GPU only: a CPU has fewer launches to save than to gather.
+        """As above in fewer and larger calls; in training on a GPU only, where launches cost more than gathering.
 
         Cells are padded to the longest of their run. A further component of queries (1) and keys (0, or very low where
         there is padding) hides the padding, so that one bias still serves the whole batch.

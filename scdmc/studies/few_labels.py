@@ -1,10 +1,10 @@
-"""How much of the cell types frozen states hold when few cells have a label: the judge of pre-training and its controls.
+"""How much of the cell types frozen states hold when few cells have a label: the judge of pre-training.
 
 Each split keeps a fifth of the cells for the test and shows a share of the labels of the others. All methods are asked
 on the same splits, and the regularisation of each is chosen on a fifth of the labels that are shown.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ VALIDATION_FRACTION = 0.2  # of the labels that are shown
 
 @torch.inference_mode()
 def frozen_states(encoder: ScDMCModel, cells: TokenizedCells) -> dict[str, np.ndarray]:
-    """Last states of cells, pooled in every way, in one pass.
+    """States of cells after every layer, pooled in every way, in one pass.
 
     Parameters
     ----------
@@ -39,18 +39,31 @@ def frozen_states(encoder: ScDMCModel, cells: TokenizedCells) -> dict[str, np.nd
 
     Returns
     -------
-    ``cls``, ``mean``, ``weighted`` (both streams joined, shape (n_cells, 2 hidden_size)) and ``all poolings`` (these
-    three joined), float32.
+    ``LAYER POOLING``, such as ``2 cls`` -> both streams joined, shape (n_cells, 2 hidden_size), float32. Layer 0 is the
+    embedding of the genes; its ``<cls>`` is the same for each cell and left out.
     """
     encoder.eval()
-    width = 2 * encoder.config.hidden_size
-    states = {pooling: np.empty((len(cells), width), dtype=np.float32) for pooling in POOLINGS}
+    width, n_layers = 2 * encoder.config.hidden_size, encoder.config.num_hidden_layers
+    names = [f"{layer} {pooling}" for layer in range(n_layers + 1) for pooling in POOLINGS]
+    states = {name: np.empty((len(cells), width), dtype=np.float32) for name in names}
     for chosen, batch in inference_batches(cells, "both", "weighted", None):
         batch = batch.to(encoder.device)
-        encoded = encoder.encode(batch).float()
-        for pooling in POOLINGS:
-            states[pooling][chosen] = torch.cat(pool(encoded, batch, pooling).chunk(2), dim=-1).cpu().numpy()
-    return {**states, "all poolings": np.concatenate(list(states.values()), axis=1)}
+        for layer, encoded in enumerate(encoder.states_by_layer(batch)):
+            for pooling in POOLINGS:
+                pooled = torch.cat(pool(encoded.float(), batch, pooling).chunk(2), dim=-1)
+                states[f"{layer} {pooling}"][chosen] = pooled.cpu().numpy()
+    del states["0 cls"]
+    return states
+
+
+def judged_embeddings(states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is judged of :func:`frozen_states`: the poolings of the last layer, these joined, all layers joined."""
+    last = max(int(name.split()[0]) for name in states)
+    embeddings = {pooling: states[f"{last} {pooling}"] for pooling in POOLINGS}
+    embeddings["all poolings"] = np.concatenate(list(embeddings.values()), axis=1)
+    embeddings["all poolings, genes too"] = np.concatenate([embeddings["all poolings"], states["0 weighted"]], axis=1)
+    embeddings["all layers"] = np.concatenate(list(states.values()), axis=1)
+    return embeddings
 
 
 def mean_gene_vectors(vectors: np.ndarray, cells: TokenizedCells) -> np.ndarray:
@@ -89,7 +102,7 @@ def few_label_splits(
     """
     labels = np.asarray(labels, dtype=object)
     known = np.flatnonzero(~is_missing(labels))
-    names, number, sizes = np.unique(labels[known].astype(str), return_inverse=True, return_counts=True)
+    _, number, sizes = np.unique(labels[known].astype(str), return_inverse=True, return_counts=True)
     known, number = known[sizes[number] >= MINIMUM_CELLS], number[sizes[number] >= MINIMUM_CELLS]
     splitter = StratifiedShuffleSplit(n_splits, test_size=TEST_FRACTION, random_state=seed)
     for split, (shown, test) in enumerate(splitter.split(known, number)):
@@ -126,10 +139,8 @@ def few_label_scores(
     rows = []
     for fraction in fractions:
         for split, parts in enumerate(few_label_splits(labels, fraction, n_splits, seed)):
-            (training, validation, test) = parts
-            probe = linear_probe(
-                embedding[training], labels[training], embedding[validation], labels[validation]
-            )
+            training, validation, test = parts
+            probe = linear_probe(embedding[training], labels[training], embedding[validation], labels[validation])
             logits = embedding[test] @ probe.weight.T + probe.bias
             told = probe.names[logits.argmax(axis=1)]
             score = f1_score(labels[test], told, average="macro", zero_division=0)

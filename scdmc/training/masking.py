@@ -7,7 +7,7 @@ changes what happens to a cell.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -109,8 +109,8 @@ class PretrainingBatch:
     cells: torch.Tensor
     fingerprints: torch.Tensor
     cells_by_process: tuple[int, ...]
-    value_positions: torch.Tensor
-    hidden_values: torch.Tensor
+    value_positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    hidden_values: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     cell_genes: CellGenes | None = None
 
     @property

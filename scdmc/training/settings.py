@@ -220,7 +220,7 @@ class PretrainingSettings:
         if self.tokens_per_batch is None and self.batch_size % parts:
             raise ScDMCError(f"--batch_size {self.batch_size} is no multiple of --gradient_accumulation_steps {parts}")
         if self.group_key is not None and self.tokens_per_batch is not None:
-            raise ScDMCError("--group_key and --tokens_per_batch both say which cells meet in a batch: give one of them")
+            raise ScDMCError("--group_key and --tokens_per_batch both say what makes a batch: give one of them")
         if self.value_weight and self.streams == "rank":
             raise ScDMCError("--value_weight needs the expression stream, and --stream rank leaves it out")
 

@@ -11,7 +11,7 @@ from scdmc.genes.vocabulary import CLS_TOKEN_ID, EOS_TOKEN_ID, MASK_TOKEN_ID
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, batches_by_length, packed_streams
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training import masking as batches_module
-from scdmc.training.batch_order import BATCHES_PER_GROUP, BatchOrder
+from scdmc.training.batch_order import BATCHES_PER_GROUP, BatchOrder, GroupedBatchOrder
 from scdmc.training.masking import hashed_uniform
 from scdmc.training.settings import MaskingOptions
 from tests.training.runs import random_cells
@@ -40,6 +40,29 @@ def masks_by_cell(cells, chosen, **draw):
             tuple((position[stream == part] - starts[part]).tolist()) for part in (index, index + len(chosen))
         )
     return found
+
+
+def test_hidden_values_keep_their_genes_and_are_not_those_of_masked_ones(cells):
+    chosen = np.arange(6)
+    plain, hiding = (masked_batch(cells, chosen, seed=3, hides_values=hides) for hides in (False, True))
+    assert hiding.streams.input_ids.tolist() == plain.streams.input_ids.tolist()
+    place, masked = hiding.value_positions, set(hiding.masked_positions.tolist())
+    assert len(place) > 0
+    assert masked.isdisjoint(place.tolist())
+    assert place.min() >= hiding.streams.layout.cu_seqlens[len(chosen)]  # in the expression streams
+    assert (hiding.streams.input_ids[place] > 3).all()
+    assert (hiding.streams.expression_values[place] == UNKNOWN_VALUE).all()
+    assert hiding.hidden_values.tolist() == plain.streams.expression_values[place].tolist()
+
+
+def test_the_genes_of_a_cell_are_all_of_them_whatever_its_views_lack(cells):
+    batch = masked_batch(cells, [5, 0], view_dropout=0.5, with_cell_genes=True)
+    targets = batch.cell_genes.targets(2, 1 + int(cells.expression_ids.max()))
+    for cell, target in zip((5, 0), targets, strict=True):
+        stream = slice(cells.expression_offsets[cell] + 1, cells.expression_offsets[cell + 1] - 1)
+        ids, values = cells.expression_ids[stream], cells.expression_values[stream]
+        expected = np.bincount(ids, values, targets.shape[1]) / values.sum()
+        np.testing.assert_allclose(target, expected, atol=1e-6)
 
 
 # ---- packed streams
@@ -189,6 +212,18 @@ def test_an_epoch_has_every_cell_once():
     assert len(batches) == len(order) == 42
     assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
     assert sorted(len(batch) for batch in batches) == [1000 - 41 * 24] + 41 * [24]
+
+
+def test_batches_of_groups_hold_one_group_and_every_cell_once():
+    groups = np.repeat([0, 1, 2, 3, 4], [600, 380, 11, 4, 5])  # the last three have fewer cells than half a batch
+    order = GroupedBatchOrder(LENGTHS, 24, 0, groups)
+    for epoch in (0, 1):
+        batches = order.batches(epoch)
+        assert len(batches) == order.n_batches(epoch) == 25 + 16 + 1
+        assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+        assert all(len(set(np.minimum(groups[batch], 2))) == 1 for batch in batches)
+        assert min(map(len, batches)) >= order.fewest_cells >= 12
+    assert {tuple(batch) for batch in order.batches(0)} != {tuple(batch) for batch in order.batches(1)}
 
 
 def test_the_order_follows_from_seed_and_epoch():

@@ -458,3 +458,50 @@ def test_settings_default_to_those_of_the_paper():
     assert (settings.warmup_fraction, settings.epochs, settings.seed) == (0.05, 3, 42)
     assert (settings.mask_probability, settings.alpha) == (0.15, 1.0)
     assert (settings.temperature, settings.momentum) == (0.07, 0.995)
+
+
+# ---- further questions
+
+
+@pytest.fixture
+def asking():
+    """A module that asks cls for the genes of its cell and genes for their values, and a batch for it."""
+    torch.manual_seed(1)
+    module = ScDMCForPretraining(
+        make_model(dropout=0.0, expression_input="value"), ObjectiveOptions(cell_weight=2.0, value_weight=3.0)
+    )
+    options = MaskingOptions(view_dropout=0.3, hides_values=True, with_cell_genes=True)
+    return module, masked_batch(CELLS, np.arange(8), 0, options)
+
+
+def test_further_questions_are_those_of_their_formulas_and_count_as_much_as_their_weights(asking):
+    module, batch = asking
+    found = module(batch)
+    states = module.model.bert.encode(batch.streams)
+    head = module.cell_genes_head
+    logits = head.transform(states[batch.streams.cls_positions]) @ module.model.bert.embeddings.word_embeddings.weight.T
+    targets = batch.cell_genes.targets(8, VOCAB_SIZE).repeat(2, 1)
+    expected = -(targets * (logits + head.bias).log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(found["cell_genes_loss"], expected.detach())
+    told = module.value_head(states[batch.value_positions]).squeeze(1)
+    torch.testing.assert_close(found["value_loss"], F.smooth_l1_loss(told, batch.hidden_values).detach())
+    plain = found["mlm_rank_loss"] + found["mlm_expression_loss"] + found["contrastive_loss"]
+    total = plain + 2 * found["cell_genes_loss"] + 3 * found["value_loss"]
+    torch.testing.assert_close(found["loss"].detach(), total)
+    torch.testing.assert_close(found["total_loss"], total)
+
+
+def test_further_questions_are_learned_and_leave_the_model_as_it_was_shaped(tmp_path):
+    settings = replace(SETTINGS, cell_weight=1.0, value_weight=1.0, max_steps=40, evaluate_every=40, save_every=20,
+                       learning_rate=1e-2)  # fmt: skip
+    wide = {"expression_input": "value", "initializer_range": 0.2, "dropout": 0.0}
+    run = make_run(tmp_path, settings, **wide)
+    run.run()
+    first, last = (row for row in run.history if "eval_loss" in row)
+    for name in ("eval_cell_genes_loss", "eval_value_loss"):
+        assert last[name] < 0.97 * first[name], name
+    assert set(run.whole_model().state_dict()) == set(make_model(**wide).state_dict())
+    resumed = make_run(tmp_path / "again", settings, **wide)
+    resumed.resume(checkpoints(tmp_path)[0])
+    resumed.run()
+    require_equal_states(state_of(resumed), state_of(run))
