@@ -175,11 +175,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="most tokens of a step, both streams, instead of --batch_size (default: --batch_size cells)",
     )
-    training.add_argument(
-        "--group_key",
-        metavar="COLUMN",
-        help="kept column of obs, such as dataset: a batch holds cells of one of its values (default: of any)",
-    )
+    group = "column of obs, such as dataset: a batch holds cells of one of its values (default: of any)"
+    training.add_argument("--group_key", metavar="COLUMN", help=group)
     training.add_argument("--gradient_accumulation_steps", type=positive_int, default=1, help="parts of a batch")
     training.add_argument(
         "--learning_rate", type=positive_float, default=defaults.learning_rate, help="peak of the cosine schedule"
@@ -227,18 +224,10 @@ def add_objective_arguments(parser: argparse.ArgumentParser) -> None:
         "--mlm_weight", type=non_negative_float, default=defaults.mlm_weight, help="weight of the masked genes"
     )
     objective.add_argument("--alpha", type=non_negative_float, default=defaults.alpha, help="weight of the contrast")
-    objective.add_argument(
-        "--cell_weight",
-        type=non_negative_float,
-        default=defaults.cell_weight,
-        help="weight of the genes of its cell that <cls> must tell, those that its view lacks too",
-    )
-    objective.add_argument(
-        "--value_weight",
-        type=non_negative_float,
-        default=defaults.value_weight,
-        help="weight of values of the expression stream that are hidden while the names of their genes are shown",
-    )
+    told = "weight of the genes of its cell that <cls> must tell, those that its view lacks too"
+    objective.add_argument("--cell_weight", type=non_negative_float, default=defaults.cell_weight, help=told)
+    hidden = "weight of values that the expression stream hides, while it shows their genes"
+    objective.add_argument("--value_weight", type=non_negative_float, default=defaults.value_weight, help=hidden)
     objective.add_argument("--temperature", type=positive_float, default=defaults.temperature, help="of the contrast")
     objective.add_argument(
         "--momentum",
