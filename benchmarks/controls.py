@@ -66,9 +66,9 @@ def embeddings_of(path: Path, name: str, arguments: argparse.Namespace) -> tuple
 
     kept = arguments.output_dir / "states" / model_name(arguments) / f"{name}.npz"
     if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        states = frozen(path, arguments)
         with atomic_path(kept) as temporary, temporary.open("wb") as file:
-            np.savez(file, **frozen(path, arguments))
+            np.savez(file, **states)
     with np.load(kept, allow_pickle=False) as content:
         arrays = {key: content[key] for key in content.files}
     labels = arrays.pop("labels")
