@@ -8,18 +8,32 @@ import functools
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scdmc.errors import ScDMCError
 from scdmc.options import BACK_ENDS
 
-# Share of a similar run that may be padding.
-LARGEST_PADDING = 0.1
+# How much shorter than the longest cell of a similar run another one may be. On a GPU a call costs more than padding.
+LARGEST_PADDING = {"cpu": 0.1, "cuda": 0.5}
+
+
+# Further components of queries and keys, of which one hides the padding: the kernels of a GPU want multiples of 8.
+FURTHER_COMPONENTS = {"cpu": 1, "cuda": 8}
+
+
+# Strides of the bias: kernels of a GPU copy it at every call unless they are multiples of this.
+BIAS_ALIGNMENT = {"cpu": 1, "cuda": 16}
+
+
+# Kernels of scaled_dot_product_attention on a GPU. cuDNN's is left out: it plans anew for each shape, rounds dropout to
+# sixteenths, and reads a mask of another type as garbage in some versions.
+CUDA_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
@@ -58,12 +72,12 @@ class PackedLayout:
         """Tokens of the longest cell."""
         return max(self.lengths)
 
-    def similar_runs(self) -> list[tuple[int, list[int]]]:
+    def similar_runs(self, largest_padding: float = LARGEST_PADDING["cpu"]) -> list[tuple[int, list[int]]]:
         """Neighbouring cells of similar lengths as (first token, lengths); padding them all costs little."""
         runs, start, shortest, longest = [], 0, 0, 0
         for length in self.lengths:
             shortest, longest = min(shortest, length), max(longest, length)
-            if runs and longest - shortest <= LARGEST_PADDING * longest:
+            if runs and longest - shortest <= largest_padding * longest:
                 runs[-1][1].append(length)
             else:
                 runs.append((start, [length]))
@@ -79,6 +93,13 @@ class PackedLayout:
             runs.append((start, n_cells, length))
             start += n_cells * length
         return runs
+
+
+@functools.cache
+def slopes_on(device: torch.device, n_heads: int) -> torch.Tensor:
+    """:func:`alibi_slopes` on a device, sent there once: a GPU need not be waited for at every batch."""
+    with torch.inference_mode(False):  # whoever asks first: others may train with them
+        return alibi_slopes(n_heads).to(device)
 
 
 def alibi_slopes(n_heads: int) -> torch.Tensor:
@@ -98,7 +119,8 @@ def alibi_slopes(n_heads: int) -> torch.Tensor:
 def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torch.dtype = torch.float32) -> str:
     """Resolve ``auto`` and refuse what cannot run.
 
-    ``auto`` takes flash on a GPU that has it (in 16 bits), else flex on a GPU, else sdpa.
+    ``auto`` takes flash on a GPU that has it (in 16 bits), else sdpa. It never takes flex, whose mask needs memory for
+    the square of all tokens of a batch.
 
     Raises
     ------
@@ -112,7 +134,7 @@ def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torc
     if name == "auto":
         if has_flash and is_half:
             return "flash"
-        return "flex" if device.type == "cuda" and dropout == 0 else "sdpa"
+        return "sdpa"
     if name == "flash" and not has_flash:
         raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
     if name == "flash" and not is_half:
@@ -145,14 +167,20 @@ class _PaddedRun:
     places: torch.Tensor
 
     @classmethod
-    def of_cells(cls, start: int, lengths: list[int], device: torch.device) -> "_PaddedRun":
-        """The run of cells of these lengths."""
-        starts = start + torch.tensor([0, *lengths[:-1]]).cumsum(0)
-        place = torch.arange(max(lengths))
-        is_token = place < torch.tensor(lengths)[:, None]
+    def of_cells(cls, start: int, lengths: list[int], starts: torch.Tensor) -> "_PaddedRun":
+        """The run of cells of these lengths, which start at ``starts`` (n_cells,); made where that tensor is.
+
+        Nothing is sent to the device and nothing is waited for.
+        """
+        n_tokens, longest = sum(lengths), max(lengths)
+        ends = torch.cat([starts[1:], starts.new_full((1,), start + n_tokens)])
+        place = torch.arange(longest, device=starts.device)
+        is_token = place < (ends - starts)[:, None]
         tokens = (starts[:, None] + place.where(is_token, 0)).flatten()
-        places = is_token.flatten().nonzero().squeeze(1)
-        return cls(start, start + sum(lengths), is_token.to(device), tokens.to(device), places.to(device))
+        cells = torch.arange(len(lengths), device=starts.device)
+        of_token = torch.repeat_interleave(cells, ends - starts, output_size=n_tokens)
+        places = torch.arange(start, start + n_tokens, device=starts.device) - starts[of_token] + of_token * longest
+        return cls(start, start + n_tokens, is_token, tokens, places)
 
     @property
     def length(self) -> int:
@@ -161,12 +189,33 @@ class _PaddedRun:
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """(total_tokens, ...) -> (n_cells, length, ...)."""
-        rows = packed.flatten(1).index_select(0, self.tokens)
+        rows = _Padded.apply(packed[self.start : self.stop].flatten(1), self.tokens - self.start, self.places)
         return rows.view(*self.is_token.shape, *packed.shape[1:])
 
     def unpad(self, padded: torch.Tensor) -> torch.Tensor:
         """(n_cells, length, ...) -> (stop - start, ...)."""
         return padded.flatten(0, 1).index_select(0, self.places)
+
+
+class _Padded(torch.autograd.Function):
+    """Rows at their places in padded cells. Padding gets no gradient, so that the way back is a choice of rows too.
+
+    Autograd's own way back adds rows up one by one, which is slow on a GPU and not the same at every run.
+    """
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx, rows: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        context.save_for_backward(places)
+        return rows.index_select(0, tokens)
+
+    @staticmethod
+    def backward(
+        context: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
+        (places,) = context.saved_tensors
+        return gradient.index_select(0, places), None, None
 
 
 class PackedAttention:
@@ -221,33 +270,33 @@ class PackedAttention:
         return states.squeeze(0).transpose(0, 1)
 
     def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled() and not self.dropout:
+        if not self.dropout and (qkv.is_cuda or not torch.is_grad_enabled()):
             return self._sdpa_of_similar_runs(qkv)
         states = []
         for query, key, value, bias in self._equal_runs(qkv):
-            run = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=self.dropout)
+            run = _scaled_dot_product(query, key, value, bias, dropout=self.dropout)
             states.append(run.transpose(1, 2).flatten(0, 1))  # (n_cells * length, n_heads, head_dim)
         return torch.cat(states)
 
     def _sdpa_of_similar_runs(self, qkv: torch.Tensor) -> torch.Tensor:
-        """As above in fewer and larger calls; not for training, where gathering costs more in the backward pass.
+        """As above in fewer and larger calls; in training on a GPU only, where launches cost more than gathering.
 
         Cells are padded to the longest of their run. A further component of queries (1) and keys (0, or very low where
         there is padding) hides the padding, so that one bias still serves the whole batch.
         """
-        states = torch.empty_like(qkv[:, 0])
-        head_dim = qkv.shape[-1]
+        states, (_, _, n_heads, head_dim) = [], qkv.shape
         for run in self.padded_runs:
-            padded = torch.zeros(*run.is_token.shape, *qkv.shape[1:-1], head_dim + 1,
-                                 dtype=self.bias.dtype, device=qkv.device)  # fmt: skip
-            padded[..., :-1] = run.pad(qkv)
-            padded[:, :, 0, :, -1] = 1.0
-            padded[:, :, 1, :, -1].masked_fill_(~run.is_token[..., None], PADDED_SCORE * math.sqrt(head_dim))
+            further = torch.zeros(*run.is_token.shape, 3, 1, _for_device(FURTHER_COMPONENTS, qkv),
+                                  dtype=self.bias.dtype, device=qkv.device)  # fmt: skip
+            further[:, :, 0, :, -1] = 1.0
+            further[:, :, 1, :, -1].masked_fill_(~run.is_token[..., None], PADDED_SCORE * math.sqrt(head_dim))
+            further = further.expand(-1, -1, -1, n_heads, -1)
+            padded = torch.cat([run.pad(qkv).to(self.bias.dtype), further], dim=-1)
             query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
             bias = self.bias[:, :, : run.length, : run.length]
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=head_dim**-0.5)
-            states[run.start : run.stop] = run.unpad(attended.transpose(1, 2))[..., :-1]
-        return states
+            attended = _scaled_dot_product(query, key, value, bias, scale=head_dim**-0.5)
+            states.append(run.unpad(attended.transpose(1, 2))[..., :head_dim].to(qkv.dtype))
+        return torch.cat(states)
 
     def of_first_tokens(self, query: torch.Tensor, key_value: torch.Tensor) -> torch.Tensor:
         """What the first token of each cell attends to, by any back end: there is little to be computed.
@@ -269,7 +318,7 @@ class PackedAttention:
             key, value = run.pad(key_value).permute(2, 0, 3, 1, 4).unbind(0)  # (n_cells, n_heads, length, head_dim)
             bias = -self.slopes[:, None] * torch.arange(run.length, device=query.device)
             bias = bias.where(run.is_token[:, None], -math.inf).to(self.bias_dtype)[:, :, None]
-            attended = F.scaled_dot_product_attention(query[cells, :, None], key, value, attn_mask=bias)
+            attended = _scaled_dot_product(query[cells, :, None], key, value, bias)
             states[cells] = attended[:, :, 0]
             n_done = cells.stop
         return states
@@ -277,8 +326,11 @@ class PackedAttention:
     @functools.cached_property
     def padded_runs(self) -> list["_PaddedRun"]:
         """Neighbouring cells of similar lengths, padded to the longest of them."""
-        device = self.slopes.device
-        return [_PaddedRun.of_cells(start, lengths, device) for start, lengths in self.layout.similar_runs()]
+        runs, n_done, starts = [], 0, self.layout.first_tokens
+        for start, lengths in self.layout.similar_runs(_for_device(LARGEST_PADDING, starts)):
+            runs.append(_PaddedRun.of_cells(start, lengths, starts[n_done : n_done + len(lengths)]))
+            n_done += len(lengths)
+        return runs
 
     def _eager(self, qkv: torch.Tensor) -> torch.Tensor:
         states, self.weights = [], []
@@ -302,10 +354,32 @@ class PackedAttention:
 
 
 def _alibi_bias(length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """-slope |i - j|, shape (1, n_heads, length, length)."""
-    positions = torch.arange(length, device=slopes.device)
+    """-slope |i - j|, shape (1, n_heads, length, length); on a GPU the length is rounded up."""
+    alignment = _for_device(BIAS_ALIGNMENT, slopes)
+    positions = torch.arange(-(-length // alignment) * alignment, device=slopes.device)
     distance = (positions[:, None] - positions[None, :]).abs()
     return (-slopes[:, None, None] * distance).to(dtype).unsqueeze(0)
+
+
+def _for_device(choices: Mapping[str, float], tensor: torch.Tensor) -> float:
+    """The choice for the kind of device that a tensor is on; that for a CPU where there is none."""
+    return choices.get(tensor.device.type, choices["cpu"])
+
+
+def _scaled_dot_product(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """``F.scaled_dot_product_attention``, on a GPU by :data:`CUDA_KERNELS` only."""
+    options = {"attn_mask": bias, "dropout_p": dropout, "scale": scale}
+    if not query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value, **options)
+    with sdpa_kernel(CUDA_KERNELS):
+        return F.scaled_dot_product_attention(query, key, value, **options)
 
 
 def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, object]:

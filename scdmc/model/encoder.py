@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
+from scdmc.model.attention import PackedAttention, PackedLayout, choose_back_end, slopes_on
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, pack
 from scdmc.options import EXPRESSION_INPUTS
 
@@ -219,7 +219,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
         """The attention of one batch, shared by all layers."""
         dropout = self.config.attention_probs_dropout_prob
         back_end = choose_back_end(self.attention_back_end, layout.cu_seqlens.device, dropout, dtype)
-        slopes = alibi_slopes(self.config.num_attention_heads).to(layout.cu_seqlens.device)
+        slopes = slopes_on(layout.cu_seqlens.device, self.config.num_attention_heads)
         return PackedAttention(back_end, layout, slopes, dropout if self.training else 0.0, dtype)
 
     def encode(self, cells: PackedCells) -> torch.Tensor:

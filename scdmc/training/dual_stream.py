@@ -166,19 +166,22 @@ class ScDMCForPretraining(nn.Module):
         is_same = fingerprints[:, None] == fingerprints[None, :]
         is_positive = self._positives(batch)
         queues = self._past_keys()
-        loss = sum(
-            contrastive_loss(
-                queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream], is_positive
-            )
-            for stream in (0, 1)
-        ) / 2  # fmt: skip
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 would move similarities by a tenth
+            loss = sum(
+                contrastive_loss(
+                    queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream],
+                    is_positive,
+                )
+                for stream in (0, 1)
+            ) / 2  # fmt: skip
+            with torch.no_grad():
+                metrics = {
+                    "contrastive_loss": loss.detach(),
+                    "contrastive_accuracy": _share_of_nearest(queries, keys),
+                    "alignment": alignment(queries[0], keys[1]),
+                    "uniformity": uniformity(queries[0]),
+                }
         with torch.no_grad():
-            metrics = {
-                "contrastive_loss": loss.detach(),
-                "contrastive_accuracy": _share_of_nearest(queries, keys),
-                "alignment": alignment(queries[0], keys[1]),
-                "uniformity": uniformity(queries[0]),
-            }
             if self.training and self.options.queue_size:
                 self._remember(keys)
         return loss, metrics

@@ -239,8 +239,9 @@ class Pretraining:
         process = (self.accelerator.process_index, self.accelerator.num_processes)
         settings = self.settings
         return masked_batches(
-            self.data, self.order, settings.masking, self._batches_done, process, settings.num_workers
-        )
+            self.data, self.order, settings.masking, self._batches_done, process, settings.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
 
     @property
     def _batches_done(self) -> int:
@@ -254,7 +255,9 @@ class Pretraining:
     def _advance_clock(self, clock: Clock) -> None:
         """Training time, and whether it is up. Over several processes all follow the same clock: that of the sum."""
         seconds = clock.lap()
-        if self.settings.schedule_minutes or self.settings.max_minutes or self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes == 1:  # nobody to agree with, so the device need not be waited for
+            self.stop_requested = self.stop_requested or clock.is_up
+        else:
             asked = torch.tensor([seconds, float(self.stop_requested or clock.is_up)], device=self.device)
             shared = global_sum(asked) / self.accelerator.num_processes
             seconds, stop = (float(value) for value in shared)

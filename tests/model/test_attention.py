@@ -77,6 +77,29 @@ def test_without_gradient_sdpa_pads_similar_cells_and_changes_nothing(lengths):
     torch.testing.assert_close(attend("sdpa", qkv, lengths).double(), by_the_book(qkv, lengths), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]])
+def test_padded_sdpa_as_a_gpu_trains_with_it_changes_nothing(monkeypatch, lengths):
+    for table in ("LARGEST_PADDING", "FURTHER_COMPONENTS", "BIAS_ALIGNMENT"):
+        monkeypatch.setattr(attention, table, {"cpu": getattr(attention, table)["cuda"]})
+    layout = PackedLayout.from_lengths(lengths)
+    padded = PackedAttention("sdpa", layout, alibi_slopes(N_HEADS), 0.0, torch.float32)._sdpa_of_similar_runs
+    qkv = random_qkv(lengths)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv, lengths)
+    states, gradient = value_and_gradient(padded, qkv)
+    torch.testing.assert_close(states.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient, expected_gradient.float(), atol=1e-5, rtol=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]])
+def test_sdpa_on_a_gpu_gives_values_and_gradients_of_the_formula(lengths):
+    qkv = random_qkv(lengths)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv, lengths)
+    states, gradient = value_and_gradient(lambda qkv: attend("sdpa", qkv, lengths), qkv.to(GPU))
+    torch.testing.assert_close(states.cpu().double(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(gradient.cpu(), expected_gradient.float(), atol=1e-4, rtol=0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
 def test_flex_gives_the_values_of_the_formula(lengths):
@@ -144,7 +167,7 @@ def test_auto_takes_sdpa_on_a_cpu_whatever_is_installed(monkeypatch, dropout, dt
 
 @pytest.mark.parametrize(
     ("has_flash", "dropout", "expected"),
-    [(True, 0.0, "flash"), (True, 0.1, "flash"), (False, 0.0, "flex"), (False, 0.1, "sdpa")],
+    [(True, 0.0, "flash"), (True, 0.1, "flash"), (False, 0.0, "sdpa"), (False, 0.1, "sdpa")],
 )
 def test_auto_on_a_gpu(monkeypatch, has_flash, dropout, expected):
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
