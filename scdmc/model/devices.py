@@ -60,9 +60,12 @@ def choose_device(num_gpus: int | None = None) -> torch.device:
     Raises
     ------
     ScDMCError
-        If more GPUs are asked for than there are, or several without a process for each.
+        If more GPUs are asked for than there are, or several without a process for each, or if torch cannot use those
+        that are there, as with a driver that is older than its CUDA: such a run would take the CPU without a word.
     """
     available = torch.cuda.device_count()
+    if available and num_gpus != 0:
+        _require_usable_gpus(available)
     n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if num_gpus is not None and num_gpus > available:
         raise ScDMCError(f"--num_gpus {num_gpus}: this machine has {available}; pass at most that, or 0 for the CPU")
@@ -71,3 +74,19 @@ def choose_device(num_gpus: int | None = None) -> torch.device:
     if available and num_gpus != 0 and n_processes > available:
         raise ScDMCError(f"torchrun started {n_processes} processes, but this machine has {available} GPUs")
     return torch.device("cuda" if available and num_gpus != 0 else "cpu")
+
+
+def _require_usable_gpus(available: int) -> None:
+    # The driver counts the devices even where torch cannot start its CUDA on them.
+    if torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+    else:
+        reason = "torch.cuda.is_available() is False"
+    raise ScDMCError(
+        f"this machine has {available} GPUs that torch {torch.__version__} cannot use: {reason}; install a torch for "
+        "the CUDA of this driver, or pass --num_gpus 0 for the CPU"
+    )

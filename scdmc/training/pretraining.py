@@ -79,6 +79,11 @@ class Pretraining:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self.accelerator.device
+        if self.device.type != device.type:
+            raise ScDMCError(
+                f"accelerate chose {self.device} where {device.type} was asked for; pass --num_gpus 0 for the CPU, and "
+                "see that no variable ACCELERATE_... of the environment says otherwise"
+            )
         self.order = data.order
         if self.order is None:
             self.order = batch_order_of(data.cells, data.training, settings)

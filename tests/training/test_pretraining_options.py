@@ -209,6 +209,19 @@ def test_bfloat16_is_close_to_float32(tmp_path):
         assert half[name] != plain[name]
 
 
+def test_the_contrast_is_float32_under_bfloat16(monkeypatch):
+    module = ScDMCForPretraining(make_model(dropout=0.0)).eval()
+    batch = batch_of(8)
+    with torch.no_grad():
+        states, keys = module.model.bert.encode(batch.streams), module.momentum_encoder.encode_cls(batch.streams)
+    monkeypatch.setattr(module.momentum_encoder, "encode_cls", lambda streams: keys)
+    loss, metrics = module.contrast(states, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module.contrast(states, batch)
+    assert half[0].dtype == torch.float32
+    assert (half[0], half[1]) == (loss, metrics)
+
+
 def test_compiled_layers_train_the_same_model(tmp_path):
     plain, compiled = (
         make_run(tmp_path / str(flag), replace(SETTINGS, max_steps=2, torch_compile=flag), dropout=0.0)
@@ -245,6 +258,12 @@ def test_the_flops_of_a_full_cell_of_the_published_model_are_those_of_the_design
     # docs/method.md, "Pre-training": about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
     flops = training_flops(ScDMCConfig(), 2 * 2048, 2 * 2048**2)
     assert flops == pytest.approx(1.97e12, rel=0.03)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_that_was_to_have_a_gpu_does_not_take_the_cpu(tmp_path):
+    with pytest.raises(ScDMCError, match="accelerate chose cpu where cuda was asked for; pass --num_gpus 0"):
+        Pretraining(make_model(), make_run(tmp_path).data, SETTINGS, tmp_path, torch.device("cuda"))
 
 
 def test_a_dry_run_reports_and_leaves_nothing(tmp_path):
