@@ -7,6 +7,7 @@ the tokens ``cu_seqlens[i]:cu_seqlens[i + 1]``.
 import functools
 import importlib
 import importlib.util
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scdmc.errors import ScDMCError
 from scdmc.options import BACK_ENDS
+
+logger = logging.getLogger(__name__)
 
 # How much shorter than the longest cell of a similar run another one may be. On a GPU a call costs more than padding.
 LARGEST_PADDING = {"cpu": 0.1, "cuda": 0.5}
@@ -34,6 +37,12 @@ BIAS_ALIGNMENT = {"cpu": 1, "cuda": 16}
 # Kernels of scaled_dot_product_attention on a GPU. cuDNN's is left out: it plans anew for each shape, rounds dropout to
 # sixteenths, and reads a mask of another type as garbage in some versions.
 CUDA_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+# What the packages can do on a GPU.
+FLASH_FUNCTION = "flash_attn_varlen_qkvpacked_func"
+FLASH_HEAD_DIM, FLASH_CAPABILITY = 256, (8, 0)
+FLEX_HEAD_DIM = 16
 
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
@@ -116,32 +125,66 @@ def alibi_slopes(n_heads: int) -> torch.Tensor:
     return torch.tensor(slopes(lower) + slopes(2 * lower)[0::2][: n_heads - lower], dtype=torch.float32)
 
 
-def choose_back_end(name: str, device: torch.device, dropout: float, dtype: torch.dtype = torch.float32) -> str:
+def choose_back_end(
+    name: str, device: torch.device, dropout: float, dtype: torch.dtype = torch.float32, head_dim: int = 64
+) -> str:
     """Resolve ``auto`` and refuse what cannot run.
 
-    ``auto`` takes flash on a GPU that has it (in 16 bits), else sdpa. It never takes flex, whose mask needs memory for
-    the square of all tokens of a batch.
+    ``auto`` takes flash on a GPU where it can run (in 16 bits), else sdpa. It never takes flex, whose mask needs memory
+    for the square of all tokens of a batch.
 
     Raises
     ------
     ScDMCError
-        If the back end is unknown, not installed, or cannot do dropout.
+        If the back end is unknown, or cannot run: what it lacks.
     """
     if name not in BACK_ENDS:
         raise ScDMCError(f"--attention {name}: there are {', '.join(BACK_ENDS)}")
-    has_flash = device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None
-    is_half = dtype in (torch.float16, torch.bfloat16)
     if name == "auto":
-        if has_flash and is_half:
-            return "flash"
-        return "sdpa"
-    if name == "flash" and not has_flash:
-        raise ScDMCError("--attention flash needs a GPU and the package flash-attn; take flex or sdpa")
-    if name == "flash" and not is_half:
-        raise ScDMCError("--attention flash computes in 16 bits only; pass --dtype bfloat16, or take flex or sdpa")
+        return "sdpa" if _flash_lacks(device, dtype, head_dim) else "flash"
+    if name == "flash" and (lack := _flash_lacks(device, dtype, head_dim)):
+        raise ScDMCError(f"--attention flash {lack}; take sdpa")
     if name == "flex" and dropout > 0:
         raise ScDMCError("--attention flex has no attention dropout; set it to 0 or take sdpa")
+    if name == "flex" and device.type == "cuda" and head_dim < FLEX_HEAD_DIM:
+        raise ScDMCError(
+            f"--attention flex needs heads of {FLEX_HEAD_DIM} and more on a GPU, not {head_dim}; take sdpa"
+        )
+    if name == "flex" and device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ScDMCError("--attention flex needs the package triton on a GPU; take sdpa")
     return name
+
+
+def _flash_lacks(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why flash cannot run, or None."""
+    if device.type != "cuda" or importlib.util.find_spec("flash_attn") is None:
+        return "needs a GPU and the package flash-attn"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return "computes in 16 bits only: pass --dtype bfloat16"
+    if head_dim > FLASH_HEAD_DIM:
+        return f"has heads of at most {FLASH_HEAD_DIM}, not {head_dim}"
+    if torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
+        return "needs a GPU of the Ampere generation or later"
+    return flash_import_error()
+
+
+@functools.cache
+def flash_import_error() -> str | None:
+    """Why the package that is there does not give what is called, or None; asked once, and said once.
+
+    flash-attn-4 brings a package of the same name without the function, and a build for another torch cannot be loaded.
+    """
+    try:
+        found = importlib.import_module("flash_attn")
+    except (ImportError, OSError) as error:
+        lack = f"cannot import flash_attn ({str(error).partition(chr(10))[0]})"
+    else:
+        lack = (
+            None if hasattr(found, FLASH_FUNCTION) else f"needs flash-attn 2: this flash_attn has no {FLASH_FUNCTION}"
+        )
+    if lack:
+        logger.warning("warning: attention by flash %s", lack)
+    return lack
 
 
 @dataclass(frozen=True)
@@ -256,8 +299,8 @@ class PackedAttention:
 
     def _flash(self, qkv: torch.Tensor) -> torch.Tensor:
         # By name: transformers refuses a modelling file with an import of what is not installed.
-        flash_attn = importlib.import_module("flash_attn")
-        return flash_attn.flash_attn_varlen_qkvpacked_func(
+        attend = getattr(importlib.import_module("flash_attn"), FLASH_FUNCTION)
+        return attend(
             qkv, self.layout.cu_seqlens, self.layout.max_length, dropout_p=self.dropout, alibi_slopes=self.slopes
         )
 

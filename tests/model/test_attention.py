@@ -1,6 +1,7 @@
 """Attention back ends: equal to each other, in values and in gradients, however the cells lie."""
 
 import importlib.util
+import types
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from scdmc.model import attention
 from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-N_HEADS, HEAD_DIM = 6, 8
+N_HEADS, HEAD_DIM = 6, 16
 LAYOUTS = {
     "one token": [1],
     "one cell": [17],
@@ -165,14 +166,61 @@ def test_auto_takes_sdpa_on_a_cpu_whatever_is_installed(monkeypatch, dropout, dt
     assert choose_back_end("auto", CPU, dropout, dtype) == "sdpa"
 
 
-@pytest.mark.parametrize(
-    ("has_flash", "dropout", "expected"),
-    [(True, 0.0, "flash"), (True, 0.1, "flash"), (False, 0.0, "sdpa"), (False, 0.1, "sdpa")],
-)
-def test_auto_on_a_gpu(monkeypatch, has_flash, dropout, expected):
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
+@pytest.fixture
+def gpu(monkeypatch):
+    """A function that pretends a GPU of a capability, and a package flash_attn that holds what it is given."""
+
+    def pretend(package, capability=(9, 0)):
+        def load(name):
+            if isinstance(package, Exception):
+                raise package
+            return package
+
+        monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: package)
+        monkeypatch.setattr(attention.importlib, "import_module", load)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        attention.flash_import_error.cache_clear()
+
+    yield pretend
+    attention.flash_import_error.cache_clear()
+
+
+FLASH_2 = types.SimpleNamespace(flash_attn_varlen_qkvpacked_func=None)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("package", "expected"), [(FLASH_2, "flash"), (None, "sdpa")])
+def test_auto_on_a_gpu(gpu, package, dropout, expected):
+    gpu(package)
     assert choose_back_end("auto", GPU, dropout, torch.bfloat16) == expected
-    assert choose_back_end("auto", GPU, dropout, torch.float32) != "flash"  # it computes in 16 bits only
+    assert choose_back_end("auto", GPU, dropout, torch.float32) == "sdpa"  # flash computes in 16 bits only
+
+
+@pytest.mark.parametrize(
+    ("package", "capability", "head_dim", "lack"),
+    [
+        (types.SimpleNamespace(cute=None), (9, 0), 64, "this flash_attn has no flash_attn_varlen_qkvpacked_func"),
+        (ImportError("undefined symbol: x\nmore"), (9, 0), 64, r"cannot import flash_attn \(undefined symbol: x\)"),
+        (FLASH_2, (7, 5), 64, "Ampere generation or later"),
+        (FLASH_2, (9, 0), 264, "heads of at most 256, not 264"),
+    ],
+)
+def test_what_cannot_run_on_a_gpu_is_not_chosen_and_said_once(gpu, caplog, package, capability, head_dim, lack):
+    gpu(package, capability)
+    for _ in range(2):
+        assert choose_back_end("auto", GPU, 0.0, torch.bfloat16, head_dim) == "sdpa"
+        with pytest.raises(ScDMCError, match=lack):
+            choose_back_end("flash", GPU, 0.0, torch.bfloat16, head_dim)
+    assert len(caplog.messages) == (package is not FLASH_2)
+
+
+def test_flex_on_a_gpu_needs_wide_heads_and_triton(gpu):
+    gpu(None)
+    with pytest.raises(ScDMCError, match="needs heads of 16 and more on a GPU, not 8"):
+        choose_back_end("flex", GPU, 0.0, head_dim=8)
+    with pytest.raises(ScDMCError, match="needs the package triton"):
+        choose_back_end("flex", GPU, 0.0, head_dim=16)
+    assert choose_back_end("flex", CPU, 0.0, head_dim=8) == "flex"
 
 
 @pytest.mark.parametrize("name", ["sdpa", "eager", "flex"])
