@@ -86,6 +86,11 @@ class PretrainingBatch:
         """Number of cells."""
         return len(self.cells)
 
+    @property
+    def is_shared(self) -> bool:
+        """True if other processes have other cells of the same global batch."""
+        return len(self.cells_by_process) > 1
+
     def to(self, device: torch.device) -> "PretrainingBatch":
         """The same on another device."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True), self.streams.to(device))

@@ -413,6 +413,9 @@ def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, changes):
     two.resume(find_checkpoint(tmp_path / "two", "last"))
     logged = [row for row in one.history if "gradient_norm" in row]
     others = [row for row in two.history if "gradient_norm" in row]
+    judged, shared = ([row for row in run.history if "eval_loss" in row] for run in (one, two))
+    for row, other in zip(judged, shared, strict=True):
+        assert other == pytest.approx(row, rel=2e-5)
     for row, other in zip(logged, others, strict=True):
         for name in ("loss", "mlm_rank_loss", "mlm_expression_loss", "contrastive_loss", "gradient_norm"):
             assert other[name] == pytest.approx(row[name], rel=2e-5), name
