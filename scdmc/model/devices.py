@@ -1,11 +1,14 @@
 """Which device the work runs on."""
 
+import logging
 import os
 
 import torch
 
 from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCPreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 def place_model(
@@ -27,7 +30,9 @@ def place_model(
     ScDMCError
         If there is no such device, or the back end cannot run on it.
     """
-    model.to(choose_device(num_gpus), getattr(torch, dtype))
+    device = choose_device(num_gpus)
+    warn_of_float32(device, dtype)
+    model.to(device, getattr(torch, dtype))
     model.set_attention(attention, getattr(torch, dtype))
     return model
 
@@ -39,7 +44,9 @@ def place_model_for_training(
 
     ``dtype`` is what it will compute in (:func:`autocast`), which decides whether an attention back end can run.
     """
-    model.to(choose_device(num_gpus))
+    device = choose_device(num_gpus)
+    warn_of_float32(device, dtype)
+    model.to(device)
     model.set_attention(attention, getattr(torch, dtype))
     return model
 
@@ -90,3 +97,9 @@ def _require_usable_gpus(available: int) -> None:
         f"this machine has {available} GPUs that torch {torch.__version__} cannot use: {reason}; install a torch for "
         "the CUDA of this driver, or pass --num_gpus 0 for the CPU"
     )
+
+
+def warn_of_float32(device: torch.device, dtype: str) -> None:
+    """Say that a GPU would be faster in bfloat16, where it has that."""
+    if device.type == "cuda" and dtype == "float32" and torch.cuda.is_bf16_supported():
+        logger.warning("warning: float32 on a GPU that has bfloat16; --dtype bfloat16 is faster and takes less memory")

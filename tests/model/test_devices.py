@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scdmc.errors import ScDMCError
-from scdmc.model.devices import choose_device
+from scdmc.model.devices import choose_device, warn_of_float32
 
 
 def pretend_gpus(monkeypatch, available, are_usable=True):
@@ -47,3 +47,14 @@ def test_gpus_that_torch_cannot_use_are_an_error_and_not_the_cpu(monkeypatch, as
     with pytest.raises(ScDMCError, match=r"has 1 GPUs that torch .* cannot use: The NVIDIA driver .*12020\); install"):
         choose_device(asked)
     assert choose_device(0).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_bfloat16", "is_said"),
+    [("cuda", "float32", True, True), ("cuda", "bfloat16", True, False), ("cuda", "float32", False, False),
+     ("cpu", "float32", True, False)],
+)  # fmt: skip
+def test_float32_on_a_gpu_that_has_bfloat16_is_said(monkeypatch, caplog, device, dtype, has_bfloat16, is_said):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    warn_of_float32(torch.device(device), dtype)
+    assert ["--dtype bfloat16 is faster" in message for message in caplog.messages] == [True] * is_said

@@ -272,6 +272,17 @@ def test_a_dry_run_reports_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "dry").exists()
 
 
+def test_a_dry_run_takes_the_longest_batch(tmp_path, monkeypatch):
+    run, seen = make_run(tmp_path), []
+    monkeypatch.setattr(run, "_optimizer_step", lambda batches: seen.append(batches) or step(batches))
+    step = Pretraining._optimizer_step.__get__(run)
+    run.dry_run()
+    tokens = [sum(sum(batch.streams.layout.lengths) for batch in batches) for batches in seen]
+    every = [2 * int(CELLS.rank_lengths[batch].sum()) for batch in run.order.batches(0)]
+    assert tokens[0] == max(every)
+    assert len(set(every)) > 1
+
+
 # ---- time and interruptions
 
 
