@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -42,7 +42,7 @@ CUDA_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # What the packages can do on a GPU.
 FLASH_FUNCTION = "flash_attn_varlen_qkvpacked_func"
 FLASH_HEAD_DIM, FLASH_CAPABILITY = 256, (8, 0)
-FLEX_HEAD_DIM = 16
+FLEX_HEAD_DIM, FLEX_BLOCK = 16, 128
 
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
@@ -130,8 +130,8 @@ def choose_back_end(
 ) -> str:
     """Resolve ``auto`` and refuse what cannot run.
 
-    ``auto`` takes flash on a GPU where it can run (in 16 bits), else sdpa. It never takes flex, whose mask needs memory
-    for the square of all tokens of a batch.
+    ``auto`` takes flash on a GPU where it can run (in 16 bits), else sdpa. It never takes flex, which compiles for a
+    minute and has not been timed on a GPU.
 
     Raises
     ------
@@ -427,8 +427,6 @@ def _scaled_dot_product(
 
 def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, object]:
     """FlexAttention's score function (ALiBi) and block mask (a token sees its own cell only)."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     total = sum(layout.lengths)
     lengths = layout.cu_seqlens.diff().long()
     cell = torch.repeat_interleave(torch.arange(len(layout.lengths), device=slopes.device), lengths, output_size=total)
@@ -439,7 +437,44 @@ def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, ob
     def add_alibi(score, batch, head, query, key):  # noqa: ANN001
         return score - slopes[head] * (query - key).abs()
 
-    return add_alibi, create_block_mask(same_cell, None, None, total, total, device=slopes.device)
+    return add_alibi, block_mask_of_cells(layout.lengths, same_cell, slopes.device)
+
+
+def block_mask_of_cells(lengths: Sequence[int], same_cell: Callable, device: torch.device) -> object:
+    """FlexAttention's block mask of packed cells, from their lengths alone.
+
+    ``create_block_mask`` asks for every pair of tokens, which takes memory for the square of all tokens of a batch. Of
+    cells that lie one after the other, the tokens of a block see neighbouring blocks only: those of their cells.
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each cell.
+    same_cell
+        FlexAttention's mask function of the batch, for blocks that hold tokens of several cells.
+    device
+        Where the mask is used.
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    ends = torch.tensor(lengths).cumsum(0)
+    starts, total = ends - torch.tensor(lengths), int(ends[-1])
+    first_tokens = torch.arange(0, total, FLEX_BLOCK)
+    last_tokens = (first_tokens + FLEX_BLOCK).clamp(max=total) - 1
+    first_cell, last_cell = (torch.searchsorted(ends, tokens, right=True) for tokens in (first_tokens, last_tokens))
+    first_seen, last_seen = starts[first_cell] // FLEX_BLOCK, (ends[last_cell] - 1) // FLEX_BLOCK
+    is_inside = (first_cell == last_cell) & (first_tokens + FLEX_BLOCK <= ends[first_cell])
+    first_full, end_full = -(-starts[first_cell] // FLEX_BLOCK), ends[first_cell] // FLEX_BLOCK
+    seen = first_seen[:, None] + torch.arange(int((last_seen - first_seen).max()) + 1)  # (n_blocks, most blocks seen)
+    is_seen = seen <= last_seen[:, None]
+    is_full = is_inside[:, None] & (seen >= first_full[:, None]) & (seen < end_full[:, None])
+    columns = []
+    for listed in (is_seen & ~is_full, is_full):
+        numbers = seen.gather(1, (~listed).int().argsort(dim=1, stable=True)).clamp(max=len(seen) - 1)
+        columns += [listed.sum(dim=1), numbers]
+    columns = [column[None, None].int().to(device, non_blocking=True) for column in columns]
+    # What a block sees sees the block: the mask is symmetric.
+    return BlockMask((total, total), *columns, *columns, (FLEX_BLOCK, FLEX_BLOCK), same_cell)
 
 
 @functools.cache
@@ -447,4 +482,5 @@ def _compiled_flex_attention() -> Callable[..., torch.Tensor]:
     """FlexAttention, compiled on first use: that costs seconds, and importing this module should not."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    # Beyond its limit of recompilations torch would go on uncompiled, with all scores in memory; a whole graph raises.
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)

@@ -3,12 +3,14 @@
 import importlib.util
 import types
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 from scdmc.errors import ScDMCError
 from scdmc.model import attention
-from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
+from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, block_mask_of_cells, choose_back_end
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 N_HEADS, HEAD_DIM = 6, 16
@@ -109,6 +111,33 @@ def test_flex_gives_the_values_of_the_formula(lengths):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("seed", range(20))
+def test_the_block_mask_of_the_lengths_is_that_of_all_pairs_of_tokens(seed):
+    generator = np.random.default_rng(seed)
+    lengths = generator.choice([1, 2, 100, 127, 128, 129, 256, 300, 700], generator.integers(1, 9)).tolist()
+    cell = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+
+    def same_cell(batch, head, query, key):
+        return cell[query] == cell[key]
+
+    mask = block_mask_of_cells(lengths, same_cell, CPU)
+    expected = create_block_mask(same_cell, None, None, len(cell), len(cell), device="cpu")
+    for kind in ("kv", "full_kv", "q", "full_q"):
+        counts, indices = (getattr(mask, f"{kind}_{name}")[0, 0] for name in ("num_blocks", "indices"))
+        others, other_indices = (getattr(expected, f"{kind}_{name}")[0, 0] for name in ("num_blocks", "indices"))
+        assert counts.tolist() == others.tolist(), kind
+        for row, other, count in zip(indices, other_indices, counts, strict=True):
+            assert row[:count].tolist() == other[:count].tolist(), kind
+
+
+def test_the_block_mask_of_a_large_batch_is_small():
+    mask = block_mask_of_cells([2048] * 192, lambda *_: None, CPU)
+    tensors = [getattr(mask, name) for name in ("kv_indices", "full_kv_indices", "kv_num_blocks", "full_kv_num_blocks")]
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) < 2**20
+    assert int(mask.full_kv_num_blocks.sum()) == 192 * 16 * 16
+    assert int(mask.kv_num_blocks.sum()) == 0
+
+
 @pytest.mark.parametrize("back_end", ["sdpa", "eager", "flex"])
 def test_bfloat16_is_close_to_float32(back_end):
     lengths = [30, 30, 5, 64]
