@@ -37,6 +37,7 @@ from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
 from scdmc.locks import claim_output
+from scdmc.model.names import CARD_FILE
 from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
 from scdmc.result_folders import keep_results, result_folder
@@ -410,14 +411,17 @@ def save(
         "objective": objective_in_words(vars(arguments)),
         "seed": arguments.seed,
     }
-    guesses = guessing_metrics(run)
-    card = model_card("scDMC, pre-trained", facts, run.final_metrics | guesses, command)
+    title = "scDMC, pre-trained"
+    card = model_card(title, facts, run.final_metrics, command)
     with result_folder(arguments.output_dir) as folder:
         (folder / "arguments.json").write_text(describe_arguments(arguments), encoding="utf8")
         write_history(run.history, folder / "history.csv")
-        write_json(folder / "guessing.json", guesses)
         save_model_directory(folder, model, data.vocabulary, data.medians, data.settings, card)
         keep_results(folder)
+        guesses = guessing_metrics(run)  # reads all training cells: minutes for millions
+        write_json(folder / "guessing.json", guesses)
+        card = model_card(title, facts, run.final_metrics | guesses, command)
+        (folder / CARD_FILE).write_text(card, encoding="utf8")
         draw_loss_curves(run.history, guesses, folder)
 
 
@@ -437,11 +441,11 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
         for leftover in ("checkpoints", "tensorboard", "model.safetensors"):
             remove(arguments.output_dir / leftover)
     run.run()
-    if not run.is_finished:
+    model = run.whole_model() if run.is_finished else None
+    run.end()  # the others need not wait for what is written
+    if model is None:
         print(f"stopped at step {run.step}; go on with --resume")
-        return
-    model = run.whole_model()
-    if is_main_process:
+    elif is_main_process:
         save(arguments, run, model, data, command)
         for name, value in run.final_metrics.items():
             print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
@@ -484,10 +488,10 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     if arguments.dry_run:
         print("\n".join(f"{name:<32}{value}" for name, value in run.dry_run().items()))
+        run.end()
     else:
         command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
         train(arguments, run, data, command)
-    run.end()
     return 0
 
 

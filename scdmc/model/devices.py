@@ -1,11 +1,14 @@
 """Which device the work runs on."""
 
+import logging
 import os
 
 import torch
 
 from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCPreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 def place_model(
@@ -27,7 +30,9 @@ def place_model(
     ScDMCError
         If there is no such device, or the back end cannot run on it.
     """
-    model.to(choose_device(num_gpus), getattr(torch, dtype))
+    device = choose_device(num_gpus)
+    warn_of_float32(device, dtype)
+    model.to(device, getattr(torch, dtype))
     model.set_attention(attention, getattr(torch, dtype))
     return model
 
@@ -39,7 +44,9 @@ def place_model_for_training(
 
     ``dtype`` is what it will compute in (:func:`autocast`), which decides whether an attention back end can run.
     """
-    model.to(choose_device(num_gpus))
+    device = choose_device(num_gpus)
+    warn_of_float32(device, dtype)
+    model.to(device)
     model.set_attention(attention, getattr(torch, dtype))
     return model
 
@@ -60,9 +67,12 @@ def choose_device(num_gpus: int | None = None) -> torch.device:
     Raises
     ------
     ScDMCError
-        If more GPUs are asked for than there are, or several without a process for each.
+        If more GPUs are asked for than there are, or several without a process for each, or if torch cannot use those
+        that are there, as with a driver that is older than its CUDA: such a run would take the CPU without a word.
     """
     available = torch.cuda.device_count()
+    if available and num_gpus != 0:
+        _require_usable_gpus(available)
     n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if num_gpus is not None and num_gpus > available:
         raise ScDMCError(f"--num_gpus {num_gpus}: this machine has {available}; pass at most that, or 0 for the CPU")
@@ -71,3 +81,25 @@ def choose_device(num_gpus: int | None = None) -> torch.device:
     if available and num_gpus != 0 and n_processes > available:
         raise ScDMCError(f"torchrun started {n_processes} processes, but this machine has {available} GPUs")
     return torch.device("cuda" if available and num_gpus != 0 else "cpu")
+
+
+def _require_usable_gpus(available: int) -> None:
+    # The driver counts the devices even where torch cannot start its CUDA on them.
+    if torch.cuda.is_available():
+        return
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+    else:
+        reason = "torch.cuda.is_available() is False"
+    raise ScDMCError(
+        f"this machine has {available} GPUs that torch {torch.__version__} cannot use: {reason}; install a torch for "
+        "the CUDA of this driver, or pass --num_gpus 0 for the CPU"
+    )
+
+
+def warn_of_float32(device: torch.device, dtype: str) -> None:
+    """Say that a GPU would be faster in bfloat16, where it has that."""
+    if device.type == "cuda" and dtype == "float32" and torch.cuda.is_bf16_supported():
+        logger.warning("warning: float32 on a GPU that has bfloat16; --dtype bfloat16 is faster and takes less memory")

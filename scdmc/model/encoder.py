@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
+from scdmc.model.attention import PackedAttention, PackedLayout, choose_back_end, slopes_on
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, pack
 from scdmc.options import EXPRESSION_INPUTS
 
@@ -189,7 +189,9 @@ class ScDMCPreTrainedModel(PreTrainedModel):
 
         ``dtype`` is the type in which it will compute, if not that of the weights (autocast).
         """
-        chosen = choose_back_end(name, self.device, self.config.attention_probs_dropout_prob, dtype or self.dtype)
+        config = self.config
+        head_dim = config.hidden_size // config.num_attention_heads
+        chosen = choose_back_end(name, self.device, config.attention_probs_dropout_prob, dtype or self.dtype, head_dim)
         for module in self.modules():
             if isinstance(module, ScDMCPreTrainedModel):
                 module.attention_back_end = chosen
@@ -217,9 +219,10 @@ class ScDMCModel(ScDMCPreTrainedModel):
 
     def packed_attention(self, layout: PackedLayout, dtype: torch.dtype) -> PackedAttention:
         """The attention of one batch, shared by all layers."""
-        dropout = self.config.attention_probs_dropout_prob
-        back_end = choose_back_end(self.attention_back_end, layout.cu_seqlens.device, dropout, dtype)
-        slopes = alibi_slopes(self.config.num_attention_heads).to(layout.cu_seqlens.device)
+        dropout, n_heads = self.config.attention_probs_dropout_prob, self.config.num_attention_heads
+        device, head_dim = layout.cu_seqlens.device, self.config.hidden_size // n_heads
+        back_end = choose_back_end(self.attention_back_end, device, dropout, dtype, head_dim)
+        slopes = slopes_on(device, n_heads)
         return PackedAttention(back_end, layout, slopes, dropout if self.training else 0.0, dtype)
 
     def encode(self, cells: PackedCells) -> torch.Tensor:

@@ -50,6 +50,14 @@ class PackedCells:
         )  # fmt: skip
         return PackedCells(self.input_ids.to(device, non_blocking=True), layout, *values)
 
+    def pin_memory(self) -> "PackedCells":
+        """The same in memory that a GPU reads by itself."""
+        layout = PackedLayout(self.layout.cu_seqlens.pin_memory(), self.layout.lengths)
+        values = (
+            None if values is None else values.pin_memory() for values in (self.expression_values, self.gene_values)
+        )
+        return PackedCells(self.input_ids.pin_memory(), layout, *values)
+
     @property
     def cls_positions(self) -> torch.Tensor:
         """Where the ``<cls>`` of each cell is, shape (n_cells,)."""

@@ -125,11 +125,17 @@ class ScDMCForPretraining(nn.Module):
         return {"loss": loss * n_processes(), **metrics}
 
     def sums(self, batch: PretrainingBatch) -> dict[str, torch.Tensor]:
-        """What an evaluation adds up over batches: sums over masked genes, and over cells for the contrast."""
+        """What an evaluation adds up over batches: sums over masked genes, and over cells for the contrast.
+
+        Of a batch that processes share, each gets the sums of all of it.
+        """
         states = self.model.bert.encode(batch.streams)
         _, contrast = self.contrast(states, batch)
-        over_cells = {name: value * batch.n_cells for name, value in contrast.items()}
-        return self.masked_genes(states, batch).sums() | over_cells
+        over_cells = {name: value * sum(batch.cells_by_process) for name, value in contrast.items()}
+        over_genes = self.masked_genes(states, batch).sums()
+        if batch.is_shared:
+            over_genes = {name: global_sum(value) for name, value in over_genes.items()}
+        return over_genes | over_cells
 
     def masked_genes(self, states: torch.Tensor, batch: PretrainingBatch) -> MaskedGenes:
         """Judge the masked genes: the rank stream by their mean, the expression stream weighted by expression."""
@@ -159,26 +165,29 @@ class ScDMCForPretraining(nn.Module):
         queries = states[positions].float().chunk(2)  # rank and expression, (n_cells, hidden_size) each
         keys = tuple(key.float() for key in keys)
         fingerprints = batch.fingerprints
-        if self.training:
+        if batch.is_shared:
             queries = tuple(gather_rows(query, batch.cells_by_process) for query in queries)
             keys = tuple(gather_rows(key, batch.cells_by_process) for key in keys)
             fingerprints = gather_rows(fingerprints, batch.cells_by_process)
         is_same = fingerprints[:, None] == fingerprints[None, :]
         is_positive = self._positives(batch)
         queues = self._past_keys()
-        loss = sum(
-            contrastive_loss(
-                queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream], is_positive
-            )
-            for stream in (0, 1)
-        ) / 2  # fmt: skip
+        with torch.autocast(states.device.type, enabled=False):  # bfloat16 would move similarities by a tenth
+            loss = sum(
+                contrastive_loss(
+                    queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream],
+                    is_positive,
+                )
+                for stream in (0, 1)
+            ) / 2  # fmt: skip
+            with torch.no_grad():
+                metrics = {
+                    "contrastive_loss": loss.detach(),
+                    "contrastive_accuracy": _share_of_nearest(queries, keys),
+                    "alignment": alignment(queries[0], keys[1]),
+                    "uniformity": uniformity(queries[0]),
+                }
         with torch.no_grad():
-            metrics = {
-                "contrastive_loss": loss.detach(),
-                "contrastive_accuracy": _share_of_nearest(queries, keys),
-                "alignment": alignment(queries[0], keys[1]),
-                "uniformity": uniformity(queries[0]),
-            }
             if self.training and self.options.queue_size:
                 self._remember(keys)
         return loss, metrics

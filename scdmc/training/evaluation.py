@@ -7,6 +7,7 @@ import torch
 
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import batch_order_of
+from scdmc.training.distributed import n_processes, process_number
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.masking import masked_batch
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
@@ -24,15 +25,20 @@ def evaluate(
 
     MLM metrics are means over all masked genes of the held-out cells (weighted by expression in that stream), whatever
     the batches. The contrast depends on the number of negatives, so it is computed in batches as large as in training
-    and averaged over their cells.
+    and averaged over their cells. Several processes share each batch as they do in training, so that none encodes more
+    cells at once than there; all must call this.
     """
     was_training = module.training
     module.eval()
     sums: dict[str, float] = {}
     device = module.model.device
-    order = batch_order_of(cells, held_out, replace(settings, batch_size=batch_size, gradient_accumulation_steps=1))
-    for chosen in order.batches(EVALUATION_EPOCH):
-        batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.evaluation_masking).to(device)
+    if settings.tokens_per_batch is None:
+        settings = replace(settings, batch_size=batch_size, gradient_accumulation_steps=1)
+    for chosen in batch_order_of(cells, held_out, settings).batches(EVALUATION_EPOCH):
+        # A batch with fewer cells than processes, of a handful of held-out cells, is computed by each of them.
+        process = (process_number(), n_processes()) if len(chosen) >= n_processes() else (0, 1)
+        batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.evaluation_masking, *process)
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             parts = module.sums(batch)
         for name, value in parts.items():

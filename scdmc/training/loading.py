@@ -61,6 +61,7 @@ def masked_batches(
     n_done: int = 0,
     process: tuple[int, int] = (0, 1),
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> Iterator[PretrainingBatch]:
     """Batches without end, epoch after epoch.
 
@@ -78,6 +79,8 @@ def masked_batches(
         Number of this process and number of processes; each gets its share of every batch.
     num_workers
         Processes that make batches ahead; 0 makes them in this one.
+    pin_memory
+        Whether batches lie in memory that a GPU reads by itself.
     """
     # A generator of its own: the loader would draw from the global one, which decides the dropout of a resumed run.
     loader = DataLoader(
@@ -85,6 +88,7 @@ def masked_batches(
         batch_size=None,
         sampler=_numbers(order, n_done),
         num_workers=num_workers,
+        pin_memory=pin_memory,
         generator=torch.Generator(),
     )
     return iter(loader)

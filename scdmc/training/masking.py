@@ -6,7 +6,8 @@ Every random number is a hash of (seed, epoch, cell, position), so that neither 
 changes what happens to a cell.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -85,14 +86,26 @@ class PretrainingBatch:
         """Number of cells."""
         return len(self.cells)
 
+    @property
+    def is_shared(self) -> bool:
+        """True if other processes have other cells of the same global batch."""
+        return len(self.cells_by_process) > 1
+
     def to(self, device: torch.device) -> "PretrainingBatch":
         """The same on another device."""
-        moved = {
-            item.name: getattr(self, item.name).to(device, non_blocking=True)
-            for item in fields(self)
-            if item.name in ("masked_positions", "labels", "expression_values", "fingerprints")
-        }
-        return replace(self, streams=self.streams.to(device), **moved)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True), self.streams.to(device))
+
+    def pin_memory(self) -> "PretrainingBatch":
+        """The same in memory that a GPU reads by itself; the loader of batches calls this."""
+        return self._with(torch.Tensor.pin_memory, self.streams.pin_memory())
+
+    def _with(self, moved: Callable[[torch.Tensor], torch.Tensor], streams: PackedCells) -> "PretrainingBatch":
+        """The same with its tensors moved; the rows of the cells stay on the host."""
+        return replace(self, streams=streams, **{name: moved(getattr(self, name)) for name in MOVED})
+
+
+# Tensors of a batch that a step reads on the device.
+MOVED = ("masked_positions", "labels", "expression_values", "fingerprints")
 
 
 def masked_batch(

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from scdmc.errors import ScDMCError
+from scdmc.model.devices import warn_of_float32
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForMaskedLM
 from scdmc.training.batch_order import batch_order_of
 from scdmc.training.checkpoints import (
@@ -31,7 +33,7 @@ from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.identity import CellDigests, require_same_run, run_identity
 from scdmc.training.loading import TrainingCells, masked_batches, position
-from scdmc.training.masking import PretrainingBatch
+from scdmc.training.masking import PretrainingBatch, masked_batch
 from scdmc.training.optimization import parameter_groups, warmup_then_cosine
 from scdmc.training.run_log import Clock, RunLog, peak_memory
 from scdmc.training.settings import PretrainingSettings
@@ -79,6 +81,11 @@ class Pretraining:
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.device = self.accelerator.device
+        if self.device.type != device.type:
+            raise ScDMCError(
+                f"accelerate chose {self.device} where {device.type} was asked for; pass --num_gpus 0 for the CPU, and "
+                "see that no variable ACCELERATE_... of the environment says otherwise"
+            )
         self.order = data.order
         if self.order is None:
             self.order = batch_order_of(data.cells, data.training, settings)
@@ -91,6 +98,8 @@ class Pretraining:
         self.total_steps = settings.max_steps or max(1, n_batches // parts)
         self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
+        if self.accelerator.is_main_process:
+            warn_of_float32(self.device, str(dtype).removeprefix("torch."))
         self.attention = self.module.model.set_attention(attention, dtype)
         self.module.momentum_encoder.set_attention(attention, dtype)
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
@@ -173,14 +182,19 @@ class Pretraining:
                     self.save_checkpoint()
 
     def dry_run(self) -> dict[str, str]:
-        """One evaluation, three steps and one checkpoint, and what they say of a whole run; nothing stays on disk."""
-        batch_size = self.order.batch_size
-        evaluate(self.module, self.data.cells, self.data.held_out[:batch_size], batch_size, self.settings)
+        """One evaluation, three steps and one checkpoint, and what they say of a whole run; nothing stays on disk.
+
+        The evaluation and the first step are those with the most tokens, which decide how much memory a run takes.
+        """
+        batch_size, n_parts = self.order.batch_size, self.settings.gradient_accumulation_steps
+        longest = self.data.held_out[np.argsort(-self.data.cells.rank_lengths[self.data.held_out], kind="stable")]
+        evaluate(self.module, self.data.cells, longest[:batch_size], batch_size, self.settings)
         self.module.train()
         loader, seconds = self._loader(), []
-        for _ in range(3):
+        for is_first in (True, False, False):
             start = time.perf_counter()
-            metrics = self._optimizer_step([next(loader) for _ in range(self.settings.gradient_accumulation_steps)])
+            batches = n_parts * [self._longest_batch()] if is_first else [next(loader) for _ in range(n_parts)]
+            metrics = self._optimizer_step(batches)
             float(metrics["total_loss"])  # waits for the device
             seconds.append(time.perf_counter() - start)
         with tempfile.TemporaryDirectory() as folder:
@@ -236,11 +250,22 @@ class Pretraining:
 
     def _loader(self) -> Iterator[PretrainingBatch]:
         """Batches from where the run stands, without end."""
-        process = (self.accelerator.process_index, self.accelerator.num_processes)
         settings = self.settings
         return masked_batches(
-            self.data, self.order, settings.masking, self._batches_done, process, settings.num_workers
-        )
+            self.data, self.order, settings.masking, self._batches_done, self._process, settings.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def _longest_batch(self) -> PretrainingBatch:
+        """Of the part of a batch with the most tokens in the first epoch, the share of this process."""
+        batches = self.order.batches(0)
+        chosen = max(batches, key=lambda cells: self.order.lengths[cells].sum())
+        return masked_batch(self.data.cells, self.data.training[chosen], 0, self.settings.masking, *self._process)
+
+    @property
+    def _process(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return self.accelerator.process_index, self.accelerator.num_processes
 
     @property
     def _batches_done(self) -> int:
@@ -254,7 +279,9 @@ class Pretraining:
     def _advance_clock(self, clock: Clock) -> None:
         """Training time, and whether it is up. Over several processes all follow the same clock: that of the sum."""
         seconds = clock.lap()
-        if self.settings.schedule_minutes or self.settings.max_minutes or self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes == 1:  # nobody to agree with, so the device need not be waited for
+            self.stop_requested = self.stop_requested or clock.is_up
+        else:
             asked = torch.tensor([seconds, float(self.stop_requested or clock.is_up)], device=self.device)
             shared = global_sum(asked) / self.accelerator.num_processes
             seconds, stop = (float(value) for value in shared)

@@ -1,16 +1,19 @@
 """Attention back ends: equal to each other, in values and in gradients, however the cells lie."""
 
 import importlib.util
+import types
 
+import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 from scdmc.errors import ScDMCError
 from scdmc.model import attention
-from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, choose_back_end
+from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, block_mask_of_cells, choose_back_end
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-N_HEADS, HEAD_DIM = 6, 8
+N_HEADS, HEAD_DIM = 6, 16
 LAYOUTS = {
     "one token": [1],
     "one cell": [17],
@@ -77,6 +80,29 @@ def test_without_gradient_sdpa_pads_similar_cells_and_changes_nothing(lengths):
     torch.testing.assert_close(attend("sdpa", qkv, lengths).double(), by_the_book(qkv, lengths), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]])
+def test_padded_sdpa_as_a_gpu_trains_with_it_changes_nothing(monkeypatch, lengths):
+    for table in ("LARGEST_PADDING", "FURTHER_COMPONENTS", "BIAS_ALIGNMENT"):
+        monkeypatch.setattr(attention, table, {"cpu": getattr(attention, table)["cuda"]})
+    layout = PackedLayout.from_lengths(lengths)
+    padded = PackedAttention("sdpa", layout, alibi_slopes(N_HEADS), 0.0, torch.float32)._sdpa_of_similar_runs
+    qkv = random_qkv(lengths)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv, lengths)
+    states, gradient = value_and_gradient(padded, qkv)
+    torch.testing.assert_close(states.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient, expected_gradient.float(), atol=1e-5, rtol=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]])
+def test_sdpa_on_a_gpu_gives_values_and_gradients_of_the_formula(lengths):
+    qkv = random_qkv(lengths)
+    expected, expected_gradient = value_and_gradient(by_the_book, qkv, lengths)
+    states, gradient = value_and_gradient(lambda qkv: attend("sdpa", qkv, lengths), qkv.to(GPU))
+    torch.testing.assert_close(states.cpu().double(), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(gradient.cpu(), expected_gradient.float(), atol=1e-4, rtol=0)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("lengths", LAYOUTS.values(), ids=LAYOUTS)
 def test_flex_gives_the_values_of_the_formula(lengths):
@@ -85,6 +111,33 @@ def test_flex_gives_the_values_of_the_formula(lengths):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("seed", range(20))
+def test_the_block_mask_of_the_lengths_is_that_of_all_pairs_of_tokens(seed):
+    generator = np.random.default_rng(seed)
+    lengths = generator.choice([1, 2, 100, 127, 128, 129, 256, 300, 700], generator.integers(1, 9)).tolist()
+    cell = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+
+    def same_cell(batch, head, query, key):
+        return cell[query] == cell[key]
+
+    mask = block_mask_of_cells(lengths, same_cell, CPU)
+    expected = create_block_mask(same_cell, None, None, len(cell), len(cell), device="cpu")
+    for kind in ("kv", "full_kv", "q", "full_q"):
+        counts, indices = (getattr(mask, f"{kind}_{name}")[0, 0] for name in ("num_blocks", "indices"))
+        others, other_indices = (getattr(expected, f"{kind}_{name}")[0, 0] for name in ("num_blocks", "indices"))
+        assert counts.tolist() == others.tolist(), kind
+        for row, other, count in zip(indices, other_indices, counts, strict=True):
+            assert row[:count].tolist() == other[:count].tolist(), kind
+
+
+def test_the_block_mask_of_a_large_batch_is_small():
+    mask = block_mask_of_cells([2048] * 192, lambda *_: None, CPU)
+    tensors = [getattr(mask, name) for name in ("kv_indices", "full_kv_indices", "kv_num_blocks", "full_kv_num_blocks")]
+    assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) < 2**20
+    assert int(mask.full_kv_num_blocks.sum()) == 192 * 16 * 16
+    assert int(mask.kv_num_blocks.sum()) == 0
+
+
 @pytest.mark.parametrize("back_end", ["sdpa", "eager", "flex"])
 def test_bfloat16_is_close_to_float32(back_end):
     lengths = [30, 30, 5, 64]
@@ -142,14 +195,61 @@ def test_auto_takes_sdpa_on_a_cpu_whatever_is_installed(monkeypatch, dropout, dt
     assert choose_back_end("auto", CPU, dropout, dtype) == "sdpa"
 
 
-@pytest.mark.parametrize(
-    ("has_flash", "dropout", "expected"),
-    [(True, 0.0, "flash"), (True, 0.1, "flash"), (False, 0.0, "flex"), (False, 0.1, "sdpa")],
-)
-def test_auto_on_a_gpu(monkeypatch, has_flash, dropout, expected):
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object() if has_flash else None)
+@pytest.fixture
+def gpu(monkeypatch):
+    """A function that pretends a GPU of a capability, and a package flash_attn that holds what it is given."""
+
+    def pretend(package, capability=(9, 0)):
+        def load(name):
+            if isinstance(package, Exception):
+                raise package
+            return package
+
+        monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: package)
+        monkeypatch.setattr(attention.importlib, "import_module", load)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        attention.flash_import_error.cache_clear()
+
+    yield pretend
+    attention.flash_import_error.cache_clear()
+
+
+FLASH_2 = types.SimpleNamespace(flash_attn_varlen_qkvpacked_func=None)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("package", "expected"), [(FLASH_2, "flash"), (None, "sdpa")])
+def test_auto_on_a_gpu(gpu, package, dropout, expected):
+    gpu(package)
     assert choose_back_end("auto", GPU, dropout, torch.bfloat16) == expected
-    assert choose_back_end("auto", GPU, dropout, torch.float32) != "flash"  # it computes in 16 bits only
+    assert choose_back_end("auto", GPU, dropout, torch.float32) == "sdpa"  # flash computes in 16 bits only
+
+
+@pytest.mark.parametrize(
+    ("package", "capability", "head_dim", "lack"),
+    [
+        (types.SimpleNamespace(cute=None), (9, 0), 64, "this flash_attn has no flash_attn_varlen_qkvpacked_func"),
+        (ImportError("undefined symbol: x\nmore"), (9, 0), 64, r"cannot import flash_attn \(undefined symbol: x\)"),
+        (FLASH_2, (7, 5), 64, "Ampere generation or later"),
+        (FLASH_2, (9, 0), 264, "heads of at most 256, not 264"),
+    ],
+)
+def test_what_cannot_run_on_a_gpu_is_not_chosen_and_said_once(gpu, caplog, package, capability, head_dim, lack):
+    gpu(package, capability)
+    for _ in range(2):
+        assert choose_back_end("auto", GPU, 0.0, torch.bfloat16, head_dim) == "sdpa"
+        with pytest.raises(ScDMCError, match=lack):
+            choose_back_end("flash", GPU, 0.0, torch.bfloat16, head_dim)
+    assert len(caplog.messages) == (package is not FLASH_2)
+
+
+def test_flex_on_a_gpu_needs_wide_heads_and_triton(gpu):
+    gpu(None)
+    with pytest.raises(ScDMCError, match="needs heads of 16 and more on a GPU, not 8"):
+        choose_back_end("flex", GPU, 0.0, head_dim=8)
+    with pytest.raises(ScDMCError, match="needs the package triton"):
+        choose_back_end("flex", GPU, 0.0, head_dim=16)
+    assert choose_back_end("flex", CPU, 0.0, head_dim=8) == "flex"
 
 
 @pytest.mark.parametrize("name", ["sdpa", "eager", "flex"])

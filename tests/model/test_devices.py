@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from scdmc.errors import ScDMCError
-from scdmc.model.devices import choose_device
+from scdmc.model.devices import choose_device, warn_of_float32
+
+
+def pretend_gpus(monkeypatch, available, are_usable=True):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: are_usable and available > 0)
 
 
 @pytest.mark.parametrize(
@@ -12,7 +17,7 @@ from scdmc.model.devices import choose_device
     [(0, None, "cpu"), (0, 0, "cpu"), (2, None, "cuda"), (2, 1, "cuda"), (2, 0, "cpu")],
 )
 def test_the_gpu_is_taken_where_there_is_one(monkeypatch, available, asked, expected):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    pretend_gpus(monkeypatch, available)
     assert choose_device(asked).type == expected
 
 
@@ -26,7 +31,30 @@ def test_the_gpu_is_taken_where_there_is_one(monkeypatch, available, asked, expe
     ],
 )
 def test_gpus_that_cannot_be_had_are_refused(monkeypatch, available, asked, processes, message):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
+    pretend_gpus(monkeypatch, available)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     with pytest.raises(ScDMCError, match=message):
         choose_device(asked)
+
+
+@pytest.mark.parametrize("asked", [None, 1])
+def test_gpus_that_torch_cannot_use_are_an_error_and_not_the_cpu(monkeypatch, asked):
+    def start():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020).\nMore lines")
+
+    pretend_gpus(monkeypatch, 1, are_usable=False)
+    monkeypatch.setattr(torch.cuda, "init", start)
+    with pytest.raises(ScDMCError, match=r"has 1 GPUs that torch .* cannot use: The NVIDIA driver .*12020\); install"):
+        choose_device(asked)
+    assert choose_device(0).type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "has_bfloat16", "is_said"),
+    [("cuda", "float32", True, True), ("cuda", "bfloat16", True, False), ("cuda", "float32", False, False),
+     ("cpu", "float32", True, False)],
+)  # fmt: skip
+def test_float32_on_a_gpu_that_has_bfloat16_is_said(monkeypatch, caplog, device, dtype, has_bfloat16, is_said):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
+    warn_of_float32(torch.device(device), dtype)
+    assert ["--dtype bfloat16 is faster" in message for message in caplog.messages] == [True] * is_said

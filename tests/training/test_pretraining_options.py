@@ -209,6 +209,19 @@ def test_bfloat16_is_close_to_float32(tmp_path):
         assert half[name] != plain[name]
 
 
+def test_the_contrast_is_float32_under_bfloat16(monkeypatch):
+    module = ScDMCForPretraining(make_model(dropout=0.0)).eval()
+    batch = batch_of(8)
+    with torch.no_grad():
+        states, keys = module.model.bert.encode(batch.streams), module.momentum_encoder.encode_cls(batch.streams)
+    monkeypatch.setattr(module.momentum_encoder, "encode_cls", lambda streams: keys)
+    loss, metrics = module.contrast(states, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module.contrast(states, batch)
+    assert half[0].dtype == torch.float32
+    assert (half[0], half[1]) == (loss, metrics)
+
+
 def test_compiled_layers_train_the_same_model(tmp_path):
     plain, compiled = (
         make_run(tmp_path / str(flag), replace(SETTINGS, max_steps=2, torch_compile=flag), dropout=0.0)
@@ -247,10 +260,27 @@ def test_the_flops_of_a_full_cell_of_the_published_model_are_those_of_the_design
     assert flops == pytest.approx(1.97e12, rel=0.03)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_that_was_to_have_a_gpu_does_not_take_the_cpu(tmp_path):
+    with pytest.raises(ScDMCError, match="accelerate chose cpu where cuda was asked for; pass --num_gpus 0"):
+        Pretraining(make_model(), make_run(tmp_path).data, SETTINGS, tmp_path, torch.device("cuda"))
+
+
 def test_a_dry_run_reports_and_leaves_nothing(tmp_path):
     report = make_run(tmp_path / "dry").dry_run()
     assert {"parameters", "seconds a step", "peak memory", "estimated time"} <= set(report)
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_dry_run_takes_the_longest_batch(tmp_path, monkeypatch):
+    run, seen = make_run(tmp_path), []
+    monkeypatch.setattr(run, "_optimizer_step", lambda batches: seen.append(batches) or step(batches))
+    step = Pretraining._optimizer_step.__get__(run)
+    run.dry_run()
+    tokens = [sum(sum(batch.streams.layout.lengths) for batch in batches) for batches in seen]
+    every = [2 * int(CELLS.rank_lengths[batch].sum()) for batch in run.order.batches(0)]
+    assert tokens[0] == max(every)
+    assert len(set(every)) > 1
 
 
 # ---- time and interruptions
@@ -394,6 +424,9 @@ def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, changes):
     two.resume(find_checkpoint(tmp_path / "two", "last"))
     logged = [row for row in one.history if "gradient_norm" in row]
     others = [row for row in two.history if "gradient_norm" in row]
+    judged, shared = ([row for row in run.history if "eval_loss" in row] for run in (one, two))
+    for row, other in zip(judged, shared, strict=True):
+        assert other == pytest.approx(row, rel=2e-5)
     for row, other in zip(logged, others, strict=True):
         for name in ("loss", "mlm_rank_loss", "mlm_expression_loss", "contrastive_loss", "gradient_norm"):
             assert other[name] == pytest.approx(row[name], rel=2e-5), name

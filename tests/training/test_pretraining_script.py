@@ -73,6 +73,18 @@ def test_the_model_of_the_script_is_that_of_its_last_checkpoint(model_folder):
     assert AutoModel.from_pretrained(model_folder).config.max_position_embeddings == 64
 
 
+def test_the_model_is_written_before_what_reads_all_cells(script, dataset, tmp_path, monkeypatch, capsys):
+    def fail(run):
+        raise MemoryError
+
+    monkeypatch.setattr("scdmc.training.results.guessing_metrics", fail)
+    assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "run"), *SHORT]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert open_model_directory(tmp_path / "run").config.hidden_size == 16
+    assert load_model(tmp_path / "run", ScDMCForMaskedLM).config.hidden_size == 16
+    assert not (tmp_path / "run" / "guessing.json").exists()
+
+
 def test_the_script_resumes_an_interrupted_run(model_folder, script, dataset, tmp_path):
     first = model_folder / "checkpoints" / "step-00000001"
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "again"), *SHORT]
