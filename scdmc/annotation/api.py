@@ -23,7 +23,7 @@ from scdmc.cells.results import add_results
 from scdmc.cells.splits import PARTS, draw_split, require_usable_split
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
-from scdmc.labels import labels_of
+from scdmc.labels import left_out_text, type_labels
 from scdmc.model.devices import place_model
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
@@ -31,7 +31,7 @@ from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.loaded import model_to_run, open_model
 from scdmc.model.storage import model_card
-from scdmc.options import field_names, part_options
+from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions, count_options_of
 from scdmc.result_folders import keep_results, result_folder
@@ -73,7 +73,8 @@ def fine_tune(
         Replace files in ``output_dir``.
     options
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
-        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). How a split is drawn: fields of
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). Which labels are types: ``ignore_labels``
+        and ``keep_labels`` of :class:`scdmc.options.LabelOptions`. How a split is drawn: fields of
         :class:`scdmc.cells.options.SplitOptions` (``split_by``, ``validation_fraction``, ``test_fraction``,
         ``min_cells_per_type``, ``seed``, which is also that of the training). What the classifier reads: ``stream`` and
         ``pooling`` of :class:`scdmc.annotation.options.ClassifierOptions`. How it is trained: fields of
@@ -91,14 +92,15 @@ def fine_tune(
     """
     output_dir = Path(output_dir)
     require_new_folder(output_dir, overwrite)
-    groups = (field_names(CountOptions), field_names(SplitOptions), CLASSIFIER_READS, field_names(FineTuningSettings))
-    of_counts, of_split, reads, settings = part_options("fine_tune", options, *groups)
+    kinds = (CountOptions, LabelOptions, SplitOptions, FineTuningSettings)
+    groups = (*map(field_names, kinds), CLASSIFIER_READS)
+    of_counts, of_labels, of_split, settings, reads = part_options("fine_tune", options, *groups)
     of_split = SplitOptions(**of_split)
     classifier = ClassifierOptions(**reads, settings=settings)
     model_directory = open_model(model)
     columns = [label_key] + ([of_split.split_by] if of_split.split_by else [])
     cells = tokenize(adata, model=model_directory, obs_columns=columns, **of_counts)
-    labels = labels_of(cells.obs[label_key])
+    labels, left_out = type_labels(cells.obs[label_key], LabelOptions(**of_labels))
     if split is None:
         split = draw_split(labels, cells.obs, of_split)
     else:
@@ -109,6 +111,7 @@ def fine_tune(
     name = model_directory.path.name
     facts = {
         "pre-trained model": name,
+        "labels of no type, left out": left_out_text(left_out),
         "seed": of_split.seed,
         "settings": describe_settings(run.settings),
         "best epoch": run.best_epoch_text,
@@ -143,7 +146,7 @@ def annotate(
     reference: "anndata.AnnData | None" = None,
     label_key: str = "cell_type",
     n_neighbors: int = N_NEIGHBORS,
-    **count_options: object,
+    **options: object,
 ) -> "anndata.AnnData":
     """Label cells, as ``annotate.py`` does.
 
@@ -159,9 +162,10 @@ def annotate(
         Less certain cells become Unknown.
     reference, label_key, n_neighbors
         Labelled cells whose nearest neighbours vote, instead of a classifier.
-    count_options
+    options
         How the counts are read, also those of the reference: fields of :class:`scdmc.reading.options.CountOptions`
-        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``).
+        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). Which labels
+        of the reference are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`.
 
     Returns
     -------
@@ -172,15 +176,19 @@ def annotate(
     ScDMCError
         If the folder is no classifier, or the cells cannot be tokenized.
     """
-    options = count_options_of("annotate", count_options)
+    of_counts, of_labels = part_options("annotate", options, field_names(CountOptions), field_names(LabelOptions))
+    counts = CountOptions(**of_counts)
+    if of_labels and reference is None:
+        raise ScDMCError(f"{next(iter(of_labels))} has no effect without reference; leave it out")
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, **asdict(options))
+    cells = tokenize(adata, model=model_directory, **asdict(counts))
     if reference is None:
         classifier = model_to_run(model_directory, ScDMCForCellClassification, place_model)
         annotator = classifier_annotator(classifier, model_directory.path)
     else:
-        annotator = _by_reference(model_directory, reference, label_key, n_neighbors, options)
-    _log_genes(adata, annotator, model_directory, options)
+        labelled = (reference, label_key, LabelOptions(**of_labels))
+        annotator = _by_reference(model_directory, *labelled, n_neighbors, counts)
+    _log_genes(adata, annotator, model_directory, counts)
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
@@ -225,6 +233,7 @@ def _by_reference(
     model_directory: ModelDirectory,
     reference: "anndata.AnnData",
     label_key: str,
+    label_options: LabelOptions,
     n_neighbors: int,
     options: CountOptions,
 ) -> Annotator:
@@ -232,7 +241,7 @@ def _by_reference(
         raise ScDMCError(f"reference.obs has no column {label_key!r}; there are {sorted(reference.obs)}")
     cells = tokenize(reference, model=model_directory, obs_columns=[label_key], name="reference", **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
-    labels = labels_of(cells.obs[label_key])
+    labels, _ = type_labels(cells.obs[label_key], label_options)
     return reference_annotator(encoder, cells, labels, model_directory.vocabulary, n_neighbors=n_neighbors)
 
 

@@ -61,6 +61,8 @@ class FineTuningTask:
         What the cells are called.
     hold_out_type
         Type that is not trained on; None for none.
+    labels_of_no_type
+        Those that were left out, and their cells, for the report (:func:`scdmc.labels.left_out_text`).
     command
         Words of the command, for the model card.
     """
@@ -72,6 +74,7 @@ class FineTuningTask:
     place: Place
     data_name: str
     hold_out_type: str | None = None
+    labels_of_no_type: str = "none"
     command: Sequence[str] = ()
 
 
@@ -245,6 +248,7 @@ def describe_run(task: FineTuningTask, run: FineTunedRun) -> dict[str, object]:
         "pre-trained model": task.model_directory.path.name + " (sizes only)" * (not options.is_pretrained),
         "training / validation / test cells": " / ".join(f"{(split == part).sum():,}" for part in PARTS[:3]),
         "classes": ", ".join(run.model.config.id2label.values()),
+        "labels of no type, left out": task.labels_of_no_type,
         "stream": options.stream,
         "pooling": options.pooling,
         "seed": run.plan.seed,

@@ -22,7 +22,7 @@ from scdmc.cli.parser import (
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
-from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes
+from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes, LabelOptions
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
@@ -111,6 +111,27 @@ def add_label_key_argument(
     parser.add_argument("--label_key", default=default, help=meaning)
 
 
+def add_label_choice_arguments(parser: Parser) -> None:
+    """``--ignore_labels`` and ``--keep_labels``: which labels are types."""
+    parser.add_argument(
+        "--ignore_labels",
+        nargs="+",
+        metavar="LABEL",
+        help="labels that are no type, beside doublets, debris and the like (default: none)",
+    )
+    parser.add_argument(
+        "--keep_labels",
+        nargs="+",
+        metavar="LABEL",
+        help="labels that are types although they look like none, such as other (default: none)",
+    )
+
+
+def label_options(arguments: argparse.Namespace) -> LabelOptions:
+    """The options that the flags of :func:`add_label_choice_arguments` stand for."""
+    return LabelOptions(tuple(arguments.ignore_labels or ()), tuple(arguments.keep_labels or ()))
+
+
 def add_batch_key_argument(parser: Parser) -> None:
     """``--batch_key``."""
     parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
@@ -166,6 +187,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("split")
     add_label_key_argument(group, "column of obs with the labels")
+    add_label_choice_arguments(group)
     group.add_argument(
         "--split_by", help="column of obs (donor_id, batch) whose groups stay in one part (default: cell by cell)"
     )

@@ -290,6 +290,7 @@ def test_a_reference_labels_cells_without_training(annotate, three_types, tmp_pa
         (("--n_neighbors", 15), "--n_neighbors has no effect without --reference; leave it out"),
         (("--label_key", "cell_type"), "--label_key has no effect without --reference"),
         (("--stream", "rank"), "--stream has no effect without --reference"),
+        (("--ignore_labels", "beta"), "--ignore_labels has no effect without --reference"),
         (("--pooling", "cls"), "--pooling has no effect without --reference"),
         (("--vote_resolution", 5), "--vote_resolution has no effect without --majority_vote"),
         (("--layer", "X", "--data_path", "x.parquet"), "--layer has no effect on tokenized parquet"),
@@ -326,6 +327,24 @@ def test_the_functions_for_notebooks_do_what_the_scripts_do(three_types, classif
     assert adata.obsm["X_scDMC"].shape == (adata.n_obs, 16)
     transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=three_types[10:])
     assert set(transferred.obs["scDMC_cell_type"]) <= set(TYPES)
+
+
+def test_reference_cells_of_no_type_do_not_vote_unless_they_are_kept(annotate, three_types, model_path, tmp_path):
+    reference = three_types.copy()
+    reference.obs["cell_type"] = np.where(np.arange(reference.n_obs) % 2, "other", reference.obs["cell_type"])
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    flags = ("--reference", tmp_path / "reference.h5ad", "--n_neighbors", 1)
+    by_script = {
+        keep: set(annotate(three_types, *flags, *keep, model=model_path).obs["scDMC_cell_type"])
+        for keep in ((), ("--keep_labels", "other"))
+    }
+    assert by_script[()] == set(TYPES)
+    assert "other" in by_script["--keep_labels", "other"]
+    kept = {"reference": reference, "n_neighbors": 1, "keep_labels": ["other"], "ignore_labels": ["beta"]}
+    labels = scdmc.annotate(three_types.copy(), model_path, **kept).obs["scDMC_cell_type"]
+    assert set(labels) == {"alpha", "ductal", "other"}
+    with pytest.raises(ScDMCError, match="keep_labels has no effect without reference"):
+        scdmc.annotate(three_types.copy(), model_path, keep_labels=["other"])
 
 
 def test_fine_tuning_in_a_notebook_leaves_the_data_alone_and_writes_a_model_folder(

@@ -76,6 +76,8 @@ FLAGS = {
     "--hold_out": "cells that pre-training is judged on, by a column of obs",
     "--held_out_fraction": "share of cells that pre-training is judged on",
     "--max_held_out_cells": "most cells that pre-training is judged on",
+    "--ignore_labels": "labels that are no type",
+    "--keep_labels": "labels that are types although they look like none",
     "--hold_out_type": "type that fine-tuning does not see",
     # a new encoder
     "--hidden_size": "width of the encoder",
