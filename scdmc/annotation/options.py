@@ -184,3 +184,5 @@ FINE_TUNED = "scDMC fine-tuned"
 
 # What they call the same model without pre-training, and the strongest of the simple methods.
 FROM_SCRATCH, LOGISTIC_REGRESSION = "scDMC without pre-training", "logistic regression"
+
+ON_COMPONENTS = "logistic regression on principal components"

@@ -14,12 +14,14 @@ from scdmc.annotation.baselines import (
     celltypist_classifier,
     has_celltypist,
     logistic_regression,
+    logistic_regression_on_components,
     majority_class,
     nearest_neighbours,
     nearest_neighbours_on_pca,
+    principal_components,
 )
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ClassifierOptions
+from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ON_COMPONENTS, ClassifierOptions
 from scdmc.annotation.results import FineTuningTables, draw_fine_tuning_results, write_fine_tuning_tables
 from scdmc.annotation.runs import (
     FineTunedRun,
@@ -88,12 +90,15 @@ class BaselineData:
         log1p CP10k, CSR of shape (n_cells, n_genes).
     genes
         Their names, shape (n_genes,).
+    components
+        Principal components of all cells, shape (n_cells, n_components).
     embeddings
         Name of an encoder -> its embeddings, shape (n_cells, n_dimensions).
     """
 
     expression: scipy.sparse.csr_matrix
     genes: np.ndarray
+    components: np.ndarray
     embeddings: dict[str, np.ndarray]
 
 
@@ -125,7 +130,7 @@ def read_baseline_data(
         name: cell_embeddings(place(encoder), task.cells, options.stream, options.pooling)
         for name, encoder in encoders.items()
     }
-    return BaselineData(expression, genes, embeddings)
+    return BaselineData(expression, genes, principal_components(expression, seed=seed), embeddings)
 
 
 def baseline_predictions(data: BaselineData, labels: np.ndarray, plan: RunPlan) -> dict[str, Predicted]:
@@ -142,6 +147,7 @@ def baseline_predictions(data: BaselineData, labels: np.ndarray, plan: RunPlan) 
     """
     predictions = {
         LOGISTIC_REGRESSION: logistic_regression(data.expression, labels, plan.split, plan.seed)[0],
+        ON_COMPONENTS: logistic_regression_on_components(data.components, labels, plan.split, plan.seed)[0],
         "15-NN on PCA": nearest_neighbours_on_pca(data.expression, labels, plan.split, seed=plan.seed),
     }
     if has_celltypist():

@@ -85,7 +85,11 @@ def test_every_method_has_every_metric(single):
     assert set(table.columns) == {
         "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "cohen_kappa",
         "matthews_correlation", "expected_calibration_error"}  # fmt: skip
-    assert {"scDMC fine-tuned", "logistic regression", "15-NN on PCA", "majority class"} <= set(table.index)
+    on_components = "logistic regression on principal components"
+    assert f"“{on_components}” is transductive" in (single / "report.html").read_text()
+    assert {"scDMC fine-tuned", "logistic regression", on_components, "15-NN on PCA", "majority class"} <= set(
+        table.index
+    )
     assert table.notna().all().all()
 
 
