@@ -53,8 +53,9 @@ class FineTuningSettings:
         square at the peak, so that a gene moves as far as the cells give reason to. ``adamw`` moves a gene of three
         cells as far as one of all cells, and with few cells learns them by heart.
     train
-        ``full``: all weights; ``classifier``: the head only; ``top_layers``: the head and the last ``train_layers``
-        layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
+        ``full``: all weights; ``classifier``: the head only, on states that the encoder computes once, without dropout
+        (in each epoch only where ``gene_dropout`` takes other genes away); ``top_layers``: the head and the last
+        ``train_layers`` layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
     train_layers, lora_rank
         See ``train``.
     classifier_start
