@@ -73,8 +73,8 @@ def fine_tune(
         Replace files in ``output_dir``.
     options
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
-        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). Which labels are types: ``ignore_labels``
-        and ``keep_labels`` of :class:`scdmc.options.LabelOptions`. How a split is drawn: fields of
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). Which labels
+        are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`. How a split is drawn: fields of
         :class:`scdmc.cells.options.SplitOptions` (``split_by``, ``validation_fraction``, ``test_fraction``,
         ``min_cells_per_type``, ``seed``, which is also that of the training). What the classifier reads: ``stream`` and
         ``pooling`` of :class:`scdmc.annotation.options.ClassifierOptions`. How it is trained: fields of
@@ -164,8 +164,8 @@ def annotate(
         Labelled cells whose nearest neighbours vote, instead of a classifier.
     options
         How the counts are read, also those of the reference: fields of :class:`scdmc.reading.options.CountOptions`
-        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). Which labels
-        of the reference are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`.
+        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``,
+        ``ortholog_file``). Which labels of the reference are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`.
 
     Returns
     -------

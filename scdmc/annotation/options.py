@@ -55,7 +55,8 @@ class FineTuningSettings:
     train
         ``full``: all weights; ``classifier``: the head only, on states that the encoder computes once, without dropout
         (in each epoch only where ``gene_dropout`` takes other genes away); ``top_layers``: the head and the last
-        ``train_layers`` layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
+        ``train_layers`` layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al.
+        2021).
     train_layers, lora_rank
         See ``train``.
     classifier_start

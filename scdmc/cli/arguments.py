@@ -239,6 +239,7 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reading an .h5ad")
     add_layer_arguments(group)
     add_gene_id_arguments(group)
+    add_species_arguments(group, default=None)
 
 
 def add_layer_arguments(parser: Parser) -> None:
@@ -264,7 +265,8 @@ def add_gene_id_arguments(parser: Parser) -> None:
 
 def count_options(arguments: argparse.Namespace) -> CountOptions:
     """The options that the flags of :func:`add_count_arguments` stand for."""
-    return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
+    given = {name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__}
+    return CountOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOptions:
@@ -276,7 +278,7 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
         If one of the flags is given, and the data are tokenized already.
     """
     options = count_options(arguments)
-    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
+    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(arguments, name)]
     if given and not is_counts(data_path):
         raise ScDMCError(
             f"{', '.join(given)}: only an .h5ad is read so, or other raw counts, and {data_path} is tokenized already; "
@@ -336,13 +338,15 @@ def add_tokenizer_arguments(parser: Parser, has_medians: bool = True) -> None:
     add_gene_id_arguments(parser)
 
 
-def add_species_arguments(parser: Parser) -> None:
-    """``--species`` and ``--ortholog_file``."""
-    parser.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
+def add_species_arguments(parser: Parser, default: str | None = SPECIES[0]) -> None:
+    """``--species`` and ``--ortholog_file``; with None for a default what was not given can be told apart."""
+    shown = f" (default: {SPECIES[0]})" if default is None else ""
+    parser.add_argument("--species", choices=SPECIES, default=default, help=f"whose genes the files hold{shown}")
     parser.add_argument(
         "--ortholog_file",
         type=Path,
-        help="table of human and mouse genes, needed for mouse; one-to-one pairs are mapped (default: none)",
+        help="table of human and mouse genes (fetch_orthologs.py), needed for mouse; one-to-one pairs are mapped "
+        "(default: none)",
     )
 
 
