@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scdmc.annotation.options import N_NEIGHBORS, OUTPUT_SUFFIXES, UNKNOWN, VOTE_RESOLUTION, AnnotationOptions
+from scdmc.cells.options import MIN_KNOWN_GENES
 from scdmc.cli.arguments import (
     POOLING_HELP,
     add_count_arguments,
@@ -45,6 +46,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_output_file_argument(parser, meaning, OUTPUT_SUFFIXES)
     labels = parser.add_argument_group("labels")
     labels.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
+    labels.add_argument(
+        "--min_known_genes",
+        type=probability,
+        default=MIN_KNOWN_GENES,
+        help="share of the genes of the labelled cells, counted in each of them, that the new cells need",
+    )
     labels.add_argument("--majority_vote", action="store_true", help="add the most frequent label of each cluster")
     labels.add_argument(
         "--vote_resolution",
@@ -111,7 +118,12 @@ def main(argv: list[str] | None = None) -> int:
     """Label all cells, block by block, and print how many there are of each type."""
     arguments = parse_arguments(argv)
     counts = count_options(arguments)
-    options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
+    options = AnnotationOptions(
+        arguments.min_probability,
+        arguments.majority_vote,
+        arguments.vote_resolution,
+        min_known_genes=arguments.min_known_genes,
+    )
     require_task_inputs(arguments)
     if arguments.reference:
         require_input(arguments.reference, "--reference")

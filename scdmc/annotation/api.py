@@ -17,8 +17,8 @@ from scdmc.annotation.results import draw_fine_tuning_results, write_fine_tuning
 from scdmc.annotation.runs import describe_settings, fine_tuned_run, save_classifier
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.from_adata import tokenize
-from scdmc.cells.gene_coverage import log_coverage
-from scdmc.cells.options import SplitOptions
+from scdmc.cells.gene_coverage import log_coverage, require_known_genes
+from scdmc.cells.options import MIN_KNOWN_GENES, SplitOptions
 from scdmc.cells.results import add_results
 from scdmc.cells.splits import PARTS, draw_split, require_usable_split
 from scdmc.errors import ScDMCError
@@ -74,7 +74,8 @@ def fine_tune(
     options
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
         ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). Which labels
-        are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`. How a split is drawn: fields of
+        are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`. How a split is drawn:
+        fields of
         :class:`scdmc.cells.options.SplitOptions` (``split_by``, ``validation_fraction``, ``test_fraction``,
         ``min_cells_per_type``, ``seed``, which is also that of the training). What the classifier reads: ``stream`` and
         ``pooling`` of :class:`scdmc.annotation.options.ClassifierOptions`. How it is trained: fields of
@@ -146,6 +147,7 @@ def annotate(
     reference: "anndata.AnnData | None" = None,
     label_key: str = "cell_type",
     n_neighbors: int = N_NEIGHBORS,
+    min_known_genes: float = MIN_KNOWN_GENES,
     **options: object,
 ) -> "anndata.AnnData":
     """Label cells, as ``annotate.py`` does.
@@ -162,10 +164,14 @@ def annotate(
         Less certain cells become Unknown.
     reference, label_key, n_neighbors
         Labelled cells whose nearest neighbours vote, instead of a classifier.
+    min_known_genes
+        Of the genes that the labelled cells had, the least share that ``adata`` needs
+        (:func:`scdmc.cells.gene_coverage.require_known_genes`).
     options
         How the counts are read, also those of the reference: fields of :class:`scdmc.reading.options.CountOptions`
         (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``,
-        ``ortholog_file``). Which labels of the reference are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`.
+        ``ortholog_file``). Which labels of the reference are types: ``ignore_labels`` and ``keep_labels`` of
+        :class:`scdmc.options.LabelOptions`.
 
     Returns
     -------
@@ -174,7 +180,7 @@ def annotate(
     Raises
     ------
     ScDMCError
-        If the folder is no classifier, or the cells cannot be tokenized.
+        If the folder is no classifier, or the cells cannot be tokenized or have too few of the genes.
     """
     of_counts, of_labels = part_options("annotate", options, field_names(CountOptions), field_names(LabelOptions))
     counts = CountOptions(**of_counts)
@@ -188,7 +194,7 @@ def annotate(
     else:
         labelled = (reference, label_key, LabelOptions(**of_labels))
         annotator = _by_reference(model_directory, *labelled, n_neighbors, counts)
-    _log_genes(adata, annotator, model_directory, counts)
+    _check_genes(adata, annotator, model_directory, counts, min_known_genes)
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
@@ -245,12 +251,17 @@ def _by_reference(
     return reference_annotator(encoder, cells, labels, model_directory.vocabulary, n_neighbors=n_neighbors)
 
 
-def _log_genes(
-    adata: "anndata.AnnData", annotator: Annotator, model_directory: ModelDirectory, options: CountOptions
+def _check_genes(
+    adata: "anndata.AnnData",
+    annotator: Annotator,
+    model_directory: ModelDirectory,
+    options: CountOptions,
+    min_known_genes: float,
 ) -> None:
-    """Say which genes of the training cells the data lack."""
+    """Say which genes of the labelled cells the data lack, and refuse data that lack too many."""
     match = tokenizer_of_model(model_directory, options).match(counts_of_adata(adata, **options.of_counts()))
     available = set(model_directory.vocabulary.tokens[match.token_ids[match.is_matched]])
+    require_known_genes("adata", annotator.training_genes, available, min_known_genes)
     log_coverage("adata", 0.0, annotator.training_genes, available)
 
 

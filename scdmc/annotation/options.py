@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scdmc.cells.options import SplitOptions
+from scdmc.cells.options import MIN_KNOWN_GENES, SplitOptions
 
 TRAINED_PARTS = ("full", "classifier", "top_layers", "lora")
 
@@ -168,12 +168,16 @@ class AnnotationOptions:
         Add the most frequent label of each Leiden cluster of the embeddings. This needs all embeddings in memory.
     vote_resolution, seed
         Of the clusters.
+    min_known_genes
+        Of the genes that the labelled cells had, the least share that a file needs
+        (:func:`scdmc.cells.gene_coverage.require_known_genes`).
     """
 
     min_probability: float = 0.0
     majority_vote: bool = False
     vote_resolution: float = VOTE_RESOLUTION
     seed: int = 42
+    min_known_genes: float = MIN_KNOWN_GENES
 
 
 UNKNOWN = "Unknown"

@@ -125,6 +125,7 @@ FLAGS = {
     # annotation
     "--reference": "labelled cells that vote",
     "--min_probability": "less certain cells become Unknown",
+    "--min_known_genes": "share of the labelled cells' genes that new cells need",
     "--majority_vote": "the most frequent label of a cluster",
     "--vote_resolution": "of the clusters that vote",
     "--train": "which weights are fine-tuned",
