@@ -55,13 +55,13 @@ def scores_of(
     """Scores of every choice on one data set, choices x metrics."""
     from scdmc.cells.data import read_cells
     from scdmc.integration.study import usable_cells
-    from scdmc.labels import labels_of
+    from scdmc.labels import labels_of, type_labels
     from scdmc.studies.embedding_choices import embeddings_of_choices, score_choices
 
     keys = (arguments.batch_key, arguments.label_key)
     cells = read_cells(path, model_directory, keys, count_options_for(arguments, path))
     cells = cells.select(usable_cells(cells, model_directory, *keys))
-    batch, labels = (labels_of(cells.obs[key]) for key in keys)
+    batch, labels = labels_of(cells.obs[keys[0]]), type_labels(cells.obs[keys[1]])[0]
     return score_choices(embeddings_of_choices(encoder, cells), labels, batch, arguments.resolution, arguments.seed)
 
 

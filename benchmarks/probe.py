@@ -62,12 +62,12 @@ def scores_of(
     from scdmc.cells.data import read_cells
     from scdmc.cells.expression import read_expression
     from scdmc.integration.methods import pca_of_variable_genes
-    from scdmc.labels import labels_of
+    from scdmc.labels import type_labels
     from scdmc.model.embeddings import cell_embeddings
 
     options = count_options_for(arguments, path)
     cells = read_cells(path, model_directory, [arguments.label_key], options)
-    labels = labels_of(cells.obs[arguments.label_key])
+    labels, _ = type_labels(cells.obs[arguments.label_key])
     how = (arguments.splits, arguments.seed)
     expression, _ = read_expression(path, cells, model_directory, options)
     return {

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import require_types, write_metrics
     from scdmc.integration.methods import pca_of_variable_genes
-    from scdmc.labels import labels_of
+    from scdmc.labels import type_labels
     from scdmc.model.devices import place_model
     from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
     from scdmc.model.encoder import ScDMCModel
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], counts)
-    labels = labels_of(cells.obs[label_key]) if label_key else None
+    labels = type_labels(cells.obs[label_key])[0] if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
 
     require_neighbours(len(cells), options.n_neighbors)

@@ -31,6 +31,7 @@ from scdmc.cli.arguments import (
     add_seed_argument,
     add_split_arguments,
     count_options_for,
+    label_options,
     placement,
     split_columns,
     split_options,
@@ -249,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.annotation.cross_validation import plan_runs
     from scdmc.annotation.study import FineTuningTask, read_baseline_data, run_study
     from scdmc.cells.data import read_cells
-    from scdmc.labels import labels_of
+    from scdmc.labels import left_out_text, type_labels
     from scdmc.model.devices import choose_device, place_model, place_model_for_training
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import describe_arguments
@@ -258,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     model_directory = model_directory.with_context(arguments.max_length)
     cells = read_cells(arguments.data_path, model_directory, split_columns(arguments), counts)
-    labels = labels_of(cells.obs[arguments.label_key])
+    labels, left_out = type_labels(cells.obs[arguments.label_key], label_options(arguments))
     plans = plan_runs(run_options(arguments), cells.obs, labels)
     task = FineTuningTask(
         model_directory,
@@ -268,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
         functools.partial(place_model_for_training, **placement(arguments)),
         data_name=arguments.data_path.name,
         hold_out_type=arguments.hold_out_type,
+        labels_of_no_type=left_out_text(left_out),
         command=["python", "-u", "downstream_tasks.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)],
     )
     baseline_data = None

@@ -8,6 +8,7 @@ from scdmc.cli.arguments import (
     add_output_file_argument,
     add_seed_argument,
     add_split_arguments,
+    label_options,
     split_columns,
     split_options,
 )
@@ -45,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
         require_count_file(arguments.data_path, "--data_path")
 
     from scdmc.cells.splits import cells_of_files, draw_split, require_usable_split, write_split
-    from scdmc.labels import labels_of
+    from scdmc.labels import type_labels
 
     cells = cells_of_files(arguments.data_path, split_columns(arguments))
-    labels = labels_of(cells[arguments.label_key])
+    labels, _ = type_labels(cells[arguments.label_key], label_options(arguments))
     split = draw_split(labels, cells, split_options(arguments))
     require_usable_split(labels, split, cells)
     write_split(arguments.output_file, cells, labels, split)

@@ -1,6 +1,6 @@
 """Words that flags and functions of several wings accept. Nothing heavy is imported, so that ``--help`` is quick."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
@@ -59,6 +59,22 @@ def part_options(
 
 # Longest stream, in tokens: no cell has as many genes.
 MAX_CONTEXT = 2**20
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Which labels are types; see :func:`scdmc.labels.type_labels`.
+
+    Attributes
+    ----------
+    ignore_labels
+        Labels that are no type, beside those that :mod:`scdmc.labels` knows.
+    keep_labels
+        Labels that are types, although :mod:`scdmc.labels` takes them for none.
+    """
+
+    ignore_labels: Sequence[str] = ()
+    keep_labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

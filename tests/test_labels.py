@@ -7,7 +7,9 @@ import pytest
 import scipy.sparse
 
 from scdmc.cells.splits import make_split
-from scdmc.labels import NO_LABEL_WORDS, is_missing, labels_of
+from scdmc.errors import ScDMCError
+from scdmc.labels import NO_LABEL_WORDS, NOT_A_TYPE_WORDS, is_missing, is_no_type, labels_of, type_labels
+from scdmc.options import LabelOptions
 
 NUMBERS = [7, 7, 10, -3, 0]
 COLUMNS = {
@@ -58,6 +60,32 @@ def test_a_word_for_no_label_is_none_and_is_named_and_counted(word, change, capl
     assert f"obs['type']: 2 cells hold a word for no label, {word!r} (2)" in caplog.text
     split = make_split(np.array(["a"] * 10 + ["b"] * 10 + [word] * 10, dtype=object))
     assert (split == "left_out").tolist() == [False] * 20 + [True] * 10
+
+
+def test_labels_of_no_type_are_left_out_named_and_counted_apart_from_missing_ones(caplog):
+    words = ["Doublets", "T/B doublet", "low_quality", "Low-Quality cells", "Debris", "OTHER", "unknown cells", "Mixed"]
+    types = ["T cell", "Others-like", "mixed lineage", "brother", "dead-end cell", "unknown type 1", "cell"]
+    column = pd.Series([*words, "doublet_1", "beta", "unassigned", *types], name="type")
+    labels, left_out = type_labels(column)
+    assert labels.tolist() == [None] * len(words) + [None, "beta", None, *types]
+    assert left_out == dict.fromkeys([*words, "doublet_1"], 1)
+    assert "1 cells hold a word for no label, 'unassigned' (1)" in caplog.text
+    assert "9 cells have a label of no type, 'Doublets' (1), 'T/B doublet' (1)" in caplog.text
+    assert not [word for word in NOT_A_TYPE_WORDS if not is_no_type(word.upper())]
+
+
+def test_a_user_decides_which_labels_are_types():
+    column = pd.Series(["other", "other", "doublet", "B?", "T", "T", None], name="type")
+    labels, left_out = type_labels(column, LabelOptions(ignore_labels=["B?"], keep_labels=["other"]))
+    assert labels.tolist() == ["other", "other", None, None, "T", "T", None]
+    assert left_out == {"doublet": 1, "B?": 1}
+    for options, message in (
+        (LabelOptions(["T"], ["T"]), "both name 'T'"),
+        (LabelOptions(["t"]), r"--ignore_labels 't': obs\['type'\] has no such label; it has B\?, T, doublet, other"),
+        (LabelOptions(keep_labels=["unassigned"]), "'unassigned': this word says that there is no label"),
+    ):
+        with pytest.raises(ScDMCError, match=message):
+            type_labels(column, options)
 
 
 def test_labels_that_differ_in_case_or_blanks_only_are_named(caplog):

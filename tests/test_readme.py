@@ -165,7 +165,8 @@ def test_the_pages_show_every_script_of_the_three_stages():
     shown = {re.search(r"(\w+\.py)", command).group(1) for command in printed_commands()}
     scripts = {path.name for folder in SCRIPT_FOLDERS for path in (ROOT / folder).glob("*.py")}
     # census.py and fetch_regulons.py need the network; the others are run by the demo or by nobody but us.
-    unshown = {"build_vocabulary.py", "census.py", "fetch_demo_data.py", "fetch_regulons.py", "demo_report.py"}
+    unshown = {"build_vocabulary.py", "census.py", "fetch_demo_data.py", "fetch_orthologs.py", "fetch_regulons.py",
+               "demo_report.py"}  # fmt: skip
     assert shown == scripts - unshown
 
 

@@ -18,7 +18,7 @@ from scdmc.annotation.options import OUTPUT_SUFFIXES, UNKNOWN, AnnotationOptions
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
-from scdmc.cells.gene_coverage import log_coverage
+from scdmc.cells.gene_coverage import log_coverage, require_known_genes
 from scdmc.cells.results import obs_column
 from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
@@ -57,6 +57,9 @@ class CellSource(Protocol):
     def log_summary(self) -> None:
         """Say what was read and dropped, once the blocks have been read."""
 
+    def require_known_genes(self, training_genes: Mapping[str, int] | None, least: float) -> None:
+        """Refuse cells with too few of the genes of the labelled cells, before any is read."""
+
     def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
         """Say how well its genes are those of the labelled cells, once the blocks have been read."""
 
@@ -93,9 +96,15 @@ class _CountsSource:
     def log_summary(self) -> None:
         logger.info(self.report.summary())
 
+    def available(self) -> set[str]:
+        """The genes of the vocabulary that the file has."""
+        return set(self.vocabulary.tokens[self.match.token_ids[self.match.is_matched]])
+
+    def require_known_genes(self, training_genes: Mapping[str, int] | None, least: float) -> None:
+        require_known_genes(self.counts.name, training_genes, self.available(), least)
+
     def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
-        available = set(self.vocabulary.tokens[self.match.token_ids[self.match.is_matched]])
-        log_coverage(self.counts.name, self.report.share_of_counts_lost, training_genes, available)
+        log_coverage(self.counts.name, self.report.share_of_counts_lost, training_genes, self.available())
 
 
 class _ParquetSource:
@@ -132,6 +141,9 @@ class _ParquetSource:
 
     def log_summary(self) -> None:
         """Nothing is dropped."""
+
+    def require_known_genes(self, training_genes: Mapping[str, int] | None, least: float) -> None:
+        """Nothing is known."""
 
     def log_coverage(self, training_genes: Mapping[str, int] | None) -> None:
         """Nothing is known."""
@@ -256,10 +268,12 @@ def annotate_file(
     Raises
     ------
     ScDMCError
-        If the data cannot be read as the model was trained, hold no cell, or the output is of another kind.
+        If the data cannot be read as the model was trained, hold no cell or too few of the genes of the labelled cells,
+        or the output is of another kind.
     """
     output_file = _require_suffix(output_file)
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
+        source.require_known_genes(annotator.training_genes, options.min_known_genes)
         if output_file.suffix == ".csv":
             embeddings = np.zeros((source.n_cells, annotator.width), np.float32) if options.majority_vote else None
             results = _annotate_blocks(source, annotator, options, embeddings)

@@ -17,13 +17,13 @@ from scdmc.annotation.results import draw_fine_tuning_results, write_fine_tuning
 from scdmc.annotation.runs import describe_settings, fine_tuned_run, save_classifier
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.from_adata import tokenize
-from scdmc.cells.gene_coverage import log_coverage
-from scdmc.cells.options import SplitOptions
+from scdmc.cells.gene_coverage import log_coverage, require_known_genes
+from scdmc.cells.options import MIN_KNOWN_GENES, SplitOptions
 from scdmc.cells.results import add_results
 from scdmc.cells.splits import PARTS, draw_split, require_usable_split
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
-from scdmc.labels import labels_of
+from scdmc.labels import left_out_text, type_labels
 from scdmc.model.devices import place_model
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
@@ -31,7 +31,7 @@ from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.loaded import model_to_run, open_model
 from scdmc.model.storage import model_card
-from scdmc.options import field_names, part_options
+from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions, count_options_of
 from scdmc.result_folders import keep_results, result_folder
@@ -73,7 +73,9 @@ def fine_tune(
         Replace files in ``output_dir``.
     options
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
-        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). How a split is drawn: fields of
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). Which labels
+        are types: ``ignore_labels`` and ``keep_labels`` of :class:`scdmc.options.LabelOptions`. How a split is drawn:
+        fields of
         :class:`scdmc.cells.options.SplitOptions` (``split_by``, ``validation_fraction``, ``test_fraction``,
         ``min_cells_per_type``, ``seed``, which is also that of the training). What the classifier reads: ``stream`` and
         ``pooling`` of :class:`scdmc.annotation.options.ClassifierOptions`. How it is trained: fields of
@@ -91,14 +93,15 @@ def fine_tune(
     """
     output_dir = Path(output_dir)
     require_new_folder(output_dir, overwrite)
-    groups = (field_names(CountOptions), field_names(SplitOptions), CLASSIFIER_READS, field_names(FineTuningSettings))
-    of_counts, of_split, reads, settings = part_options("fine_tune", options, *groups)
+    kinds = (CountOptions, LabelOptions, SplitOptions, FineTuningSettings)
+    groups = (*map(field_names, kinds), CLASSIFIER_READS)
+    of_counts, of_labels, of_split, settings, reads = part_options("fine_tune", options, *groups)
     of_split = SplitOptions(**of_split)
     classifier = ClassifierOptions(**reads, settings=settings)
     model_directory = open_model(model)
     columns = [label_key] + ([of_split.split_by] if of_split.split_by else [])
     cells = tokenize(adata, model=model_directory, obs_columns=columns, **of_counts)
-    labels = labels_of(cells.obs[label_key])
+    labels, left_out = type_labels(cells.obs[label_key], LabelOptions(**of_labels))
     if split is None:
         split = draw_split(labels, cells.obs, of_split)
     else:
@@ -109,6 +112,7 @@ def fine_tune(
     name = model_directory.path.name
     facts = {
         "pre-trained model": name,
+        "labels of no type, left out": left_out_text(left_out),
         "seed": of_split.seed,
         "settings": describe_settings(run.settings),
         "best epoch": run.best_epoch_text,
@@ -143,7 +147,8 @@ def annotate(
     reference: "anndata.AnnData | None" = None,
     label_key: str = "cell_type",
     n_neighbors: int = N_NEIGHBORS,
-    **count_options: object,
+    min_known_genes: float = MIN_KNOWN_GENES,
+    **options: object,
 ) -> "anndata.AnnData":
     """Label cells, as ``annotate.py`` does.
 
@@ -159,9 +164,14 @@ def annotate(
         Less certain cells become Unknown.
     reference, label_key, n_neighbors
         Labelled cells whose nearest neighbours vote, instead of a classifier.
-    count_options
+    min_known_genes
+        Of the genes that the labelled cells had, the least share that ``adata`` needs
+        (:func:`scdmc.cells.gene_coverage.require_known_genes`).
+    options
         How the counts are read, also those of the reference: fields of :class:`scdmc.reading.options.CountOptions`
-        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``).
+        (``layer``, ``gene_id_column``, ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``,
+        ``ortholog_file``). Which labels of the reference are types: ``ignore_labels`` and ``keep_labels`` of
+        :class:`scdmc.options.LabelOptions`.
 
     Returns
     -------
@@ -170,17 +180,21 @@ def annotate(
     Raises
     ------
     ScDMCError
-        If the folder is no classifier, or the cells cannot be tokenized.
+        If the folder is no classifier, or the cells cannot be tokenized or have too few of the genes.
     """
-    options = count_options_of("annotate", count_options)
+    of_counts, of_labels = part_options("annotate", options, field_names(CountOptions), field_names(LabelOptions))
+    counts = CountOptions(**of_counts)
+    if of_labels and reference is None:
+        raise ScDMCError(f"{next(iter(of_labels))} has no effect without reference; leave it out")
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, **asdict(options))
+    cells = tokenize(adata, model=model_directory, **asdict(counts))
     if reference is None:
         classifier = model_to_run(model_directory, ScDMCForCellClassification, place_model)
         annotator = classifier_annotator(classifier, model_directory.path)
     else:
-        annotator = _by_reference(model_directory, reference, label_key, n_neighbors, options)
-    _log_genes(adata, annotator, model_directory, options)
+        labelled = (reference, label_key, LabelOptions(**of_labels))
+        annotator = _by_reference(model_directory, *labelled, n_neighbors, counts)
+    _check_genes(adata, annotator, model_directory, counts, min_known_genes)
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
@@ -225,6 +239,7 @@ def _by_reference(
     model_directory: ModelDirectory,
     reference: "anndata.AnnData",
     label_key: str,
+    label_options: LabelOptions,
     n_neighbors: int,
     options: CountOptions,
 ) -> Annotator:
@@ -232,16 +247,21 @@ def _by_reference(
         raise ScDMCError(f"reference.obs has no column {label_key!r}; there are {sorted(reference.obs)}")
     cells = tokenize(reference, model=model_directory, obs_columns=[label_key], name="reference", **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
-    labels = labels_of(cells.obs[label_key])
+    labels, _ = type_labels(cells.obs[label_key], label_options)
     return reference_annotator(encoder, cells, labels, model_directory.vocabulary, n_neighbors=n_neighbors)
 
 
-def _log_genes(
-    adata: "anndata.AnnData", annotator: Annotator, model_directory: ModelDirectory, options: CountOptions
+def _check_genes(
+    adata: "anndata.AnnData",
+    annotator: Annotator,
+    model_directory: ModelDirectory,
+    options: CountOptions,
+    min_known_genes: float,
 ) -> None:
-    """Say which genes of the training cells the data lack."""
+    """Say which genes of the labelled cells the data lack, and refuse data that lack too many."""
     match = tokenizer_of_model(model_directory, options).match(counts_of_adata(adata, **options.of_counts()))
     available = set(model_directory.vocabulary.tokens[match.token_ids[match.is_matched]])
+    require_known_genes("adata", annotator.training_genes, available, min_known_genes)
     log_coverage("adata", 0.0, annotator.training_genes, available)
 
 

@@ -23,14 +23,14 @@ from scdmc.annotation.options import (
     TRAINED_PARTS,
     FineTuningSettings,
 )
-from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities
-from scdmc.annotation.probing import linear_probe, mean_loss
-from scdmc.cells.scores import classification_scores
+from scdmc.annotation.prediction import names_of_classes
+from scdmc.annotation.probing import linear_probe
+from scdmc.annotation.training_parts import Part, class_numbers, logits_of_states, part_scores, parts_of
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.model.devices import autocast
 from scdmc.model.heads import ScDMCForCellClassification
-from scdmc.model.packing import PackedCells, packed_streams
+from scdmc.model.packing import packed_streams
 from scdmc.options import DTYPES
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
@@ -158,20 +158,17 @@ def fit_classifier(
         If there are fewer layers than are to be trained, peft is asked for and not installed, a probe is asked for and
         a class has no training cell, or the loss is no longer a number.
     """
-    training, validation = cells.select(split == "train"), cells.select(split == "validation")
-    validation_labels = labels[split == "validation"]
-    class_of = {name: index for index, name in model.config.id2label.items()}
-    targets = torch.tensor([class_of[label] for label in labels[split == "train"]])
     history = []
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(settings.seed)  # dropout, low-rank weights
         adapters = _choose_what_is_trained(model, settings)
+        training, validation = parts_of(model, cells, labels, split, settings)
         if settings.classifier_start == "probe":
-            start_from_probe(model, training, targets, validation, validation_labels, settings)
-            scores = _validation_scores(model, validation, validation_labels, settings.dtype)
+            start_from_probe(model, training, validation, settings)
+            scores = part_scores(model, validation, settings.dtype)
             history.append({"step": 0, "epoch": 0, "loss": math.nan, **scores})
         to_beat = goodness(history[0]) if history else (-1.0, 0.0)
-        history += _train(model, training, targets, validation, validation_labels, settings, to_beat)
+        history += _train(model, training, validation, settings, to_beat)
     if adapters is not None:
         adapters.merge_and_unload()
         model.has_adapters = False
@@ -180,12 +177,7 @@ def fit_classifier(
 
 
 def start_from_probe(
-    model: ScDMCForCellClassification,
-    training: TokenizedCells,
-    targets: torch.Tensor,
-    validation: TokenizedCells,
-    validation_labels: np.ndarray,
-    settings: FineTuningSettings,
+    model: ScDMCForCellClassification, training: Part, validation: Part, settings: FineTuningSettings
 ) -> None:
     """Put a logistic regression on the states of the training cells in the classifier's place.
 
@@ -196,9 +188,7 @@ def start_from_probe(
     model
         The classifier; only its last layer changes.
     training, validation
-        Cells.
-    targets, validation_labels
-        Class of each training cell, and type of each validation cell; shape (n_training,) and (n_validation,).
+        Cells with their types.
     settings
         See :class:`FineTuningSettings`.
 
@@ -208,13 +198,12 @@ def start_from_probe(
         If a class has no training cell.
     """
     names, is_balanced = names_of_classes(model), "balanced" in (settings.class_weights, settings.sampler)
-    absent = sorted(set(names) - set(names[targets.numpy()]))
+    absent = sorted(set(names) - set(training.labels))
     if absent:
         raise ScDMCError(f"no training cell is {', '.join(absent[:3])}: a probe cannot know such a class")
     logger.info("fit a probe to the states of %s training cells", f"{len(training):,}")
-    with autocast(model.device, settings.dtype):
-        training_states, validation_states = (annotate_cells(model, part, False)[1] for part in (training, validation))
-    probe = linear_probe(training_states, names[targets.numpy()], validation_states, validation_labels, is_balanced)
+    states = [part.states_for_probe(model, settings.dtype) for part in (training, validation)]
+    probe = linear_probe(states[0], training.labels, states[1], validation.labels, is_balanced)
     rows = [list(probe.names).index(name) for name in names]
     with torch.no_grad():
         model.classifier.weight.copy_(torch.from_numpy(probe.weight[rows]))
@@ -224,15 +213,14 @@ def start_from_probe(
 
 def _train(
     model: ScDMCForCellClassification,
-    training: TokenizedCells,
-    targets: torch.Tensor,
-    validation: TokenizedCells,
-    validation_labels: np.ndarray,
+    training: Part,
+    validation: Part,
     settings: FineTuningSettings,
     to_beat: tuple[float, float],
 ) -> list[dict[str, float]]:
     """The epochs; leaves the weights of the best one in the model, or those it has if none beats them."""
-    n_steps = len(epoch_batches(training.rank_lengths, targets.numpy(), settings, 0))
+    targets = class_numbers(model, training.labels)
+    n_steps = len(epoch_batches(training.cells.rank_lengths, targets.numpy(), settings, 0))
     total_steps = settings.epochs * n_steps
     warmup_steps = max(1, min(n_steps, round(WARMUP_SHARE * total_steps)))
     optimizers = make_optimizers(model, settings)
@@ -249,7 +237,7 @@ def _train(
                     f"fine-tuning diverged in epoch {epoch}: the loss is {loss}; give a lower learning_rate or "
                     "embedding_rate"
                 )
-            scores = _validation_scores(model, validation, validation_labels, settings.dtype)
+            scores = part_scores(model, validation, settings.dtype)
             history.append({"step": epoch * n_steps, "epoch": epoch, "loss": loss, **scores})
             progress.set_postfix(loss=f"{loss:.3f}", validation_macro_f1=f"{scores['eval_macro_f1']:.3f}")
             if goodness(scores) > best:
@@ -268,7 +256,7 @@ def goodness(scores: Mapping[str, float]) -> tuple[float, float]:
 
 def _train_epoch(
     model: ScDMCForCellClassification,
-    training: TokenizedCells,
+    training: Part,
     targets: torch.Tensor,
     settings: FineTuningSettings,
     epoch: int,
@@ -281,10 +269,15 @@ def _train_epoch(
     weights = balanced_weights(targets) if settings.class_weights == "balanced" else None
     is_weighted = model.config.classifier_pooling == "weighted"
     total_loss = torch.zeros((), device=model.device)
-    seen = without_random_genes(training, settings.gene_dropout, settings.seed, epoch)
-    for chosen in epoch_batches(training.rank_lengths, targets.numpy(), settings, epoch):
-        streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
-        loss = _training_step(model, streams, targets[chosen], optimizers, weights, settings)
+    seen = without_random_genes(training.cells, settings.gene_dropout, settings.seed, epoch)
+    for chosen in epoch_batches(training.cells.rank_lengths, targets.numpy(), settings, epoch):
+        if training.states is None:
+            streams = packed_streams(seen, chosen, model.config.classifier_stream, is_weighted)
+            with autocast(model.device, settings.dtype):
+                logits = model.classify(streams.to(model.device))
+        else:
+            logits = logits_of_states(model, training.states[chosen])
+        loss = _training_step(model, logits, targets[chosen], optimizers, weights, settings)
         total_loss += loss * len(chosen)
         for schedule in schedules:
             schedule.step()
@@ -404,7 +397,7 @@ def share_of_peak(step: int, warmup_steps: int, total_steps: int) -> float:
 
 def _training_step(
     model: ScDMCForCellClassification,
-    streams: PackedCells,
+    logits: torch.Tensor,
     targets: torch.Tensor,
     optimizers: list[torch.optim.Optimizer],
     weights: torch.Tensor | None,
@@ -412,8 +405,6 @@ def _training_step(
 ) -> torch.Tensor:
     """One step of the optimizers; returns the mean loss of the batch, a scalar."""
     targets = targets.to(model.device)
-    with autocast(model.device, settings.dtype):
-        logits = model.classify(streams.to(model.device))
     loss = nn.functional.cross_entropy(logits, targets, reduction="none")
     # Not divided by the weights of the batch: a batch of rare cells should count for more.
     loss = (loss if weights is None else loss * weights.to(model.device)[targets]).mean()
@@ -423,14 +414,3 @@ def _training_step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return loss.detach()
-
-
-def _validation_scores(
-    model: ScDMCForCellClassification, cells: TokenizedCells, labels: np.ndarray, dtype: str
-) -> dict[str, float]:
-    """Macro-F1 and accuracy of all cells, and the mean loss of those whose type is a class (NaN if there are none)."""
-    with autocast(model.device, dtype):
-        names, probabilities = names_of_classes(model), predict_probabilities(model, cells, show_progress=False)
-    scores = classification_scores(labels, names[probabilities.argmax(axis=1)])
-    loss = mean_loss(probabilities, names, labels)
-    return {"eval_loss": loss, "eval_macro_f1": scores["macro_f1"], "eval_accuracy": scores["accuracy"]}

@@ -12,8 +12,8 @@ from scdmc.reports.figures import save_figure
 from scdmc.result_folders import keep_results, require_whole
 
 # What decides which cells are test cells.
-SAME = ("label_key", "split_file", "split_by", "seed", "seeds", "cross_validate", "validation_fraction",
-        "test_fraction", "min_cells_per_type", "hold_out_type")  # fmt: skip
+SAME = ("label_key", "ignore_labels", "keep_labels", "split_file", "split_by", "seed", "seeds", "cross_validate",
+        "validation_fraction", "test_fraction", "min_cells_per_type", "hold_out_type")  # fmt: skip
 
 
 def join_scores(result_dirs: Sequence[Path]) -> pd.DataFrame:

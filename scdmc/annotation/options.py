@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scdmc.cells.options import SplitOptions
+from scdmc.cells.options import MIN_KNOWN_GENES, SplitOptions
 
 TRAINED_PARTS = ("full", "classifier", "top_layers", "lora")
 
@@ -53,8 +53,10 @@ class FineTuningSettings:
         square at the peak, so that a gene moves as far as the cells give reason to. ``adamw`` moves a gene of three
         cells as far as one of all cells, and with few cells learns them by heart.
     train
-        ``full``: all weights; ``classifier``: the head only; ``top_layers``: the head and the last ``train_layers``
-        layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al. 2021).
+        ``full``: all weights; ``classifier``: the head only, on states that the encoder computes once, without dropout
+        (in each epoch only where ``gene_dropout`` takes other genes away); ``top_layers``: the head and the last
+        ``train_layers`` layers; ``lora``: the head and low-rank additions to the matrices of all layers (Hu et al.
+        2021).
     train_layers, lora_rank
         See ``train``.
     classifier_start
@@ -166,12 +168,16 @@ class AnnotationOptions:
         Add the most frequent label of each Leiden cluster of the embeddings. This needs all embeddings in memory.
     vote_resolution, seed
         Of the clusters.
+    min_known_genes
+        Of the genes that the labelled cells had, the least share that a file needs
+        (:func:`scdmc.cells.gene_coverage.require_known_genes`).
     """
 
     min_probability: float = 0.0
     majority_vote: bool = False
     vote_resolution: float = VOTE_RESOLUTION
     seed: int = 42
+    min_known_genes: float = MIN_KNOWN_GENES
 
 
 UNKNOWN = "Unknown"
@@ -184,3 +190,5 @@ FINE_TUNED = "scDMC fine-tuned"
 
 # What they call the same model without pre-training, and the strongest of the simple methods.
 FROM_SCRATCH, LOGISTIC_REGRESSION = "scDMC without pre-training", "logistic regression"
+
+ON_COMPONENTS = "logistic regression on principal components"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scdmc.annotation.baselines import Predicted
 from scdmc.annotation.calibration import expected_calibration_error, reliability_table
 from scdmc.annotation.figures import confusion_matrix_figure, per_class_figure, reliability_figure
+from scdmc.annotation.options import ON_COMPONENTS
 from scdmc.annotation.runs import FineTunedRun, best_run, ensemble_of
 from scdmc.cells.clustering import neighbour_graph, umap_coordinates
 from scdmc.cells.scores import (
@@ -270,6 +271,11 @@ def _sections(
         "The best epoch was chosen on validation cells, and test cells were scored once. "
         f"{ours.name}: accuracy {ours['accuracy']:.3f}, macro-F1 {ours['macro_f1']:.3f}."
     )
+    if ON_COMPONENTS in tables[0][1].index:
+        text += (
+            f" The row “{ON_COMPONENTS}” is transductive: the components are those of all cells of the file, test "
+            "cells included, without their labels."
+        )
     calibration = (
         f"Probabilities were calibrated on {best.calibration.cells:,} validation cells: the logits are divided by a "
         f"temperature of {best.calibration.temperature:.2f}. A method whose confidence is right has a calibration "

@@ -14,12 +14,14 @@ from scdmc.annotation.baselines import (
     celltypist_classifier,
     has_celltypist,
     logistic_regression,
+    logistic_regression_on_components,
     majority_class,
     nearest_neighbours,
     nearest_neighbours_on_pca,
+    principal_components,
 )
 from scdmc.annotation.cross_validation import RunPlan
-from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ClassifierOptions
+from scdmc.annotation.options import FINE_TUNED, FROM_SCRATCH, LOGISTIC_REGRESSION, ON_COMPONENTS, ClassifierOptions
 from scdmc.annotation.results import FineTuningTables, draw_fine_tuning_results, write_fine_tuning_tables
 from scdmc.annotation.runs import (
     FineTunedRun,
@@ -61,6 +63,8 @@ class FineTuningTask:
         What the cells are called.
     hold_out_type
         Type that is not trained on; None for none.
+    labels_of_no_type
+        Those that were left out, and their cells, for the report (:func:`scdmc.labels.left_out_text`).
     command
         Words of the command, for the model card.
     """
@@ -72,6 +76,7 @@ class FineTuningTask:
     place: Place
     data_name: str
     hold_out_type: str | None = None
+    labels_of_no_type: str = "none"
     command: Sequence[str] = ()
 
 
@@ -85,12 +90,15 @@ class BaselineData:
         log1p CP10k, CSR of shape (n_cells, n_genes).
     genes
         Their names, shape (n_genes,).
+    components
+        Principal components of all cells, shape (n_cells, n_components).
     embeddings
         Name of an encoder -> its embeddings, shape (n_cells, n_dimensions).
     """
 
     expression: scipy.sparse.csr_matrix
     genes: np.ndarray
+    components: np.ndarray
     embeddings: dict[str, np.ndarray]
 
 
@@ -122,7 +130,7 @@ def read_baseline_data(
         name: cell_embeddings(place(encoder), task.cells, options.stream, options.pooling)
         for name, encoder in encoders.items()
     }
-    return BaselineData(expression, genes, embeddings)
+    return BaselineData(expression, genes, principal_components(expression, seed=seed), embeddings)
 
 
 def baseline_predictions(data: BaselineData, labels: np.ndarray, plan: RunPlan) -> dict[str, Predicted]:
@@ -139,6 +147,7 @@ def baseline_predictions(data: BaselineData, labels: np.ndarray, plan: RunPlan) 
     """
     predictions = {
         LOGISTIC_REGRESSION: logistic_regression(data.expression, labels, plan.split, plan.seed)[0],
+        ON_COMPONENTS: logistic_regression_on_components(data.components, labels, plan.split, plan.seed)[0],
         "15-NN on PCA": nearest_neighbours_on_pca(data.expression, labels, plan.split, seed=plan.seed),
     }
     if has_celltypist():
@@ -245,6 +254,7 @@ def describe_run(task: FineTuningTask, run: FineTunedRun) -> dict[str, object]:
         "pre-trained model": task.model_directory.path.name + " (sizes only)" * (not options.is_pretrained),
         "training / validation / test cells": " / ".join(f"{(split == part).sum():,}" for part in PARTS[:3]),
         "classes": ", ".join(run.model.config.id2label.values()),
+        "labels of no type, left out": task.labels_of_no_type,
         "stream": options.stream,
         "pooling": options.pooling,
         "seed": run.plan.seed,

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from scdmc.genes.ids import load_gene_mapping
+from scdmc.genes.ids import load_gene_mapping, load_orthologs
 from scdmc.model.folder import ModelDirectory, require_same_settings
 from scdmc.reading.counts import open_counts
 from scdmc.reading.options import CountOptions, is_counts
@@ -49,12 +49,17 @@ def read_cells(
 
 def tokenizer_of_model(model_directory: ModelDirectory, options: CountOptions) -> Tokenizer:
     """The tokenizer that makes cells of counts as the model was trained."""
+    vocabulary, orthologs = model_directory.vocabulary, None
+    if options.ortholog_file is not None:
+        orthologs = load_orthologs(options.ortholog_file, vocabulary)
     return Tokenizer(
-        vocabulary=model_directory.vocabulary,
+        vocabulary=vocabulary,
         medians=model_directory.medians,
         model_input_size=model_directory.context,
-        gene_mapping=load_gene_mapping(options.gene_mapping_file, model_directory.vocabulary),
+        gene_mapping=load_gene_mapping(options.gene_mapping_file, vocabulary),
         gene_id_column=options.gene_id_column,
+        species=options.species,
+        orthologs=orthologs,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, write_json
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.checks import require_gene_numbers
@@ -77,6 +78,38 @@ def describe_missing_genes(genes: Mapping[str, int], available: set[str]) -> tup
         f"({share:.1%} of the genes that these cells had){shown}"
     )
     return line, share
+
+
+def require_known_genes(name: str, genes: Mapping[str, int] | None, available: set[str], least: float) -> None:
+    """Refuse a file that has too few of the genes of the labelled cells, as a panel of some dozen genes does.
+
+    What is measured is the share of the genes that the labelled cells had, each counted once for every cell that had
+    it: a cell is read as its genes, in their order. By expression the 60 most variable genes would be a third of a
+    cell.
+
+    Parameters
+    ----------
+    name
+        Of the file.
+    genes, available
+        See :func:`describe_missing_genes`; without the former nothing is known, and nothing refused.
+    least
+        The share that is needed, 0 to 1.
+
+    Raises
+    ------
+    ScDMCError
+        If the file has less.
+    """
+    if genes is None:
+        return
+    line, missing = describe_missing_genes(genes, available)
+    if 1 - missing < least:
+        raise ScDMCError(
+            f"{name} has {1 - missing:.1%} of the genes that the labelled cells had, and labels from less than "
+            f"{least:.0%} are guesses: {line}; --min_known_genes {int(100 * (1 - missing)) / 100:g} labels these cells "
+            "all the same"
+        )
 
 
 def log_coverage(name: str, share_unmatched: float, genes: Mapping[str, int] | None, available: set[str]) -> None:

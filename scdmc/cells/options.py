@@ -28,6 +28,11 @@ class SplitOptions:
     seed: int = 42
 
 
+# Counted in each labelled cell, a panel of 60 genes has 1 to 6% of its genes, one of 300 genes 4 to 21%, and 1,000 to
+# 2,500 variable genes have 30% (blood and islets).
+MIN_KNOWN_GENES = 0.3
+
+
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 

@@ -289,7 +289,8 @@ def _require_same_labels(path: Path, keys: pd.MultiIndex, in_file: np.ndarray, l
         first = differing[0]
         raise ScDMCError(
             f"{path}: {_first_cells(keys[differing])} have other labels in the file, the first {in_file[first]!r} "
-            f"instead of {labels[first]!r}; the split was made from another column, make it again"
+            f"instead of {labels[first]!r}; the split was made from another column, or with other --ignore_labels or "
+            "--keep_labels; make it again"
         )
 
 
@@ -313,8 +314,8 @@ def require_usable_split(labels: np.ndarray, split: np.ndarray, obs: pd.DataFram
     unlabelled = keys[is_missing(labels) & (split != "left_out")]
     if len(unlabelled):
         raise ScDMCError(
-            f"{_first_cells(unlabelled)} have a part of the split but no label; "
-            "the split was made from another column, make it again"
+            f"{_first_cells(unlabelled)} have a part of the split but no label, or one of no type; "
+            "the split was made from another column, or with other --ignore_labels or --keep_labels; make it again"
         )
     empty = [part for part in PARTS[:3] if not (split == part).any()]
     if empty:

@@ -22,7 +22,7 @@ from scdmc.cli.parser import (
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
-from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes
+from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes, LabelOptions
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
@@ -111,6 +111,27 @@ def add_label_key_argument(
     parser.add_argument("--label_key", default=default, help=meaning)
 
 
+def add_label_choice_arguments(parser: Parser) -> None:
+    """``--ignore_labels`` and ``--keep_labels``: which labels are types."""
+    parser.add_argument(
+        "--ignore_labels",
+        nargs="+",
+        metavar="LABEL",
+        help="labels that are no type, beside doublets, debris and the like (default: none)",
+    )
+    parser.add_argument(
+        "--keep_labels",
+        nargs="+",
+        metavar="LABEL",
+        help="labels that are types although they look like none, such as other (default: none)",
+    )
+
+
+def label_options(arguments: argparse.Namespace) -> LabelOptions:
+    """The options that the flags of :func:`add_label_choice_arguments` stand for."""
+    return LabelOptions(tuple(arguments.ignore_labels or ()), tuple(arguments.keep_labels or ()))
+
+
 def add_batch_key_argument(parser: Parser) -> None:
     """``--batch_key``."""
     parser.add_argument("--batch_key", default="batch", help="column of obs with the batches")
@@ -166,6 +187,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("split")
     add_label_key_argument(group, "column of obs with the labels")
+    add_label_choice_arguments(group)
     group.add_argument(
         "--split_by", help="column of obs (donor_id, batch) whose groups stay in one part (default: cell by cell)"
     )
@@ -217,6 +239,7 @@ def add_count_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("reading an .h5ad")
     add_layer_arguments(group)
     add_gene_id_arguments(group)
+    add_species_arguments(group, default=None)
 
 
 def add_layer_arguments(parser: Parser) -> None:
@@ -242,7 +265,8 @@ def add_gene_id_arguments(parser: Parser) -> None:
 
 def count_options(arguments: argparse.Namespace) -> CountOptions:
     """The options that the flags of :func:`add_count_arguments` stand for."""
-    return CountOptions(**{name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__})
+    given = {name: getattr(arguments, name) for name in CountOptions.__dataclass_fields__}
+    return CountOptions(**{name: value for name, value in given.items() if value is not None})
 
 
 def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOptions:
@@ -254,7 +278,7 @@ def count_options_for(arguments: argparse.Namespace, data_path: Path) -> CountOp
         If one of the flags is given, and the data are tokenized already.
     """
     options = count_options(arguments)
-    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(options, name)]
+    given = [f"--{name}" for name in CountOptions.__dataclass_fields__ if getattr(arguments, name)]
     if given and not is_counts(data_path):
         raise ScDMCError(
             f"{', '.join(given)}: only an .h5ad is read so, or other raw counts, and {data_path} is tokenized already; "
@@ -314,13 +338,15 @@ def add_tokenizer_arguments(parser: Parser, has_medians: bool = True) -> None:
     add_gene_id_arguments(parser)
 
 
-def add_species_arguments(parser: Parser) -> None:
-    """``--species`` and ``--ortholog_file``."""
-    parser.add_argument("--species", choices=SPECIES, default="human", help="whose genes the files hold")
+def add_species_arguments(parser: Parser, default: str | None = SPECIES[0]) -> None:
+    """``--species`` and ``--ortholog_file``; with None for a default what was not given can be told apart."""
+    shown = f" (default: {SPECIES[0]})" if default is None else ""
+    parser.add_argument("--species", choices=SPECIES, default=default, help=f"whose genes the files hold{shown}")
     parser.add_argument(
         "--ortholog_file",
         type=Path,
-        help="table of human and mouse genes, needed for mouse; one-to-one pairs are mapped (default: none)",
+        help="table of human and mouse genes (fetch_orthologs.py), needed for mouse; one-to-one pairs are mapped "
+        "(default: none)",
     )
 
 

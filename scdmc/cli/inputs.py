@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scdmc.errors import ScDMCError, shown_names
+from scdmc.genes.options import FETCH_ORTHOLOGS, ORTHOLOGS_NEEDED
 from scdmc.model.names import CONFIG_FILE
 from scdmc.model.shipped import model_folder
 from scdmc.reading.magic import HDF5_MAGIC, PARQUET_MAGIC
@@ -215,6 +216,13 @@ def require_files(**paths: Path | None) -> None:
 
 def require_gene_files(arguments: argparse.Namespace) -> None:
     """Refuse an absent vocabulary, gene medians, mapping or orthologs; ``default`` stands for the medians of scDMC."""
+    species, orthologs = getattr(arguments, "species", None), getattr(arguments, "ortholog_file", None)
+    if orthologs is None and species == "mouse":
+        raise ScDMCError(f"--species mouse {ORTHOLOGS_NEEDED}")
+    if orthologs is not None and not orthologs.exists():
+        raise ScDMCError(f"--ortholog_file {orthologs}: no such file; {FETCH_ORTHOLOGS}")
+    if orthologs is not None and species != "mouse":
+        raise ScDMCError("--ortholog_file has no effect without --species mouse; leave it out")
     for name in ("token_dictionary_file", "gene_median_file", "gene_mapping_file", "ortholog_file"):
         path = getattr(arguments, name, None)
         if not (name == "gene_median_file" and path == Path("default")):

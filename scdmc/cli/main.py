@@ -18,6 +18,7 @@ from scdmc.version import __version__
 COMMANDS = {
     "demo-data": "prepare/fetch_demo_data.py",
     "regulons": "prepare/fetch_regulons.py",
+    "orthologs": "prepare/fetch_orthologs.py",
     "split": "prepare/split_cells.py",
     "vocabulary": "tokenizer/build_vocabulary.py",
     "medians": "tokenizer/gene_medians.py",

@@ -67,7 +67,7 @@ def gene_embeddings(
         Smaller types are left out.
     count_options
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
-        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``).
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``).
 
     Returns
     -------

@@ -23,7 +23,7 @@ from scdmc.genes.names import (
     require_human_symbols,
     species_of_ids,
 )
-from scdmc.genes.options import SPECIES
+from scdmc.genes.options import FETCH_ORTHOLOGS, ORTHOLOGS_NEEDED, SPECIES
 from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE, SPECIAL_TOKENS, Vocabulary, ensembl_id
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def load_orthologs(path: Path, vocabulary: Vocabulary) -> dict[str, str]:
 def _ortholog_table(path: Path) -> pd.DataFrame:
     """Columns ``mouse`` (id, or symbol where there are no ids), ``symbol`` and ``human``; upper-case text."""
     if not path.is_file():
-        raise ScDMCError(f"{path}: no such file (orthologs)")
+        raise ScDMCError(f"{path}: no such file (orthologs); {FETCH_ORTHOLOGS}")
     try:
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
         if table.shape[1] == 1:
@@ -308,10 +308,7 @@ def _require_orthologs(species: str, orthologs: Mapping[str, str] | None) -> Map
     if species not in SPECIES:
         raise ScDMCError(f"--species {species}: choose one of {', '.join(SPECIES)}")
     if not orthologs:
-        raise ScDMCError(
-            f"--species {species} needs a table of orthologs: name one with --ortholog_file "
-            "(columns of mouse ids or symbols and of human Ensembl ids, such as Ensembl BioMart exports)"
-        )
+        raise ScDMCError(f"--species {species} {ORTHOLOGS_NEEDED}")
     return orthologs
 
 
@@ -409,10 +406,7 @@ def _no_match(match: GeneMatch, var: pd.DataFrame, vocabulary: Vocabulary, sourc
             "genes are named here"
         )
     elif species == ["mouse"]:
-        advice = (
-            "these are mouse genes: pass --species mouse with a table of orthologs (--ortholog_file) to "
-            "tokenizer_combine.py, and give its parquet to the other scripts"
-        )
+        advice = f"these are mouse genes: {ADVICE_FOR_A_MOUSE}"
     elif species:
         advice = f"these are {species[0]} genes: {ADVICE_FOR_OTHERS}"
     else:

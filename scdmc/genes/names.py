@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from scdmc.errors import ScDMCError, shown_names
+from scdmc.genes.options import FETCH_ORTHOLOGS
 from scdmc.genes.vocabulary import ensembl_id
 
 # What a missing name becomes when a table is written as text; none of them is a gene symbol.
@@ -252,7 +253,5 @@ def require_human_symbols(symbols: Sequence[str], is_known: Sequence[bool], sour
 
 
 ADVICE_FOR_A_MOUSE = (
-    "for cells of a mouse run tokenizer_combine.py with --species mouse, a table of orthologs (--ortholog_file) and "
-    "the columns of labels (--obs_columns); if a trained model is to read them, also with --token_dictionary_file "
-    "MODEL/token_ids.json --gene_median_file MODEL/gene_medians.json; then give the parquet to the other scripts"
+    f"for cells of a mouse give --species mouse and a table of orthologs, --ortholog_file; {FETCH_ORTHOLOGS}"
 )

@@ -53,8 +53,8 @@ def integration_benchmark(
         Replace files in ``output_dir``.
     options
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
-        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``). What is compared: fields of
-        :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``, ``adaptation``
+        ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). What is
+        compared: fields of :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``, ``adaptation``
         (``AdaptationSettings(minutes=3)``, say), ``stream``, ``pooling``, ``resolution``, ``seeds``, ``full_scores``.
 
     Returns

@@ -26,7 +26,7 @@ from scdmc.integration.comparison import (
 )
 from scdmc.integration.methods import harmony, pca_of_variable_genes, scanorama, scvi
 from scdmc.integration.options import IntegrationOptions
-from scdmc.labels import labels_of
+from scdmc.labels import labels_of, type_labels
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
@@ -144,7 +144,7 @@ def usable_cells(cells: TokenizedCells, model_directory: ModelDirectory, batch_k
     usable[usable] = cells_to_integrate(batch[usable], batch_key)
     if not usable.any():
         raise ScDMCError(f"obs[{batch_key!r}] puts no two cells into one batch; choose another batch column")
-    require_types_in_batches(labels_of(cells.obs[label_key])[usable], batch[usable], label_key, batch_key)
+    require_types_in_batches(type_labels(cells.obs[label_key])[0][usable], batch[usable], label_key, batch_key)
     return usable
 
 
@@ -192,7 +192,7 @@ def integration_data(
     counts: scipy.sparse.csr_matrix | None,
 ) -> IntegrationData:
     """The usable cells of a data set; ``keys`` are the columns of batch and label, matrices are of all cells."""
-    batch, labels = (labels_of(cells.obs[key])[usable] for key in keys)
+    batch, labels = labels_of(cells.obs[keys[0]])[usable], type_labels(cells.obs[keys[1]])[0][usable]
     return IntegrationData(
         name,
         cells.select(usable),

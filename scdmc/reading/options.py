@@ -21,6 +21,8 @@ class CountOptions:
         See :func:`scdmc.reading.counts.open_counts`.
     gene_id_column, gene_mapping_file
         See :func:`scdmc.genes.ids.match_genes`.
+    species, ortholog_file
+        ``"mouse"`` with a table of human and mouse genes (:func:`scdmc.genes.ids.load_orthologs`).
     """
 
     layer: str | None = None
@@ -28,6 +30,8 @@ class CountOptions:
     gene_id_column: str | None = None
     gene_mapping_file: str | Path | None = None
     recompute_totals: bool = False
+    species: str = "human"
+    ortholog_file: str | Path | None = None
 
     def of_counts(self) -> dict[str, object]:
         """What :func:`scdmc.reading.counts.open_counts` is told, as keywords."""

@@ -13,7 +13,7 @@ from scdmc.cells.data import read_cells
 from scdmc.files import read_json_object
 from scdmc.integration.comparison import compare_integrations
 from scdmc.integration.study import usable_cells
-from scdmc.labels import labels_of
+from scdmc.labels import labels_of, type_labels
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.storage import load_model
@@ -138,7 +138,7 @@ def probe_judge(model: JudgedModel, path: Path, label_key: str, most_cells: int)
         If the data cannot be read as the model was trained, or hold too few types.
     """
     cells = drawn_cells(read_cells(path, model.directory, (label_key,)), most_cells)
-    labels = labels_of(cells.obs[label_key])
+    labels, _ = type_labels(cells.obs[label_key])
     return {name: probe_scores(values, labels) for name, values in judged_embeddings(model, cells).items()}
 
 
@@ -165,7 +165,7 @@ def integration_judge(
     """
     cells = drawn_cells(read_cells(path, model.directory, (batch_key, label_key)), most_cells)
     cells = cells.select(usable_cells(cells, model.directory, batch_key, label_key))
-    batch, labels = (labels_of(cells.obs[key]) for key in (batch_key, label_key))
+    batch, labels = labels_of(cells.obs[batch_key]), type_labels(cells.obs[label_key])[0]
     results = compare_integrations(judged_embeddings(model, cells), labels, batch)
     return {name: result.scores for name, result in results.items()}
 

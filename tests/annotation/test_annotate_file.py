@@ -1,5 +1,6 @@
 """annotate.py, label transfer and the functions for notebooks, on real cells and a tiny trained classifier."""
 
+import re
 import shutil
 
 import anndata
@@ -13,7 +14,7 @@ from scdmc.annotation import annotate_file as annotated_file
 from scdmc.annotation.annotate_file import annotate_file, majority_vote
 from scdmc.annotation.annotators import classifier_annotator
 from scdmc.annotation.options import AnnotationOptions
-from scdmc.cells.gene_coverage import describe_missing_genes
+from scdmc.cells.gene_coverage import describe_missing_genes, require_known_genes
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE
 from scdmc.model.folder import open_model_directory
@@ -199,7 +200,30 @@ def test_genes_that_are_missing_are_counted_and_many_are_a_warning(annotate, thr
         return next(line for line in lines if "genes of the labelled cells are missing" in line)
 
     assert not said(slice(100, None)).startswith("warning")
-    assert said(slice(None, None, 4)).startswith("warning")
+    assert said(slice(None, None, 2)).startswith("warning")
+
+
+def test_a_panel_of_few_genes_is_refused_unless_it_is_wanted(
+    annotate, load_script, three_types, classifier_path, tmp_path, capsys
+):
+    panel = three_types[:30, ::40].copy()
+    panel.write_h5ad(tmp_path / "panel.h5ad")
+    command = ["--model_path", classifier_path, "--data_path", tmp_path / "panel.h5ad", "--num_gpus", 0]
+    main = load_script("downstream_tasks/annotate.py").main
+    assert main([str(word) for word in (*command, "--output_file", tmp_path / "out.h5ad")]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    found = re.search(r"has ([\d.]+)% of the genes .* less than 30% .* --min_known_genes ([\d.]+) labels", said)
+    share, flag = found.groups()
+    assert float(share) < 30
+    assert not (tmp_path / "out.h5ad").exists()
+    assert annotate(panel, "--min_known_genes", flag).obs["scDMC_cell_type"].isin(TYPES).all()
+    with pytest.raises(ScDMCError, match=r"adata has .*--min_known_genes"):
+        scdmc.annotate(panel.copy(), classifier_path)
+    scdmc.annotate(panel, classifier_path, min_known_genes=float(flag))
+    require_known_genes("a file", None, set(), 0.3)  # the labelled cells' genes are not known
+    require_known_genes("a file", {"A": 3, "B": 7}, {"A"}, 0.3)
+    with pytest.raises(ScDMCError, match=r"has 30\.0% of the genes"):
+        require_known_genes("a file", {"A": 3, "B": 7}, {"A"}, 0.31)
 
 
 def test_missing_genes_are_weighted_by_the_cells_that_had_them():
@@ -290,6 +314,7 @@ def test_a_reference_labels_cells_without_training(annotate, three_types, tmp_pa
         (("--n_neighbors", 15), "--n_neighbors has no effect without --reference; leave it out"),
         (("--label_key", "cell_type"), "--label_key has no effect without --reference"),
         (("--stream", "rank"), "--stream has no effect without --reference"),
+        (("--ignore_labels", "beta"), "--ignore_labels has no effect without --reference"),
         (("--pooling", "cls"), "--pooling has no effect without --reference"),
         (("--vote_resolution", 5), "--vote_resolution has no effect without --majority_vote"),
         (("--layer", "X", "--data_path", "x.parquet"), "--layer has no effect on tokenized parquet"),
@@ -326,6 +351,24 @@ def test_the_functions_for_notebooks_do_what_the_scripts_do(three_types, classif
     assert adata.obsm["X_scDMC"].shape == (adata.n_obs, 16)
     transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=three_types[10:])
     assert set(transferred.obs["scDMC_cell_type"]) <= set(TYPES)
+
+
+def test_reference_cells_of_no_type_do_not_vote_unless_they_are_kept(annotate, three_types, model_path, tmp_path):
+    reference = three_types.copy()
+    reference.obs["cell_type"] = np.where(np.arange(reference.n_obs) % 2, "other", reference.obs["cell_type"])
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    flags = ("--reference", tmp_path / "reference.h5ad", "--n_neighbors", 1)
+    by_script = {
+        keep: set(annotate(three_types, *flags, *keep, model=model_path).obs["scDMC_cell_type"])
+        for keep in ((), ("--keep_labels", "other"))
+    }
+    assert by_script[()] == set(TYPES)
+    assert "other" in by_script["--keep_labels", "other"]
+    kept = {"reference": reference, "n_neighbors": 1, "keep_labels": ["other"], "ignore_labels": ["beta"]}
+    labels = scdmc.annotate(three_types.copy(), model_path, **kept).obs["scDMC_cell_type"]
+    assert set(labels) == {"alpha", "ductal", "other"}
+    with pytest.raises(ScDMCError, match="keep_labels has no effect without reference"):
+        scdmc.annotate(three_types.copy(), model_path, keep_labels=["other"])
 
 
 def test_fine_tuning_in_a_notebook_leaves_the_data_alone_and_writes_a_model_folder(

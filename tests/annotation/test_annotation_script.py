@@ -1,5 +1,6 @@
 """downstream_tasks.py from end to end on real cells and a tiny model: runs, folds, an unseen type, every output."""
 
+import html
 import json
 
 import anndata
@@ -84,7 +85,11 @@ def test_every_method_has_every_metric(single):
     assert set(table.columns) == {
         "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "cohen_kappa",
         "matthews_correlation", "expected_calibration_error"}  # fmt: skip
-    assert {"scDMC fine-tuned", "logistic regression", "15-NN on PCA", "majority class"} <= set(table.index)
+    on_components = "logistic regression on principal components"
+    assert f"“{on_components}” is transductive" in (single / "report.html").read_text()
+    assert {"scDMC fine-tuned", "logistic regression", on_components, "15-NN on PCA", "majority class"} <= set(
+        table.index
+    )
     assert table.notna().all().all()
 
 
@@ -112,6 +117,30 @@ def test_probabilities_are_those_of_the_calibrated_temperature(single, load_scri
     annotated = pd.read_csv(output, index_col="cell_id")
     assert (annotated["scDMC_cell_type"] == predicted["predicted"]).all()
     np.testing.assert_allclose(annotated["scDMC_probability"], predicted["probability"], atol=1e-5)
+
+
+def test_cells_of_no_type_are_neither_trained_on_nor_scored_and_the_report_counts_them(
+    fine_tune, load_script, data_path, tmp_path, capsys
+):
+    adata = anndata.read_h5ad(data_path)
+    types = adata.obs["cell_type"].astype(str).to_numpy()
+    types[::7], types[::11] = "Doublet", "other"
+    n_doublets = (types == "Doublet").sum()
+    adata.obs["cell_type"] = types
+    adata.write_h5ad(tmp_path / "doublets.h5ad")
+    flags = ("--data_path", tmp_path / "doublets.h5ad", "--keep_labels", "other", "--min_cells_per_type", 3)
+    assert fine_tune(tmp_path / "out", *flags, "--baselines", "none", "--epochs", 1) == 0
+    assert f"{n_doublets} cells have a label of no type, 'Doublet' ({n_doublets})" in capsys.readouterr().err
+    predictions = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert set(predictions["predicted"]) | set(predictions["label"].dropna()) == {*TYPES, "other"}
+    assert (predictions.loc[types == "Doublet", "split"] == "left_out").all()
+    page = html.unescape((tmp_path / "out" / "report.html").read_text())
+    assert f"'Doublet' ({n_doublets})" in page
+    split_cells = load_script("prepare/split_cells.py").main
+    split = tmp_path / "split.csv"
+    assert split_cells([str(word) for word in (*flags[:2], "--output_file", split, *flags[4:])]) == 0
+    assert fine_tune(tmp_path / "new", *flags[:4], "--split_file", split) == 2
+    assert "or with other --ignore_labels or --keep_labels; make it again" in capsys.readouterr().err
 
 
 def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp_path):

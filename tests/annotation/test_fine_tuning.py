@@ -25,6 +25,7 @@ from scdmc.annotation.fine_tuning import (
 from scdmc.annotation.options import FineTuningSettings
 from scdmc.annotation.prediction import annotate_cells, names_of_classes, predict_probabilities
 from scdmc.annotation.probing import PROBE_GRID, linear_probe, mean_loss
+from scdmc.annotation.training_parts import Part
 from scdmc.cells.data import read_cells
 from scdmc.cells.splits import make_split
 from scdmc.errors import ScDMCError
@@ -71,6 +72,34 @@ def test_the_whole_model_is_trained_by_default(model_directory, separable):
 
 def test_only_the_classifier_moves_if_asked(model_directory, separable):
     assert moved_weights(model_directory, separable, train="classifier") == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(("pooling", "start"), [("cls", "random"), ("weighted", "probe")])
+def test_an_encoder_that_stands_still_reads_every_cell_once_and_the_history_is_the_same(
+    monkeypatch, tmp_path, separable, pooling, start
+):
+    path = save_small_model(tmp_path / "still", CONTEXT, hidden_dropout_prob=0.0)
+    chosen = settings(train="classifier", epochs=3, patience=3, classifier_start=start)
+
+    def trained():
+        model, n_read = new_classifier(open_model_directory(path), pooling=pooling), []
+        model.represent = lambda streams: (n_read.append(0), type(model).represent(model, streams))[1]
+        return fit_classifier(model, *separable, chosen), model.state_dict(), len(n_read)
+
+    history, weights, n_read = trained()
+    assert n_read == 2  # the training cells and the validation cells, each in one batch
+    monkeypatch.setattr(
+        fine_tuning,
+        "parts_of",
+        lambda _, cells, labels, split, __: tuple(
+            Part(cells.select(split == part), labels[split == part]) for part in ("train", "validation")
+        ),
+    )
+    other_history, other_weights, n_read = trained()
+    assert n_read > 3 * 2
+    for row, other in zip(history, other_history, strict=True):
+        assert row == pytest.approx(other, rel=1e-4, abs=1e-5, nan_ok=True)
+    torch.testing.assert_close(weights, other_weights, rtol=1e-3, atol=1e-5)
 
 
 def test_only_the_top_layers_move_if_asked(model_directory, separable):
@@ -211,6 +240,13 @@ def test_gene_dropout_reaches_training(model_directory, separable):
     plain = fit_classifier(new_classifier(model_directory), *separable, settings(epochs=1))
     lossy = fit_classifier(new_classifier(model_directory), *separable, settings(epochs=1, gene_dropout=0.5))
     assert plain[0]["loss"] != lossy[0]["loss"]
+    heads = [
+        fit_classifier(
+            new_classifier(model_directory), *separable, settings(epochs=2, train="classifier", gene_dropout=share)
+        )
+        for share in (0.0, 0.5)
+    ]
+    assert heads[0][1]["loss"] != heads[1][1]["loss"]
 
 
 def moves_of_genes(model_directory, separable, **chosen):

@@ -5,7 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import scdmc
 from scdmc.genes.ids import load_symbols
+from tests.cli.scripts import parser_of
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,31 +32,37 @@ def paths(adata, tmp_path):
 
 
 def test_what_the_message_says_makes_cells_of_a_mouse_readable(paths, model_path, load_script, capsys):
-    def run(script, *command):
-        status = load_script(script).main([str(word) for word in command])
+    def embed(name, output, *flags):
+        words = ("--model", model_path, "--data_path", paths / name, "--output_file", paths / output, *flags)
+        status = load_script("downstream_tasks/embed.py").main([str(word) for word in words])
         return status, capsys.readouterr().err
 
-    def embed(data, output):
-        return run("downstream_tasks/embed.py", "--model", model_path, "--data_path", data, "--output_file", output)
-
-    status, said = embed(paths / "mouse" / "mouse.h5ad", paths / "refused.h5ad")
+    status, said = embed("mouse/mouse.h5ad", "refused.h5ad")
     assert status == 2
-    flags = (
-        "--species mouse", "--ortholog_file", "--obs_columns", "--token_dictionary_file MODEL/token_ids.json",
-        "--gene_median_file MODEL/gene_medians.json",
-    )  # fmt: skip
-    assert all(flag in said for flag in flags)
-    command = [
-        "tokenizer/tokenizer_combine.py", "--data_path", paths / "mouse", "--output_dir", paths / "tokenized",
-        "--output_prefix", "mouse", "--species", "mouse", "--obs_columns", "cell_type", "--token_dictionary_file",
-        model_path / "token_ids.json", "--gene_median_file", model_path / "gene_medians.json",
-    ]  # fmt: skip
-    status, said = run(*command, "--ortholog_file", paths / "ids.tsv")
+    assert "--species mouse and a table of orthologs, --ortholog_file; `python prepare/fetch_orthologs.py" in said
+    for flags in (("--species", "mouse"), ("--species", "mouse", "--ortholog_file", paths / "absent.tsv")):
+        status, said = embed("mouse/mouse.h5ad", "refused.h5ad", *flags)
+        assert status == 2
+        assert len(said.splitlines()) == 1
+        assert "`python prepare/fetch_orthologs.py --output_dir orthologs` writes orthologs/orthologs.tsv" in said
+    assert embed("human.h5ad", "refused.h5ad", "--ortholog_file", paths / "ids.tsv")[0] == 2
+    status, said = embed("mouse/mouse.h5ad", "refused.h5ad", "--species", "mouse", "--ortholog_file", paths / "ids.tsv")
     assert status == 2
     assert "the table of orthologs has none of them: it needs a column of mouse ids or one of mouse symbols" in said
-    assert run(*command, "--ortholog_file", paths / "symbols.tsv")[0] == 0
-    assert embed(paths / "tokenized" / "mouse.parquet", paths / "mouse_out.h5ad")[0] == 0
-    assert embed(paths / "human.h5ad", paths / "human_out.h5ad")[0] == 0
+    mouse = ("--species", "mouse", "--ortholog_file", paths / "symbols.tsv")
+    assert embed("mouse/mouse.h5ad", "mouse_out.h5ad", *mouse)[0] == 0
+    assert embed("human.h5ad", "human_out.h5ad")[0] == 0
     found, expected = (anndata.read_h5ad(paths / f"{name}_out.h5ad") for name in ("mouse", "human"))
     np.testing.assert_allclose(found.obsm["X_scDMC"], expected.obsm["X_scDMC"], atol=1e-5)
-    assert found.obs["cell_type"].tolist() == expected.obs["cell_type"].tolist()
+    in_memory = anndata.read_h5ad(paths / "mouse" / "mouse.h5ad")
+    scdmc.embed(in_memory, model_path, species="mouse", ortholog_file=paths / "symbols.tsv")
+    np.testing.assert_allclose(in_memory.obsm["X_scDMC"], expected.obsm["X_scDMC"], atol=1e-5)
+
+
+def test_every_downstream_script_that_reads_counts_reads_those_of_a_mouse(load_script, monkeypatch):
+    scripts = sorted((ROOT / "downstream_tasks").glob("*.py"))
+    parsers = {path.stem: parser_of(load_script, monkeypatch, f"downstream_tasks/{path.name}") for path in scripts}
+    flags = {name: {flag for action in of._actions for flag in action.option_strings} for name, of in parsers.items()}
+    reading = {name for name, of in flags.items() if "--layer" in of}
+    assert len(reading) > 8
+    assert {name for name, of in flags.items() if {"--species", "--ortholog_file"} <= of} == reading

