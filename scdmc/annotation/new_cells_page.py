@@ -162,7 +162,9 @@ def _section_of_map(folder: Path, evidence: TypeEvidence) -> Section:
         "−, and drag it; the arrow keys move it, too. A click on a name shows its cells alone."
     )
     maps = [interactive_map(mapped, caption, by_label, evidence.seed)]
-    return Section("Map of the new cells", text, maps=maps, figures=[(sureness, by_value)])
+    return Section(
+        "Map of the new cells", text, maps=maps, figures=[("Probability and distance of each cell", by_value, sureness)]
+    )
 
 
 def _finding_of_map(evidence: TypeEvidence) -> str:
@@ -187,8 +189,9 @@ def _section_of_composition(folder: Path, evidence: TypeEvidence) -> Section:
     unknown = is_missing(evidence.labels)
     if unknown.any():
         distance = np.asarray(evidence.cells.distance)[unknown]
-        table.loc[len(table)] = [UNKNOWN, int(unknown.sum()), unknown.mean(), np.nan,
-                                 np.median(evidence.probability[unknown]), np.median(distance)]  # fmt: skip
+        row = [UNKNOWN, int(unknown.sum()), unknown.mean(), np.nan, np.median(evidence.probability[unknown]),
+               np.median(distance)]  # fmt: skip
+        table = pd.concat([table, pd.DataFrame([row], columns=table.columns)], ignore_index=True)
     absent = [shortened(name) for name in evidence.names if name not in types.index]
     text = ""
     if absent:
@@ -203,7 +206,8 @@ def _section_of_composition(folder: Path, evidence: TypeEvidence) -> Section:
             f"{change['reference_share']:.0%} of the reference"
         )
         figure = composition_figure(types, group_colours(evidence.labels), title)
-        figures = [(title, save_figure(figure, folder / "composition"))]
+        caption = "Bars: share of each label in the new cells; lines: share of the type in the reference"
+        figures = [(caption, save_figure(figure, folder / "composition"), f"{title}. {caption}")]
     return Section("Composition", text, [("Cells by label", table)], figures, figures_first=True)
 
 
@@ -221,7 +225,9 @@ def _section_of_markers(folder: Path, evidence: TypeEvidence) -> Section:
     mean, share = (pd.DataFrame(values.T, columns=labels) for values in (of_labels.mean, of_labels.share))
     tested = types[types["markers"] > 0]
     fails = [any("markers" in doubt for doubt in doubts) for doubts in tested["doubts"]]
-    finding = f"The markers of {len(tested) - sum(fails):,} of {len(tested):,} types rise in the new cells of that label"
+    finding = (
+        f"The markers of {len(tested) - sum(fails):,} of {len(tested):,} types rise in the new cells of that label"
+    )
     if not len(tested):
         finding = "Markers of the reference in the new cells; too few cells to tell whether they rise"
     figure = save_figure(dot_plot_figure(drawn, mean, share, finding), folder / "markers")
@@ -235,11 +241,14 @@ def _section_of_markers(folder: Path, evidence: TypeEvidence) -> Section:
     }).reset_index(drop=True)  # fmt: skip
     text = (
         "Markers were sought in the reference, one type against all others (Welch's t; at most ten a type). In the new "
-        "cells each is compared between cells of that label and cells of other labels. New cells were labelled by these "
-        "same genes, so rising markers are no proof; markers that do not rise are a warning."
+        "cells each is compared between cells of that label and of other labels. New cells were labelled by these same "
+        "genes, so rising markers are no proof; markers that do not rise are a warning."
     )
-    caption = f"{finding}. Frames: where the reference has these markers"
-    return Section(title, text, [("Markers by label", table)], [(caption, figure)], figures_first=True)
+    caption = (
+        f"Markers of the {len(labels):,} largest labels in the new cells. Frames: where the reference has these markers"
+    )
+    figures = [(caption, figure, f"{finding}. {caption}")]
+    return Section(title, text, [("Markers by label", table)], figures, figures_first=True)
 
 
 def _section_of_doubts(evidence: TypeEvidence) -> Section:
@@ -256,7 +265,9 @@ def _section_of_doubts(evidence: TypeEvidence) -> Section:
             "share": "share of the label", "reference_cells": "held-out reference cells of the second with this label",
         })  # fmt: skip
         most = f" (the first {MOST_PAIRS} of {len(pairs):,})" if len(pairs) > MOST_PAIRS else ""
-        caption = f"Pairs of types between which cells stand: the second has at least half the label's probability{most}"
+        caption = (
+            f"Pairs of types between which cells stand: the second has at least half the label's probability{most}"
+        )
         tables.append((caption, shown))
     points = _points_to_check(evidence)
     text = "What to check by hand:" if points else (
@@ -311,11 +322,12 @@ def _section_of_methods(folder: Path, cells: AnnotatedCells) -> Section:
     without = methods["macro_f1"][~ours].dropna()
     if ALL_VIEWS in methods.index and len(without):
         gain = methods["macro_f1"][ALL_VIEWS] - without.max()
-        verb = "adds" if gain >= 0.0005 else "takes" if gain <= -0.0005 else "changes nothing:"
+        size = f"{abs(gain):.3f}"
+        effect = f"adds {size}" if gain >= 0.0005 else f"costs {size}" if gain <= -0.0005 else "changes nothing"
         text += (
-            f" All views together reach a macro-F1 of {methods['macro_f1'][ALL_VIEWS]:.3f} on held-out reference cells, "
-            f"the best method without the language model {without.max():.3f} ({shortened(without.idxmax())}): the "
-            f"language model {verb} {abs(gain):.3f}."
+            f" On held-out reference cells, all views reach a macro-F1 of {methods['macro_f1'][ALL_VIEWS]:.3f}, "
+            f"and the best method without the language model ({shortened(without.idxmax())}) {without.max():.3f}: "
+            f"the language model {effect}."
         )
     is_labelled = ~is_missing(cells.labels)
     same = {
@@ -346,28 +358,32 @@ def _section_of_types(folder: Path, cells: AnnotatedCells, scored: pd.DataFrame)
         unseen = pd.Series(dict(cells.held_out.unseen_auroc), dtype=float)
         table["AUROC when left out"] = unseen.reindex(types.index).to_numpy()
         text = (
-            f"Each type was also left out of the reference in turn. Its cells then had a lower probability than others: "
+            "Each type was also left out of the reference in turn. Its cells then had lower probabilities than others: "
             f"the mean AUROC is {unseen.mean():.3f} (0.5 is chance, 1 is perfect)."
         )
     classes = table.rename(columns={"type": "class", "F1": "f1"})
     worst = table.loc[table["F1"].fillna(0).idxmin()]
-    caption = f"The lowest F1 of a type is {worst['F1']:.2f}, that of {shortened(worst['type'])}"
-    figures = [(caption, save_figure(per_class_figure(classes, caption), folder / "held_out_types"))]
+    finding = f"The lowest F1 of a type is {worst['F1']:.2f}, that of {shortened(worst['type'])}"
+    drawn = save_figure(per_class_figure(classes, finding), folder / "held_out_types")
+    figures = [("Precision, recall and F1 of each type, all views together", drawn, finding)]
     if len(scored):
         is_right = (scored["true"] == scored["label"]).to_numpy()
         probability = scored["probability"].to_numpy(dtype=float)
         gap = expected_calibration_error(probability, is_right)
-        caption = f"Probabilities are {gap:.1%} away from the share of right labels, on average"
-        drawn = reliability_figure(reliability_table(probability, is_right), caption)
-        figures.append((caption, save_figure(drawn, folder / "reliability")))
+        finding = f"Probabilities are {gap:.1%} away from the share of right labels, on average"
+        drawn = save_figure(
+            reliability_figure(reliability_table(probability, is_right), finding), folder / "reliability"
+        )
+        figures.append(("Probability and share of right labels, held-out reference cells", drawn, finding))
     return Section(title, text, [("Scores of each type of the reference", table)], figures, figures_first=True)
 
 
 def _section_of_facts(cells: AnnotatedCells) -> Section:
     """What was done with what."""
+    new, reference = cells.new, cells.reference
     facts = {
-        "new cells": f"{cells.new.name}: {len(cells.labels):,} cells, {cells.new.n_genes:,} genes",
-        "reference": f"{cells.reference.name}: {len(cells.reference_labels):,} cells, {cells.reference.n_genes:,} genes",
+        "new cells": f"{new.name}: {len(cells.labels):,} cells, {new.n_genes:,} genes",
+        "reference": f"{reference.name}: {len(cells.reference_labels):,} cells, {reference.n_genes:,} genes",
         "shared genes": f"{len(cells.reference.genes):,}",
         "threshold used": f"{cells.min_probability:.2f}",
         "threshold recommended": f"{cells.recommended_probability:.2f}",

@@ -24,10 +24,31 @@ function startMap(figure) {
   const context = canvas.getContext("2d");
   const groupColours = data.colours.map(rgb);
   const ramp = data.ramp.map(rgb);
+  const shortName = (code) => (data.names[code].length > 28 ? data.names[code].slice(0, 27) + "…" : data.names[code]);
+  const middle = middles();
   let scale = 1;
   let centre = [0.5, 0.5];
   let chosen = new Set();
   let scheduled = false;
+
+  // Of each group, the cell that lies nearest to the means of its places.
+  function middles() {
+    const sums = data.names.map(() => [0, 0, 0]);
+    for (let index = 0; index < x.length; index++) {
+      const sum = sums[label[index]];
+      sum[0] += x[index];
+      sum[1] += y[index];
+      sum[2] += 1;
+    }
+    const found = new Int32Array(data.names.length);
+    const least = new Float64Array(data.names.length).fill(Infinity);
+    for (let index = 0; index < x.length; index++) {
+      const [ofX, ofY, number] = sums[label[index]];
+      const far = (x[index] - ofX / number) ** 2 + (y[index] - ofY / number) ** 2;
+      if (far < least[label[index]]) [least[label[index]], found[label[index]]] = [far, index];
+    }
+    return found;
+  }
 
   // Pixels from the middle of the canvas to its shorter side stand for half of the map.
   const unit = () => scale * (Math.min(canvas.width, canvas.height) - 24 * devicePixelRatio);
@@ -51,7 +72,7 @@ function startMap(figure) {
     const shades = by === "label" ? groupColours.map(pixel) : Array.from({ length: 256 }, (_, level) => pixel(rampColour(level / 255)));
     const codes = by === "label" ? label : values[by].cells;
     const faint = pixel(matchMedia("(prefers-color-scheme: dark)").matches ? [60, 64, 70] : [222, 222, 222]);
-    const radius = Math.max(1, Math.min(5, Math.sqrt((60000 * scale) / x.length))) * Math.max(1, devicePixelRatio * 0.7);
+    const radius = Math.max(1, Math.min(4, Math.sqrt((60000 * scale) / x.length))) * Math.max(1, devicePixelRatio * 0.7);
     const disc = [];
     for (let b = -Math.ceil(radius); b <= radius; b++)
       for (let a = -Math.ceil(radius); a <= radius; a++) if (a * a + b * b <= radius * radius) disc.push([a, b]);
@@ -70,6 +91,31 @@ function startMap(figure) {
       }
     }
     context.putImageData(image, 0, 0);
+    if (by === "label") writeNames();
+  }
+
+  // Names in the middle of their groups, the largest group first; a name that would lie on another is not written.
+  function writeNames() {
+    const style = getComputedStyle(document.body);
+    const size = 12 * devicePixelRatio;
+    const boxes = [];
+    context.font = "600 " + size + "px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.lineWidth = 3.5 * devicePixelRatio;
+    context.lineJoin = "round";
+    for (const code of data.order) {
+      if (code === data.unknown || (chosen.size && !chosen.has(code))) continue;
+      const [left, top] = [across(middle[code]), down(middle[code])];
+      const half = context.measureText(shortName(code)).width / 2;
+      const box = [left - half, top - size, left + half, top + size / 3];
+      const isFree = boxes.every((other) => box[0] > other[2] || box[2] < other[0] || box[1] > other[3] || box[3] < other[1]);
+      if (!isFree || box[0] < 0 || box[2] > canvas.width || box[1] < 0 || box[3] > canvas.height) continue;
+      boxes.push(box);
+      context.strokeStyle = style.backgroundColor;
+      context.strokeText(shortName(code), left, top);
+      context.fillStyle = style.color;
+      context.fillText(shortName(code), left, top);
+    }
   }
 
   function redraw() {

@@ -86,7 +86,9 @@ def interactive_map(cells: MappedCells, caption: str, figure: Path, seed: int = 
         "label": label,
         "best": best,
         "second": second,
-        "values": [{"name": name, "cells": _packed(_levels(value[rows]), "u1")} for name, value in cells.values.items()],
+        "values": [
+            {"name": name, "cells": _packed(_levels(value[rows]), "u1")} for name, value in cells.values.items()
+        ],
         "names": [name[:LONGEST_NAME_TO_HOVER] for name in (*names, cells.unknown)],
         "colours": [*(colours.get(name, GREY) for name in names), GREY],
         "counts": counts.tolist(),
@@ -103,10 +105,10 @@ def interactive_map(cells: MappedCells, caption: str, figure: Path, seed: int = 
 
 def _coded(columns: list[np.ndarray]) -> tuple[list[str], list[np.ndarray]]:
     """Names of all groups of some columns in order, and the columns as numbers of names; no group is one more."""
-    columns = [np.asarray(column, dtype=object) for column in columns]
-    missing = is_missing(np.concatenate(columns))
-    codes, names = pd.factorize(np.where(missing, None, np.concatenate(columns)), sort=True)
-    return [str(name) for name in names], np.split(np.where(codes < 0, len(names), codes), len(columns))
+    codes, names = pd.factorize(np.concatenate([np.asarray(column, dtype=object) for column in columns]), sort=True)
+    is_name = ~is_missing(names)
+    new_code = np.append(np.where(is_name, np.cumsum(is_name) - 1, is_name.sum()), is_name.sum())  # the last: of -1
+    return [str(name) for name in names[is_name]], np.split(new_code[codes], len(columns))
 
 
 def _positions(coordinates: np.ndarray) -> np.ndarray:

@@ -19,6 +19,10 @@ from scdmc.files import atomic_path
 LEVELS = ("good", "caution", "bad")
 
 
+# Figures of 200 dots per inch and text of 7 to 9 points; no narrower than a phone shows.
+DOTS_PER_PIXEL, SMALLEST_WIDTH = 1.6, 320
+
+
 @dataclass(frozen=True)
 class KeyNumber:
     """A number that matters, with what it must be compared to.
@@ -91,7 +95,7 @@ class Section:
     tables
         (caption, table) pairs. An index that is not the plain row number becomes the first columns.
     figures
-        (caption, PNG file) pairs. The caption is also what a screen reader says.
+        (caption, PNG file) pairs. The caption is also what a screen reader says, unless a third text is given for it.
     points
         Items of a list below the text.
     maps
@@ -103,7 +107,7 @@ class Section:
     title: str
     text: str = ""
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
-    figures: list[tuple[str, Path]] = field(default_factory=list)
+    figures: list[tuple[str, Path] | tuple[str, Path, str]] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     maps: list[InteractiveMap] = field(default_factory=list)
     figures_first: bool = False
@@ -153,12 +157,11 @@ def _section_for_page(section: Section) -> dict:
         "title": section.title,
         "paragraphs": [" ".join(block.split()) for block in section.text.split("\n\n") if block.strip()],
         "tables": [_table_for_page(caption, table) for caption, table in section.tables],
-        "figures": [{"caption": caption, "data": _png_as_base64(Path(file))} for caption, file in section.figures],
+        "figures": [_figure_for_page(*figure) for figure in section.figures],
         "points": section.points,
         "maps": [
             {
-                "caption": part.caption,
-                "data": _png_as_base64(part.figure),
+                **_figure_for_page(part.caption, part.figure),
                 "points": Markup(part.points),
                 "value_names": part.value_names,
             }
@@ -166,6 +169,14 @@ def _section_for_page(section: Section) -> dict:
         ],
         "order": ("figures", "tables") if section.figures_first else ("tables", "figures"),
     }
+
+
+def _figure_for_page(caption: str, file: Path, alt: str = "") -> dict:
+    """Gather what the template shows of a figure; its width, in pixels of the page, makes its text as large as ours."""
+    content = _png_of(Path(file))
+    width = round(int.from_bytes(content[16:20], "big") / DOTS_PER_PIXEL) if content[12:16] == b"IHDR" else None
+    data = base64.b64encode(content).decode("ascii")
+    return {"caption": caption, "data": data, "alt": alt or caption, "width": max(width or 0, SMALLEST_WIDTH)}
 
 
 def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
@@ -194,14 +205,14 @@ def _as_text(value: object) -> str:
     return str(value)
 
 
-def _png_as_base64(path: Path) -> str:
-    """Encode the bytes of a PNG file as text."""
+def _png_of(path: Path) -> bytes:
+    """The bytes of a PNG file."""
     if not path.is_file():
         raise ScDMCError(f"{path}: no such file (figure of the report)")
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG"):
         raise ScDMCError(f"{path} (figure of the report) is not a PNG; give the PNG that save_figure returns")
-    return base64.b64encode(content).decode("ascii")
+    return content
 
 
 Figures = list[tuple[str, Path]]  # captions and PNG files
