@@ -259,7 +259,7 @@ def _section_of_doubts(evidence: TypeEvidence) -> Section:
         why = pd.DataFrame({
             "type": doubtful.index, "cells": doubtful["cells"].to_numpy(), "why": doubtful["doubts"].map("; ".join),
         })  # fmt: skip
-        tables.append((f"{len(doubtful):,} types with doubts", why.reset_index(drop=True)))
+        tables.append(("Types with doubts", why.reset_index(drop=True)))
     if len(pairs):
         shown = pairs.head(MOST_PAIRS).rename(columns={
             "share": "share of the label", "reference_cells": "held-out reference cells of the second with this label",

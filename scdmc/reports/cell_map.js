@@ -73,8 +73,9 @@ function startMap(figure) {
     const codes = by === "label" ? label : values[by].cells;
     const faint = pixel(matchMedia("(prefers-color-scheme: dark)").matches ? [60, 64, 70] : [222, 222, 222]);
     const radius = Math.max(1, Math.min(4, Math.sqrt((60000 * scale) / x.length))) * Math.max(1, devicePixelRatio * 0.7);
-    const disc = [];
-    for (let b = -Math.ceil(radius); b <= radius; b++)
+    // Small points are squares of four pixels: a disc of that size looks like a cross.
+    const disc = radius < 1.5 ? [[0, 0], [1, 0], [0, 1], [1, 1]] : [];
+    for (let b = -Math.ceil(radius); b <= radius && radius >= 1.5; b++)
       for (let a = -Math.ceil(radius); a <= radius; a++) if (a * a + b * b <= radius * radius) disc.push([a, b]);
     // What was not chosen, and cells without a label, lie below the others.
     const isBelow = (index) => (chosen.size ? !chosen.has(label[index]) : label[index] === data.unknown);
