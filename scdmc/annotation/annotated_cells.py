@@ -1,4 +1,4 @@
-"""What is known of new cells after a reference has labelled them: what the files, the table and the page are made of."""
+"""What is known of new cells after a reference has labelled them: what files, table and page are made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import scipy.sparse
+
+# Rows of the held-out scores: all views together, and the same views without those of the language model.
+ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
+# Names of the views of the language model begin so.
+LANGUAGE_MODEL = "scDMC"
+# Label of a cell that has none.
+UNKNOWN = "Unknown"
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,12 @@ class HeldOutScores:
     ----------
     methods
         One row per method: every view alone, all views together, and the controls; columns ``weight`` (of the view,
-        NaN for what is no view), ``accuracy``, ``macro_f1``, ``log_loss`` (nats), ``calibration_error``.
+        NaN for what is no view), ``accuracy``, ``macro_f1``, ``log_loss`` (nats), ``calibration_error``. The index is
+        the method's name: ``ALL_VIEWS`` for all views together; those of the language model begin with
+        ``LANGUAGE_MODEL``.
     types
-        One row per type: ``n_cells`` of the reference, ``precision``, ``recall``, ``f1`` of all views together.
+        One row per type, the index: ``n_cells`` of the reference, ``precision``, ``recall``, ``f1`` of all views
+        together.
     labels
         Out-of-fold label of each reference cell, shape (n_reference,).
     probability

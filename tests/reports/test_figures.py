@@ -5,12 +5,12 @@ import struct
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from scdmc.annotation.figures import confusion_matrix_figure, per_class_figure, reliability_figure
 from scdmc.errors import ScDMCError
-from scdmc.reports.figures import save_figure, score_table_figure, umap_figure
+from scdmc.reports.figures import group_colours, save_figure, score_table_figure, series_colour, umap_figure
 from scdmc.reports.tables import best_of_columns
 from scdmc.studies.figures import dot_plot_figure, scaling_figure
 from scdmc.training.figures import loss_curve_figure
@@ -92,6 +92,33 @@ def test_twenty_groups_have_twenty_colours():
     labels = np.array([f"type {index:02}" for index in range(20)])[np.arange(200) % 20]
     points = umap_figure(COORDINATES, {"type": labels}, "t").axes[0].collections[0]
     assert len({to_hex(colour) for colour in points.get_facecolors()}) == 20
+
+
+def luminance(colour):
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_colours_from_the_eleventh_on_can_be_seen_on_white_and_on_the_dark_ground_of_a_page():
+    colours = [series_colour(index) for index in range(30)]
+    assert len(set(colours)) == 30
+    dark = luminance("#16181b") + 0.05
+    for colour in colours[10:]:
+        assert 1.05 / (luminance(colour) + 0.05) >= 3
+        assert (luminance(colour) + 0.05) / dark >= 2.5
+
+
+def test_groups_have_the_colours_of_the_figure_and_those_drawn_together_have_others():
+    indices = np.concatenate([np.repeat(np.arange(19), 10), np.arange(19, 29)])
+    labels = np.array([f"type {index:02}" for index in indices], dtype=object)
+    labels[0] = "Unknown"
+    colours = group_colours(labels)
+    legend = umap_figure(COORDINATES, {"type": labels}, "t").axes[0].get_legend().legend_handles
+    drawn = {handle.get_label().split("  ")[-1]: to_hex(handle.get_color()) for handle in legend}
+    apart = {name for name in drawn if name.startswith("type ")}
+    assert {name: colours[name] for name in apart} == {name: drawn[name] for name in apart}
+    assert colours["unknown"] == drawn["unknown"]
+    assert len(set(colours.values())) == len(colours) == 30
 
 
 def test_groups_beyond_the_twentieth_are_drawn_as_one():

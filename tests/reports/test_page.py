@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.reports.page import Section, write_report
+from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"not much of a picture"
 
@@ -96,6 +96,35 @@ def test_figures_are_inside_the_page_and_nothing_is_fetched(tmp_path):
     assert base64.b64decode(source) == PNG
     assert caption == "The &#34;map&#34;"
     assert not re.search(r"https?://|<script|<link|url\(", page)
+
+
+def test_a_verdict_stands_on_top_with_its_numbers_and_the_tables_can_be_sorted(tmp_path):
+    number = KeyNumber("F1 <", "0.9", "0.8 without")
+    lead = Verdict("caution", "Look & see", ("Why.", "Why more."), (number,))
+    section = Section("s", points=["first <point>"], tables=[("t", pd.DataFrame({"a": range(101)}))])
+    write_report(tmp_path / "report.html", "Islets", [section], lead)
+    page = (tmp_path / "report.html").read_text(encoding="utf8")
+    verdict = re.search(r'<div class="verdict caution">(.*?)</div>', page, re.S)[1]
+    assert verdict.split("\n") == ["", "<strong>Look &amp; see</strong>", "Why. Why more.", ""]
+    assert "<dt>F1 &lt;</dt>" in page
+    assert page.index("verdict caution") < page.index("<nav")
+    assert "<li>first &lt;point&gt;</li>" in page
+    assert "(printed: the first 100 of 101 rows)" in page
+    assert page.count("<script>") == 1
+    assert not re.search(r"https?://|<link|url\(", page)
+
+
+def test_a_figure_is_as_wide_as_its_text_needs_and_says_what_it_was_told_to_say(tmp_path):
+    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (1600).to_bytes(4, "big") + (800).to_bytes(4, "big")
+    (tmp_path / "map.png").write_bytes(header)
+    page = written(tmp_path, Section("s", figures=[("A map", tmp_path / "map.png", "Beta is largest")]))
+    assert '<figure style="max-width: 1000px">' in page
+    assert 'alt="Beta is largest">' in page
+    assert "<figcaption>A map</figcaption>" in page
+
+
+def test_text_that_no_file_can_hold_is_replaced(tmp_path):
+    assert "half ? character" in written(tmp_path, Section("half \udce9 character"))
 
 
 def test_an_absent_figure_is_refused_and_no_page_is_left(tmp_path):
