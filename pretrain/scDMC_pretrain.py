@@ -35,9 +35,8 @@ from scdmc.cli.parser import (
 )
 from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
-from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
+from scdmc.files import remove, require_new_folder, require_writable_folder
 from scdmc.locks import claim_output
-from scdmc.model.names import CARD_FILE
 from scdmc.model.shipped import model_folder
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
 from scdmc.result_folders import keep_results, result_folder
@@ -401,14 +400,14 @@ def save(
 ) -> None:
     """Write the model, the history and the loss curves; checkpoints and logs beside them stay."""
     from scdmc.model.storage import describe_arguments, model_card, save_model_directory
-    from scdmc.training.results import draw_loss_curves, guessing_metrics, objective_in_words, training_facts
+    from scdmc.training import results
     from scdmc.training.run_log import write_history
 
     facts = {
         "data": Path(arguments.data_path).name,
-        **training_facts(run, model, data),
+        **results.training_facts(run, model, data),
         **({"started from": start_name(arguments)} if arguments.model else {}),
-        "objective": objective_in_words(vars(arguments)),
+        "objective": results.objective_in_words(vars(arguments)),
         "seed": arguments.seed,
     }
     title = "scDMC, pre-trained"
@@ -418,11 +417,9 @@ def save(
         write_history(run.history, folder / "history.csv")
         save_model_directory(folder, model, data.vocabulary, data.medians, data.settings, card)
         keep_results(folder)
-        guesses = guessing_metrics(run)  # reads all training cells: minutes for millions
-        write_json(folder / "guessing.json", guesses)
-        card = model_card(title, facts, run.final_metrics | guesses, command)
-        (folder / CARD_FILE).write_text(card, encoding="utf8")
-        draw_loss_curves(run.history, guesses, folder)
+        guesses = results.guessing_metrics(run)  # reads all training cells: minutes for millions
+        results.write_guesses(folder, guesses, model_card(title, facts, run.final_metrics | guesses, command))
+        results.draw_loss_curves(run.history, guesses, folder)
 
 
 def start_name(arguments: argparse.Namespace) -> str:

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from scdmc.files import atomic_path, write_json
 from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.names import CARD_FILE
 from scdmc.training.data import PretrainingData
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
@@ -59,6 +61,16 @@ def guessing_metrics(run: Pretraining) -> dict[str, float]:
         run.data.cells, run.data.training, run.data.held_out, run.settings.evaluation_masking, EVALUATION_EPOCH
     )
     return {f"guessing_{name}": value for name, value in lines.items()}
+
+
+def write_guesses(folder: Path, guesses: Mapping[str, float], card: str) -> None:
+    """Write ``guessing.json``, and a model card that tells of it in place of the one that is there.
+
+    Each is written whole or not at all: a full disk leaves the model with the card that it has.
+    """
+    write_json(folder / "guessing.json", guesses)
+    with atomic_path(folder / CARD_FILE) as temporary:
+        temporary.write_text(card, encoding="utf8")
 
 
 def draw_loss_curves(history: Sequence[Mapping[str, float]], guesses: Mapping[str, float], output_dir: Path) -> None:
