@@ -130,7 +130,12 @@ def _number_of_unknown(evidence: TypeEvidence) -> KeyNumber:
 
 def _uses_model(methods: pd.Index) -> np.ndarray:
     """True for views of the language model and for all views together; shape (n_methods,)."""
-    return np.array([name == ALL_VIEWS or str(name).startswith(LANGUAGE_MODEL) for name in methods], dtype=bool)
+    return np.array([name == ALL_VIEWS or _is_of_model(name) for name in methods], dtype=bool)
+
+
+def _is_of_model(view: str) -> bool:
+    """True for a view of the language model."""
+    return view.casefold().startswith(LANGUAGE_MODEL.casefold())
 
 
 def _section_of_map(folder: Path, evidence: TypeEvidence) -> Section:
@@ -317,7 +322,7 @@ def _section_of_methods(folder: Path, cells: AnnotatedCells) -> Section:
     if not len(methods):
         return Section(title, "No reference cells were held out, so that nothing can be compared.", points=points)
     ours = _uses_model(methods.index)
-    weight = sum(part for view, part in cells.weights.items() if view.startswith(LANGUAGE_MODEL))
+    weight = sum(part for view, part in cells.weights.items() if _is_of_model(view))
     text = f"Views of the language model have {weight:.0%} of the weight."
     without = methods["macro_f1"][~ours].dropna()
     if ALL_VIEWS in methods.index and len(without):

@@ -117,6 +117,13 @@ def test_the_numbers_stand_beside_their_baselines(cells, tmp_path):
     assert values[2][0] == "50%"
 
 
+def test_a_view_of_the_language_model_is_known_in_any_case(cells, tmp_path):
+    methods = cells.held_out.methods.rename(index={METHODS[1]: "scdmc"})
+    weights = {"scdmc": 0.25, METHODS[2]: 0.75}
+    page = page_of(tmp_path, replace(cells, held_out=replace(cells.held_out, methods=methods), weights=weights))
+    assert "Views of the language model have 25% of the weight" in page
+
+
 def test_a_page_repeats_and_asks_nothing_of_a_network(cells, tmp_path):
     (tmp_path / "again").mkdir()
     page = page_of(tmp_path, cells)
