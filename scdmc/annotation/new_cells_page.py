@@ -68,12 +68,7 @@ def _held_out_cells(evidence: TypeEvidence) -> pd.DataFrame:
 def _verdict(evidence: TypeEvidence, scored: pd.DataFrame) -> Verdict:
     """The verdict with its three numbers."""
     cells = evidence.cells
-    scores = {"accuracy": np.nan, "macro_f1": np.nan, "calibration_error": np.nan}
-    if len(scored):
-        true, labels = scored["true"].to_numpy(), scored["label"].to_numpy()
-        measured = classification_scores(true, labels)
-        error = expected_calibration_error(scored["probability"].to_numpy(dtype=float), true == labels)
-        scores = {name: measured[name] for name in ("accuracy", "macro_f1")} | {"calibration_error": error}
+    scores = _scores_of_all_views(cells, scored)
     doubtful = evidence.doubtful[~evidence.doubtful["doubts"].map(is_only_rare).astype(bool)]
     n_labelled = int((~is_missing(evidence.labels)).sum())
     found = verdict_of(
@@ -99,6 +94,19 @@ def _verdict(evidence: TypeEvidence, scored: pd.DataFrame) -> Verdict:
         ),
     )
     return Verdict(found.level, found.headline, found.reasons, numbers)
+
+
+def _scores_of_all_views(cells: AnnotatedCells, scored: pd.DataFrame) -> dict[str, float]:
+    """Held-out scores as the table has them, or else of the held-out labels themselves; NaN without any."""
+    methods, wanted = cells.held_out.methods, ("accuracy", "macro_f1", "calibration_error")
+    if ALL_VIEWS in methods.index:
+        return {name: float(methods.loc[ALL_VIEWS, name]) for name in wanted}
+    if not len(scored):
+        return dict.fromkeys(wanted, np.nan)
+    true, labels = scored["true"].to_numpy(), scored["label"].to_numpy()
+    measured = classification_scores(true, labels)
+    error = expected_calibration_error(scored["probability"].to_numpy(dtype=float), true == labels)
+    return {"accuracy": measured["accuracy"], "macro_f1": measured["macro_f1"], "calibration_error": error}
 
 
 def _number_of_score(cells: AnnotatedCells, macro_f1: float) -> KeyNumber:
