@@ -9,7 +9,7 @@ import scipy.sparse
 
 # Rows of the held-out scores: all views together, and the same views without those of the language model.
 ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
-# Names of the views of the language model begin so.
+# Names of the views of the language model begin so, in whatever case.
 LANGUAGE_MODEL = "scDMC"
 # Label of a cell that has none.
 UNKNOWN = "Unknown"

@@ -68,12 +68,7 @@ def _held_out_cells(evidence: TypeEvidence) -> pd.DataFrame:
 def _verdict(evidence: TypeEvidence, scored: pd.DataFrame) -> Verdict:
     """The verdict with its three numbers."""
     cells = evidence.cells
-    scores = {"accuracy": np.nan, "macro_f1": np.nan, "calibration_error": np.nan}
-    if len(scored):
-        true, labels = scored["true"].to_numpy(), scored["label"].to_numpy()
-        measured = classification_scores(true, labels)
-        error = expected_calibration_error(scored["probability"].to_numpy(dtype=float), true == labels)
-        scores = {name: measured[name] for name in ("accuracy", "macro_f1")} | {"calibration_error": error}
+    scores = _scores_of_all_views(cells, scored)
     doubtful = evidence.doubtful[~evidence.doubtful["doubts"].map(is_only_rare).astype(bool)]
     n_labelled = int((~is_missing(evidence.labels)).sum())
     found = verdict_of(
@@ -99,6 +94,19 @@ def _verdict(evidence: TypeEvidence, scored: pd.DataFrame) -> Verdict:
         ),
     )
     return Verdict(found.level, found.headline, found.reasons, numbers)
+
+
+def _scores_of_all_views(cells: AnnotatedCells, scored: pd.DataFrame) -> dict[str, float]:
+    """Held-out scores as the table has them, or else of the held-out labels themselves; NaN without any."""
+    methods, wanted = cells.held_out.methods, ("accuracy", "macro_f1", "calibration_error")
+    if ALL_VIEWS in methods.index:
+        return {name: float(methods.loc[ALL_VIEWS, name]) for name in wanted}
+    if not len(scored):
+        return dict.fromkeys(wanted, np.nan)
+    true, labels = scored["true"].to_numpy(), scored["label"].to_numpy()
+    measured = classification_scores(true, labels)
+    error = expected_calibration_error(scored["probability"].to_numpy(dtype=float), true == labels)
+    return {"accuracy": measured["accuracy"], "macro_f1": measured["macro_f1"], "calibration_error": error}
 
 
 def _number_of_score(cells: AnnotatedCells, macro_f1: float) -> KeyNumber:
@@ -130,7 +138,12 @@ def _number_of_unknown(evidence: TypeEvidence) -> KeyNumber:
 
 def _uses_model(methods: pd.Index) -> np.ndarray:
     """True for views of the language model and for all views together; shape (n_methods,)."""
-    return np.array([name == ALL_VIEWS or str(name).startswith(LANGUAGE_MODEL) for name in methods], dtype=bool)
+    return np.array([name == ALL_VIEWS or _is_of_model(name) for name in methods], dtype=bool)
+
+
+def _is_of_model(view: str) -> bool:
+    """True for a view of the language model."""
+    return view.casefold().startswith(LANGUAGE_MODEL.casefold())
 
 
 def _section_of_map(folder: Path, evidence: TypeEvidence) -> Section:
@@ -317,7 +330,7 @@ def _section_of_methods(folder: Path, cells: AnnotatedCells) -> Section:
     if not len(methods):
         return Section(title, "No reference cells were held out, so that nothing can be compared.", points=points)
     ours = _uses_model(methods.index)
-    weight = sum(part for view, part in cells.weights.items() if view.startswith(LANGUAGE_MODEL))
+    weight = sum(part for view, part in cells.weights.items() if _is_of_model(view))
     text = f"Views of the language model have {weight:.0%} of the weight."
     without = methods["macro_f1"][~ours].dropna()
     if ALL_VIEWS in methods.index and len(without):

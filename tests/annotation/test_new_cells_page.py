@@ -109,12 +109,20 @@ def test_a_page_leads_from_the_verdict_to_how_it_was_made(cells, tmp_path):
 def test_the_numbers_stand_beside_their_baselines(cells, tmp_path):
     page = page_of(tmp_path, cells)
     values = re.findall(r'<dd class="value">(.*?)</dd><dd class="beside">(.*?)</dd>', page)
+    assert values[0][0] == "0.900"  # as the table of the methods has it
     assert "0.880 for the best method without the language model (without views)" in values[0][1]
     missing = (cells.labels == "Unknown").mean()
     at_recommended = (cells.probabilities.max(axis=1) < 0.9).mean()
     assert values[1][0] == f"{missing:.1%}"
     assert f"{at_recommended:.1%} at the recommended 0.90" in values[1][1]
     assert values[2][0] == "50%"
+
+
+def test_a_view_of_the_language_model_is_known_in_any_case(cells, tmp_path):
+    methods = cells.held_out.methods.rename(index={METHODS[1]: "scdmc"})
+    weights = {"scdmc": 0.25, METHODS[2]: 0.75}
+    page = page_of(tmp_path, replace(cells, held_out=replace(cells.held_out, methods=methods), weights=weights))
+    assert "Views of the language model have 25% of the weight" in page
 
 
 def test_a_page_repeats_and_asks_nothing_of_a_network(cells, tmp_path):
@@ -235,6 +243,12 @@ def test_without_held_out_cells_the_page_says_so(cells, tmp_path):
     assert "Nothing is known of how right the labels are" in page
     assert "Most labels can be trusted" not in page
     assert "No reference cells were held out." in page
+
+
+def test_without_a_table_of_methods_the_held_out_labels_are_scored(cells, tmp_path):
+    right = replace(cells.held_out, methods=pd.DataFrame(), labels=cells.reference_labels)
+    page = page_of(tmp_path, replace(cells, held_out=right))
+    assert "100% got the right label (macro-F1 1.00)" in page
 
 
 def test_cells_without_counts_and_without_a_place_have_a_page(cells, tmp_path):
