@@ -1,0 +1,49 @@
+"""Every pooling of a cell's states: all layers, both streams, all ways to make one vector, in one pass of the encoder."""
+
+from itertools import product
+
+import numpy as np
+import torch
+
+from scdmc.model.embeddings import inference_batches
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.packing import pool
+from scdmc.options import POOLINGS
+from scdmc.tokens.tokenized_cells import TokenizedCells
+
+
+@torch.inference_mode()
+def pooled_states(
+    encoder: ScDMCModel, cells: TokenizedCells, what: str | None = "embed"
+) -> dict[tuple[int, str], np.ndarray]:
+    """Pool the states of each cell in every way.
+
+    Parameters
+    ----------
+    encoder
+        The encoder, on the device where the work is to be done; dropout is switched off meanwhile.
+    cells
+        The cells, as long as the model reads them.
+    what
+        Name of the work, for the progress bar; None for none.
+
+    Returns
+    -------
+    (Layer, pooling) -> float32 of shape (n_cells, 2 hidden_size): the rank stream, then the expression stream. Layer 0
+    is the embedding of the genes; there ``<cls>`` is the same for each cell.
+    """
+    n_layers, hidden_size = encoder.config.num_hidden_layers, encoder.config.hidden_size
+    joined = {
+        choice: np.empty((len(cells), 2 * hidden_size), dtype=np.float32)
+        for choice in product(range(n_layers + 1), POOLINGS)
+    }
+    was_training = encoder.training
+    encoder.eval()
+    for chosen, batch in inference_batches(cells, "both", "weighted", what):
+        batch = batch.to(encoder.device)
+        for layer, states in enumerate(encoder.states_by_layer(batch)):
+            for pooling in POOLINGS:
+                pooled = pool(states.float(), batch, pooling)  # rank streams, then expression streams
+                joined[layer, pooling][chosen] = torch.cat(pooled.chunk(2), dim=-1).cpu().numpy()
+    encoder.train(was_training)
+    return joined
