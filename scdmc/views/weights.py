@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
-from scdmc.annotation.views import SMALLEST_PROBABILITY
+from scdmc.views.regression import SMALLEST_PROBABILITY
 
 # What unequal weights cost, in nats of all cells together: so much must the labelled cells gain by them.
 PULL_TO_EQUAL = 10.0

@@ -13,6 +13,10 @@ from scipy.optimize import minimize
 
 from scdmc.annotation.probing import SMALLEST_SPREAD
 
+# A larger C must lower the loss of a cell by so much: where every fold is right, the loss would fall for ever.
+LEAST_GAIN = 0.002  # nats
+
+
 # Ascending. The search starts in the middle and goes on to the side where the loss falls.
 GRID = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -263,17 +267,19 @@ def fold_view(
         for fold, taught in rest.items():
             latest[fold] = fit_view(turned[taught], variance, types[taught], n_types, C, latest[fold])
             probabilities[~taught] = latest[fold].probabilities(turned[~taught])
-        loss = log_loss(probabilities[learnable], types[learnable]) if learnable.any() else np.inf
+        loss = log_loss(probabilities[learnable], types[learnable]) if learnable.any() else np.nan
         return loss, FoldedView(C, probabilities)
 
     middle = len(grid) // 2
     lowest, best = tried(grid[middle])
+    if not learnable.any():
+        return best
     for side in (grid[middle + 1 :], grid[:middle][::-1]):
         for C in side:
             loss, view = tried(C)
-            if not loss < lowest:
+            if loss > lowest - (LEAST_GAIN if C > best.C else -LEAST_GAIN):
                 break
-            lowest, best = loss, view
+            lowest, best = min(loss, lowest), view
         if best.C != grid[middle]:
             break  # one side was better, so that the other is worse
     return best

@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from scdmc.annotation.calibration import calibrate, with_temperature
-from scdmc.annotation.view_weights import recommended_threshold, unseen_auroc, view_weights
-from scdmc.annotation.views import (
+from scdmc.views.weights import recommended_threshold, unseen_auroc, view_weights
+from scdmc.views.regression import (
     CELLS_OF_FOLDS,
     CompactFeatures,
     Features,

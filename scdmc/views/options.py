@@ -1,0 +1,47 @@
+"""What can be chosen where a reference labels new cells. Nothing heavy is imported here, so that ``--help`` is quick."""
+
+from dataclasses import dataclass
+
+VIEWS = ("genes", "components", "scdmc")
+
+
+MEANING_OF_VIEWS = {
+    "genes": "logistic regression on the genes that both files have",
+    "components": "logistic regression on principal components of all cells, labelled or not",
+    "scdmc": "probe of all frozen poolings of scDMC",
+}
+
+
+AUTO = "auto"
+
+
+# Whose views a reference is read by unless another model is named.
+SHIPPED_MODEL = "scDMC-small"
+
+
+METHODS = ("views", "neighbours")
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """How a reference labels new cells.
+
+    Attributes
+    ----------
+    views
+        Some of :data:`VIEWS`.
+    label_key
+        Column of the reference's obs with the types.
+    batch_key
+        Column of the reference's obs with its batches: whole batches are folds. None for folds of cells.
+    min_probability
+        Less certain cells are Unknown; None takes the threshold that the reference recommends.
+    seed
+        Of folds, components and UMAP.
+    """
+
+    views: tuple[str, ...] = VIEWS
+    label_key: str = "cell_type"
+    batch_key: str | None = None
+    min_probability: float | None = None
+    seed: int = 42
