@@ -1,4 +1,4 @@
-"""Label the cells of a new file with a fine-tuned classifier, or, without any training, by a labelled reference."""
+"""Label the cells of a new file: by a labelled reference, or by a classifier that was made before."""
 
 import argparse
 from pathlib import Path
@@ -7,121 +7,137 @@ from typing import TYPE_CHECKING
 from scdmc.annotation.options import N_NEIGHBORS, OUTPUT_SUFFIXES, UNKNOWN, VOTE_RESOLUTION, AnnotationOptions
 from scdmc.cli.arguments import (
     POOLING_HELP,
+    add_batch_key_argument,
     add_count_arguments,
-    add_data_argument,
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
-    add_output_file_argument,
     count_options,
     placement,
 )
 from scdmc.cli.inputs import require_input
-from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, probability, script
+from scdmc.cli.parser import (
+    argument_parser,
+    fill_in,
+    output_file,
+    positive_float,
+    positive_int,
+    probability,
+    script,
+    seed,
+)
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.errors import ScDMCError
+from scdmc.model.names import VIEWS_FILE
+from scdmc.model.shipped import model_folder
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import CountOptions, is_counts
+from scdmc.views.options import AUTO, METHODS, SHIPPED_MODEL, VIEWS, ViewOptions
 
 if TYPE_CHECKING:
     from scdmc.annotation.annotators import Annotator
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
-    "{prog} --model classifier --data_path new_cells.h5ad --output_file annotated.h5ad --min_probability 0.5",
-    "{prog} --model scDMC-small --data_path new_cells.h5ad --output_file annotated.h5ad --reference labelled.h5ad",
+    "{prog} new_cells.h5ad --reference labelled.h5ad --label_key cell_type --output_dir annotated",
+    "{prog} --model annotated/classifier --data_path more_cells.h5ad --output_file more.h5ad --min_probability auto",
+    "{prog} --model scDMC-small --data_path new_cells.h5ad --output_file a.h5ad --reference ref.h5ad --method neighbours",
 )
-TRANSFER_DEFAULTS = {"label_key": "cell_type", "n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
+OF_REFERENCE = {"label_key": "cell_type", "method": "views"}
+OF_VIEWS = {"views": list(VIEWS), "batch_key": None}
+OF_NEIGHBOURS = {"n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
+SEED = 42
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation."""
     parser = argument_parser(__doc__, EXAMPLES)
-    add_model_argument(parser, meaning="folder of a classifier (downstream_tasks.py); with --reference, of any model")
-    add_data_argument(parser)
-    meaning = "to write: .h5ad, the same cells with their labels, or .csv, their table of obs with the labels"
-    add_output_file_argument(parser, meaning, OUTPUT_SUFFIXES)
+    parser.add_argument("new", nargs="?", type=Path, metavar="NEW", help="the same as --data_path")
+    meaning = f"folder of a classifier; with --reference any model (default: {SHIPPED_MODEL})"
+    add_model_argument(parser, meaning=meaning, is_required=False)
+    meaning = ".h5ad with raw counts, or tokenized parquet (not for views)"
+    parser.add_argument("--data_path", type=Path, metavar="DATA_PATH", help=meaning)
+    meaning = "to write: .h5ad, the same cells with their labels, or .csv, their table with the labels"
+    parser.add_argument("--output_file", type=output_file(OUTPUT_SUFFIXES), help=meaning)
+    meaning = "by views, in place of --output_file: folder for annotated.h5ad, tables, report.html and the classifier"
+    parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
+    parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
     labels = parser.add_argument_group("labels")
-    labels.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
+    meaning = f"less certain cells become {UNKNOWN}; by views also {AUTO}, the threshold that the reference recommends"
+    labels.add_argument("--min_probability", type=_threshold, default=0.0, help=meaning)
     labels.add_argument("--majority_vote", action="store_true", help="add the most frequent label of each cluster")
     labels.add_argument(
         "--vote_resolution",
         type=positive_float,
         help=f"resolution of these clusters, with --majority_vote (default: {VOTE_RESOLUTION})",
     )
-    add_transfer_arguments(parser)
+    _add_reference_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)
-    fill_in(arguments, TRANSFER_DEFAULTS, arguments.reference is not None, "without --reference")
-    fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
-    has_counts = any(is_counts(path) for path in (arguments.data_path, arguments.reference) if path)
-    fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
-    return arguments
+    if arguments.new is not None and arguments.data_path is not None:
+        raise ScDMCError(f"{arguments.new} and --data_path {arguments.data_path}: name the new cells once")
+    arguments.data_path = arguments.data_path or arguments.new
+    if arguments.data_path is None:
+        parser.error("the following arguments are required: --data_path")
+    return _completed(arguments)
 
 
-def add_transfer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of label transfer; :func:`parse_arguments` fills in their defaults."""
-    group = parser.add_argument_group("label transfer, instead of a classifier")
-    group.add_argument(
-        "--reference",
-        type=Path,
-        help="labelled .h5ad or tokenized parquet; its nearest cells vote (default: none, a classifier labels)",
-    )
-    shown = {name: f"(default: {value})" for name, value in TRANSFER_DEFAULTS.items()}
-    meaning = f"column of obs with the labels of the reference {shown['label_key']}"
+def _threshold(text: str) -> float | str:
+    return AUTO if text == AUTO else probability(text)
+
+
+def _add_reference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of a reference; :func:`_completed` fills in their defaults."""
+    group = parser.add_argument_group("a labelled reference, instead of a classifier")
+    meaning = "labelled .h5ad; for neighbours also tokenized parquet (default: none, a classifier labels)"
+    group.add_argument("--reference", type=Path, help=meaning)
+    meaning = f"column of obs with the labels of the reference (default: {OF_REFERENCE['label_key']})"
     add_label_key_argument(group, meaning, default=None)
-    group.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote {shown['n_neighbors']}")
-    group.add_argument("--stream", choices=STREAMS, help=f"which stream is compared {shown['stream']}")
-    group.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {shown['pooling']}")
-
-
-def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> "Annotator":
-    """What labels the cells: the classifier, or the reference cells as the encoder sees them."""
-    from scdmc.annotation.annotators import classifier_annotator, reference_annotator
-    from scdmc.cells.data import read_cells
-    from scdmc.labels import labels_of
-    from scdmc.model.devices import place_model
-    from scdmc.model.encoder import ScDMCModel
-    from scdmc.model.heads import ScDMCForCellClassification
-    from scdmc.model.storage import load_model
-
-    if not arguments.reference:
-        model = load_model(model_directory.path, ScDMCForCellClassification)
-        return classifier_annotator(place_model(model, **placement(arguments)), model_directory.path)
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
-    reference = read_cells(arguments.reference, model_directory, [arguments.label_key], count_options(arguments))
-    return reference_annotator(
-        encoder,
-        reference,
-        labels_of(reference.obs[arguments.label_key]),
-        model_directory.vocabulary,
-        arguments.stream,
-        arguments.pooling,
-        arguments.n_neighbors,
+    meaning = "several views of a cell, weighed by the reference, or its nearest cells, which vote (default: views)"
+    group.add_argument("--method", choices=METHODS, help=meaning)
+    views = parser.add_argument_group("by views")
+    views.add_argument("--views", nargs="+", choices=VIEWS, help=f"which are used (default: {' '.join(VIEWS)})")
+    views.add_argument(
+        "--batch_key",
+        help="column of obs with the batches of the reference: whole batches are held out to weigh the views "
+        "(default: none, cells are)",
     )
+    views.add_argument("--seed", type=seed, help=f"of folds, components and UMAP (default: {SEED})")
+    votes = parser.add_argument_group("by neighbours")
+    shown = {name: f"(default: {value})" for name, value in OF_NEIGHBOURS.items()}
+    votes.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote {shown['n_neighbors']}")
+    votes.add_argument("--stream", choices=STREAMS, help=f"which stream is compared {shown['stream']}")
+    votes.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {shown['pooling']}")
 
 
-@script
-def main(argv: list[str] | None = None) -> int:
-    """Label all cells, block by block, and print how many there are of each type."""
-    arguments = parse_arguments(argv)
-    counts = count_options(arguments)
-    options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
-    require_task_inputs(arguments)
-    if arguments.reference:
-        require_input(arguments.reference, "--reference")
-
-    from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
-    from scdmc.model.folder import open_model_directory
-
-    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
-    annotator = make_annotator(arguments, model_directory)
-    results = annotate_file(arguments.data_path, arguments.output_file, model_directory, annotator, options, counts)
-    print("\n".join(summary_lines(results, options.min_probability)))
-    print(f"wrote {arguments.output_file}")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with their defaults, after flags that say nothing here were refused."""
+    has_reference = arguments.reference is not None
+    fill_in(arguments, OF_REFERENCE, has_reference, "without --reference")
+    by_views = has_reference and arguments.method == "views"
+    fill_in(arguments, OF_VIEWS, by_views, "without --reference and --method views")
+    is_neighbours = has_reference and not by_views
+    fill_in(arguments, OF_NEIGHBOURS, is_neighbours, "without --reference and --method neighbours")
+    if arguments.model is None and not has_reference:
+        raise ScDMCError("name a labelled file with --reference, or the folder of a classifier with --model")
+    arguments.model = arguments.model or Path(SHIPPED_MODEL)
+    arguments.by_views = by_views or (not has_reference and (model_folder(arguments.model) / VIEWS_FILE).is_file())
+    of_views_only = {"output_dir": None, "seed": SEED}
+    fill_in(arguments, of_views_only, arguments.by_views, "without views")
+    if arguments.min_probability == AUTO and not arguments.by_views:
+        raise ScDMCError(f"--min_probability {AUTO} has no effect without views; give a number")
+    if (arguments.output_file is None) == (arguments.output_dir is None):
+        either = "--output_file or --output_dir" if arguments.by_views else "--output_file"
+        raise ScDMCError(f"name one place for the results: {either}")
+    fill_in(arguments, {"majority_vote": False}, not arguments.by_views, "by views")
+    if arguments.majority_vote and arguments.by_views:
+        raise ScDMCError("--majority_vote has no effect by views; leave it out")
+    fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
+    paths = [path for path in (arguments.data_path, arguments.reference) if path]
+    has_counts = any(is_counts(path) for path in paths)
+    fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
+    parquet = [path for path in paths if not is_counts(path)]
+    if arguments.by_views and parquet:
+        raise ScDMCError(f"{parquet[0]}: views read the counts of all genes; give the .h5ad, or --method neighbours")
+    return arguments
