@@ -7,6 +7,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
+# Rows of the held-out scores: all views together, and the same views without those of the language model.
+ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
+# Names of the views of the language model begin so.
+LANGUAGE_MODEL = "scDMC"
+# Label of a cell that has none.
+UNKNOWN = "Unknown"
+
 
 @dataclass(frozen=True)
 class CellsAsGenes:
@@ -41,9 +48,12 @@ class HeldOutScores:
     ----------
     methods
         One row per method: every view alone, all views together, and the controls; columns ``weight`` (of the view,
-        NaN for what is no view), ``accuracy``, ``macro_f1``, ``log_loss`` (nats), ``calibration_error``.
+        NaN for what is no view), ``accuracy``, ``macro_f1``, ``log_loss`` (nats), ``calibration_error``. The index is
+        the method's name: ``ALL_VIEWS`` for all views together; those of the language model begin with
+        ``LANGUAGE_MODEL``.
     types
-        One row per type: ``n_cells`` of the reference, ``precision``, ``recall``, ``f1`` of all views together.
+        One row per type, the index: ``n_cells`` of the reference, ``precision``, ``recall``, ``f1`` of all views
+        together.
     labels
         Out-of-fold label of each reference cell, shape (n_reference,).
     probability

@@ -66,6 +66,14 @@ PALETTE = (
 )
 
 
+# Twenty more for many groups: each as far as could be from all before it (distance in OKLab, to normal and to
+# colour-blind eyes), with a contrast of at least 3 to white and 2.5 to the dark ground of a page.
+MORE_COLOURS = (
+    "#ff3ce1", "#004bff", "#a55aff", "#3c692d", "#ff1e69", "#c35aa5", "#5a9600", "#c300c3", "#0fa587", "#006996",
+    "#874b78", "#695ae1", "#9687c3", "#b41e69", "#87782d", "#2d875a", "#8787ff", "#a500ff", "#0087a5", "#e16987",
+)  # fmt: skip
+
+
 # No palette keeps more colours than this apart for every reader: beyond it, numbers on the points name the groups.
 NUMBERED_FROM = 7
 
@@ -317,10 +325,28 @@ def _in_natural_order(labels: np.ndarray) -> list[str]:
     return sorted(names, key=lambda name: (name.startswith("other ("), int(name) if name.isdecimal() else -1, name))
 
 
-def series_colour(index: int) -> str | tuple[float, ...]:
-    """Colour of a group; the second ten are the first ten mixed with white."""
-    colour = PALETTE[index % len(PALETTE)]
-    return colour if index < len(PALETTE) else tuple(0.5 + 0.5 * np.array(to_rgb(colour)))
+def series_colour(index: int) -> str:
+    """Colour of a group, one of thirty; the thirty-first group has the colour of the first."""
+    colours = (*PALETTE, *MORE_COLOURS)
+    return colours[index % len(colours)]
+
+
+def group_colours(labels: np.ndarray) -> dict[str, str]:
+    """Colour of every group of some cells, as :func:`umap_figure` draws them; unknown is grey.
+
+    Groups that a figure would draw together, as "other", come after those that it draws apart.
+
+    Parameters
+    ----------
+    labels
+        Shape (n_cells,).
+    """
+    drawn = _legend(_few_groups(labels))["colour"].to_dict()
+    names = {str(name) for name in np.asarray(labels, dtype=object)[~is_missing(labels)]}
+    apart = {name: colour for name, colour in drawn.items() if not name.startswith("other (")}
+    n_apart = len(apart) - (WITHOUT_LABEL in apart)
+    others = sorted(names - set(apart))
+    return apart | {name: series_colour(n_apart + index) for index, name in enumerate(others)}
 
 
 def _write_number(axes: Axes, points: np.ndarray, number: str) -> None:

@@ -1,93 +1,86 @@
-"""One HTML page that carries its tables and figures in itself: mailed, archived and read without a network."""
+"""One HTML page that carries its tables and figures in itself: mailed, archived and read without a network.
+
+The page reads without JavaScript, on paper and on a phone. Scripts of ours let its tables sort and its maps move.
+"""
 
 import base64
+import importlib.resources
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; }
-h2 { font-size: 1.25rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-figure { margin: 1.5rem 0; }
-figcaption { font-size: 0.9rem; color: #444; margin-bottom: 0.4rem; }
-img { max-width: 100%; height: auto; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; }
-th, td { padding: 0.25rem 0.7rem; text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid #444; }
-tbody tr { border-bottom: 1px solid #ddd; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-@media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  figure, tr { break-inside: avoid; }
-  h2 { break-after: avoid; }
-  .wide { overflow: visible; }
-}
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-<nav aria-label="Contents"><ol>
-{% for section in sections %}
-<li><a href="#section-{{ loop.index }}">{{ section.title }}</a></li>
-{% endfor %}
-</ol></nav>
-{% for section in sections %}
-<section id="section-{{ loop.index }}">
-<h2>{{ section.title }}</h2>
-{% for paragraph in section.paragraphs %}
-<p>{{ paragraph }}</p>
-{% endfor %}
-{% for table in section.tables %}
-<figure>
-<figcaption>{{ table.caption }}</figcaption>
-<div class="wide"><table>
-<thead><tr>
-{% for column in table.columns %}
-<th scope="col"{% if column.is_number %} class="number"{% endif %}>{{ column.name }}</th>
-{% endfor %}
-</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr>
-{% for cell in row %}
-<td{% if table.columns[loop.index0].is_number %} class="number"{% endif %}>{{ cell }}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-</table></div>
-</figure>
-{% endfor %}
-{% for figure in section.figures %}
-<figure>
-<figcaption>{{ figure.caption }}</figcaption>
-<img src="data:image/png;base64,{{ figure.data }}" alt="{{ figure.caption }}">
-</figure>
-{% endfor %}
-</section>
-{% endfor %}
-</body>
-</html>
-"""
+LEVELS = ("good", "caution", "bad")
+
+
+@dataclass(frozen=True)
+class KeyNumber:
+    """A number that matters, with what it must be compared to.
+
+    Attributes
+    ----------
+    name, value, beside
+        What it is, the number as text, and its baseline as text.
+    """
+
+    name: str
+    value: str
+    beside: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What stands on top of a page.
+
+    Attributes
+    ----------
+    level
+        One of :data:`LEVELS`, the colour.
+    headline
+        The finding in a few words.
+    reasons
+        Why, one sentence each.
+    numbers
+        Those that matter.
+    """
+
+    level: str
+    headline: str
+    reasons: tuple[str, ...]
+    numbers: tuple[KeyNumber, ...] = ()
+
+
+@dataclass(frozen=True)
+class InteractiveMap:
+    """Points that the page lets move, from :func:`scdmc.reports.cell_map.interactive_map`.
+
+    Attributes
+    ----------
+    caption
+        The finding; also what a screen reader says.
+    figure
+        The same map as PNG, for readers without JavaScript and for paper.
+    points
+        JSON that may stand within HTML.
+    value_names
+        What the points can be coloured by, beside the label.
+    """
+
+    caption: str
+    figure: Path
+    points: str
+    value_names: tuple[str, ...]
 
 
 @dataclass
 class Section:
-    """A part of a report: a heading, text, then tables, then figures.
+    """A part of a report: a heading, text, points, maps, then tables and figures.
 
     Attributes
     ----------
@@ -99,16 +92,25 @@ class Section:
         (caption, table) pairs. An index that is not the plain row number becomes the first columns.
     figures
         (caption, PNG file) pairs. The caption is also what a screen reader says.
+    points
+        Items of a list below the text.
+    maps
+        Maps that move.
+    figures_first
+        True if figures stand above tables.
     """
 
     title: str
     text: str = ""
     tables: list[tuple[str, pd.DataFrame]] = field(default_factory=list)
     figures: list[tuple[str, Path]] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    maps: list[InteractiveMap] = field(default_factory=list)
+    figures_first: bool = False
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write a self-contained HTML page: contents, then the sections; all text is escaped.
+def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict | None = None) -> None:
+    """Write a self-contained HTML page: the verdict, contents, then the sections; all text is escaped.
 
     Parameters
     ----------
@@ -118,16 +120,31 @@ def write_report(path: Path, title: str, sections: Sequence[Section]) -> None:
         Of the page.
     sections
         In the order of the page.
+    lead
+        What stands on top. Tables of a page that has one can be sorted, filtered and saved.
 
     Raises
     ------
     ScDMCError
         If a figure's file is absent or no PNG.
     """
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined).from_string(PAGE)
-    page = template.render(title=title, sections=[_section_for_page(section) for section in sections])
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    scripts = ["tables.js"] * (lead is not None) + ["cell_map.js"] * any(section.maps for section in sections)
+    page = environment.from_string(_own_file("page.html")).render(
+        title=title,
+        lead=lead,
+        sections=[_section_for_page(section) for section in sections],
+        css=Markup(_own_file("page.css")),
+        scripts=[Markup(_own_file(name)) for name in scripts],
+    )
     with atomic_path(Path(path)) as temporary:
-        temporary.write_text(page, encoding="utf8")
+        # Names of files may hold half characters, which no file can.
+        temporary.write_text(page, encoding="utf8", errors="replace")
+
+
+def _own_file(name: str) -> str:
+    """Text of a file beside this module."""
+    return importlib.resources.files("scdmc.reports").joinpath(name).read_text(encoding="utf8").strip()
 
 
 def _section_for_page(section: Section) -> dict:
@@ -137,6 +154,17 @@ def _section_for_page(section: Section) -> dict:
         "paragraphs": [" ".join(block.split()) for block in section.text.split("\n\n") if block.strip()],
         "tables": [_table_for_page(caption, table) for caption, table in section.tables],
         "figures": [{"caption": caption, "data": _png_as_base64(Path(file))} for caption, file in section.figures],
+        "points": section.points,
+        "maps": [
+            {
+                "caption": part.caption,
+                "data": _png_as_base64(part.figure),
+                "points": Markup(part.points),
+                "value_names": part.value_names,
+            }
+            for part in section.maps
+        ],
+        "order": ("figures", "tables") if section.figures_first else ("tables", "figures"),
     }
 
 
