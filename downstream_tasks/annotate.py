@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from scdmc.annotation.options import N_NEIGHBORS, OUTPUT_SUFFIXES, UNKNOWN, VOTE_RESOLUTION, AnnotationOptions
 from scdmc.cli.arguments import (
     POOLING_HELP,
-    add_batch_key_argument,
     add_count_arguments,
     add_label_key_argument,
     add_model_argument,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "{prog} new_cells.h5ad --reference labelled.h5ad --label_key cell_type --output_dir annotated",
     "{prog} --model annotated/classifier --data_path more_cells.h5ad --output_file more.h5ad --min_probability auto",
-    "{prog} --model scDMC-small --data_path new_cells.h5ad --output_file a.h5ad --reference ref.h5ad --method neighbours",
+    "{prog} --data_path new_cells.h5ad --reference labelled.h5ad --method neighbours --output_file annotated.h5ad",
 )
 OF_REFERENCE = {"label_key": "cell_type", "method": "views"}
 OF_VIEWS = {"views": list(VIEWS), "batch_key": None}
@@ -131,8 +130,6 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
         either = "--output_file or --output_dir" if arguments.by_views else "--output_file"
         raise ScDMCError(f"name one place for the results: {either}")
     fill_in(arguments, {"majority_vote": False}, not arguments.by_views, "by views")
-    if arguments.majority_vote and arguments.by_views:
-        raise ScDMCError("--majority_vote has no effect by views; leave it out")
     fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
     paths = [path for path in (arguments.data_path, arguments.reference) if path]
     has_counts = any(is_counts(path) for path in paths)
@@ -141,3 +138,78 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.by_views and parquet:
         raise ScDMCError(f"{parquet[0]}: views read the counts of all genes; give the .h5ad, or --method neighbours")
     return arguments
+
+
+def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> "Annotator":
+    """What labels the cells block by block: the classifier, or the neighbours among reference cells."""
+    from scdmc.annotation.annotators import classifier_annotator, reference_annotator
+    from scdmc.cells.data import read_cells
+    from scdmc.labels import labels_of
+    from scdmc.model.devices import place_model
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.heads import ScDMCForCellClassification
+    from scdmc.model.storage import load_model
+
+    if not arguments.reference:
+        model = load_model(model_directory.path, ScDMCForCellClassification)
+        return classifier_annotator(place_model(model, **placement(arguments)), model_directory.path)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    reference = read_cells(arguments.reference, model_directory, [arguments.label_key], count_options(arguments))
+    return reference_annotator(
+        encoder,
+        reference,
+        labels_of(reference.obs[arguments.label_key]),
+        model_directory.vocabulary,
+        arguments.stream,
+        arguments.pooling,
+        arguments.n_neighbors,
+    )
+
+
+def annotate_by_views(arguments: argparse.Namespace) -> list[str]:
+    """Label by the views of a reference, or by the folder that one left."""
+    from scdmc.model.devices import place_model
+    from scdmc.model.folder import open_model_directory
+    from scdmc.views.files import Output, annotate_by_folder, annotate_by_reference, load_for_views
+
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    model = place_model(load_for_views(model_directory), **placement(arguments))
+    output, counts = Output(arguments.output_dir, arguments.output_file), count_options(arguments)
+    threshold = None if arguments.min_probability == AUTO else arguments.min_probability
+    if arguments.reference is None:
+        options = ViewOptions(min_probability=threshold, seed=arguments.seed)
+        return annotate_by_folder(arguments.data_path, output, model, model_directory, options, counts)
+    options = ViewOptions(tuple(arguments.views), arguments.label_key, arguments.batch_key, threshold, arguments.seed)
+    paths = (arguments.data_path, arguments.reference)
+    return annotate_by_reference(*paths, output, model, model_directory, options, counts)
+
+
+def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
+    """Label block by block, by a fine-tuned classifier or by neighbours; the cells are never in memory all at once."""
+    from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
+    from scdmc.model.folder import open_model_directory
+
+    counts = count_options(arguments)
+    options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
+    annotator = make_annotator(arguments, model_directory)
+    results = annotate_file(arguments.data_path, arguments.output_file, model_directory, annotator, options, counts)
+    return summary_lines(results, options.min_probability)
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Label all cells, and print how many there are of each type."""
+    arguments = parse_arguments(argv)
+    require_task_inputs(arguments)
+    if arguments.reference:
+        require_input(arguments.reference, "--reference")
+    lines = annotate_by_views(arguments) if arguments.by_views else annotate_by_blocks(arguments)
+    print("\n".join(lines))
+    print(f"wrote {arguments.output_file or arguments.output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""What is known of new cells after a reference has labelled them: what the files, the table and the page are made of."""
+"""What is known of new cells after a reference has labelled them: what files, table and page are made of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -94,10 +94,12 @@ class CellCounts:
         """Both streams of each cell, of these genes, as the model reads them."""
         totals = total_counts(self.counts)
         median, size = tokenizer.median_of_token, tokenizer.model_input_size
-        streams = concatenate_streams([
-            cell_streams(self.counts[part], self.tokens, totals[part], median, size)
-            for part in (slice(start, start + CELLS_OF_BLOCK) for start in range(0, len(self.rows), CELLS_OF_BLOCK))
-        ])
+        streams = concatenate_streams(
+            [
+                cell_streams(self.counts[part], self.tokens, totals[part], median, size)
+                for part in (slice(start, start + CELLS_OF_BLOCK) for start in range(0, len(self.rows), CELLS_OF_BLOCK))
+            ]
+        )
         obs_table = pa.table({ROW_COLUMN: self.rows})
         return TokenizedCells(
             streams.input_ids_rank,

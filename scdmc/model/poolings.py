@@ -1,4 +1,4 @@
-"""Every pooling of a cell's states: all layers, both streams, all ways to make one vector, in one pass of the encoder."""
+"""Every pooling of a cell's states: all layers, both streams, all ways to make one vector, in one pass."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -37,10 +37,7 @@ def pooled_states(
     """
     layers = range(encoder.config.num_hidden_layers + 1) if layers is None else layers
     hidden_size = encoder.config.hidden_size
-    joined = {
-        choice: np.empty((len(cells), 2 * hidden_size), dtype=np.float32)
-        for choice in product(layers, POOLINGS)
-    }
+    joined = {choice: np.empty((len(cells), 2 * hidden_size), dtype=np.float32) for choice in product(layers, POOLINGS)}
     was_training = encoder.training
     encoder.eval()
     for chosen, batch in inference_batches(cells, "both", "weighted", what):

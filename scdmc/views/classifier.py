@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 
 from scdmc.annotation.calibration import calibrate, with_temperature
-from scdmc.views.weights import recommended_threshold, unseen_auroc, view_weights
 from scdmc.views.regression import (
     CELLS_OF_FOLDS,
     CompactFeatures,
@@ -26,6 +25,7 @@ from scdmc.views.regression import (
     is_learnable,
     sample_of_cells,
 )
+from scdmc.views.weights import recommended_threshold, unseen_auroc, view_weights
 
 logger = logging.getLogger(__name__)
 

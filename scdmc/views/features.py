@@ -3,8 +3,8 @@
 Source: docs/method.md, "Views of a cell and their weights".
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse
@@ -102,7 +102,9 @@ class FeatureMaker:
         tokens = cells.tokenized(self.tokenizer)
         poolings = pooled_states(self.encoder, tokens, what, layers_used(self.encoder.config.num_hidden_layers))
         if "scdmc" in views:
-            features["scdmc"] = np.concatenate([poolings[choice] for choice in poolings if choice != (0, "cls")], axis=1)
+            features["scdmc"] = np.concatenate(
+                [poolings[choice] for choice in poolings if choice != (0, "cls")], axis=1
+            )
         embedding = poolings[self.encoder.config.num_hidden_layers, "cls"]
         return ViewsOfCells(features, expression, components, embedding)
 
@@ -127,6 +129,10 @@ class ViewsOfCells:
     expression: scipy.sparse.csr_matrix
     components: np.ndarray
     embedding: np.ndarray
+
+    def without(self, views: Collection[str]) -> "ViewsOfCells":
+        """The same without the features of some views."""
+        return replace(self, features={view: each for view, each in self.features.items() if view not in views})
 
 
 def layers_used(n_layers: int) -> list[int]:

@@ -1,13 +1,17 @@
 """Label new cells by a labelled reference: from two files' counts to all that is known of the new cells."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
+from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from scdmc.annotation.annotated_cells import AnnotatedCells, CellsAsGenes, HeldOutScores
 from scdmc.annotation.calibration import expected_calibration_error
@@ -40,6 +44,11 @@ LEAST_SHARE_OF_VIEWS = {"genes": 0.7, "components": 0.7}
 
 
 ALL_VIEWS, WITHOUT_SCDMC = "all views", "all views without scDMC"
+
+
+# Where principal components tell new from reference cells so well, the types of the one are not where they are in the
+# other, and a classifier on components errs with confidence.
+MOST_SEPARABLE, CELLS_TOLD_APART, FEWEST_TOLD_APART = 0.9, 1000, 20
 
 
 # Of the cells of a map: a graph of fewer makes none.
@@ -206,9 +215,7 @@ def label_by_fitted(
     left_out = {}
     for view in fitted.classifier.views:
         if share < LEAST_SHARE_OF_VIEWS.get(view, 0.0):
-            left_out[view] = (
-                f"{new.name} has {share:.0%} of its genes, and it needs {LEAST_SHARE_OF_VIEWS[view]:.0%}"
-            )
+            left_out[view] = f"{new.name} has {share:.0%} of its genes, and it needs {LEAST_SHARE_OF_VIEWS[view]:.0%}"
             logger.warning("warning: the view %s is left out: %s", view, left_out[view])
     views = [view for view in fitted.classifier.views if view not in left_out]
     if not views:
@@ -217,7 +224,44 @@ def label_by_fitted(
             f"for its views ({', '.join(left_out)}); label it with --reference"
         )
     cells = fitted.maker.of_cells(new, views, "encode")
-    return labelled(fitted, cells, min_probability, left_out, seed)
+    left_out |= _apart(new.name, fitted.distances.cells, cells, views, seed)
+    return labelled(fitted, cells.without(left_out), min_probability, left_out, seed)
+
+
+def separability(reference: np.ndarray, new: np.ndarray, seed: int = 42) -> float:
+    """AUROC of a logistic regression that tells new from reference cells, out of fold: 0.5 if they are alike.
+
+    Parameters
+    ----------
+    reference, new
+        Principal components, shape (n_cells, n_components) each; at most :data:`CELLS_TOLD_APART` of each are taken.
+    seed
+        Which ones.
+    """
+    rng = np.random.default_rng(seed)
+    parts = [each[rng.permutation(len(each))[:CELLS_TOLD_APART]] for each in (reference, new)]
+    if min(map(len, parts)) < FEWEST_TOLD_APART:
+        return 0.5  # too few to tell
+    is_new = np.repeat([0, 1], [len(each) for each in parts])
+    told = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    chance = cross_val_predict(told, np.concatenate(parts), is_new, cv=3, method="predict_proba")[:, 1]
+    return float(roc_auc_score(is_new, chance))
+
+
+def _apart(
+    name: str, reference: np.ndarray, new: ViewsOfCells, views: Sequence[str], seed: int
+) -> dict[str, str]:
+    """The view of components with the reason to leave it out, where these tell new from reference cells."""
+    others = [view for view in views if view != "components"]
+    if "components" not in views or not others:
+        return {}
+    has_counts = new.expression.getnnz(axis=1) > 0
+    auroc = separability(reference, new.components[has_counts], seed)
+    if auroc < MOST_SEPARABLE:
+        return {}
+    reason = f"by their principal components the cells of {name} are told from the reference (AUROC {auroc:.2f})"
+    logger.info("the view components is left out: %s", reason)
+    return {"components": reason}
 
 
 def label_new_cells(
@@ -266,9 +310,11 @@ def label_new_cells(
     maker = FeatureMaker(shared, tokenizer, encoder, components_of(both, options.seed))
     of_reference = maker.of_cells(reference, options.views, "encode the reference")
     of_new = maker.of_cells(new_of_shared, options.views, "encode the new cells")
+    left_out = _apart(new.name, of_reference.components, of_new, options.views, options.seed)
+    of_reference = of_reference.without(left_out)
     classifier, held_out = fit_view_classifier(of_reference.features, labels, batch, options.seed)
     fitted = FittedReference(maker, classifier, ReferenceDistances.of(of_reference.components, options.seed))
-    cells = labelled(fitted, of_new, options.min_probability, {}, options.seed)
+    cells = labelled(fitted, of_new.without(left_out), options.min_probability, left_out, options.seed)
     names = _shown_names(reference)
     annotated = AnnotatedCells(
         new=CellsAsGenes(of_new.expression, names, new.obs, new.name, new.n_genes_of_file),
@@ -367,9 +413,7 @@ def _map_of(components: np.ndarray, is_empty: np.ndarray, seed: int) -> np.ndarr
     return place
 
 
-def _facts(
-    fitted: FittedReference, new: CellCounts, reference: CellCounts, options: ViewOptions
-) -> Mapping[str, str]:
+def _facts(fitted: FittedReference, new: CellCounts, reference: CellCounts, options: ViewOptions) -> Mapping[str, str]:
     strengths = ", ".join(f"{view} {fit.C:g}" for view, fit in fitted.classifier.views.items())
     n_genes, n_components = fitted.maker.components.loadings.shape
     return {

@@ -1,4 +1,4 @@
-"""What can be chosen where a reference labels new cells. Nothing heavy is imported here, so that ``--help`` is quick."""
+"""What can be chosen where a reference labels new cells. Nothing heavy is imported here: ``--help`` is quick."""
 
 from dataclasses import dataclass
 

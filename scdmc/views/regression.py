@@ -280,8 +280,8 @@ def fold_view(
             if loss > lowest - (LEAST_GAIN if C > best.C else -LEAST_GAIN):
                 break
             lowest, best = min(loss, lowest), view
-        if best.C != grid[middle]:
-            break  # one side was better, so that the other is worse
+        if best.C in side:
+            break  # this side was better, so that the other is worse
     return best
 
 
@@ -293,7 +293,7 @@ def log_loss(probabilities: np.ndarray, types: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Mean and spread of labelled cells, shape (n_features,) each; a feature that is constant has an infinite spread."""
+    """Mean and spread of labelled cells, shape (n_features,) each; a feature that is constant has an endless spread."""
 
     mean: np.ndarray
     spread: np.ndarray

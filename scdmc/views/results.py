@@ -1,6 +1,5 @@
 """Results of labelled cells for people: columns of obs, an annotated copy of the file, tables."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -108,5 +107,3 @@ def summary_lines(cells: LabelledCells, recommended: float) -> list[str]:
     if is_empty.any():
         lines.append(f"{is_empty.sum():,} cells have no count in any shared gene and are {UNKNOWN}")
     return lines
-
-
