@@ -121,7 +121,9 @@ FLAGS = {
     "--view_dropout": "genes that a stream lacks",
     "--published_objective": "the objective as released",
     # annotation
-    "--reference": "labelled cells that vote",
+    "--reference": "labelled cells by which new ones are labelled",
+    "--method": "views of a reference, or votes of its cells",
+    "--views": "which views of a cell are used",
     "--min_probability": "less certain cells become Unknown",
     "--majority_vote": "the most frequent label of a cluster",
     "--vote_resolution": "of the clusters that vote",
