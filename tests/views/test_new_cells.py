@@ -8,6 +8,7 @@ import scipy.sparse
 
 import scdmc
 from scdmc.errors import ScDMCError
+from scdmc.genes.ids import load_symbols
 
 TYPES = ("acinar", "beta", "ductal", "endothelial")
 
@@ -47,12 +48,12 @@ def test_labels_are_right_and_every_view_votes(halves, expected):
 def test_order_and_names_of_genes_change_nothing(halves, expected, model_path):
     reference, new = halves
     new = new[:, ::-1].copy()
-    new.var = pd.DataFrame(index=new.var["ensembl_id"].astype(str))
-    reference = reference.copy()
-    reference.var = pd.DataFrame(index=reference.var["gene_symbol"].astype(str).to_numpy())
-    known = new.var_names.str.startswith("ENSG")
-    found = scdmc.annotate(new[:, known].copy(), model_path, reference=reference)
-    assert (found.obs["scDMC_cell_type"] == expected.obs["scDMC_cell_type"]).mean() > 0.9
+    ids = load_symbols()
+    new.var = pd.DataFrame(index=[ids.get(name.upper(), name) for name in new.var_names])
+    assert (new.var_names.str.startswith("ENSG")).mean() > 0.8
+    found = scdmc.annotate(new, model_path, reference=reference)
+    np.testing.assert_array_equal(found.obs["scDMC_cell_type"].astype(str), expected.obs["scDMC_cell_type"].astype(str))
+    np.testing.assert_allclose(probabilities(found), probabilities(expected), atol=1e-3)
 
 
 def test_the_same_cells_twice_give_the_same_numbers(halves, expected, model_path):
