@@ -11,6 +11,7 @@ from scdmc.cli.arguments import (
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
+    add_seed_argument,
     count_options,
     placement,
 )
@@ -23,12 +24,10 @@ from scdmc.cli.parser import (
     positive_int,
     probability,
     script,
-    seed,
 )
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.model.names import VIEWS_FILE
-from scdmc.model.shipped import model_folder
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import CountOptions, is_counts
 from scdmc.views.options import AUTO, METHODS, SHIPPED_MODEL, VIEWS, ViewOptions
@@ -45,20 +44,21 @@ EXAMPLES = (
 OF_REFERENCE = {"label_key": "cell_type", "method": "views"}
 OF_VIEWS = {"views": list(VIEWS), "batch_key": None}
 OF_NEIGHBOURS = {"n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
-SEED = 42
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation."""
     parser = argument_parser(__doc__, EXAMPLES)
-    parser.add_argument("new", nargs="?", type=Path, metavar="NEW", help="the same as --data_path")
+    parser.add_argument("new", nargs="?", type=Path, metavar="NEW", help="the same as --data_path (default: none)")
     meaning = f"folder of a classifier; with --reference any model (default: {SHIPPED_MODEL})"
     add_model_argument(parser, meaning=meaning, is_required=False)
-    meaning = ".h5ad with raw counts, or tokenized parquet (not for views)"
+    meaning = ".h5ad with raw counts, or tokenized parquet, which views do not read (default: NEW)"
     parser.add_argument("--data_path", type=Path, metavar="DATA_PATH", help=meaning)
-    meaning = "to write: .h5ad, the same cells with their labels, or .csv, their table with the labels"
+    meaning = (
+        "to write: .h5ad, the same cells with their labels, or .csv, their table (default: none, see --output_dir)"
+    )
     parser.add_argument("--output_file", type=output_file(OUTPUT_SUFFIXES), help=meaning)
-    meaning = "by views, in place of --output_file: folder for annotated.h5ad, tables, report.html and the classifier"
+    meaning = "by views, for all results and a classifier: a folder to write (default: none, see --output_file)"
     parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
     labels = parser.add_argument_group("labels")
@@ -70,6 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=positive_float,
         help=f"resolution of these clusters, with --majority_vote (default: {VOTE_RESOLUTION})",
     )
+    add_seed_argument(parser, "of folds, components, clusters and UMAP")
     _add_reference_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
@@ -102,7 +103,6 @@ def _add_reference_arguments(parser: argparse.ArgumentParser) -> None:
         help="column of obs with the batches of the reference: whole batches are held out to weigh the views "
         "(default: none, cells are)",
     )
-    views.add_argument("--seed", type=seed, help=f"of folds, components and UMAP (default: {SEED})")
     votes = parser.add_argument_group("by neighbours")
     shown = {name: f"(default: {value})" for name, value in OF_NEIGHBOURS.items()}
     votes.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote {shown['n_neighbors']}")
@@ -115,15 +115,16 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     has_reference = arguments.reference is not None
     fill_in(arguments, OF_REFERENCE, has_reference, "without --reference")
     by_views = has_reference and arguments.method == "views"
-    fill_in(arguments, OF_VIEWS, by_views, "without --reference and --method views")
+    fill_in(arguments, OF_VIEWS, by_views, f"without {'--method views' if has_reference else '--reference'}")
     is_neighbours = has_reference and not by_views
-    fill_in(arguments, OF_NEIGHBOURS, is_neighbours, "without --reference and --method neighbours")
+    fill_in(
+        arguments, OF_NEIGHBOURS, is_neighbours, f"without {'--method neighbours' if has_reference else '--reference'}"
+    )
     if arguments.model is None and not has_reference:
         raise ScDMCError("name a labelled file with --reference, or the folder of a classifier with --model")
     arguments.model = arguments.model or Path(SHIPPED_MODEL)
-    arguments.by_views = by_views or (not has_reference and (model_folder(arguments.model) / VIEWS_FILE).is_file())
-    of_views_only = {"output_dir": None, "seed": SEED}
-    fill_in(arguments, of_views_only, arguments.by_views, "without views")
+    arguments.by_views = by_views or (not has_reference and (arguments.model / VIEWS_FILE).is_file())
+    fill_in(arguments, {"output_dir": None}, arguments.by_views, "without views")
     if arguments.min_probability == AUTO and not arguments.by_views:
         raise ScDMCError(f"--min_probability {AUTO} has no effect without views; give a number")
     if (arguments.output_file is None) == (arguments.output_dir is None):
@@ -190,7 +191,9 @@ def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     from scdmc.model.folder import open_model_directory
 
     counts = count_options(arguments)
-    options = AnnotationOptions(arguments.min_probability, arguments.majority_vote, arguments.vote_resolution)
+    options = AnnotationOptions(
+        arguments.min_probability, arguments.majority_vote, arguments.vote_resolution, arguments.seed
+    )
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
     annotator = make_annotator(arguments, model_directory)

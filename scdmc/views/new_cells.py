@@ -48,7 +48,7 @@ ALL_VIEWS, WITHOUT_SCDMC = "all views", "all views without scDMC"
 
 # Where principal components tell new from reference cells so well, the types of the one are not where they are in the
 # other, and a classifier on components errs with confidence.
-MOST_SEPARABLE, CELLS_TOLD_APART, FEWEST_TOLD_APART = 0.9, 1000, 20
+MOST_SEPARABLE, CELLS_TOLD_APART, FEWEST_TOLD_APART = 0.99, 1000, 20
 
 
 # Of the cells of a map: a graph of fewer makes none.
@@ -248,9 +248,7 @@ def separability(reference: np.ndarray, new: np.ndarray, seed: int = 42) -> floa
     return float(roc_auc_score(is_new, chance))
 
 
-def _apart(
-    name: str, reference: np.ndarray, new: ViewsOfCells, views: Sequence[str], seed: int
-) -> dict[str, str]:
+def _apart(name: str, reference: np.ndarray, new: ViewsOfCells, views: Sequence[str], seed: int) -> dict[str, str]:
     """The view of components with the reason to leave it out, where these tell new from reference cells."""
     others = [view for view in views if view != "components"]
     if "components" not in views or not others:

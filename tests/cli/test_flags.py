@@ -259,7 +259,7 @@ def test_the_scripts_of_the_published_commands_take_the_published_names(actions)
 
 
 def test_shared_flags_have_one_default(actions):
-    defaults = {"--seed": {42}, "--batch_key": {"batch"}, "--dtype": {"float32"}, "--attention": {"auto"}}
+    defaults = {"--seed": {42}, "--batch_key": {"batch", None}, "--dtype": {"float32"}, "--attention": {"auto"}}
     for of_script in actions.values():
         for action in of_script:
             for name in set(flags_of(action)) & set(defaults):
@@ -275,8 +275,9 @@ def test_help_says_every_default(load_script, monkeypatch):
         for action in parser._actions:
             if action.required or action.help == "==SUPPRESS==" or action.dest in ("help", "version"):
                 continue
+            name = (*action.option_strings, action.metavar)[0]  # one without a flag stands by its place
             shown = re.search(
-                rf"^  {action.option_strings[0]}[ ,\n].*?(?=^  -|^\S|\Z)", text, flags=re.M | re.S
+                rf"^  {name}[ ,\n].*?(?=^  -|^\S|\Z)", text, flags=re.M | re.S
             ).group()
             if "(default: " not in shown or "(default: None)" in shown:
                 lacking.append(f"{script}: {' '.join(shown.split())}")

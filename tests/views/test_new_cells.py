@@ -156,7 +156,7 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
     assert "left out: genes" in printed.out
     status, printed = run(*classifier, tmp_path / "panel.h5ad", "--output_file", tmp_path / "panel.csv")
     assert status == 2
-    assert "of the" in printed.err and "genes that the classifier knows" in printed.err
+    assert "genes that the classifier knows" in printed.err
 
     damaged = (out / "classifier" / "views.json").read_text().replace('"scdmc_views": 1', '"scdmc_views": 9')
     (out / "classifier" / "views.json").write_text(damaged)
