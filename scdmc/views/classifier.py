@@ -30,7 +30,7 @@ from scdmc.views.weights import recommended_threshold, unseen_auroc, view_weight
 logger = logging.getLogger(__name__)
 
 # Views whose features have no unit in common: each is divided by its spread over the labelled cells.
-STANDARDISED = ("components", "scdmc")
+STANDARDISED = ("components", "scdmc", "vectors")
 
 
 # Types are left out one after the other to learn what a cell of an unseen type looks like: so many at most.
