@@ -8,6 +8,7 @@ from scdmc.annotation.options import N_NEIGHBORS, OUTPUT_SUFFIXES, UNKNOWN, VOTE
 from scdmc.cli.arguments import (
     POOLING_HELP,
     add_count_arguments,
+    add_data_argument,
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
@@ -37,9 +38,8 @@ if TYPE_CHECKING:
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
-    "{prog} new_cells.h5ad --reference labelled.h5ad --label_key cell_type --output_dir annotated",
+    "{prog} --data_path new_cells.h5ad --reference labelled.h5ad --label_key cell_type --output_dir annotated",
     "{prog} --model annotated/classifier --data_path more_cells.h5ad --output_file more.h5ad --min_probability auto",
-    "{prog} --data_path new_cells.h5ad --reference labelled.h5ad --method neighbours --output_file annotated.h5ad",
 )
 OF_REFERENCE = {"label_key": "cell_type", "method": "views"}
 OF_VIEWS = {"views": list(VIEWS), "batch_key": None}
@@ -49,11 +49,10 @@ OF_NEIGHBOURS = {"n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation."""
     parser = argument_parser(__doc__, EXAMPLES)
-    parser.add_argument("new", nargs="?", type=Path, metavar="NEW", help="the same as --data_path (default: none)")
     meaning = f"folder of a classifier; with --reference any model (default: {SHIPPED_MODEL})"
     add_model_argument(parser, meaning=meaning, is_required=False)
-    meaning = ".h5ad with raw counts, or tokenized parquet, which views do not read (default: NEW)"
-    parser.add_argument("--data_path", type=Path, metavar="DATA_PATH", help=meaning)
+    meaning = ".h5ad with raw counts, or tokenized parquet, which views do not read"
+    add_data_argument(parser, meaning=meaning)
     meaning = (
         "to write: .h5ad, the same cells with their labels, or .csv, their table (default: none, see --output_dir)"
     )
@@ -74,13 +73,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     _add_reference_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.new is not None and arguments.data_path is not None:
-        raise ScDMCError(f"{arguments.new} and --data_path {arguments.data_path}: name the new cells once")
-    arguments.data_path = arguments.data_path or arguments.new
-    if arguments.data_path is None:
-        parser.error("the following arguments are required: --data_path")
-    return _completed(arguments)
+    return _completed(parser.parse_args(argv))
 
 
 def _threshold(text: str) -> float | str:

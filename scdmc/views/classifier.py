@@ -40,6 +40,10 @@ MOST_TYPES_LEFT_OUT = 15
 CELLS_OF_LEAVING_OUT = 1000
 
 
+# More labelled cells than these change no view.
+CELLS_OF_FIT = 20_000
+
+
 @dataclass(frozen=True)
 class Consensus:
     """How some of the views make one answer.
@@ -140,6 +144,7 @@ def fit_view_classifier(
     names, types = np.unique(labels.astype(str), return_inverse=True)
     chosen = sample_of_cells(types, CELLS_OF_FOLDS, seed)
     folds = fold_of_cells(types[chosen], None if batch is None else batch[chosen], seed)
+    many = sample_of_cells(types, CELLS_OF_FIT, seed)
     learnable = np.ones(len(types), dtype=bool)
     learnable[chosen] = is_learnable(types[chosen], folds)
     views, out_of_fold, compact = {}, {}, {}
@@ -150,11 +155,10 @@ def fit_view_classifier(
         folded = fold_view(axes.own, axes.variance, types[chosen], folds)
         fitted = fit_view(axes.own, axes.variance, types[chosen], len(names), folded.C)
         if len(chosen) < len(types):
-            turned = axes.turned(scaled)
             # Cells that are in no fold were not seen by the fit of those that are.
-            out_of_fold[view] = fitted.probabilities(turned)
+            out_of_fold[view] = axes.turned_back(fitted).probabilities(scaled)
             out_of_fold[view][chosen] = folded.probabilities
-            fitted = fit_view(turned, axes.variance, types, len(names), folded.C, fitted)
+            fitted = fit_view(axes.turned(scaled[many]), axes.variance, types[many], len(names), folded.C, fitted)
         else:
             out_of_fold[view] = folded.probabilities
         fitted = axes.turned_back(fitted)

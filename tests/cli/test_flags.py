@@ -122,6 +122,9 @@ FLAGS = {
     "--published_objective": "the objective as released",
     # annotation
     "--reference": "labelled cells by which new ones are labelled",
+    "--within": "files that are split into labelled and new cells",
+    "--batches": "files of which each batch is new once",
+    "--pairs": "two files, each of which labels the other",
     "--method": "views of a reference, or votes of its cells",
     "--views": "which views of a cell are used",
     "--min_probability": "less certain cells become Unknown",
@@ -275,9 +278,8 @@ def test_help_says_every_default(load_script, monkeypatch):
         for action in parser._actions:
             if action.required or action.help == "==SUPPRESS==" or action.dest in ("help", "version"):
                 continue
-            name = (*action.option_strings, action.metavar)[0]  # one without a flag stands by its place
             shown = re.search(
-                rf"^  {name}[ ,\n].*?(?=^  -|^\S|\Z)", text, flags=re.M | re.S
+                rf"^  {action.option_strings[0]}[ ,\n].*?(?=^  -|^\S|\Z)", text, flags=re.M | re.S
             ).group()
             if "(default: " not in shown or "(default: None)" in shown:
                 lacking.append(f"{script}: {' '.join(shown.split())}")

@@ -134,8 +134,8 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
         status = main([str(word) for word in words])
         return status, capsys.readouterr()
 
-    status, printed = run(tmp_path / "new.h5ad", "--reference", tmp_path / "reference.h5ad", "--model", model_path,
-                          "--output_dir", out)  # fmt: skip
+    pair = ("--data_path", tmp_path / "new.h5ad", "--reference", tmp_path / "reference.h5ad")
+    status, printed = run(*pair, "--model", model_path, "--output_dir", out)
     assert status == 0
     assert "weights of the views" in printed.out
     found = anndata.read_h5ad(out / "annotated.h5ad")
