@@ -1,4 +1,4 @@
-"""Label the cells of a new file with a fine-tuned classifier, or, without any training, by a labelled reference."""
+"""Label the cells of a new file: by a labelled reference, or by a classifier that was made before."""
 
 import argparse
 from pathlib import Path
@@ -14,81 +14,137 @@ from scdmc.cli.arguments import (
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
-    add_output_file_argument,
+    add_seed_argument,
     count_options,
     label_options,
     placement,
 )
 from scdmc.cli.inputs import require_input
-from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, probability, script
+from scdmc.cli.parser import (
+    argument_parser,
+    fill_in,
+    output_file,
+    positive_float,
+    positive_int,
+    probability,
+    script,
+)
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.errors import ScDMCError
+from scdmc.model.names import VIEWS_FILE
 from scdmc.options import POOLINGS, STREAMS, LabelOptions
 from scdmc.reading.options import CountOptions, is_counts
+from scdmc.views.options import AUTO, METHODS, SHIPPED_MODEL, VIEWS, ViewOptions
 
 if TYPE_CHECKING:
     from scdmc.annotation.annotators import Annotator
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
-    "{prog} --model classifier --data_path new_cells.h5ad --output_file annotated.h5ad --min_probability 0.5",
-    "{prog} --model scDMC-small --data_path new_cells.h5ad --output_file annotated.h5ad --reference labelled.h5ad",
+    "{prog} --data_path new_cells.h5ad --reference labelled.h5ad --label_key cell_type --output_dir annotated",
+    "{prog} --model annotated/classifier --data_path more_cells.h5ad --output_file more.h5ad --min_probability auto",
 )
-TRANSFER_DEFAULTS = {"label_key": "cell_type", "n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
+OF_REFERENCE = {"label_key": "cell_type", "method": "views"}
 LABEL_CHOICES = dict.fromkeys(LabelOptions.__dataclass_fields__)
+OF_VIEWS = {"views": list(VIEWS), "batch_key": None}
+OF_NEIGHBOURS = {"n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation."""
     parser = argument_parser(__doc__, EXAMPLES)
-    add_model_argument(parser, meaning="folder of a classifier (downstream_tasks.py); with --reference, of any model")
-    add_data_argument(parser)
-    meaning = "to write: .h5ad, the same cells with their labels, or .csv, their table of obs with the labels"
-    add_output_file_argument(parser, meaning, OUTPUT_SUFFIXES)
-    labels = parser.add_argument_group("labels")
-    labels.add_argument("--min_probability", type=probability, default=0.0, help=f"less certain cells become {UNKNOWN}")
-    labels.add_argument(
-        "--min_known_genes",
-        type=probability,
-        default=MIN_KNOWN_GENES,
-        help="share of the genes of the labelled cells, counted in each of them, that the new cells need",
+    meaning = f"folder of a classifier; with --reference any model (default: {SHIPPED_MODEL})"
+    add_model_argument(parser, meaning=meaning, is_required=False)
+    meaning = ".h5ad with raw counts, or tokenized parquet, which views do not read"
+    add_data_argument(parser, meaning=meaning)
+    meaning = (
+        "to write: .h5ad, the same cells with their labels, or .csv, their table (default: none, see --output_dir)"
     )
+    parser.add_argument("--output_file", type=output_file(OUTPUT_SUFFIXES), help=meaning)
+    meaning = "by views, for all results and a classifier: a folder to write (default: none, see --output_file)"
+    parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
+    parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
+    labels = parser.add_argument_group("labels")
+    meaning = f"less certain cells become {UNKNOWN}; by views also {AUTO}, the threshold that the reference recommends"
+    labels.add_argument("--min_probability", type=_threshold, default=0.0, help=meaning)
+    meaning = "share of the genes of the labelled cells, counted in each of them, that the new cells need"
+    labels.add_argument("--min_known_genes", type=probability, help=f"{meaning} (default: {MIN_KNOWN_GENES})")
     labels.add_argument("--majority_vote", action="store_true", help="add the most frequent label of each cluster")
     labels.add_argument(
         "--vote_resolution",
         type=positive_float,
         help=f"resolution of these clusters, with --majority_vote (default: {VOTE_RESOLUTION})",
     )
-    add_transfer_arguments(parser)
+    add_seed_argument(parser, "of folds, components, clusters and UMAP")
+    _add_reference_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
-    arguments = parser.parse_args(argv)
-    fill_in(arguments, TRANSFER_DEFAULTS, arguments.reference is not None, "without --reference")
-    fill_in(arguments, LABEL_CHOICES, arguments.reference is not None, "without --reference")
+    return _completed(parser.parse_args(argv))
+
+
+def _threshold(text: str) -> float | str:
+    return AUTO if text == AUTO else probability(text)
+
+
+def _add_reference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of a reference; :func:`_completed` fills in their defaults."""
+    group = parser.add_argument_group("a labelled reference, instead of a classifier")
+    meaning = "labelled .h5ad; for neighbours also tokenized parquet (default: none, a classifier labels)"
+    group.add_argument("--reference", type=Path, help=meaning)
+    meaning = f"column of obs with the labels of the reference (default: {OF_REFERENCE['label_key']})"
+    add_label_key_argument(group, meaning, default=None)
+    add_label_choice_arguments(group)
+    meaning = "several views of a cell, weighed by the reference, or its nearest cells, which vote (default: views)"
+    group.add_argument("--method", choices=METHODS, help=meaning)
+    views = parser.add_argument_group("by views")
+    views.add_argument("--views", nargs="+", choices=VIEWS, help=f"which are used (default: {' '.join(VIEWS)})")
+    views.add_argument(
+        "--batch_key",
+        help="column of obs with the batches of the reference: whole batches are held out to weigh the views "
+        "(default: none, cells are)",
+    )
+    votes = parser.add_argument_group("by neighbours")
+    shown = {name: f"(default: {value})" for name, value in OF_NEIGHBOURS.items()}
+    votes.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote {shown['n_neighbors']}")
+    votes.add_argument("--stream", choices=STREAMS, help=f"which stream is compared {shown['stream']}")
+    votes.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {shown['pooling']}")
+
+
+def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with their defaults, after flags that say nothing here were refused."""
+    has_reference = arguments.reference is not None
+    fill_in(arguments, OF_REFERENCE | LABEL_CHOICES, has_reference, "without --reference")
+    by_views = has_reference and arguments.method == "views"
+    fill_in(arguments, OF_VIEWS, by_views, f"without {'--method views' if has_reference else '--reference'}")
+    is_neighbours = has_reference and not by_views
+    fill_in(
+        arguments, OF_NEIGHBOURS, is_neighbours, f"without {'--method neighbours' if has_reference else '--reference'}"
+    )
+    if arguments.model is None and not has_reference:
+        raise ScDMCError("name a labelled file with --reference, or the folder of a classifier with --model")
+    arguments.model = arguments.model or Path(SHIPPED_MODEL)
+    arguments.by_views = by_views or (not has_reference and (arguments.model / VIEWS_FILE).is_file())
+    fits_genes = has_reference and by_views
+    fill_in(arguments, {"min_known_genes": MIN_KNOWN_GENES}, not fits_genes, "by views, which fit on the shared genes")
+    fill_in(arguments, {"output_dir": None}, arguments.by_views, "without views")
+    if arguments.min_probability == AUTO and not arguments.by_views:
+        raise ScDMCError(f"--min_probability {AUTO} has no effect without views; give a number")
+    if (arguments.output_file is None) == (arguments.output_dir is None):
+        either = "--output_file or --output_dir" if arguments.by_views else "--output_file"
+        raise ScDMCError(f"name one place for the results: {either}")
+    fill_in(arguments, {"majority_vote": False}, not arguments.by_views, "by views")
     fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
-    has_counts = any(is_counts(path) for path in (arguments.data_path, arguments.reference) if path)
+    paths = [path for path in (arguments.data_path, arguments.reference) if path]
+    has_counts = any(is_counts(path) for path in paths)
     fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
+    parquet = [path for path in paths if not is_counts(path)]
+    if arguments.by_views and parquet:
+        raise ScDMCError(f"{parquet[0]}: views read the counts of all genes; give the .h5ad, or --method neighbours")
     return arguments
 
 
-def add_transfer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of label transfer; :func:`parse_arguments` fills in their defaults."""
-    group = parser.add_argument_group("label transfer, instead of a classifier")
-    group.add_argument(
-        "--reference",
-        type=Path,
-        help="labelled .h5ad or tokenized parquet; its nearest cells vote (default: none, a classifier labels)",
-    )
-    shown = {name: f"(default: {value})" for name, value in TRANSFER_DEFAULTS.items()}
-    meaning = f"column of obs with the labels of the reference {shown['label_key']}"
-    add_label_key_argument(group, meaning, default=None)
-    add_label_choice_arguments(group)
-    group.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote {shown['n_neighbors']}")
-    group.add_argument("--stream", choices=STREAMS, help=f"which stream is compared {shown['stream']}")
-    group.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {shown['pooling']}")
-
-
 def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> "Annotator":
-    """What labels the cells: the classifier, or the reference cells as the encoder sees them."""
+    """What labels the cells block by block: the classifier, or the neighbours among reference cells."""
     from scdmc.annotation.annotators import classifier_annotator, reference_annotator
     from scdmc.cells.data import read_cells
     from scdmc.labels import type_labels
@@ -113,30 +169,61 @@ def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirecto
     )
 
 
-@script
-def main(argv: list[str] | None = None) -> int:
-    """Label all cells, block by block, and print how many there are of each type."""
-    arguments = parse_arguments(argv)
+def annotate_by_views(arguments: argparse.Namespace) -> list[str]:
+    """Label by the views of a reference, or by the folder that one left."""
+    from scdmc.model.devices import place_model
+    from scdmc.model.folder import open_model_directory
+    from scdmc.views.files import Output, annotate_by_folder, annotate_by_reference, load_for_views
+
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    model = place_model(load_for_views(model_directory), **placement(arguments))
+    output, counts = Output(arguments.output_dir, arguments.output_file), count_options(arguments)
+    threshold = None if arguments.min_probability == AUTO else arguments.min_probability
+    if arguments.reference is None:
+        options = ViewOptions(min_probability=threshold, seed=arguments.seed, min_known_genes=arguments.min_known_genes)
+        return annotate_by_folder(arguments.data_path, output, model, model_directory, options, counts)
+    options = ViewOptions(
+        tuple(arguments.views),
+        arguments.label_key,
+        arguments.batch_key,
+        threshold,
+        arguments.seed,
+        label_options(arguments),
+    )
+    paths = (arguments.data_path, arguments.reference)
+    return annotate_by_reference(*paths, output, model, model_directory, options, counts)
+
+
+def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
+    """Label block by block, by a fine-tuned classifier or by neighbours; the cells are never in memory all at once."""
+    from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
+    from scdmc.model.folder import open_model_directory
+
     counts = count_options(arguments)
     options = AnnotationOptions(
         arguments.min_probability,
         arguments.majority_vote,
         arguments.vote_resolution,
-        min_known_genes=arguments.min_known_genes,
+        arguments.seed,
+        arguments.min_known_genes,
     )
-    require_task_inputs(arguments)
-    if arguments.reference:
-        require_input(arguments.reference, "--reference")
-
-    from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
-    from scdmc.model.folder import open_model_directory
-
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
     annotator = make_annotator(arguments, model_directory)
     results = annotate_file(arguments.data_path, arguments.output_file, model_directory, annotator, options, counts)
-    print("\n".join(summary_lines(results, options.min_probability)))
-    print(f"wrote {arguments.output_file}")
+    return summary_lines(results, options.min_probability)
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Label all cells, and print how many there are of each type."""
+    arguments = parse_arguments(argv)
+    require_task_inputs(arguments)
+    if arguments.reference:
+        require_input(arguments.reference, "--reference")
+    lines = annotate_by_views(arguments) if arguments.by_views else annotate_by_blocks(arguments)
+    print("\n".join(lines))
+    print(f"wrote {arguments.output_file or arguments.output_dir}")
     return 0
 
 

@@ -32,7 +32,11 @@ def __getattr__(name: str) -> object:
         from scdmc.cells.from_adata import tokenize
 
         return tokenize
-    if name in ("annotate", "embed", "fine_tune"):
+    if name == "annotate":
+        from scdmc.views.api import annotate
+
+        return annotate
+    if name in ("embed", "fine_tune"):
         from scdmc.annotation import api as annotation_api
 
         return getattr(annotation_api, name)

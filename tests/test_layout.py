@@ -19,6 +19,7 @@ FLOORS = (
     ("cells",),
     ("training",),
     ("annotation", "integration"),
+    ("views",),
     ("gene_analysis", "studies"),
     ("cli",),
 )

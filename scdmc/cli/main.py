@@ -40,6 +40,10 @@ COMMANDS = {
 }
 
 
+# Subcommand -> the flag that its first word stands for where that is none.
+FIRST_WORDS = {"annotate": "--data_path"}
+
+
 WIDEST_HELP = 100
 
 
@@ -70,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: {unknown_command(command)}", file=sys.stderr)
         return USER_ERROR_STATUS
+    if command in FIRST_WORDS and flags and not flags[0].startswith("-"):
+        flags = [FIRST_WORDS[command], *flags]
     sys.argv = [f"scdmc {command}", *flags]  # which argparse shows as the name of the program
     return load_script(COMMANDS[command]).main(flags)
 

@@ -21,7 +21,7 @@ def require_task_inputs(arguments: argparse.Namespace) -> None:
     ScDMCError
         Naming what is wrong.
     """
-    if hasattr(arguments, "output_dir"):
+    if getattr(arguments, "output_dir", None) is not None:
         require_new_folder(arguments.output_dir, arguments.overwrite)
     else:
         require_new_file(arguments.output_file, arguments.overwrite)

@@ -43,3 +43,7 @@ CALIBRATION_FILE = "calibration.json"
 
 
 TRAINING_GENES_FILE = "training_genes.json"
+
+
+# Only in the folder of a classifier of views: its words and numbers, and its tensors.
+VIEWS_FILE, VIEW_TENSORS_FILE = "views.json", "views.safetensors"

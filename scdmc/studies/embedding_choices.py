@@ -6,12 +6,10 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import torch
 
 from scdmc.integration.comparison import compare_integrations
-from scdmc.model.embeddings import inference_batches
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.packing import pool
+from scdmc.model.poolings import pooled_states
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -47,7 +45,6 @@ def default_choice(n_layers: int) -> EmbeddingChoice:
     return EmbeddingChoice(n_layers, "both", "cls")
 
 
-@torch.inference_mode()
 def embeddings_of_choices(
     encoder: ScDMCModel, cells: TokenizedCells, show_progress: bool = True
 ) -> dict[EmbeddingChoice, np.ndarray]:
@@ -67,19 +64,7 @@ def embeddings_of_choices(
     Choice -> float32 of shape (n_cells, hidden_size), or (n_cells, 2 hidden_size) for both streams.
     """
     n_layers, hidden_size = encoder.config.num_hidden_layers, encoder.config.hidden_size
-    joined = {
-        (layer, pooling): np.empty((len(cells), 2 * hidden_size), dtype=np.float32)
-        for layer, pooling in product(range(n_layers + 1), POOLINGS)
-    }
-    was_training = encoder.training
-    encoder.eval()
-    for chosen, batch in inference_batches(cells, "both", "weighted", "embed" if show_progress else None):
-        batch = batch.to(encoder.device)
-        for layer, states in enumerate(encoder.states_by_layer(batch)):
-            for pooling in POOLINGS:
-                pooled = pool(states.float(), batch, pooling)  # rank streams, then expression streams
-                joined[layer, pooling][chosen] = torch.cat(pooled.chunk(2), dim=-1).cpu().numpy()
-    encoder.train(was_training)
+    joined = pooled_states(encoder, cells, "embed" if show_progress else None)
     part = {"rank": slice(hidden_size), "expression": slice(hidden_size, None), "both": slice(None)}
     return {
         choice: joined[choice.layer, choice.pooling][:, part[choice.stream]] for choice in embedding_choices(n_layers)

@@ -300,7 +300,8 @@ def test_a_reference_labels_cells_without_training(annotate, three_types, tmp_pa
     is_reference = np.arange(three_types.n_obs) % 2 == 0
     three_types[is_reference].copy().write_h5ad(tmp_path / "reference.h5ad")
     new = three_types[~is_reference].copy()
-    flags = ("--reference", tmp_path / "reference.h5ad", "--pooling", "mean", "--n_neighbors", 5)
+    by_votes = ("--reference", tmp_path / "reference.h5ad", "--method", "neighbours")
+    flags = (*by_votes, "--pooling", "mean", "--n_neighbors", 5)
     result = annotate(new, *flags)
     assert (result.obs["scDMC_cell_type"].astype(str) == new.obs["cell_type"].astype(str)).mean() > 0.8
     assert result.obs["scDMC_probability"].between(0, 1).all()
@@ -349,7 +350,7 @@ def test_the_functions_for_notebooks_do_what_the_scripts_do(three_types, classif
     np.testing.assert_allclose(adata.obsm["X_scDMC"], labelled.obsm["X_scDMC"], atol=1e-4)
     scdmc.embed(adata, model_path, stream="rank")
     assert adata.obsm["X_scDMC"].shape == (adata.n_obs, 16)
-    transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=three_types[10:])
+    transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=three_types[10:], method="neighbours")
     assert set(transferred.obs["scDMC_cell_type"]) <= set(TYPES)
 
 

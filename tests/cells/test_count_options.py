@@ -44,7 +44,7 @@ def embedded(adata, model, _, **options):
 
 
 def annotated(adata, model, _, **options):
-    found = scdmc.annotate(adata[::2].copy(), model, reference=adata[1::2].copy(), **options)
+    found = scdmc.annotate(adata[::2].copy(), model, reference=adata[1::2].copy(), method="neighbours", **options)
     return found.obs["scDMC_probability"].to_numpy()
 
 

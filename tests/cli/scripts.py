@@ -76,8 +76,12 @@ def required_words(parser, stem):
     }  # fmt: skip
     needed = {action.option_strings[0] for action in parser._actions if action.required}
     needed |= {"--wheel", "--uri"} & set(parser._option_string_actions)
-    needed |= {"--genes"} if stem == "perturb" else set()
-    values["--output_file"] = {"split_cells": "output.csv", "gene_medians": "output.json"}.get(stem, "output.h5ad")
+    needed |= {"perturb": {"--genes"}, "annotate": {"--model", "--output_file"}}.get(stem, set())
+    values["--output_file"] = {
+        "split_cells": "output.csv",
+        "gene_medians": "output.json",
+        "annotation": "output.csv",
+    }.get(stem, "output.h5ad")
     if stem == "export_model":
         values["--model"] = "absent"
     return [word for flag in sorted(needed) for word in (flag, values[flag])]

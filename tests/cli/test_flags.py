@@ -123,7 +123,12 @@ FLAGS = {
     "--view_dropout": "genes that a stream lacks",
     "--published_objective": "the objective as released",
     # annotation
-    "--reference": "labelled cells that vote",
+    "--reference": "labelled cells by which new ones are labelled",
+    "--within": "files that are split into labelled and new cells",
+    "--batches": "files of which each batch is new once",
+    "--pairs": "two files, each of which labels the other",
+    "--method": "views of a reference, or votes of its cells",
+    "--views": "which views of a cell are used",
     "--min_probability": "less certain cells become Unknown",
     "--min_known_genes": "share of the labelled cells' genes that new cells need",
     "--majority_vote": "the most frequent label of a cluster",
@@ -260,7 +265,7 @@ def test_the_scripts_of_the_published_commands_take_the_published_names(actions)
 
 
 def test_shared_flags_have_one_default(actions):
-    defaults = {"--seed": {42}, "--batch_key": {"batch"}, "--dtype": {"float32"}, "--attention": {"auto"}}
+    defaults = {"--seed": {42}, "--batch_key": {"batch", None}, "--dtype": {"float32"}, "--attention": {"auto"}}
     for of_script in actions.values():
         for action in of_script:
             for name in set(flags_of(action)) & set(defaults):

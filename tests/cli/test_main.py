@@ -89,3 +89,8 @@ def test_the_package_runs_as_a_module(tmp_path):
         [sys.executable, "-m", "scdmc", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout == f"scdmc {__version__}\n"
+
+
+def test_the_first_word_of_annotate_is_the_new_file(capsys):
+    assert main(["annotate", "absent.h5ad", "--reference", "also_absent.h5ad", "--output_dir", "out"]) == 2
+    assert "--data_path absent.h5ad: no such file" in capsys.readouterr().err

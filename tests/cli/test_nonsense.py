@@ -19,7 +19,8 @@ NONSENSE = (
     "\udcff\udcfe", "a\nb", "\x01\x1b[31m", "\0", "=cmd|x", "$\\alpha_{1$", "٣", "--",
 )  # fmt: skip
 SECONDS = 10
-NO_DATA = ("annotate_speed", "data_loading", "embedding", "pretrain_step", "tokenize_cells", "draw_architecture")
+NO_DATA = ("annotate_speed", "data_loading", "embedding", "pretrain_step", "tokenize_cells", "draw_architecture",
+           "annotation")  # fmt: skip
 N_CASES = 3000
 
 

@@ -14,12 +14,13 @@ NO_CELLS = {
     *("build_vocabulary", "census", "export_model", "fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
     "learning_curve",
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
-    "tokenize_cells",
+    *("tokenize_cells", "annotation"),
 }
 NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells"}
 
 
-SUFFIX_OF_OUTPUT = {"split_cells": ".csv", "embedding_choices": ".csv", "gene_medians": ".json", "probe": ".json"}
+SUFFIX_OF_OUTPUT = {"split_cells": ".csv", "embedding_choices": ".csv", "gene_medians": ".json", "probe": ".json",
+                    "annotation": ".csv"}  # fmt: skip
 
 
 @pytest.fixture
@@ -39,6 +40,8 @@ def required(load_script, monkeypatch, tmp_path):
         parser = parser_of(load_script, monkeypatch, script)
         flags = [action.option_strings[0] for action in parser._actions if action.required]
         words = [word for flag in flags for word in (flag, values[flag])]
+        if stem(script) == "annotate":  # which asks for a reference or a classifier, and a file or a folder
+            words += ["--model", "scDMC-small", "--output_file", tmp_path / "output.h5ad"]
         return [*words, "--genes", "INS"] if stem(script) == "perturb" else words
 
     return words

@@ -240,7 +240,8 @@ RUNS = {
         "downstream_tasks/annotate.py", on_cells("classifier", "labels.csv", majority_vote=True), check_labels,
     ),
     "annotate by a reference": (
-        "downstream_tasks/annotate.py", on_cells("model", "labels.csv", reference="@counts/cells.h5ad"), check_labels,
+        "downstream_tasks/annotate.py",
+        on_cells("model", "labels.csv", reference="@counts/cells.h5ad", method="neighbours"), check_labels,
     ),
     "fine-tune": (
         "downstream_tasks/downstream_tasks.py",

@@ -45,7 +45,7 @@ def embedding(adata, model, _):
 
 
 def transferred(adata, model, _):
-    labelled = scdmc.annotate(adata[::2].copy(), model, reference=adata[1::2])
+    labelled = scdmc.annotate(adata[::2].copy(), model, reference=adata[1::2], method="neighbours")
     return labelled.obs["scDMC_probability"].to_numpy()
 
 

@@ -185,7 +185,7 @@ def test_a_classifier_found_by_name_brings_its_calibration_and_genes(
 
 def test_the_functions_for_notebooks_take_a_name(shipped, adata, two_types):
     assert len(scdmc.tokenize(adata, model_path="tiny")) == adata.n_obs
-    labelled = scdmc.annotate(two_types[:20].copy(), "tiny", reference=two_types[20:])
+    labelled = scdmc.annotate(two_types[:20].copy(), "tiny", reference=two_types[20:], method="neighbours")
     assert set(labelled.obs["scDMC_cell_type"]) <= {"alpha", "beta"}
     genes = scdmc.gene_embeddings(two_types, "tiny", "cell_type", min_cells=5)
     assert set(genes.table["cell_type"]) == {"alpha", "beta"}

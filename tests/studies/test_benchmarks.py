@@ -101,6 +101,7 @@ def test_no_benchmark_is_left_out():
     assert {path.stem for path in BENCHMARKS.glob("*.py")} == {
         *SMALLEST,
         "ablation",
+        "annotation",
         "embedding_choices",
         "probe",
         "tokenize_cells",

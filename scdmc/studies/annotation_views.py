@@ -1,0 +1,273 @@
+"""How right the labels are that a reference gives: within data sets, across them, and beside controls.
+
+Source: docs/method.md, "Views of a cell and their weights".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import accuracy_score, f1_score
+
+from scdmc.annotation.calibration import expected_calibration_error
+from scdmc.annotation.cross_validation import with_fewer_labels
+from scdmc.cells.data import tokenizer_of_model
+from scdmc.cells.shared_genes import CellCounts, GeneKeys, read_cell_counts
+from scdmc.cells.splits import make_split
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
+from scdmc.labels import is_missing, labels_of
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.reading.counts import open_counts
+from scdmc.reading.options import CountOptions
+from scdmc.tokens.tokenized_cells import expression_of_cells
+from scdmc.tokens.tokenizer import Tokenizer
+from scdmc.training.coexpression import coexpression_vectors
+from scdmc.views.classifier import ViewClassifier, fit_view_classifier
+from scdmc.views.features import FeatureMaker
+from scdmc.views.new_cells import MOST_SEPARABLE, components_of, separability
+from scdmc.views.options import VIEWS
+from scdmc.views.regression import Features
+
+# The mean of vectors that no training has seen, each gene weighted by its value: what the language model must beat.
+VECTORS = "vectors"
+
+
+N_DIMENSIONS = 64
+
+
+# What names a run; the rows of one run are written together.
+RUN_COLUMNS = ["task", "reference", "new", "label_fraction", "seed"]
+
+
+# Types of sorted blood cells, and of the cells of Kang et al. 2018, that are one: the start of a name -> coarse type.
+COARSE_TYPES = {
+    "CD14+ Mono": "monocyte",
+    "FCGR3A+ Mono": "monocyte",
+    "CD19+ B": "B cell",
+    "B cell": "B cell",
+    "CD56+ NK": "NK cell",
+    "NK cell": "NK cell",
+    "CD4": "T cell",
+    "CD8": "T cell",
+}
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """Cells of a file with a label, and its annotation."""
+
+    counts: CellCounts
+    labels: np.ndarray
+
+    def select(self, cells: np.ndarray) -> "LabelledFile":
+        """The chosen cells."""
+        return LabelledFile(self.counts.select(cells), self.labels[cells])
+
+
+def read_labelled(path: Path, tokenizer: Tokenizer, label_key: str, is_coarse: bool = False) -> LabelledFile:
+    """Read the cells of a file that have a label.
+
+    Parameters
+    ----------
+    path
+        The file.
+    tokenizer
+        Finds the genes.
+    label_key
+        Column of obs.
+    is_coarse
+        Translate the labels by :data:`COARSE_TYPES`, and leave out what it does not name.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such column.
+    """
+    with open_counts(path) as opened:
+        if label_key not in opened.obs:
+            raise ScDMCError(f"{path}: obs has no column {label_key!r}")
+        counts = read_cell_counts(opened, GeneKeys.of(opened, tokenizer))
+    labels = labels_of(counts.obs[label_key])
+    if is_coarse:
+        labels = np.array([_coarse(label) for label in labels], dtype=object)
+    return LabelledFile(counts, labels).select(np.flatnonzero(~is_missing(labels)))
+
+
+def _coarse(label: str | None) -> str | None:
+    found = [coarse for start, coarse in COARSE_TYPES.items() if label is not None and label.startswith(start)]
+    return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class Describer:
+    """Describes cells by every view and by untrained vectors."""
+
+    encoder: ScDMCModel
+    tokenizer: Tokenizer
+    seed: int = 42
+
+    @classmethod
+    def of(cls, model_directory: ModelDirectory, encoder: ScDMCModel, seed: int = 42) -> "Describer":
+        """By a model."""
+        return cls(encoder, tokenizer_of_model(model_directory, CountOptions()), seed)
+
+    def features(self, *parts: CellCounts) -> list[dict[str, Features]]:
+        """Features of each part, of the genes that all of them have; components and vectors are those of all cells."""
+        genes = parts[0].keys
+        for part in parts[1:]:
+            genes = np.intersect1d(genes, part.keys)
+        parts = [part.of_genes(genes) for part in parts]
+        components = components_of([part.expression() for part in parts], self.seed)
+        maker = FeatureMaker(genes, self.tokenizer, self.encoder, components)
+        n_tokens = len(self.tokenizer.vocabulary)
+        tokens = [part.tokenized(self.tokenizer) for part in parts]
+        values = [expression_of_cells(each, np.arange(len(each)), n_tokens) for each in tokens]
+        vectors = coexpression_vectors(_stacked(values), N_DIMENSIONS, self.seed)
+        described = []
+        for part, value in zip(parts, values, strict=True):
+            features = dict(maker.of_cells(part, VIEWS, f"encode {part.name}").features)
+            sums = np.maximum(np.asarray(value.sum(axis=1)), 1e-6)
+            features[VECTORS] = np.asarray(value @ vectors / sums, dtype=np.float32)
+            described.append(features)
+        return described
+
+
+def _stacked(matrices: list) -> object:
+    import scipy.sparse
+
+    return scipy.sparse.csr_matrix(scipy.sparse.vstack(matrices))
+
+
+def within_rows(file: LabelledFile, features: Mapping[str, Features], fraction: float, seed: int) -> pd.DataFrame:
+    """Scores on the test cells of one split, fitted on (a share of) its train and validation cells."""
+    split = make_split(file.labels, seed=seed)
+    if fraction < 1:
+        split = with_fewer_labels(file.labels, split, fraction, seed)
+    taught, tested = (np.flatnonzero(np.isin(split, parts)) for parts in (("train", "validation"), ("test",)))
+    rows = _rows(_of(features, taught), file.labels[taught], _of(features, tested), file.labels[tested], VIEWS, seed)
+    return _named(rows, "within", file.counts.name, file.counts.name, fraction, seed)
+
+
+def across_rows(
+    names: tuple[str, str],
+    reference: Mapping[str, Features],
+    reference_labels: np.ndarray,
+    new: Mapping[str, Features],
+    new_labels: np.ndarray,
+    seed: int,
+) -> pd.DataFrame:
+    """Scores on the cells of one file or batch, fitted on those of others.
+
+    Parameters
+    ----------
+    names
+        Of the reference and of the new cells.
+    reference, new
+        View -> features.
+    reference_labels, new_labels
+        Types. Cells of types that the reference lacks are scored, too: they are always wrong.
+    seed
+        Of folds.
+    """
+    apart = separability(reference["components"], new["components"], seed) >= MOST_SEPARABLE
+    product = [view for view in VIEWS if view != "components" or not apart]
+    rows = _rows(reference, reference_labels, new, new_labels, product, seed)
+    return _named(rows, "across", *names, 1.0, seed)
+
+
+def _of(features: Mapping[str, Features], cells: np.ndarray) -> dict[str, Features]:
+    return {view: each[cells] for view, each in features.items()}
+
+
+def _named(rows: pd.DataFrame, *values: object) -> pd.DataFrame:
+    for place, (name, value) in enumerate(zip(RUN_COLUMNS, values, strict=True)):
+        rows.insert(place, name, value)
+    return rows
+
+
+METHODS = {
+    "G: logistic regression on genes": ("genes",),
+    "P: on principal components": ("components",),
+    "E: poolings of scDMC": ("scdmc",),
+    "L: untrained vectors": (VECTORS,),
+    "G+P": ("genes", "components"),
+    "G+E": ("genes", "scdmc"),
+    "P+E": ("components", "scdmc"),
+    "G+P+L": ("genes", "components", VECTORS),
+    "G+P+E": ("genes", "components", "scdmc"),
+}
+
+
+PRODUCT = "scdmc annotate"
+
+
+def _rows(
+    taught: Mapping[str, Features],
+    labels: np.ndarray,
+    new: Mapping[str, Features],
+    truth: np.ndarray,
+    product: list[str],
+    seed: int,
+) -> pd.DataFrame:
+    """One row per method."""
+    classifier, held_out = fit_view_classifier(taught, labels, seed=seed)
+    of_views = classifier.of_views(new)
+    rows = []
+    for method, views in {**METHODS, PRODUCT: tuple(product)}.items():
+        scores = _scores(classifier, of_views, views, truth)
+        rows.append({"method": method, **scores})
+    table = pd.DataFrame(rows)
+    aurocs = list(held_out.unseen_auroc.values())
+    table["unseen_auroc"] = np.where(table["method"] == PRODUCT, np.mean(aurocs) if aurocs else np.nan, np.nan)
+    return table
+
+
+def _scores(
+    classifier: ViewClassifier, of_views: Mapping[str, np.ndarray], views: tuple[str, ...], truth: np.ndarray
+) -> dict[str, object]:
+    consensus = classifier.consensus_of(views)
+    probabilities = consensus.probabilities(of_views)
+    predicted = classifier.names[probabilities.argmax(axis=1)].astype(str)
+    confidence, is_known = probabilities.max(axis=1), np.isin(truth.astype(str), classifier.names.astype(str))
+    return {
+        "accuracy": accuracy_score(truth.astype(str), predicted),
+        "macro_f1": f1_score(truth.astype(str), predicted, average="macro", zero_division=0),
+        "calibration_error": expected_calibration_error(
+            confidence[is_known], predicted[is_known] == truth[is_known].astype(str)
+        ),
+        "weights": " ".join(f"{view}={weight:.2f}" for view, weight in consensus.weights.items()),
+    }
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Rows of the runs so far; empty where there is no such file."""
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=[*RUN_COLUMNS, "method"])
+
+
+def is_done(rows: pd.DataFrame, *run: object) -> bool:
+    """True where a run is among the rows."""
+    found = np.ones(len(rows), dtype=bool)
+    for name, value in zip(RUN_COLUMNS, run, strict=True):
+        found &= (rows[name] == value).to_numpy()
+    return bool(found.any())
+
+
+def add_rows(path: Path, rows: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
+    """Append the rows of a run to the file, which is replaced as a whole, and return all."""
+    together = pd.concat([rows, more], ignore_index=True) if len(rows) else more
+    with atomic_path(path) as temporary:
+        together.to_csv(temporary, index=False)
+    return together
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds and left-out batches, a line for each task, data set and method."""
+    keys = ["task", "reference", "label_fraction", "method"]
+    scores = ["accuracy", "macro_f1", "calibration_error", "unseen_auroc"]
+    table = rows.groupby(keys, sort=False)[scores].agg(["mean", "std"])
+    table.columns = [f"{name} {what}" for name, what in table.columns]
+    return table.reset_index()

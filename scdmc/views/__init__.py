@@ -1,0 +1,1 @@
+"""Labels of new cells by several views of each cell, weighed by the labelled cells."""

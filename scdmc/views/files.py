@@ -1,0 +1,153 @@
+"""From files to files: new cells labelled by a reference, or by the folder that one left."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scdmc.annotation.new_cells_page import write_new_cells_page
+from scdmc.cells.data import tokenizer_of_model
+from scdmc.cells.shared_genes import CellCounts, GeneKeys, read_cell_counts
+from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.storage import load, model_card
+from scdmc.reading.counts import open_counts
+from scdmc.reading.h5ad import require_room_for_results
+from scdmc.reading.options import CountOptions
+from scdmc.result_folders import keep_results, result_folder
+from scdmc.views.new_cells import LabelledCells, label_by_fitted, label_new_cells
+from scdmc.views.options import ViewOptions
+from scdmc.views.pair import read_pair
+from scdmc.views.results import (
+    summary_lines,
+    write_annotated_cells,
+    write_labels_table,
+    write_score_tables,
+)
+from scdmc.views.storage import read_fitted_reference, save_fitted_reference
+
+ANNOTATED_FILE, LABELS_FILE, CLASSIFIER_FOLDER = "annotated.h5ad", "labels.csv", "classifier"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go: a folder for all, or a file for the labels.
+
+    Attributes
+    ----------
+    folder, file
+        One of them; the other is None.
+    """
+
+    folder: Path | None = None
+    file: Path | None = None
+
+
+def annotate_by_reference(
+    data_path: Path,
+    reference_path: Path,
+    output: Output,
+    model: ScDMCPreTrainedModel,
+    model_directory: ModelDirectory,
+    options: ViewOptions,
+    count_options: CountOptions,
+) -> list[str]:
+    """Label the cells of a file by those of another.
+
+    Parameters
+    ----------
+    data_path, reference_path
+        New and labelled counts; both are opened and checked before anything is read or computed.
+    output
+        Where the results go.
+    model, model_directory
+        Whose encoder describes the cells; on its device.
+    options, count_options
+        What is computed, and how the files are read.
+
+    Returns
+    -------
+    What to say of the results, line by line.
+
+    Raises
+    ------
+    ScDMCError
+        As :func:`scdmc.views.pair.read_pair` and :func:`scdmc.views.new_cells.label_new_cells`.
+    """
+    tokenizer = tokenizer_of_model(model_directory, count_options)
+    with (
+        open_counts(data_path, **count_options.of_counts()) as of_new,
+        open_counts(reference_path, **count_options.of_counts()) as of_reference,
+    ):
+        require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
+        new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
+    encoder = model if isinstance(model, ScDMCModel) else model.bert
+    cells, annotated, fitted = label_new_cells(new, reference, labels, encoder, tokenizer, options)
+    recommended = annotated.recommended_probability
+    if output.folder is None:
+        _write_file(output.file, data_path, new, cells)
+        return summary_lines(cells, recommended)
+    metrics = annotated.held_out.methods.loc["all views"].drop("weight").to_dict()
+    card = model_card("scDMC, views of a reference", dict(annotated.facts), metrics, ["scdmc", "annotate"])
+    with result_folder(output.folder) as folder:
+        write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
+        write_labels_table(folder / LABELS_FILE, new, cells)
+        write_score_tables(folder, annotated)
+        save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
+        keep_results(folder)
+        write_new_cells_page(folder, annotated)
+    return summary_lines(cells, recommended)
+
+
+def annotate_by_folder(
+    data_path: Path,
+    output: Output,
+    model: ScDMCPreTrainedModel,
+    model_directory: ModelDirectory,
+    options: ViewOptions,
+    count_options: CountOptions,
+) -> list[str]:
+    """Label the cells of a file by the classifier that :func:`annotate_by_reference` left.
+
+    Parameters
+    ----------
+    data_path, output, options, count_options
+        See :func:`annotate_by_reference`; of the options the threshold and the seed.
+    model, model_directory
+        Of the classifier's folder.
+
+    Returns
+    -------
+    What to say of the results, line by line.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is damaged, or the file has too few of its genes.
+    """
+    tokenizer = tokenizer_of_model(model_directory, count_options)
+    encoder = model if isinstance(model, ScDMCModel) else model.bert
+    fitted = read_fitted_reference(model_directory.path, encoder, tokenizer)
+    with open_counts(data_path, **count_options.of_counts()) as counts:
+        require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
+        new = read_cell_counts(counts, GeneKeys.of(counts, tokenizer))
+    cells = label_by_fitted(fitted, new, options)
+    if output.folder is None:
+        _write_file(output.file, data_path, new, cells)
+    else:
+        with result_folder(output.folder) as folder:
+            write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
+            write_labels_table(folder / LABELS_FILE, new, cells)
+    return summary_lines(cells, fitted.classifier.min_probability)
+
+
+def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCells) -> None:
+    if path.suffix == ".csv":
+        write_labels_table(path, new, cells)
+    else:
+        write_annotated_cells(path, data_path, new, cells)
+
+
+def load_for_views(model_directory: ModelDirectory) -> ScDMCPreTrainedModel:
+    """The model of a folder with its head of masked genes, if it has one: the classifier's folder will hold it."""
+    model = load(model_directory.path)
+    return model if isinstance(model, ScDMCForMaskedLM | ScDMCModel) else model.bert

@@ -1,0 +1,131 @@
+"""A classifier of views as a folder: the encoder's model folder, and what the reference taught beside it.
+
+Tensors are safetensors, all else is JSON; nothing in it is run when it is read.
+"""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from scdmc.errors import ScDMCError
+from scdmc.files import read_json_object, write_json
+from scdmc.model.encoder import ScDMCPreTrainedModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.model.names import VIEW_TENSORS_FILE, VIEWS_FILE
+from scdmc.model.storage import save_model_directory
+from scdmc.model.weights import save_tensors
+from scdmc.result_folders import require_whole
+from scdmc.tokens.tokenizer import Tokenizer
+from scdmc.views.classifier import Consensus, ViewClassifier
+from scdmc.views.features import Components, FeatureMaker
+from scdmc.views.new_cells import FittedReference, ReferenceDistances
+from scdmc.views.regression import LinearView
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+def is_view_classifier(folder: Path) -> bool:
+    """True for a folder that :func:`save_fitted_reference` wrote."""
+    return (Path(folder) / VIEWS_FILE).is_file()
+
+
+def save_fitted_reference(
+    folder: Path, fitted: FittedReference, model: ScDMCPreTrainedModel, model_directory: ModelDirectory, card: str
+) -> None:
+    """Write what a reference taught, with the model that it reads cells by.
+
+    Parameters
+    ----------
+    folder
+        To write; other files in it stay.
+    fitted
+        See :class:`scdmc.views.new_cells.FittedReference`.
+    model, model_directory
+        The model whose encoder was used.
+    card
+        Text of the model card.
+    """
+    classifier, maker = fitted.classifier, fitted.maker
+    tensors = {
+        "components.loadings": maker.components.loadings,
+        "components.centre": maker.components.centre,
+        "distances.cells": fitted.distances.cells.astype(np.float32),
+        "distances.usual": fitted.distances.usual.astype(np.float32),
+    }
+    for name, view in classifier.views.items():
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = view.weight, view.bias
+    directory = model_directory
+    save_model_directory(folder, model, directory.vocabulary, directory.medians, directory.settings, card)
+    save_tensors(
+        folder / VIEW_TENSORS_FILE,
+        {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in tensors.items()},
+    )
+    content = {
+        "scdmc_views": FORMAT,
+        "types": [str(name) for name in classifier.names],
+        "min_probability": classifier.min_probability,
+        "C": {name: view.C for name, view in classifier.views.items()},
+        "consensus": {key: asdict(each) for key, each in classifier.consensus.items()},
+        "genes": [str(gene) for gene in maker.genes],
+    }
+    write_json(folder / VIEWS_FILE, content)
+
+
+def read_fitted_reference(folder: Path, encoder: ScDMCPreTrainedModel, tokenizer: Tokenizer) -> FittedReference:
+    """Read what :func:`save_fitted_reference` wrote.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    encoder
+        Of its model folder, on its device.
+    tokenizer
+        Of its model folder.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is damaged, or of a later version.
+    """
+    folder = Path(folder)
+    require_whole(folder, VIEWS_FILE, VIEW_TENSORS_FILE)
+    content = read_json_object(folder / VIEWS_FILE, "classifier of views")
+    if content.get("scdmc_views") != FORMAT:
+        raise ScDMCError(f"{folder / VIEWS_FILE} is not of this version of scDMC ({FORMAT}); update scDMC")
+    try:
+        tensors = {name: tensor.numpy() for name, tensor in load_file(folder / VIEW_TENSORS_FILE).items()}
+        classifier = ViewClassifier(
+            np.array(content["types"], dtype=object),
+            {
+                name: LinearView(tensors[f"{name}.weight"], tensors[f"{name}.bias"], float(C))
+                for name, C in content["C"].items()
+            },
+            {key: Consensus(dict(each["weights"]), float(each["temperature"]))
+             for key, each in content["consensus"].items()},
+            float(content["min_probability"]),
+        )  # fmt: skip
+        components = Components(tensors["components.loadings"], tensors["components.centre"])
+        distances = ReferenceDistances(tensors["distances.cells"], tensors["distances.usual"].astype(np.float64))
+        genes = np.array(content["genes"], dtype=str)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ScDMCError(f"{folder} is damaged ({error}); copy it again, or label with --reference") from error
+    _require_fitting(folder, classifier, genes, components)
+    return FittedReference(FeatureMaker(genes, tokenizer, encoder, components), classifier, distances)
+
+
+def _require_fitting(folder: Path, classifier: ViewClassifier, genes: np.ndarray, components: Components) -> None:
+    """Refuse tensors whose shapes are not those of the types and genes."""
+    widths = {"genes": len(genes), "components": components.loadings.shape[1]}
+    shapes = {name: view.weight.shape for name, view in classifier.views.items()}
+    wanted = {name: (len(classifier.names), widths.get(name, shape[-1])) for name, shape in shapes.items()}
+    is_sound = shapes == wanted and components.loadings.shape[0] == len(genes)
+    if not is_sound or "+".join(sorted(classifier.views)) not in classifier.consensus:
+        raise ScDMCError(f"{folder} is damaged: {VIEW_TENSORS_FILE} does not fit {VIEWS_FILE}; copy it again")
