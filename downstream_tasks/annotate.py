@@ -137,10 +137,14 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     paths = [path for path in (arguments.data_path, arguments.reference) if path]
     has_counts = any(is_counts(path) for path in paths)
     fill_in(arguments, dict.fromkeys(CountOptions.__dataclass_fields__), has_counts, "on tokenized parquet")
+    return arguments
+
+
+def _require_counts_for_views(arguments: argparse.Namespace) -> None:
+    paths = [path for path in (arguments.data_path, arguments.reference) if path]
     parquet = [path for path in paths if not is_counts(path)]
     if arguments.by_views and parquet:
         raise ScDMCError(f"{parquet[0]}: views read the counts of all genes; give the .h5ad, or --method neighbours")
-    return arguments
 
 
 def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> "Annotator":
@@ -221,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     require_task_inputs(arguments)
     if arguments.reference:
         require_input(arguments.reference, "--reference")
+    _require_counts_for_views(arguments)
     lines = annotate_by_views(arguments) if arguments.by_views else annotate_by_blocks(arguments)
     print("\n".join(lines))
     print(f"wrote {arguments.output_file or arguments.output_dir}")

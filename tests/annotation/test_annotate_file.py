@@ -358,16 +358,18 @@ def test_reference_cells_of_no_type_do_not_vote_unless_they_are_kept(annotate, t
     reference = three_types.copy()
     reference.obs["cell_type"] = np.where(np.arange(reference.n_obs) % 2, "other", reference.obs["cell_type"])
     reference.write_h5ad(tmp_path / "reference.h5ad")
-    flags = ("--reference", tmp_path / "reference.h5ad", "--n_neighbors", 1)
+    flags = ("--reference", tmp_path / "reference.h5ad", "--method", "neighbours", "--n_neighbors", 1)
     by_script = {
         keep: set(annotate(three_types, *flags, *keep, model=model_path).obs["scDMC_cell_type"])
         for keep in ((), ("--keep_labels", "other"))
     }
     assert by_script[()] == set(TYPES)
     assert "other" in by_script["--keep_labels", "other"]
-    kept = {"reference": reference, "n_neighbors": 1, "keep_labels": ["other"], "ignore_labels": ["beta"]}
-    labels = scdmc.annotate(three_types.copy(), model_path, **kept).obs["scDMC_cell_type"]
-    assert set(labels) == {"alpha", "ductal", "other"}
+    kept = {"reference": reference, "keep_labels": ["other"], "ignore_labels": ["beta"]}
+    for method in ({"method": "neighbours", "n_neighbors": 1}, {}):
+        labels = scdmc.annotate(three_types.copy(), model_path, **kept, **method).obs["scDMC_cell_type"]
+        assert set(labels) <= {"alpha", "ductal", "other"}
+        assert "other" in set(labels)
     with pytest.raises(ScDMCError, match="keep_labels has no effect without reference"):
         scdmc.annotate(three_types.copy(), model_path, keep_labels=["other"])
 
