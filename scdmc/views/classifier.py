@@ -19,6 +19,7 @@ from scdmc.views.regression import (
     LinearView,
     Standardisation,
     combined,
+    fit_all_cells,
     fit_view,
     fold_of_cells,
     fold_view,
@@ -41,7 +42,7 @@ CELLS_OF_LEAVING_OUT = 1000
 
 
 # More labelled cells than these change no view.
-CELLS_OF_FIT = 20_000
+CELLS_OF_FIT = 10_000
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,15 @@ def fit_view_classifier(
             # Cells that are in no fold were not seen by the fit of those that are.
             out_of_fold[view] = axes.turned_back(fitted).probabilities(scaled)
             out_of_fold[view][chosen] = folded.probabilities
-            fitted = fit_view(axes.turned(scaled[many]), axes.variance, types[many], len(names), folded.C, fitted)
+            if axes.is_whole:
+                fitted = fit_view(axes.turned(scaled[many]), axes.variance, types[many], len(names), folded.C, fitted)
+                fitted = axes.turned_back(fitted)
+            else:
+                fitted = axes.turned_back(fitted)
+                fitted = fit_all_cells(scaled[many], types[many], len(names), folded.C, fitted)
         else:
             out_of_fold[view] = folded.probabilities
-        fitted = axes.turned_back(fitted)
+            fitted = axes.turned_back(fitted)
         views[view] = fitted if standard is None else standard.undo(fitted)
         logger.info("view %s: C %g", view, folded.C)
     tested = chosen[learnable[chosen]]

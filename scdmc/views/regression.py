@@ -10,6 +10,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 
 from scdmc.annotation.probing import SMALLEST_SPREAD
 
@@ -42,6 +43,10 @@ CURVATURE = 0.05
 
 # The solver ends where a step lowers the loss by less than this share.
 TOLERANCE, MOST_STEPS = 1e-6, 300
+
+
+# Largest part of the gradient where the solver ends that fits features as they are.
+TOLERANCE_OF_ALL = 1e-4
 
 
 Features = np.ndarray | scipy.sparse.csr_matrix
@@ -144,6 +149,8 @@ class CompactFeatures:
     ----------
     variance
         Sum of squares along each axis over the cells, shape (n_axes,); n_axes is at most n_cells and n_features.
+    is_whole
+        Whether the weights of any cells are in the span: there are no more features than cells.
     own
         The cells that made the axes, turned, shape (n_cells, n_axes), float32.
     """
@@ -151,7 +158,8 @@ class CompactFeatures:
     def __init__(self, features: Features) -> None:
         n_cells, n_features = features.shape
         self._mean = np.asarray(features.mean(axis=0), dtype=np.float64).ravel()
-        self._cells = features if n_features > n_cells else None
+        self.is_whole = n_features <= n_cells
+        self._cells = None if self.is_whole else features
         products = self._products(features) if self._cells is not None else self._covariance(features)
         variance, axes = scipy.linalg.eigh(products, overwrite_a=True, check_finite=False)
         kept = variance > SMALLEST_VARIANCE * max(variance[-1], 1e-12)
@@ -242,6 +250,37 @@ def fit_view(
     found = minimize(cost, first.ravel(), jac=True, method="L-BFGS-B", options=solver).x.reshape(first.shape)
     weight[present], bias[present] = found[:, 1:] * unit, found[:, 0]
     return LinearView(weight, bias, C)
+
+
+def fit_all_cells(
+    features: scipy.sparse.csr_matrix, types: np.ndarray, n_types: int, C: float, start: LinearView
+) -> LinearView:
+    """The same fit on features as they are, of more cells than a square matrix should have rows.
+
+    Parameters
+    ----------
+    features
+        Shape (n_cells, n_features).
+    types, n_types, C
+        See :func:`fit_view`.
+    start
+        Where the solver starts: the view of some of the cells, on features as they are.
+    """
+    present = np.unique(types)
+    if len(present) == 1:
+        return start
+    is_pair = len(present) == 2
+    # Of two types scikit-learn fits the difference of their weights, whose penalty is twice as strong.
+    model = LogisticRegression(C=2 * C if is_pair else C, tol=TOLERANCE_OF_ALL, max_iter=MOST_STEPS, warm_start=True)
+    weight, bias = start.weight[present], start.bias[present]
+    model.coef_, model.intercept_ = (np.diff(weight, axis=0), np.diff(bias)) if is_pair else (weight, bias)
+    model.fit(features, types)
+    weight, bias = model.coef_, model.intercept_
+    if is_pair:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.array([-1, 1]) * bias / 2
+    whole = np.zeros_like(start.weight), np.full_like(start.bias, -np.inf)
+    whole[0][present], whole[1][present] = weight, bias
+    return LinearView(*whole, C)
 
 
 def fold_view(

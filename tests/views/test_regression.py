@@ -11,6 +11,7 @@ from scdmc.views.regression import (
     CompactFeatures,
     Standardisation,
     combined,
+    fit_all_cells,
     fit_view,
     fold_of_cells,
     fold_view,
@@ -142,3 +143,17 @@ def test_a_classifier_of_views_is_better_than_its_parts_and_calibrated(rng):
     assert expected_calibration_error(together.max(axis=1), is_right, 5) < 0.1
     assert set(held_out.unseen_auroc) == set("abcd")
     assert 0 < classifier.min_probability < 1
+
+
+@pytest.mark.parametrize("n_types", [1, 2, 3])
+def test_a_fit_of_all_cells_goes_on_from_that_of_some(three_groups, n_types):
+    features, types = three_groups
+    kept = np.flatnonzero(types < n_types)
+    features, types = scipy.sparse.csr_matrix(features[kept]), types[kept]
+    some = CompactFeatures(features[::2])
+    start = some.turned_back(fit_view(some.own, some.variance, types[::2], 3, C=0.1))
+    found = fit_all_cells(features, types, 3, 0.1, start).probabilities(features)
+    axes = CompactFeatures(features)
+    np.testing.assert_allclose(
+        found, fit_view(axes.own, axes.variance, types, 3, C=0.1).probabilities(axes.own), atol=0.03
+    )
