@@ -91,6 +91,14 @@ def write_regulons(folder):
     write_gene_sets(folder / "regulons.gmt", {f"set_{i}": genes[i::12].tolist() for i in range(12)}, "made up")
 
 
+def write_pair(folder):
+    """A labelled and a new file, as fetch_demo_data.py --pair_dir makes them of all cells."""
+    adata = anndata.read_h5ad(ROOT / "tests" / "data" / "islets_300.h5ad")
+    folder.mkdir()
+    adata[::2].write_h5ad(folder / "labelled.h5ad")
+    adata[1::2].copy().write_h5ad(folder / "new.h5ad")
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of the script folders with the 300 cells where `make demo` puts its cells; all commands have run in it."""
@@ -100,6 +108,7 @@ def tree(tmp_path_factory):
     counts = tree / "demo_output" / "counts"
     counts.mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "data" / "islets_300.h5ad", counts / "islets.h5ad")
+    write_pair(tree / "demo_output" / "pair")
     write_regulons(tree / "demo_output" / "regulons")
     for command in printed_commands():
         run_printed(command, tree)
@@ -217,6 +226,10 @@ def test_the_outputs_that_the_pages_list_are_there(tree):
         "annotation/confusion_matrix.png",
         "annotation/confusion_matrix.pdf",
         "annotation/split.csv",
+        "labelled/annotated.h5ad",
+        "labelled/labels.csv",
+        "labelled/report.html",
+        "labelled/classifier/model.safetensors",
         "clustering/clusters.csv",
         "clustering/clustered.h5ad",
         "clustering/cluster_sizes.csv",

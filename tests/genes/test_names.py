@@ -141,7 +141,7 @@ def test_symbols_of_a_mouse_are_not_taken_for_those_of_a_human(place, symbols, v
     var = pd.DataFrame(index=names) if place == "index" else pd.DataFrame({place: names}, index=map(str, range(2000)))
     with pytest.raises(ScDMCError) as error:
         match_genes(var, vocabulary, source="islets.h5ad")
-    for part in ("islets.h5ad", "mouse or a rat", names[0], "tokenizer_combine.py", "--species mouse"):
+    for part in ("islets.h5ad", "mouse or a rat", names[0], "scdmc orthologs", "--species mouse"):
         assert part in str(error.value)
 
 

