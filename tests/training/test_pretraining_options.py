@@ -387,6 +387,10 @@ def test_a_run_killed_at_any_moment_resumes_from_a_complete_checkpoint(tmp_path,
 
 # ---- several processes
 
+OF_TWO_PROCESSES = {
+    "ddp": {"plain": {}, "queue": {"queue_size": 16}},
+    "fsdp": {"sharded": {"fsdp": True}},
+}
 TWO_PROCESSES = """
 import json
 import sys
@@ -395,12 +399,36 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from tests.training.runs import SETTINGS, make_run
-settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3)
-settings = replace(settings, **json.loads(sys.argv[2]))
-run = make_run(Path(sys.argv[1]) / "two", settings, dropout=0.0)
-run.run()
-run.end()
+folder, variants = Path(sys.argv[1]), json.loads(sys.argv[2])
+for name, changes in variants.items():
+    settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3)
+    make_run(folder / name, replace(settings, **changes), dropout=0.0).run()
+settings = replace(SETTINGS, fsdp=changes.get("fsdp", False))
+straight = make_run(folder / "straight", settings)
+straight.run()
+torch.manual_seed(123)
+resumed = make_run(folder / "resumed", settings)
+resumed.resume(folder / "straight" / "checkpoints" / "step-00000003")
+resumed.run()
+model = resumed.whole_model()
+if resumed.accelerator.is_main_process:
+    model.save_pretrained(folder / "model")
+resumed.end()
 """
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    """A function that gives the folder of all runs on two CPU processes of one kind; each kind is started once."""
+    made = {}
+
+    def folder_of(kind):
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind)
+            run_two_processes(made[kind], TWO_PROCESSES, json.dumps(OF_TWO_PROCESSES[kind]))
+        return made[kind]
+
+    return folder_of
 
 
 def run_two_processes(folder, code, *arguments):
@@ -413,15 +441,15 @@ def run_two_processes(folder, code, *arguments):
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.mark.parametrize("changes", [{}, {"queue_size": 16}, {"fsdp": True}], ids=str)
-def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, changes):
+@pytest.mark.parametrize(("kind", "name"), [("ddp", "plain"), ("ddp", "queue"), ("fsdp", "sharded")])
+def test_two_processes_train_as_one_on_the_joined_batch(of_two_processes, tmp_path, kind, name):
     settings = replace(SETTINGS, max_steps=3, batch_size=7, save_every=3, evaluate_every=3)
-    settings = replace(settings, queue_size=changes.get("queue_size", 0))
+    settings = replace(settings, queue_size=OF_TWO_PROCESSES[kind][name].get("queue_size", 0))
     one = make_run(tmp_path / "one", settings, dropout=0.0)
     one.run()
-    run_two_processes(tmp_path, TWO_PROCESSES, json.dumps(changes))
-    two = make_run(tmp_path / "two", settings, dropout=0.0, seed=9)
-    two.resume(find_checkpoint(tmp_path / "two", "last"))
+    folder = of_two_processes(kind) / name
+    two = make_run(folder, settings, dropout=0.0, seed=9)
+    two.resume(find_checkpoint(folder, "last"))
     logged = [row for row in one.history if "gradient_norm" in row]
     others = [row for row in two.history if "gradient_norm" in row]
     judged, shared = ([row for row in run.history if "eval_loss" in row] for run in (one, two))
@@ -437,39 +465,16 @@ def test_two_processes_train_as_one_on_the_joined_batch(tmp_path, changes):
         )
 
 
-RESUMED_TWO_PROCESSES = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from scdmc.training.checkpoint_files import find_checkpoint
-from tests.training.runs import SETTINGS, make_run
-folder = Path(sys.argv[1])
-settings = replace(SETTINGS, fsdp=sys.argv[2] == "fsdp")
-straight = make_run(folder / "straight", settings)
-straight.run()
-torch.manual_seed(123)
-resumed = make_run(folder / "resumed", settings)
-resumed.resume(folder / "straight" / "checkpoints" / "step-00000003")
-resumed.run()
-model = resumed.whole_model()
-if resumed.accelerator.is_main_process:
-    model.save_pretrained(folder / "model")
-resumed.end()
-"""
-
-
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_processes_resume_bit_for_bit_with_the_dropout_of_each(tmp_path, kind):
-    run_two_processes(tmp_path, RESUMED_TWO_PROCESSES, kind)
+def test_two_processes_resume_bit_for_bit_with_the_dropout_of_each(of_two_processes, kind):
+    folder = of_two_processes(kind)
     straight, resumed = (
-        load_file(tmp_path / name / "checkpoints" / "step-00000006" / "state.safetensors")
+        load_file(folder / name / "checkpoints" / "step-00000006" / "state.safetensors")
         for name in ("straight", "resumed")
     )
     require_equal_states(straight, resumed)
     assert not torch.equal(straight["random.0.cpu"], straight["random.1.cpu"])
-    model = ScDMCForMaskedLM.from_pretrained(tmp_path / "model").state_dict()
+    model = ScDMCForMaskedLM.from_pretrained(folder / "model").state_dict()
     for name, tensor in without_prefix("module.model", resumed).items():
         assert torch.equal(model[name], tensor), name
 
