@@ -31,7 +31,7 @@ from scdmc.views.weights import recommended_threshold, unseen_auroc, view_weight
 logger = logging.getLogger(__name__)
 
 # Views whose features have no unit in common: each is divided by its spread over the labelled cells.
-STANDARDISED = ("components", "scdmc", "vectors")
+STANDARDISED, WITH_ONE_SPREAD = ("components", "scdmc", "vectors"), ("components",)
 
 
 # Types are left out one after the other to learn what a cell of an unseen type looks like: so many at most.
@@ -150,7 +150,7 @@ def fit_view_classifier(
     learnable[chosen] = is_learnable(types[chosen], folds)
     views, out_of_fold, compact = {}, {}, {}
     for view, of_cells in _shown(features, "views"):
-        standard = Standardisation.of(of_cells) if view in STANDARDISED else None
+        standard = Standardisation.of(of_cells, view in WITH_ONE_SPREAD) if view in STANDARDISED else None
         scaled = of_cells if standard is None else standard.apply(of_cells)
         axes = compact[view] = CompactFeatures(scaled[chosen])
         folded = fold_view(axes.own, axes.variance, types[chosen], folds)

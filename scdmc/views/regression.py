@@ -332,16 +332,22 @@ def log_loss(probabilities: np.ndarray, types: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Mean and spread of labelled cells, shape (n_features,) each; a feature that is constant has an endless spread."""
+    """Mean and spread of labelled cells, shape (n_features,) each; a feature that is constant has an endless spread.
+
+    Principal components keep their own relative spread: the last ones are mostly noise, and would have as much say as
+    the first.
+    """
 
     mean: np.ndarray
     spread: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "Standardisation":
-        """By the cells of an array (n_cells, n_features)."""
+    def of(cls, features: np.ndarray, has_one_spread: bool = False) -> "Standardisation":
+        """By the cells of an array (n_cells, n_features); one spread is the largest of them, for all features."""
         mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
         spread[spread <= SMALLEST_SPREAD * np.maximum(np.abs(mean), 1)] = np.inf
+        if has_one_spread and np.isfinite(spread).any():
+            spread[:] = spread[np.isfinite(spread)].max()
         return cls(mean, spread)
 
     def apply(self, features: np.ndarray) -> np.ndarray:

@@ -53,6 +53,13 @@ def test_a_type_without_cells_gets_no_probability_and_a_single_type_all_of_it(th
     np.testing.assert_array_equal(one, np.tile([0.0, 1.0, 0.0], (180, 1)))
 
 
+def test_components_keep_their_relative_spread(rng):
+    features = rng.normal(size=(200, 3)) * [10.0, 1.0, 0.0]
+    scaled = Standardisation.of(features, has_one_spread=True).apply(features)
+    spread = features.std(axis=0)
+    np.testing.assert_allclose(scaled.std(axis=0), spread / spread[0], rtol=1e-5)
+
+
 def test_standardised_features_give_the_same_view(three_groups):
     features, types = three_groups
     features[:, 3] = 7.0  # a constant
