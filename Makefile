@@ -58,7 +58,7 @@ demo: $(VENV)/installed
 	$(if $(START_$(START)),,$(error START is shipped or random, not '$(START)'))
 	rm -rf $(DEMO)
 	cd prepare && $(BIN)/python -u fetch_demo_data.py --output_dir $(DEMO)/counts --pair_dir $(DEMO)/pair
-	cd downstream_tasks && $(BIN)/python -u annotate.py $(DEMO)/pair/new.h5ad --reference $(DEMO)/pair/labelled.h5ad \
+	cd downstream_tasks && $(BIN)/python -u annotate.py --data_path $(DEMO)/pair/new.h5ad --reference $(DEMO)/pair/labelled.h5ad \
 		--label_key cell_type --output_dir $(DEMO)/labels
 	cd prepare && $(BIN)/python -u split_cells.py --data_path $(DEMO)/counts/islets.h5ad \
 		--output_file $(DEMO)/split.csv --label_key cell_type
