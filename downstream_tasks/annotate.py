@@ -65,7 +65,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
     parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
     labels = parser.add_argument_group("labels")
-    meaning = f"less certain cells become {UNKNOWN}; by views also {AUTO}, the threshold that the reference recommends"
+    meaning = (
+        f"less certain cells become {UNKNOWN}; by views also {AUTO}: cells less familiar than the reference recommends"
+    )
     labels.add_argument("--min_probability", type=_threshold, default=0.0, help=meaning)
     meaning = "share of the genes of the labelled cells, counted in each of them, that the new cells need"
     labels.add_argument("--min_known_genes", type=probability, help=f"{meaning} (default: {MIN_KNOWN_GENES})")

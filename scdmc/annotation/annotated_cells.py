@@ -59,7 +59,7 @@ class HeldOutScores:
     probability
         Of that label, after calibration, shape (n_reference,).
     unseen_auroc
-        Type -> how well a low probability tells its cells from all others when it is left out of the reference,
+        Type -> how well a low familiarity tells its cells from all others when it is left out of the reference,
         0.5 to 1; empty where that was not measured.
     """
 
@@ -85,10 +85,14 @@ class AnnotatedCells:
     probabilities
         Calibrated, shape (n_new, n_types).
     labels
-        Label of each new cell, ``Unknown`` below ``min_probability`` or without counts; shape (n_new,).
-    min_probability
-        Threshold that was used.
-    recommended_probability
+        Label of each new cell, ``Unknown`` below ``min_probability``, below ``min_familiarity`` or without counts;
+        shape (n_new,).
+    familiarity
+        How much each new cell is like those of the reference, as the share of held-out reference cells that are not
+        more familiar; shape (n_new,).
+    min_probability, min_familiarity
+        Thresholds that were used; 0 for none.
+    recommended_familiarity
         Threshold that the reference recommends.
     view_labels
         View -> its own label of each new cell, shape (n_new,).
@@ -115,8 +119,10 @@ class AnnotatedCells:
     names: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
+    familiarity: np.ndarray
     min_probability: float
-    recommended_probability: float
+    min_familiarity: float
+    recommended_familiarity: float
     view_labels: Mapping[str, np.ndarray]
     weights: Mapping[str, float]
     left_out: Mapping[str, str]

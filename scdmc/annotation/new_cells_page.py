@@ -123,15 +123,15 @@ def _number_of_score(cells: AnnotatedCells, macro_f1: float) -> KeyNumber:
 def _number_of_unknown(evidence: TypeEvidence) -> KeyNumber:
     """The share of cells without a label, at the threshold that was used and at the recommended one."""
     cells, missing = evidence.cells, is_missing(evidence.labels)
-    # Cells that no threshold brings back: without counts.
-    never = missing & (evidence.probability >= cells.min_probability)
-    then = (never | (evidence.probability < cells.recommended_probability)).mean()
-    if np.isclose(cells.min_probability, cells.recommended_probability):
-        beside = f"below a probability of {cells.min_probability:.2f}, as the reference recommends"
+    familiarity = np.asarray(cells.familiarity, dtype=float)
+    # NaN: cells without counts, which no threshold brings back.
+    then = (np.isnan(familiarity) | (familiarity < cells.recommended_familiarity)).mean()
+    if cells.min_familiarity and np.isclose(cells.min_familiarity, cells.recommended_familiarity):
+        beside = f"below a familiarity of {cells.min_familiarity:.2f}, as the reference recommends"
     else:
         beside = (
-            f"below a probability of {cells.min_probability:.2f}; {then:.1%} at the recommended "
-            f"{cells.recommended_probability:.2f}"
+            f"below a probability of {cells.min_probability:.2f}; {then:.1%} would be below the recommended "
+            f"familiarity of {cells.recommended_familiarity:.2f}"
         )
     return KeyNumber("New cells without a label", f"{missing.mean():.1%}", beside)
 
@@ -371,7 +371,7 @@ def _section_of_types(folder: Path, cells: AnnotatedCells, scored: pd.DataFrame)
         unseen = pd.Series(dict(cells.held_out.unseen_auroc), dtype=float)
         table["AUROC when left out"] = unseen.reindex(types.index).to_numpy()
         text = (
-            "Each type was also left out of the reference in turn. Its cells then had lower probabilities than others: "
+            "Each type was also left out of the reference in turn. Its cells then were less familiar than others: "
             f"the mean AUROC is {unseen.mean():.3f} (0.5 is chance, 1 is perfect)."
         )
     classes = table.rename(columns={"type": "class", "F1": "f1"})
@@ -398,8 +398,9 @@ def _section_of_facts(cells: AnnotatedCells) -> Section:
         "new cells": f"{new.name}: {len(cells.labels):,} cells, {new.n_genes:,} genes",
         "reference": f"{reference.name}: {len(cells.reference_labels):,} cells, {reference.n_genes:,} genes",
         "shared genes": f"{len(cells.reference.genes):,}",
-        "threshold used": f"{cells.min_probability:.2f}",
-        "threshold recommended": f"{cells.recommended_probability:.2f}",
+        "probability needed for a label": f"{cells.min_probability:.2f}",
+        "familiarity needed for a label": f"{cells.min_familiarity:.2f}",
+        "familiarity recommended": f"{cells.recommended_familiarity:.2f}",
         **{str(name): str(value) for name, value in cells.facts.items()},
     }
     table = pd.DataFrame({"": list(facts), "value": list(facts.values())})

@@ -46,8 +46,8 @@ def annotate(
     ----------
     adata
         Raw counts. It gets ``obs['scDMC_cell_type']``, ``obs['scDMC_probability']``, ``obs['scDMC_margin']`` and
-        ``obsm['X_scDMC']``; by views also ``obs['scDMC_second_label']``, ``obs['scDMC_distance']``, a column
-        ``scDMC_view_...`` for each view, and ``obsm['X_umap']``.
+        ``obsm['X_scDMC']``; by views also ``obs['scDMC_second_label']``, ``obs['scDMC_familiarity']``,
+        ``obs['scDMC_distance']``, a column ``scDMC_view_...`` for each view, and ``obsm['X_umap']``.
     model
         Folder of a classifier, or what :func:`scdmc.load` returned of one; with a reference any model, also the name of
         a shipped one, and ``scDMC-small`` without it.
@@ -56,7 +56,8 @@ def annotate(
     method
         With a reference: ``views`` (:mod:`scdmc.views`; the default) or ``neighbours``, whose votes need no training.
     min_probability
-        Less certain cells become Unknown; ``"auto"`` takes the threshold that the reference recommends.
+        Less certain cells become Unknown; by views ``"auto"`` means cells that are less familiar than the reference
+        recommends.
     n_neighbors
         Voters, by ``neighbours``.
     min_known_genes

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scdmc.annotation.calibration import calibrate, with_temperature
+from scdmc.views.familiarity import Familiarity, TypeDistances, clues_of_cells
 from scdmc.views.regression import (
     CELLS_OF_FOLDS,
     CompactFeatures,
@@ -26,7 +27,7 @@ from scdmc.views.regression import (
     is_learnable,
     sample_of_cells,
 )
-from scdmc.views.weights import recommended_threshold, unseen_auroc, view_weights
+from scdmc.views.weights import view_weights
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,11 @@ class Consensus:
         """Calibrated, shape (n_cells, n_types): of the views' own, View -> (n_cells, n_types)."""
         return with_temperature(combined(of_views, self.weights), self.temperature)
 
+    def clues(self, of_views: Mapping[str, np.ndarray], squared_distance: np.ndarray | None) -> np.ndarray:
+        """See :func:`scdmc.views.familiarity.clues_of_cells`: of views that have a weight, shape (n_cells, 3)."""
+        counted = [of_views[view] for view, weight in self.weights.items() if weight]
+        return clues_of_cells(self.probabilities(of_views), counted, squared_distance)
+
 
 @dataclass(frozen=True)
 class ViewClassifier:
@@ -77,14 +83,17 @@ class ViewClassifier:
         View -> its logistic regression, on features as they are.
     consensus
         Views that are at hand (sorted, joined by "+") -> how they are combined.
-    min_probability
-        Threshold that is recommended: less certain cells are Unknown.
+    familiarity
+        Views that are at hand -> the yardstick of familiarity, and the threshold that is recommended.
+    distances
+        Where the types lie among principal components; None without the view of these.
     """
 
     names: np.ndarray
     views: Mapping[str, LinearView]
     consensus: Mapping[str, Consensus]
-    min_probability: float
+    familiarity: Mapping[str, Familiarity]
+    distances: TypeDistances | None
 
     def of_views(self, features: Mapping[str, Features]) -> dict[str, np.ndarray]:
         """View -> its probabilities, uncalibrated, shape (n_cells, n_types)."""
@@ -93,6 +102,27 @@ class ViewClassifier:
     def consensus_of(self, views: Sequence[str]) -> Consensus:
         """How these views are combined."""
         return self.consensus[key_of(views)]
+
+    def recommended_of(self, views: Sequence[str]) -> float:
+        """Familiarity below which the reference recommends to call a cell Unknown, by these views."""
+        return self.familiarity[key_of(views)].threshold
+
+    def familiarity_of(self, of_views: Mapping[str, np.ndarray], features: Mapping[str, Features]) -> np.ndarray:
+        """How familiar cells are: the share of held-out reference cells that are not more so, shape (n_cells,).
+
+        Parameters
+        ----------
+        of_views
+            From :meth:`of_views`.
+        features
+            View -> features of the cells.
+        """
+        key = key_of(list(of_views))
+        squared = None
+        if "components" in of_views:
+            likeliest = self.consensus[key].probabilities(of_views).argmax(axis=1)
+            squared = self.distances.squared(features["components"], likeliest)
+        return self.familiarity[key].of_cells(self.consensus[key].clues(of_views, squared))
 
 
 @dataclass(frozen=True)
@@ -108,7 +138,7 @@ class HeldOutViews:
     is_learnable
         False for a cell whose type no other cell could teach, shape (n_cells,).
     unseen_auroc
-        Type -> how well low probabilities tell its cells when nothing was learned of it.
+        Type -> how well a low familiarity tells its cells when nothing was learned of it.
     """
 
     of_views: Mapping[str, np.ndarray]
@@ -176,15 +206,21 @@ def fit_view_classifier(
         for size in range(1, len(views) + 1)
         for some in combinations(views, size)
     }
-    everything = consensus[key_of(tuple(views))]
-    strengths = {view: fitted.C for view, fitted in views.items()}
-    unseen = _confidences_without_types(compact, types[chosen], folds, strengths, everything)
-    together = everything.probabilities(out_of_fold)
-    is_right = together[tested].argmax(axis=1) == types[tested]
-    threshold = recommended_threshold(together[tested].max(axis=1), is_right, list(unseen.values()))
-    classifier = ViewClassifier(names.astype(object), views, consensus, threshold)
-    aurocs = {str(names[number]): unseen_auroc(*confidences) for number, confidences in unseen.items()}
-    return classifier, HeldOutViews(out_of_fold, together, learnable, aurocs)
+    together = consensus[key_of(tuple(views))].probabilities(out_of_fold)
+    components = features.get("components")
+    folded_cells = _Folded(
+        compact,
+        {view: fitted.C for view, fitted in views.items()},
+        None if components is None else components[chosen],
+        types[chosen],
+        folds,
+    )
+    held_out = {view: each[chosen] for view, each in out_of_fold.items()}
+    familiarity, aurocs = _familiarity(folded_cells, consensus, held_out, types[chosen], learnable[chosen])
+    distances = None if components is None else TypeDistances.of(components[many], types[many], len(names))
+    classifier = ViewClassifier(names.astype(object), views, consensus, familiarity, distances)
+    of_types = {str(names[number]): auroc for number, auroc in aurocs.items()}
+    return classifier, HeldOutViews(out_of_fold, together, learnable, of_types)
 
 
 def _shown(features: Mapping[str, Features], what: str) -> Iterator[tuple[str, Features]]:
@@ -198,35 +234,85 @@ def _consensus(probabilities: Mapping[str, np.ndarray], types: np.ndarray) -> Co
     return Consensus(weights, temperature)
 
 
-def _confidences_without_types(
-    compact: Mapping[str, CompactFeatures],
+def _familiarity(
+    cells: "_Folded",
+    consensus: Mapping[str, Consensus],
+    of_views: Mapping[str, np.ndarray],
     types: np.ndarray,
-    folds: np.ndarray,
-    strengths: Mapping[str, float],
-    consensus: Consensus,
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Leave out each type, the most frequent ones first, and see how certain the labels are.
+    is_tested: np.ndarray,
+) -> tuple[dict[str, Familiarity], dict[int, float]]:
+    """Yardsticks for whatever views are at hand, and by all views the AUROC of each type that was left out."""
+    unseen = cells.without_types(consensus)
+    found, aurocs = {}, {}
+    for key, each in consensus.items():
+        clues = cells.out_of_fold(each, of_views, key.split("+"))
+        is_right = each.probabilities(of_views).argmax(axis=1) == types
+        left_out = {number: pair[key] for number, pair in unseen.items()}
+        found[key], of_types = Familiarity.learned(clues[is_tested], is_right[is_tested], left_out)
+        if key == key_of(tuple(of_views)):
+            aurocs = of_types
+    return found, aurocs
 
-    Returns
-    -------
-    Type -> probabilities of the labels of held-out cells of the other types, and of all its own cells.
-    """
-    numbers, sizes = np.unique(types, return_counts=True)
-    if len(numbers) < 3:
-        return {}  # one type alone is certain of everything
-    is_tested = folds == 0
-    found = {}
-    for left_out in numbers[np.argsort(-sizes, kind="stable")][:MOST_TYPES_LEFT_OUT]:
-        taught = np.flatnonzero(~is_tested & (types != left_out))
-        if len(np.unique(types[taught])) < 2:
-            continue
-        taught = taught[sample_of_cells(types[taught], CELLS_OF_LEAVING_OUT)]
-        n_types = int(types.max()) + 1
-        probabilities = {}
-        for view in (view for view, weight in consensus.weights.items() if weight):
-            own, variance = compact[view].own, compact[view].variance
-            fitted = fit_view(own[taught], variance, types[taught], n_types, strengths[view])
-            probabilities[view] = fitted.probabilities(own)
-        certain = consensus.probabilities(probabilities).max(axis=1)
-        found[int(left_out)] = certain[is_tested & (types != left_out)], certain[types == left_out]
-    return found
+
+class _Folded:
+    """Labelled cells in folds, with what is needed to fit the views again on some of them."""
+
+    def __init__(
+        self,
+        compact: Mapping[str, CompactFeatures],
+        strengths: Mapping[str, float],
+        components: np.ndarray | None,
+        types: np.ndarray,
+        folds: np.ndarray,
+    ) -> None:
+        self._compact, self._strengths, self._components = compact, strengths, components
+        self._types, self._folds, self._n_types = types, folds, int(types.max()) + 1
+
+    def out_of_fold(self, consensus: Consensus, of_views: Mapping[str, np.ndarray], views: Sequence[str]) -> np.ndarray:
+        """Clues of all cells, distances to types as the cells of other folds have them; shape (n_cells, 3)."""
+        if "components" not in views:
+            return consensus.clues(of_views, None)
+        likeliest = consensus.probabilities(of_views).argmax(axis=1)
+        squared = np.zeros(len(likeliest))
+        for fold in np.unique(self._folds):
+            tested = self._folds == fold
+            distances = self._distances(np.flatnonzero(tested if tested.all() else ~tested))
+            squared[tested] = distances.squared(self._components[tested], likeliest[tested])
+        return consensus.clues(of_views, squared)
+
+    def _distances(self, taught: np.ndarray) -> TypeDistances:
+        return TypeDistances.of(self._components[taught], self._types[taught], self._n_types)
+
+    def without_types(self, consensus: Mapping[str, Consensus]) -> dict[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Leave out each type, the most frequent ones first, and see how familiar its cells look.
+
+        Returns
+        -------
+        Type -> views that are at hand -> clues of held-out cells of the other types, and of all its own cells.
+        """
+        numbers, sizes = np.unique(self._types, return_counts=True)
+        if len(numbers) < 3:
+            return {}  # one type alone is certain of everything
+        is_tested = self._folds == 0
+        found = {}
+        for left_out in numbers[np.argsort(-sizes, kind="stable")][:MOST_TYPES_LEFT_OUT]:
+            is_left_out = self._types == left_out
+            taught = np.flatnonzero(~is_tested & ~is_left_out)
+            if len(np.unique(self._types[taught])) < 2:
+                continue
+            taught = taught[sample_of_cells(self._types[taught], CELLS_OF_LEAVING_OUT)]
+            of_views = {}
+            for view, axes in self._compact.items():
+                fitted = fit_view(
+                    axes.own[taught], axes.variance, self._types[taught], self._n_types, self._strengths[view]
+                )
+                of_views[view] = fitted.probabilities(axes.own)
+            distances = self._distances(taught) if self._components is not None else None
+            found[int(left_out)] = {}
+            for key, each in consensus.items():
+                squared = None
+                if "components" in key.split("+"):
+                    squared = distances.squared(self._components, each.probabilities(of_views).argmax(axis=1))
+                clues = each.clues(of_views, squared)
+                found[int(left_out)][key] = clues[is_tested & ~is_left_out], clues[is_left_out]
+        return found

@@ -82,7 +82,7 @@ def annotate_by_reference(
         new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
     encoder = model if isinstance(model, ScDMCModel) else model.bert
     cells, annotated, fitted = label_new_cells(new, reference, labels, encoder, tokenizer, options)
-    recommended = annotated.recommended_probability
+    recommended = annotated.recommended_familiarity
     if output.folder is None:
         _write_file(output.file, data_path, new, cells)
         return summary_lines(cells, recommended)
@@ -137,7 +137,7 @@ def annotate_by_folder(
         with result_folder(output.folder) as folder:
             write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
             write_labels_table(folder / LABELS_FILE, new, cells)
-    return summary_lines(cells, fitted.classifier.min_probability)
+    return summary_lines(cells, fitted.classifier.recommended_of(list(cells.of_views)))
 
 
 def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCells) -> None:

@@ -24,7 +24,7 @@ from scdmc.genes.symbols import gene_symbols
 from scdmc.labels import is_missing
 from scdmc.model.encoder import ScDMCModel
 from scdmc.tokens.tokenizer import Tokenizer
-from scdmc.views.classifier import HeldOutViews, ViewClassifier, fit_view_classifier
+from scdmc.views.classifier import HeldOutViews, ViewClassifier, fit_view_classifier, key_of
 from scdmc.views.features import Components, FeatureMaker, ViewsOfCells
 from scdmc.views.options import ViewOptions
 from scdmc.views.regression import log_loss
@@ -119,9 +119,11 @@ class LabelledCells:
     probabilities
         Calibrated, shape (n_cells, n_types); NaN for a cell without counts.
     labels
-        Shape (n_cells,); Unknown below the threshold and without counts.
-    threshold
-        That was used.
+        Shape (n_cells,); Unknown below a threshold and without counts.
+    familiarity
+        Share of the held-out reference cells that are not more familiar, shape (n_cells,); NaN without counts.
+    min_probability, min_familiarity
+        Thresholds that were used; 0 for none.
     of_views
         View -> its own label, shape (n_cells,).
     weights
@@ -139,7 +141,9 @@ class LabelledCells:
     names: np.ndarray
     probabilities: np.ndarray
     labels: np.ndarray
-    threshold: float
+    familiarity: np.ndarray
+    min_probability: float
+    min_familiarity: float
     of_views: Mapping[str, np.ndarray]
     weights: Mapping[str, float]
     left_out: Mapping[str, str]
@@ -164,7 +168,7 @@ def labelled(
     cells
         Their features, without those of views that are left out.
     min_probability
-        Less certain cells are Unknown; None for the threshold that the reference recommends.
+        Less certain cells are Unknown; None for those that are less familiar than the reference recommends.
     left_out
         View -> why it is left out.
     seed
@@ -175,10 +179,12 @@ def labelled(
     consensus = classifier.consensus_of(list(of_views))
     probabilities = consensus.probabilities(of_views)
     is_empty = cells.expression.getnnz(axis=1) == 0
-    threshold = classifier.min_probability if min_probability is None else min_probability
+    familiarity = classifier.familiarity_of(of_views, cells.features)
+    min_familiarity = classifier.recommended_of(list(of_views)) if min_probability is None else 0.0
+    min_probability = min_probability or 0.0
     labels = classifier.names[probabilities.argmax(axis=1)]
-    labels[(probabilities.max(axis=1) < threshold) | is_empty] = UNKNOWN
-    probabilities[is_empty] = np.nan
+    labels[(probabilities.max(axis=1) < min_probability) | (familiarity < min_familiarity) | is_empty] = UNKNOWN
+    probabilities[is_empty] = familiarity[is_empty] = np.nan
     distance = fitted.distances.share_nearer(cells.components)
     distance[is_empty] = np.nan
     own = {view: classifier.names[each.argmax(axis=1)] for view, each in of_views.items()}
@@ -186,8 +192,8 @@ def labelled(
         each[is_empty] = UNKNOWN
     place = _map_of(cells.components, is_empty, seed)
     return LabelledCells(
-        classifier.names, probabilities, labels, threshold, own, dict(consensus.weights), left_out, distance,
-        cells.embedding, place,
+        classifier.names, probabilities, labels, familiarity, min_probability, min_familiarity, own,
+        dict(consensus.weights), left_out, distance, cells.embedding, place,
     )  # fmt: skip
 
 
@@ -330,8 +336,10 @@ def label_new_cells(
         names=cells.names,
         probabilities=cells.probabilities,
         labels=cells.labels,
-        min_probability=cells.threshold,
-        recommended_probability=classifier.min_probability,
+        familiarity=cells.familiarity,
+        min_probability=cells.min_probability,
+        min_familiarity=cells.min_familiarity,
+        recommended_familiarity=classifier.recommended_of(list(cells.of_views)),
         view_labels=cells.of_views,
         weights=cells.weights,
         left_out=cells.left_out,
@@ -428,6 +436,13 @@ def _facts(fitted: FittedReference, new: CellCounts, reference: CellCounts, opti
         "shared genes": f"{n_genes:,}",
         "principal components": f"{n_components}, of all cells of both files, labelled or not (transductive)",
         "C of the views": strengths,
+        "familiarity": _of_familiarity(fitted.classifier),
         "folds": "of cells" if options.batch_key is None else f"whole batches of {options.batch_key}",
         "seed": str(options.seed),
     }
+
+
+def _of_familiarity(classifier: ViewClassifier) -> str:
+    strengths = classifier.familiarity[key_of(list(classifier.views))].strengths
+    clues = ("log probability of the label", "log of the least probability of a view", "squared distance")
+    return ", ".join(f"{strength:g} x {clue}" for strength, clue in zip(strengths, clues, strict=True) if strength)

@@ -38,7 +38,7 @@ class ViewOptions:
     batch_key
         Column of the reference's obs with its batches: whole batches are folds. None for folds of cells.
     min_probability
-        Less certain cells are Unknown; None takes the threshold that the reference recommends.
+        Less certain cells are Unknown; None for cells that are less familiar than the reference recommends.
     seed
         Of folds, components and UMAP.
     label_options

@@ -23,7 +23,7 @@ CELL_COLUMN = "cell_id"
 
 
 def result_columns(cells: LabelledCells) -> dict[str, np.ndarray]:
-    """Columns of obs, each of shape (n_cells,): label, probability, second label, margin, distance, votes of views."""
+    """Columns of obs, each of shape (n_cells,): label, probability, and all that is said beside them."""
     order = np.argsort(-np.nan_to_num(cells.probabilities, nan=0.0), axis=1, kind="stable")
     rows, is_empty = np.arange(len(order)), np.isnan(cells.probabilities).any(axis=1)
     highest = cells.probabilities[rows, order[:, 0]]
@@ -34,6 +34,7 @@ def result_columns(cells: LabelledCells) -> dict[str, np.ndarray]:
     else:
         columns["scDMC_second_label"] = np.full(len(rows), UNKNOWN, dtype=object)
         columns["scDMC_margin"] = highest
+    columns["scDMC_familiarity"] = cells.familiarity
     columns["scDMC_distance"] = cells.distance
     return columns | {f"scDMC_view_{view}": labels.astype(object) for view, labels in cells.of_views.items()}
 
@@ -91,7 +92,7 @@ def summary_lines(cells: LabelledCells, recommended: float) -> list[str]:
     cells
         The labelled cells.
     recommended
-        Threshold that the reference recommends.
+        Familiarity below which the reference recommends to call a cell Unknown.
     """
     highest = np.nanmax(np.nan_to_num(cells.probabilities, nan=-1.0), axis=1)
     is_empty = highest < 0
@@ -99,10 +100,11 @@ def summary_lines(cells: LabelledCells, recommended: float) -> list[str]:
     lines.append("weights of the views: " + ", ".join(f"{view} {w:.2f}" for view, w in cells.weights.items()))
     lines += [f"left out: {view}: {reason}" for view, reason in cells.left_out.items()]
     if (~is_empty).any():
-        median, unsure = np.median(highest[~is_empty]), (highest[~is_empty] < recommended).mean()
+        median, strange = np.median(highest[~is_empty]), (cells.familiarity[~is_empty] < recommended).mean()
+        which = "which are" if cells.min_familiarity else "which --min_probability auto calls"
+        lines.append(f"probability of the label: median {median:.2f}")
         lines.append(
-            f"probability of the label: median {median:.2f}; below the recommended {recommended:.2f} in {unsure:.1%} "
-            "of the cells" + ("" if cells.threshold else f", which --min_probability auto calls {UNKNOWN}")
+            f"familiarity: below the recommended {recommended:.2f} in {strange:.1%} of the cells, {which} {UNKNOWN}"
         )
     if is_empty.any():
         lines.append(f"{is_empty.sum():,} cells have no count in any shared gene and are {UNKNOWN}")

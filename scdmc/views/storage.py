@@ -21,7 +21,8 @@ from scdmc.model.storage import save_model_directory
 from scdmc.model.weights import save_tensors
 from scdmc.result_folders import require_whole
 from scdmc.tokens.tokenizer import Tokenizer
-from scdmc.views.classifier import Consensus, ViewClassifier
+from scdmc.views.classifier import Consensus, ViewClassifier, key_of
+from scdmc.views.familiarity import Familiarity, TypeDistances
 from scdmc.views.features import Components, FeatureMaker
 from scdmc.views.new_cells import FittedReference, ReferenceDistances
 from scdmc.views.regression import LinearView
@@ -59,6 +60,10 @@ def save_fitted_reference(
         "distances.cells": fitted.distances.cells.astype(np.float32),
         "distances.usual": fitted.distances.usual.astype(np.float32),
     }
+    for key, each in classifier.familiarity.items():
+        tensors[f"familiarity.{key}"] = each.usual
+    if classifier.distances is not None:
+        tensors["types.means"], tensors["types.whitening"] = classifier.distances.means, classifier.distances.whitening
     for name, view in classifier.views.items():
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = view.weight, view.bias
     directory = model_directory
@@ -70,7 +75,10 @@ def save_fitted_reference(
     content = {
         "scdmc_views": FORMAT,
         "types": [str(name) for name in classifier.names],
-        "min_probability": classifier.min_probability,
+        "familiarity": {
+            key: {"strengths": each.strengths.tolist(), "min_familiarity": each.threshold}
+            for key, each in classifier.familiarity.items()
+        },
         "C": {name: view.C for name, view in classifier.views.items()},
         "consensus": {key: asdict(each) for key, each in classifier.consensus.items()},
         "genes": [str(gene) for gene in maker.genes],
@@ -102,6 +110,15 @@ def read_fitted_reference(folder: Path, encoder: ScDMCPreTrainedModel, tokenizer
         raise ScDMCError(f"{folder / VIEWS_FILE} is not of this version of scDMC ({FORMAT}); update scDMC")
     try:
         tensors = {name: tensor.numpy() for name, tensor in load_file(folder / VIEW_TENSORS_FILE).items()}
+        familiarity = {
+            key: Familiarity(
+                np.array(each["strengths"], dtype=float), tensors[f"familiarity.{key}"], float(each["min_familiarity"])
+            )
+            for key, each in content["familiarity"].items()
+        }
+        distances_of_types = None
+        if "components" in content["C"]:
+            distances_of_types = TypeDistances(tensors["types.means"], tensors["types.whitening"])
         classifier = ViewClassifier(
             np.array(content["types"], dtype=object),
             {
@@ -110,7 +127,8 @@ def read_fitted_reference(folder: Path, encoder: ScDMCPreTrainedModel, tokenizer
             },
             {key: Consensus(dict(each["weights"]), float(each["temperature"]))
              for key, each in content["consensus"].items()},
-            float(content["min_probability"]),
+            familiarity,
+            distances_of_types,
         )  # fmt: skip
         components = Components(tensors["components.loadings"], tensors["components.centre"])
         distances = ReferenceDistances(tensors["distances.cells"], tensors["distances.usual"].astype(np.float64))
@@ -127,5 +145,11 @@ def _require_fitting(folder: Path, classifier: ViewClassifier, genes: np.ndarray
     shapes = {name: view.weight.shape for name, view in classifier.views.items()}
     wanted = {name: (len(classifier.names), widths.get(name, shape[-1])) for name, shape in shapes.items()}
     is_sound = shapes == wanted and components.loadings.shape[0] == len(genes)
-    if not is_sound or "+".join(sorted(classifier.views)) not in classifier.consensus:
+    n_components = widths["components"]
+    if classifier.distances is not None:
+        is_sound &= classifier.distances.means.shape == (len(classifier.names), n_components)
+        is_sound &= classifier.distances.whitening.shape == (n_components, n_components)
+    is_sound &= all(each.strengths.shape == (3,) for each in classifier.familiarity.values())
+    is_sound &= set(classifier.familiarity) == set(classifier.consensus)
+    if not is_sound or key_of(list(classifier.views)) not in classifier.consensus:
         raise ScDMCError(f"{folder} is damaged: {VIEW_TENSORS_FILE} does not fit {VIEWS_FILE}; copy it again")

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import minimize
-from sklearn.metrics import roc_auc_score
 
 from scdmc.views.regression import SMALLEST_PROBABILITY
 
@@ -66,21 +65,22 @@ def view_weights(probabilities: Mapping[str, np.ndarray], types: np.ndarray) -> 
 
 
 def unseen_auroc(seen: np.ndarray, unseen: np.ndarray) -> float:
-    """How well a low probability tells cells of an unseen type: 0.5 is chance, 1 is perfect.
+    """How well a low familiarity tells cells of an unseen type: 0.5 is chance, 1 is perfect.
 
     Parameters
     ----------
     seen, unseen
-        Probability of its label for each cell of the learned types, and of the type that was left out.
+        Familiarity of each cell of the learned types, and of the type that was left out.
     """
-    is_unseen = np.concatenate([np.zeros(len(seen)), np.ones(len(unseen))])
-    return float(roc_auc_score(is_unseen, -np.concatenate([seen, unseen])))
+    ordered = np.sort(seen)
+    lower = [np.searchsorted(ordered, unseen, side=side).mean() for side in ("left", "right")]
+    return float(1 - np.mean(lower) / len(seen))
 
 
 def recommended_threshold(
     confidence: np.ndarray, is_right: np.ndarray, left_out: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> float:
-    """Probability below which a label had better be Unknown.
+    """Familiarity below which a label had better be Unknown.
 
     It is the one with the largest sum of two shares: of cells of types that were left out, each type counting alike,
     that fall below it, and of right labels that do not. It costs at most :data:`MOST_RIGHT_LABELS_LOST` of the right
@@ -91,7 +91,7 @@ def recommended_threshold(
     confidence, is_right
         Of held-out cells when all types were learned, shape (n_cells,).
     left_out
-        For each type that was left out, probabilities of the labels of the other cells and of its own.
+        For each type that was left out, those of the other cells and of its own.
     """
     right = np.sort(confidence[is_right])
     if not len(right):

@@ -54,7 +54,8 @@ def cells(islets_path):
     return AnnotatedCells(
         new=half(is_new, "new.h5ad"), reference=half(~is_new, "reference.h5ad"), reference_labels=types[~is_new],
         names=model.classes_, probabilities=probabilities, labels=labels.astype(object), min_probability=0.5,
-        recommended_probability=0.9, view_labels={METHODS[1]: model.classes_[probabilities.argmax(axis=1)]},
+        familiarity=probabilities.max(axis=1), min_familiarity=0.0, recommended_familiarity=0.9,
+        view_labels={METHODS[1]: model.classes_[probabilities.argmax(axis=1)]},
         weights={METHODS[1]: 0.25, METHODS[2]: 0.75}, left_out={"scDMC, fine-tuned": "It was not asked for."},
         held_out=held_out_scores(model.classes_, types[~is_new], own), distance=np.linspace(0, 1, is_new.sum()),
         embedding=components[is_new], umap=components[is_new, :2], facts={"command": "scdmc annotate <new>"},
@@ -114,8 +115,11 @@ def test_the_numbers_stand_beside_their_baselines(cells, tmp_path):
     missing = (cells.labels == "Unknown").mean()
     at_recommended = (cells.probabilities.max(axis=1) < 0.9).mean()
     assert values[1][0] == f"{missing:.1%}"
-    assert f"{at_recommended:.1%} at the recommended 0.90" in values[1][1]
+    assert f"{at_recommended:.1%} would be below the recommended familiarity of 0.90" in values[1][1]
     assert values[2][0] == "50%"
+    labels = np.where(cells.familiarity < 0.9, "Unknown", cells.labels)
+    page = page_of(tmp_path, replace(cells, labels=labels, min_probability=0.0, min_familiarity=0.9))
+    assert "below a familiarity of 0.90, as the reference recommends" in page
 
 
 def test_a_view_of_the_language_model_is_known_in_any_case(cells, tmp_path):
@@ -211,8 +215,9 @@ def many_types(n_types, n_cells=1200, n_genes=40):
     probabilities = np.full((n_cells, n_types), 0.2 / n_types)
     probabilities[np.arange(n_cells), codes] += 0.8
     return AnnotatedCells(
-        part, part, names[codes], names, probabilities, names[codes], 0.5, 0.5, {}, {"genes": 1.0}, {},
-        nothing_held_out(), rng.random(n_cells), np.zeros((n_cells, 2)), rng.normal(size=(n_cells, 2)), {},
+        part, part, names[codes], names, probabilities, names[codes], np.ones(n_cells), 0.5, 0.0, 0.1, {},
+        {"genes": 1.0}, {}, nothing_held_out(), rng.random(n_cells), np.zeros((n_cells, 2)),
+        rng.normal(size=(n_cells, 2)), {},
     )  # fmt: skip
 
 

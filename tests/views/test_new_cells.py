@@ -42,6 +42,7 @@ def test_labels_are_right_and_every_view_votes(halves, expected):
     assert {f"scDMC_view_{view}" for view in ("genes", "scdmc")} <= set(obs)
     assert (obs["scDMC_second_label"].astype(str) != obs["scDMC_cell_type"].astype(str)).all()
     assert obs["scDMC_distance"].between(0, 1).all()
+    assert obs["scDMC_familiarity"].between(0, 1).all()
     assert expected.obsm["X_umap"].shape == (12, 2)
 
 
@@ -94,6 +95,16 @@ def test_one_type_is_all_there_is_and_a_rare_one_can_be_learned(halves, model_pa
     rare = reference[(labels != "ductal") | (np.cumsum(labels == "ductal") <= 1)]
     found = scdmc.annotate(new.copy(), model_path, reference=rare, batch_key="batch")
     assert (found.obs["scDMC_cell_type"].astype(str) == found.obs["truth"]).mean() > 0.6
+
+
+def test_cells_of_a_type_that_the_reference_lacks_are_mostly_unknown(halves, model_path):
+    reference, new = halves
+    taught = reference[reference.obs["cell_type"] != "beta"]
+    found = scdmc.annotate(new.copy(), model_path, reference=taught, min_probability="auto").obs
+    is_unknown, is_beta = found["scDMC_cell_type"] == "Unknown", found["truth"] == "beta"
+    assert is_unknown[is_beta].mean() > 0.5
+    assert is_unknown[~is_beta].mean() < 0.5
+    assert found["scDMC_familiarity"][is_beta].max() < found["scDMC_familiarity"][~is_beta].median()
 
 
 def test_views_can_be_chosen(halves, model_path):
@@ -151,6 +162,8 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
     assert run(*classifier, tmp_path / "new.h5ad", "--output_file", tmp_path / "again.h5ad")[0] == 0
     again = anndata.read_h5ad(tmp_path / "again.h5ad")
     np.testing.assert_allclose(probabilities(again), probabilities(found), atol=1e-4)
+    familiarity = [each.obs["scDMC_familiarity"].to_numpy() for each in (again, found)]
+    np.testing.assert_allclose(*familiarity, atol=0.02)  # a share of 80 cells
     assert run(*classifier, tmp_path / "fewer.h5ad", "--output_file", tmp_path / "fewer.csv")[0] == 0
     status, printed = run(*classifier, tmp_path / "fewer.h5ad", "--output_file", tmp_path / "f.csv")
     assert "left out: genes" in printed.out

@@ -149,7 +149,8 @@ def test_a_classifier_of_views_is_better_than_its_parts_and_calibrated(rng):
     assert is_right.mean() > max(right.values())
     assert expected_calibration_error(together.max(axis=1), is_right, 5) < 0.1
     assert set(held_out.unseen_auroc) == set("abcd")
-    assert 0 < classifier.min_probability < 1
+    assert {"components", "scdmc", "components+scdmc"} == set(classifier.familiarity)
+    assert all(0 < each.threshold < 0.5 for each in classifier.familiarity.values())
 
 
 @pytest.mark.parametrize("n_types", [1, 2, 3])
