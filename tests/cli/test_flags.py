@@ -65,6 +65,7 @@ FLAGS = {
     "--max_cells": "most cells of all that are drawn",
     "--all_cells": "also those that are no primary data",
     # fetching
+    "--pair_dir": "folder for a labelled and a new file",
     "--wheel": "local copy of a wheel that is fetched",
     "--database": "which database of regulons",
     # which cells are trained on, held out, left out
