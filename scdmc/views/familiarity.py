@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf
 
 from scdmc.views.regression import SMALLEST_PROBABILITY, Standardisation
 from scdmc.views.weights import recommended_threshold, unseen_auroc
@@ -15,6 +14,11 @@ from scdmc.views.weights import recommended_threshold, unseen_auroc
 # Candidates: how much the least probability of a view counts, the rest being for that of all views together, and how
 # much the squared distance does. The first of each are the probability alone.
 LEAST, BY_DISTANCE = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 1.0, 2.0)
+
+
+# Added to the variance within types along every axis, as a share of its mean. Stronger shrinkage hides new types, which
+# stand out along axes where the known ones hardly vary.
+RIDGE, SMALLEST_RIDGE = 0.001, 1e-6
 
 
 # Of the mean AUROC of left-out types: so much must another score than the probability gain.
@@ -66,9 +70,9 @@ class TypeDistances:
         within = scaled - means[types]
         # The means were fitted to these cells, so that the cells lie nearer to them than others will.
         freedom = len(types) / max(len(types) - (sizes > 0).sum(), 1)
-        covariance = ledoit_wolf(within, assume_centered=True)[0] * freedom
-        variance, axes = np.linalg.eigh(covariance)
-        whitening = axes / np.sqrt(np.maximum(variance, 1e-6))
+        variance, axes = np.linalg.eigh(within.T @ within / len(types) * freedom)
+        variance = np.maximum(variance, 0) + max(RIDGE * variance.mean(), SMALLEST_RIDGE)
+        whitening = axes / np.sqrt(variance)
         inverse_spread = (1 / standard.spread)[:, None]
         spread = np.where(np.isfinite(standard.spread), standard.spread, 0.0)  # a constant feature has an endless one
         centres = means * spread + standard.mean
