@@ -21,6 +21,10 @@ LEAST, BY_DISTANCE = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 1.0, 2.0)
 RIDGE, SMALLEST_RIDGE = 0.001, 1e-6
 
 
+# This share of a file's cells, the nearest ones, says how far its batch lies from the reference; fewer cells do not.
+SHARE_NEAREST, FEWEST_CELLS_OF_BATCH = 0.1, 20
+
+
 # Of the mean AUROC of left-out types: so much must another score than the probability gain.
 LEAST_GAIN_OF_CLUES = 0.01
 
@@ -96,11 +100,14 @@ class Familiarity:
         Scores of held-out cells of the reference, ascending, shape (n_kept,).
     threshold
         Familiarity below which a cell had better be Unknown.
+    nearest
+        Squared distance that :data:`SHARE_NEAREST` of the held-out cells do not exceed.
     """
 
     strengths: np.ndarray
     usual: np.ndarray
     threshold: float
+    nearest: float
 
     @classmethod
     def learned(
@@ -126,10 +133,19 @@ class Familiarity:
             for number, pair in left_out.items()
         }
         threshold = recommended_threshold(_share_not_higher(usual, clues @ strengths), is_right, list(shares.values()))
-        return cls(strengths, usual, threshold), {number: unseen_auroc(*pair) for number, pair in shares.items()}
+        nearest = float(np.quantile(-clues[:, 2], SHARE_NEAREST)) if len(clues) else 0.0
+        return cls(strengths, usual, threshold, nearest), {
+            number: unseen_auroc(*pair) for number, pair in shares.items()
+        }
 
     def of_cells(self, clues: np.ndarray) -> np.ndarray:
-        """Share of the held-out reference cells that are not more familiar: (n_cells, 3) -> (n_cells,)."""
+        """Share of the held-out reference cells that are not more familiar: (n_cells, 3) -> (n_cells,).
+
+        Where even the nearest cells lie far away, the file is of another batch, and all distances are divided alike.
+        """
+        clues = clues.copy()
+        if len(clues) >= FEWEST_CELLS_OF_BATCH and self.nearest > 0:
+            clues[:, 2] /= max(np.quantile(-clues[:, 2], SHARE_NEAREST) / self.nearest, 1.0)
         return _share_not_higher(self.usual, clues @ self.strengths)
 
 
