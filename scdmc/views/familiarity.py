@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.covariance import ledoit_wolf
 
 from scdmc.views.regression import SMALLEST_PROBABILITY, Standardisation
 from scdmc.views.weights import recommended_threshold, unseen_auroc
@@ -15,6 +14,15 @@ from scdmc.views.weights import recommended_threshold, unseen_auroc
 # Candidates: how much the least probability of a view counts, the rest being for that of all views together, and how
 # much the squared distance does. The first of each are the probability alone.
 LEAST, BY_DISTANCE = (0.0, 0.5, 1.0), (0.0, 0.25, 0.5, 1.0, 2.0)
+
+
+# Added to the variance within types along every axis, as a share of its mean. Stronger shrinkage hides new types, which
+# stand out along axes where the known ones hardly vary.
+RIDGE, SMALLEST_RIDGE = 0.001, 1e-6
+
+
+# This share of a file's cells, the nearest ones, says how far its batch lies from the reference; fewer cells do not.
+SHARE_NEAREST, FEWEST_CELLS_OF_BATCH = 0.1, 20
 
 
 # Of the mean AUROC of left-out types: so much must another score than the probability gain.
@@ -66,9 +74,9 @@ class TypeDistances:
         within = scaled - means[types]
         # The means were fitted to these cells, so that the cells lie nearer to them than others will.
         freedom = len(types) / max(len(types) - (sizes > 0).sum(), 1)
-        covariance = ledoit_wolf(within, assume_centered=True)[0] * freedom
-        variance, axes = np.linalg.eigh(covariance)
-        whitening = axes / np.sqrt(np.maximum(variance, 1e-6))
+        variance, axes = np.linalg.eigh(within.T @ within / len(types) * freedom)
+        variance = np.maximum(variance, 0) + max(RIDGE * variance.mean(), SMALLEST_RIDGE)
+        whitening = axes / np.sqrt(variance)
         inverse_spread = (1 / standard.spread)[:, None]
         spread = np.where(np.isfinite(standard.spread), standard.spread, 0.0)  # a constant feature has an endless one
         centres = means * spread + standard.mean
@@ -92,11 +100,14 @@ class Familiarity:
         Scores of held-out cells of the reference, ascending, shape (n_kept,).
     threshold
         Familiarity below which a cell had better be Unknown.
+    nearest
+        Squared distance that :data:`SHARE_NEAREST` of the held-out cells do not exceed.
     """
 
     strengths: np.ndarray
     usual: np.ndarray
     threshold: float
+    nearest: float
 
     @classmethod
     def learned(
@@ -122,10 +133,19 @@ class Familiarity:
             for number, pair in left_out.items()
         }
         threshold = recommended_threshold(_share_not_higher(usual, clues @ strengths), is_right, list(shares.values()))
-        return cls(strengths, usual, threshold), {number: unseen_auroc(*pair) for number, pair in shares.items()}
+        nearest = float(np.quantile(-clues[:, 2], SHARE_NEAREST)) if len(clues) else 0.0
+        return cls(strengths, usual, threshold, nearest), {
+            number: unseen_auroc(*pair) for number, pair in shares.items()
+        }
 
     def of_cells(self, clues: np.ndarray) -> np.ndarray:
-        """Share of the held-out reference cells that are not more familiar: (n_cells, 3) -> (n_cells,)."""
+        """Share of the held-out reference cells that are not more familiar: (n_cells, 3) -> (n_cells,).
+
+        Where even the nearest cells lie far away, the file is of another batch, and all distances are divided alike.
+        """
+        clues = clues.copy()
+        if len(clues) >= FEWEST_CELLS_OF_BATCH and self.nearest > 0:
+            clues[:, 2] /= max(np.quantile(-clues[:, 2], SHARE_NEAREST) / self.nearest, 1.0)
         return _share_not_higher(self.usual, clues @ self.strengths)
 
 

@@ -76,7 +76,7 @@ def save_fitted_reference(
         "scdmc_views": FORMAT,
         "types": [str(name) for name in classifier.names],
         "familiarity": {
-            key: {"strengths": each.strengths.tolist(), "min_familiarity": each.threshold}
+            key: {"strengths": each.strengths.tolist(), "min_familiarity": each.threshold, "nearest": each.nearest}
             for key, each in classifier.familiarity.items()
         },
         "C": {name: view.C for name, view in classifier.views.items()},
@@ -112,7 +112,10 @@ def read_fitted_reference(folder: Path, encoder: ScDMCPreTrainedModel, tokenizer
         tensors = {name: tensor.numpy() for name, tensor in load_file(folder / VIEW_TENSORS_FILE).items()}
         familiarity = {
             key: Familiarity(
-                np.array(each["strengths"], dtype=float), tensors[f"familiarity.{key}"], float(each["min_familiarity"])
+                np.array(each["strengths"], dtype=float),
+                tensors[f"familiarity.{key}"],
+                float(each["min_familiarity"]),
+                float(each["nearest"]),
             )
             for key, each in content["familiarity"].items()
         }

@@ -64,3 +64,15 @@ def test_familiarity_is_a_share_of_held_out_cells_and_its_threshold_finds_strang
     assert aurocs[7] > 0.99
     assert (familiarity.of_cells(strangers) < familiarity.threshold).all()
     assert (own < familiarity.threshold).mean() < 0.15
+
+
+def test_a_file_of_another_batch_is_not_strange_as_a_whole(rng):
+    seen = -np.abs([0, 0, 1] + 0.1 * rng.normal(size=(300, 3)))
+    strangers = seen[:50] * [1, 1, 3]
+    familiarity, _ = Familiarity.learned(seen, np.ones(300, dtype=bool), {7: (seen, strangers)})
+    assert familiarity.strengths[2] > 0
+    batch = [1, 1, 2.5]
+    mixed = familiarity.of_cells(np.concatenate([seen, strangers]) * batch)
+    assert (mixed[:300] < familiarity.threshold).mean() < 0.15
+    assert (mixed[300:] < familiarity.threshold).all()
+    assert (familiarity.of_cells(seen[:9] * batch) == 0).all()  # too few cells to tell
