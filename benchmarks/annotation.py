@@ -104,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         for path in getattr(arguments, flag):
             require_input(path, f"--{flag}")
 
+    import numpy as np
+
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
@@ -119,9 +121,8 @@ def main(argv: list[str] | None = None) -> int:
     for more in runs(arguments, Describer.of(model_directory, encoder, arguments.seed), rows):
         rows = add_rows(arguments.output_file, rows, more)
         print(more.drop(columns=RUN_COLUMNS).round(3).to_string(index=False), flush=True)
-    table = summary(rows)
-    table.index = table.pop("task") + ", " + table.pop("reference") + ", " + table.pop("method")
-    print(markdown(score_texts(table)))
+    texts = score_texts(*summary(rows))
+    print(markdown(texts, np.zeros(texts.shape, dtype=bool)))
     return 0
 
 

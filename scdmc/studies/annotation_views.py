@@ -264,10 +264,9 @@ def add_rows(path: Path, rows: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame
     return together
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over seeds and left-out batches, a line for each task, data set and method."""
-    keys = ["task", "reference", "label_fraction", "method"]
-    scores = ["accuracy", "macro_f1", "calibration_error", "unseen_auroc"]
-    table = rows.groupby(keys, sort=False)[scores].agg(["mean", "std"])
-    table.columns = [f"{name} {what}" for name, what in table.columns]
-    return table.reset_index()
+def summary(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means and standard deviations over seeds and left-out batches, a line for each task, data set and method."""
+    share = rows["label_fraction"].map("{:.0%} of the labels".format)
+    lines = rows["task"] + " " + rows["reference"] + ", " + share + ", " + rows["method"]
+    scores = rows[["accuracy", "macro_f1", "calibration_error", "unseen_auroc"]].groupby(lines, sort=False)
+    return scores.mean(), scores.std()
