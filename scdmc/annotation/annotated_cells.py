@@ -11,8 +11,6 @@ import scipy.sparse
 ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
 # Names of the views of the language model begin so, in whatever case.
 LANGUAGE_MODEL = "scDMC"
-# Label of a cell that has none.
-UNKNOWN = "Unknown"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.annotation.annotated_cells import ALL_VIEWS, LANGUAGE_MODEL, UNKNOWN, AnnotatedCells
+from scdmc.annotation.annotated_cells import ALL_VIEWS, LANGUAGE_MODEL, AnnotatedCells
 from scdmc.annotation.calibration import expected_calibration_error, reliability_table
 from scdmc.annotation.figures import per_class_figure, reliability_figure
 from scdmc.annotation.new_cells_figures import (
@@ -17,6 +17,7 @@ from scdmc.annotation.new_cells_figures import (
 )
 from scdmc.annotation.new_cells_tables import FAR, TypeEvidence, cells_text, is_only_rare, labels_shown
 from scdmc.annotation.new_cells_verdict import Evidence, verdict_of
+from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.group_expression import group_expression
 from scdmc.cells.scores import classification_scores
 from scdmc.labels import is_missing

@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from scdmc.annotation.annotated_cells import UNKNOWN, AnnotatedCells
+from scdmc.annotation.annotated_cells import AnnotatedCells
+from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.group_expression import group_expression, log2_fold_change, marker_columns
 from scdmc.labels import is_missing
 

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from scdmc.annotation.annotated_cells import AnnotatedCells, CellsAsGenes, HeldOutScores
+from scdmc.annotation.annotated_cells import ALL_VIEWS, WITHOUT_MODEL, AnnotatedCells, CellsAsGenes, HeldOutScores
 from scdmc.annotation.calibration import expected_calibration_error
 from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.clustering import umap_coordinates
@@ -40,9 +40,6 @@ CELLS_OF_DISTANCES = 5000
 
 # Of the genes that a classifier knows, a file must have so many for the labels of a view.
 LEAST_SHARE_OF_VIEWS = {"genes": 0.7, "components": 0.7}
-
-
-ALL_VIEWS, WITHOUT_SCDMC = "all views", "all views without scDMC"
 
 
 # Where principal components tell new from reference cells so well, the types of the one are not where they are in the
@@ -377,7 +374,7 @@ def held_out_scores(classifier: ViewClassifier, held_out: HeldOutViews, labels: 
     others = [view for view in views if view != "scdmc"]
     if others and len(others) < len(views):
         without = classifier.consensus_of(others).probabilities(held_out.of_views)
-        rows[WITHOUT_SCDMC] = {"weight": np.nan, **_scores(without[tested], types[tested])}
+        rows[WITHOUT_MODEL] = {"weight": np.nan, **_scores(without[tested], types[tested])}
     likeliest = held_out.together.argmax(axis=1)
     found = precision_recall_fscore_support(
         types[tested], likeliest[tested], labels=np.arange(len(names)), zero_division=0
