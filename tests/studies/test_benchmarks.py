@@ -102,6 +102,7 @@ def test_no_benchmark_is_left_out():
         *SMALLEST,
         "ablation",
         "annotation",
+        "controls",
         "embedding_choices",
         "probe",
         "tokenize_cells",
