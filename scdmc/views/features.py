@@ -10,14 +10,12 @@ import numpy as np
 import scipy.sparse
 from sklearn.decomposition import PCA
 
+from scdmc.annotation.baselines import N_COMPONENTS
 from scdmc.cells.shared_genes import CellCounts
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.poolings import pooled_states
 from scdmc.tokens.tokenizer import Tokenizer
 from scdmc.views.regression import Features
-
-N_COMPONENTS = 50
-
 
 # Principal components of more cells would not differ.
 CELLS_OF_COMPONENTS = 10_000

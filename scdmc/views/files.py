@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from scdmc.annotation.annotated_cells import ALL_VIEWS
 from scdmc.annotation.new_cells_page import write_new_cells_page
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.shared_genes import CellCounts, GeneKeys, read_cell_counts
@@ -80,17 +81,15 @@ def annotate_by_reference(
     ):
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
-    encoder = model if isinstance(model, ScDMCModel) else model.bert
-    cells, annotated, fitted = label_new_cells(new, reference, labels, encoder, tokenizer, options)
+    cells, annotated, fitted = label_new_cells(new, reference, labels, encoder_of(model), tokenizer, options)
     recommended = annotated.recommended_familiarity
     if output.folder is None:
         _write_file(output.file, data_path, new, cells)
         return summary_lines(cells, recommended)
-    metrics = annotated.held_out.methods.loc["all views"].drop("weight").to_dict()
+    metrics = annotated.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
     card = model_card("scDMC, views of a reference", dict(annotated.facts), metrics, ["scdmc", "annotate"])
     with result_folder(output.folder) as folder:
-        write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
-        write_labels_table(folder / LABELS_FILE, new, cells)
+        _write_both(folder, data_path, new, cells)
         write_score_tables(folder, annotated)
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
         keep_results(folder)
@@ -125,8 +124,7 @@ def annotate_by_folder(
         If the folder is damaged, or the file has too few of its genes.
     """
     tokenizer = tokenizer_of_model(model_directory, count_options)
-    encoder = model if isinstance(model, ScDMCModel) else model.bert
-    fitted = read_fitted_reference(model_directory.path, encoder, tokenizer)
+    fitted = read_fitted_reference(model_directory.path, encoder_of(model), tokenizer)
     with open_counts(data_path, **count_options.of_counts()) as counts:
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new = read_cell_counts(counts, GeneKeys.of(counts, tokenizer))
@@ -135,9 +133,18 @@ def annotate_by_folder(
         _write_file(output.file, data_path, new, cells)
     else:
         with result_folder(output.folder) as folder:
-            write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
-            write_labels_table(folder / LABELS_FILE, new, cells)
+            _write_both(folder, data_path, new, cells)
     return summary_lines(cells, fitted.classifier.recommended_of(list(cells.of_views)))
+
+
+def encoder_of(model: ScDMCPreTrainedModel) -> ScDMCModel:
+    """The encoder of a model with a head, or the model itself."""
+    return model if isinstance(model, ScDMCModel) else model.bert
+
+
+def _write_both(folder: Path, data_path: Path, new: CellCounts, cells: LabelledCells) -> None:
+    write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
+    write_labels_table(folder / LABELS_FILE, new, cells)
 
 
 def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCells) -> None:
@@ -150,4 +157,4 @@ def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCel
 def load_for_views(model_directory: ModelDirectory) -> ScDMCPreTrainedModel:
     """The model of a folder with its head of masked genes, if it has one: the classifier's folder will hold it."""
     model = load(model_directory.path)
-    return model if isinstance(model, ScDMCForMaskedLM | ScDMCModel) else model.bert
+    return model if isinstance(model, ScDMCForMaskedLM) else encoder_of(model)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from scdmc.annotation.annotate_file import CELL_COLUMN
 from scdmc.annotation.annotated_cells import AnnotatedCells
 from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.results import obs_column
@@ -17,9 +18,6 @@ from scdmc.reports.tables import without_formulas
 from scdmc.views.new_cells import LabelledCells
 
 MAP_KEY = "X_umap"
-
-
-CELL_COLUMN = "cell_id"
 
 
 def result_columns(cells: LabelledCells) -> dict[str, np.ndarray]:
