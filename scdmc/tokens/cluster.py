@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import distributed
 
 SECONDS_TO_CONNECT = 30
+
+# How long a run that failed waits for its workers to put away what they were writing.
+SECONDS_TO_END = 30
 
 
 def run_on_cluster(
@@ -48,12 +51,7 @@ def run_on_cluster(
         _require_paths(client, [folder, *paths])
         client.subscribe_topic(_topic(client.id), lambda event: progress(*event[1]))
         n_workers = sum(client.nthreads().values())
-        sign_of_life = folder / f".{client.id}.running"
-        sign_of_life.touch()
-        try:
-            _wait_for(client, make_tasks(n_workers), progress, sign_of_life)
-        finally:
-            sign_of_life.unlink(missing_ok=True)
+        _wait_for(client, make_tasks(n_workers), progress, folder / f".{client.id}.running")
 
 
 @contextmanager
@@ -78,8 +76,10 @@ def _client(scheduler_address: str) -> Iterator["distributed.Client"]:
 
 
 def _wait_for(client: "distributed.Client", tasks: Sequence[Task], progress: Progress, sign_of_life: Path) -> None:
-    from distributed import KilledWorker, as_completed
+    """Submit tasks and wait for them; after an error, too, until none of them writes any more."""
+    from distributed import KilledWorker, as_completed, wait
 
+    sign_of_life.touch()
     running = {client.submit(_run_task, task, client.id, sign_of_life, pure=False): task for task in tasks}
     try:
         for future in as_completed(running):
@@ -88,6 +88,9 @@ def _wait_for(client: "distributed.Client", tasks: Sequence[Task], progress: Pro
         part = progress.unfinished(running[future].parts)[0]
         raise worker_died(part, error.allowed_failures + 1) from error
     finally:
+        sign_of_life.unlink(missing_ok=True)
+        with suppress(TimeoutError):  # a worker that hangs
+            wait(list(running), timeout=SECONDS_TO_END)
         client.cancel(list(running))
 
 
@@ -99,11 +102,15 @@ def _run_task(task: Task, client_id: str, sign_of_life: Path) -> None:
     pa.set_cpu_count(1)
     worker = get_worker()
 
-    def progress(part: str, n_cells: int) -> None:
+    def require_sign_of_life() -> None:
         if not sign_of_life.exists():
             raise ScDMCError("the run that wanted this was ended")
+
+    def progress(part: str, n_cells: int) -> None:
+        require_sign_of_life()
         worker.log_event(_topic(client_id), (part, n_cells))
 
+    require_sign_of_life()
     task.function(*task.arguments, progress)
 
 

@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 
 from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path
 from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading.counts import open_counts
 from scdmc.tokens import cluster as cluster_module
+from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
 from scdmc.tokens.tokenizer import Tokenizer
+from scdmc.tokens.workers import Progress, Task
 from tests.tokens.outputs import fingerprints
 
 pytestmark = pytest.mark.slow
@@ -155,6 +158,31 @@ def test_an_error_on_a_worker_is_the_error_of_one_process_and_keeps_what_is_fini
         assert "finished shards are kept in " in caplog.text
     assert messages[1] == messages[0]
     assert "b.h5ad: X holds 2.5 for cell " in messages[0]
+
+
+def fail_when_there_is(path, progress):
+    """Fail as soon as another task has begun to write."""
+    while not path.exists():
+        time.sleep(0.01)
+    raise ScDMCError("a bad file")
+
+
+def write_slowly(path, progress):
+    """Write for ten seconds, or until the run is over."""
+    with atomic_path(path.with_name("whole")) as temporary:
+        temporary.touch()
+        path.touch()
+        for _ in range(100):
+            progress("slow", 1)
+            time.sleep(0.1)
+
+
+def test_a_run_that_failed_on_a_cluster_ends_when_nobody_writes_any_more(cluster, tmp_path):
+    path = tmp_path / "begun"
+    tasks = [Task(["slow"], write_slowly, (path,)), Task(["bad"], fail_when_there_is, (path,))]
+    with Progress({"slow": 100, "bad": 1}, 0) as progress, pytest.raises(ScDMCError, match="a bad file"):
+        run_on_cluster(lambda _: tasks, progress, cluster.scheduler_address, tmp_path, [])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 class Deadly(dict):
