@@ -13,7 +13,7 @@ from tests.faults.readers import content_of, digest
 from tests.faults.server import Case, ForkServer, Outcome
 
 SEED = int(os.environ.get("SCDMC_FAULT_SEED", "0"))
-N_POINTS = int(os.environ.get("SCDMC_KILL_POINTS", "44"))
+N_POINTS = int(os.environ.get("SCDMC_KILL_POINTS", "22"))
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from tests.faults.server import Case
 
 pytestmark = pytest.mark.slow
 
-N_FILES = int(os.environ.get("SCDMC_ODD_FILES", "32"))
+N_FILES = int(os.environ.get("SCDMC_ODD_FILES", "16"))
 SCRIPTS = (
     "tokenize", "medians", "split", "embed", "annotate", "annotate with votes", "annotate by a reference", "fine-tune",
     "cluster", "cluster with labels", "integrate", "modules", "networks", "perturb", "attention", "pre-train",
