@@ -36,6 +36,7 @@ from scdmc.cli.arguments import (
     split_columns,
     split_options,
 )
+from scdmc.cli.arguments_file import add_arguments_file_argument, described_arguments, with_arguments_file
 from scdmc.cli.inputs import require_files
 from scdmc.cli.parser import (
     argument_parser,
@@ -49,6 +50,7 @@ from scdmc.cli.parser import (
 )
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
+from scdmc.files import write_json
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.result_folders import result_folder
 
@@ -82,7 +84,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_training_arguments(parser)
     add_model_arguments(parser, has_dtype=False)
     add_count_arguments(parser)
-    arguments = parser.parse_args(argv)
+    add_arguments_file_argument(parser)
+    arguments = parser.parse_args(with_arguments_file(parser, sys.argv[1:] if argv is None else argv))
     fill_in_defaults(arguments)
     return arguments
 
@@ -253,7 +256,6 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.labels import left_out_text, type_labels
     from scdmc.model.devices import choose_device, place_model, place_model_for_training
     from scdmc.model.folder import open_model_directory
-    from scdmc.model.storage import describe_arguments
 
     choose_device(arguments.num_gpus)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
@@ -278,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
         baseline_data = read_baseline_data(task, arguments.data_path, counts, place, arguments.seed)
     has_untrained = arguments.baselines == "all" and not arguments.from_scratch
     with result_folder(arguments.output_dir) as folder:
-        (folder / "arguments.json").write_text(describe_arguments(arguments), encoding="utf8")
+        write_json(folder / "arguments.json", described_arguments(arguments))
         table = run_study(task, plans, folder, baseline_data, has_untrained)
     print(table.round(3).to_string())
     if arguments.baselines == "fast" and not arguments.from_scratch:

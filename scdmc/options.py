@@ -14,6 +14,8 @@ BACK_ENDS = ("auto", "flash", "flex", "sdpa", "eager")
 
 
 DTYPES = ("float32", "bfloat16")
+# auto: bfloat16 on a GPU that has it, else float32.
+DTYPE_CHOICES = ("auto", *DTYPES)
 
 
 EXPRESSION_INPUTS = ("none", "value")

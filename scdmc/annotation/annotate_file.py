@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from scdmc.annotation.annotators import Annotator
 from scdmc.annotation.options import OUTPUT_SUFFIXES, UNKNOWN, AnnotationOptions
@@ -26,6 +25,7 @@ from scdmc.files import atomic_path
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_width
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
+from scdmc.progress import progress_bar
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.h5ad import add_obs, new_obsm, require_room_for_results, results_file
 from scdmc.reading.options import CountOptions, is_counts, is_h5ad
@@ -314,7 +314,7 @@ def _annotate_blocks(
 def _shown_blocks(source: CellSource, what: str) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
     """The blocks, at least one, with a progress bar; ``what`` is done to the cells."""
     is_empty = True
-    with tqdm(total=source.n_cells, unit=" cells", desc=what) as progress:
+    with progress_bar(total=source.n_cells, unit=" cells", desc=what) as progress:
         for rows, cells in source.blocks():
             yield rows, cells
             is_empty = False

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from scdmc.annotation.options import (
     CLASS_WEIGHTS,
@@ -31,7 +30,8 @@ from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.model.devices import autocast
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.packing import packed_streams
-from scdmc.options import DTYPES
+from scdmc.options import DTYPE_CHOICES
+from scdmc.progress import ProgressBar, progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.batch_order import BatchOrder
 from scdmc.training.masking import hashed_uniform
@@ -104,7 +104,8 @@ def _require_known(chosen: Mapping[str, object]) -> None:
             f"no setting {', '.join(unknown)}; there are {', '.join(FineTuningSettings.__dataclass_fields__)}"
         )
     choices = {"train": TRAINED_PARTS, "class_weights": CLASS_WEIGHTS, "sampler": SAMPLERS}
-    choices |= {"embedding_optimizer": EMBEDDING_OPTIMIZERS, "classifier_start": CLASSIFIER_STARTS, "dtype": DTYPES}
+    choices |= {"embedding_optimizer": EMBEDDING_OPTIMIZERS, "classifier_start": CLASSIFIER_STARTS}
+    choices |= {"dtype": DTYPE_CHOICES}
     for name, values in choices.items():
         if chosen.get(name) is not None and chosen[name] not in values:
             raise ScDMCError(f"{name} {chosen[name]!r}: there are {', '.join(values)}")
@@ -229,7 +230,7 @@ def _train(
         for optimizer in optimizers
     ]
     best, best_epoch, best_weights, history = to_beat, 0, copy.deepcopy(model.state_dict()), []
-    with tqdm(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress:
+    with progress_bar(total=settings.epochs * len(training), unit=" cells", desc="fine-tune") as progress:
         for epoch in range(1, settings.epochs + 1):
             loss = _train_epoch(model, training, targets, settings, epoch - 1, optimizers, schedules, progress)
             if not math.isfinite(loss):
@@ -262,7 +263,7 @@ def _train_epoch(
     epoch: int,
     optimizers: list[torch.optim.Optimizer],
     schedules: list[torch.optim.lr_scheduler.LRScheduler],
-    progress: tqdm,
+    progress: ProgressBar,
 ) -> float:
     """One pass over the training cells (epoch counts from 0); returns their mean loss."""
     model.train()

@@ -77,7 +77,8 @@ def read_test_cells(result_dir: Path) -> dict[str, object]:
     arguments = read_arguments(result_dir)
     # scDMC 0.1 called the data by the published name of the flag.
     data = Path(str(arguments.get("data_path", arguments.get("finetune_data_path")))).name
-    return {"data_path": data} | {name: arguments.get(name) for name in SAME}
+    # Earlier versions wrote all values as text.
+    return {"data_path": data} | {name: str(arguments.get(name)) for name in SAME}
 
 
 def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str) -> None:

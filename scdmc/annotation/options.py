@@ -93,7 +93,7 @@ class FineTuningSettings:
     sampler: str = "shuffle"
     gene_dropout: float = 0.0
     seed: int = 42
-    dtype: str = "float32"
+    dtype: str = "auto"
 
 
 @dataclass(frozen=True)

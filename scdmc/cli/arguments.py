@@ -22,7 +22,7 @@ from scdmc.cli.parser import (
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
-from scdmc.options import BACK_ENDS, DTYPES, EncoderSizes, LabelOptions
+from scdmc.options import BACK_ENDS, DTYPE_CHOICES, EncoderSizes, LabelOptions
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
@@ -151,14 +151,15 @@ def add_dtype_argument(
     parser: Parser, meaning: str = "bfloat16 is faster and agrees to a cosine of 0.999", has_bf16: bool = False
 ) -> None:
     """``--dtype``: what the model computes in; ``has_bf16`` adds ``--bf16``, which is ``--dtype bfloat16``."""
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help=meaning)
+    meaning += "; auto: bfloat16 on a GPU that has it, else float32"
+    parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help=meaning)
     if has_bf16:
         parser.add_argument(
             "--bf16",
             action="store_const",
             dest="dtype",
             const="bfloat16",
-            default="float32",
+            default="auto",
             help="the same as --dtype bfloat16 (default: off)",
         )
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_GENE
@@ -16,6 +15,7 @@ from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary
 from scdmc.model.embeddings import TOKENS_PER_BATCH
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import PackedCells, batches_by_length, packed_streams
+from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 MOST_WEIGHTS = 64_000_000  # of one layer of one batch: 256 MB
@@ -70,7 +70,7 @@ def attention_batches(
     """Yield (rows, packed stream) in batches whose attention weights fit into memory, with a progress bar."""
     longest = int(cells.rank_lengths.max())
     n_cells = MOST_WEIGHTS // (encoder.config.num_attention_heads * longest**2)
-    with tqdm(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
+    with progress_bar(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
         for chosen in batches_by_length(cells.rank_lengths, min(TOKENS_PER_BATCH, max(1, n_cells) * longest)):
             yield chosen, packed_streams(cells, chosen, stream).to(encoder.device)
             progress.update(len(chosen))

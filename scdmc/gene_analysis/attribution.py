@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from scdmc.gene_analysis.attention_maps import eager_attention, layer_weights
 from scdmc.genes.symbols import gene_symbols
@@ -13,6 +12,7 @@ from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID, Vocabulary
 from scdmc.model.attention import PackedLayout
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, packed_streams
+from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 INTEGRATION_STEPS = 24
@@ -148,7 +148,7 @@ def attribute_genes(
     parts, correlations, errors = [], [], []
     was_training = encoder.training
     encoder.eval()
-    for row in tqdm(range(len(cells)), unit=" cells", desc="attribution", disable=not show_progress):
+    for row in progress_bar(range(len(cells)), unit=" cells", desc="attribution", disable=not show_progress):
         cell = packed_streams(cells, np.array([row]), stream).to(encoder.device)
         gradients, error = integrated_gradients(encoder, cell, directions[str(labels[row])])
         ids = cell.input_ids.cpu().numpy()

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.attention_maps import attention_batches, eager_attention, layer_weights
@@ -20,6 +19,7 @@ from scdmc.gene_analysis.states import GeneEmbeddings, centred_units
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, packed_streams
+from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.masking import hashed_uniform
 
@@ -195,7 +195,7 @@ def perturbation_scores(
     shifts, used = np.full(len(factors), np.nan), np.zeros(len(factors), dtype=np.int64)
     generator = np.random.default_rng(seed)
     cell_of_token = np.repeat(np.arange(len(data.cells)), data.cells.rank_lengths)
-    for number, factor in enumerate(tqdm(factors, desc="perturb factors", disable=not show_progress)):
+    for number, factor in enumerate(progress_bar(factors, desc="perturb factors", disable=not show_progress)):
         having = np.unique(cell_of_token[data.cells.rank_ids == factor])
         drawn = np.sort(generator.choice(having, min(n_cells, len(having)), replace=False))
         if not len(drawn):

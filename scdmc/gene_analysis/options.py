@@ -42,7 +42,7 @@ class GeneDataOptions:
     token_dictionary_file: Path | None = None
     num_gpus: int | None = None
     attention: str = "auto"
-    dtype: str = "float32"
+    dtype: str = "auto"
 
 
 EDITS = ("remove", "raise")

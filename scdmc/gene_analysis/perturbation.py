@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control
-from tqdm import tqdm
 
 from scdmc.annotation.annotators import Annotator, classifier_annotator, reference_annotator
 from scdmc.errors import ScDMCError
@@ -20,6 +19,7 @@ from scdmc.gene_analysis.edits import distinct_genes, edit_genes, require_room
 from scdmc.gene_analysis.options import EDITS, LARGEST_FDR, ScreenOptions
 from scdmc.genes.symbols import tokens_of_genes
 from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def screen_genes(
     if not starts:
         raise ScDMCError(f"all cells are of the type --goal {options.goal}; choose other types to start from")
     rows = []
-    with tqdm(total=len(starts) * len(sets), desc="perturb", disable=not show_progress) as progress:
+    with progress_bar(total=len(starts) * len(sets), desc="perturb", disable=not show_progress) as progress:
         for cell_type in starts:
             matcher = _GeneMatcher(data, cell_type)
             for number, (name, tokens) in enumerate(sets.items()):

@@ -1,5 +1,6 @@
 """Which device the work runs on."""
 
+import functools
 import logging
 import os
 
@@ -12,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def place_model(
-    model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "float32"
+    model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "auto"
 ) -> ScDMCPreTrainedModel:
     """Move a model to its device, with its attention back end and precision.
 
@@ -23,7 +24,7 @@ def place_model(
     num_gpus
         See :func:`choose_device`.
     attention, dtype
-        One of :data:`scdmc.options.BACK_ENDS`, one of :data:`scdmc.options.DTYPES`.
+        One of :data:`scdmc.options.BACK_ENDS`, one of :data:`scdmc.options.DTYPE_CHOICES`.
 
     Raises
     ------
@@ -31,29 +32,47 @@ def place_model(
         If there is no such device, or the back end cannot run on it.
     """
     device = choose_device(num_gpus)
-    warn_of_float32(device, dtype)
-    model.to(device, getattr(torch, dtype))
-    model.set_attention(attention, getattr(torch, dtype))
+    dtype = computing_dtype(dtype, device)
+    model.to(device, dtype)
+    model.set_attention(attention, dtype)
     return model
 
 
 def place_model_for_training(
-    model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "float32"
+    model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "auto"
 ) -> ScDMCPreTrainedModel:
     """Move a model to the device where it is trained: as :func:`place_model`, but its weights stay float32.
 
     ``dtype`` is what it will compute in (:func:`autocast`), which decides whether an attention back end can run.
     """
     device = choose_device(num_gpus)
-    warn_of_float32(device, dtype)
     model.to(device)
-    model.set_attention(attention, getattr(torch, dtype))
+    model.set_attention(attention, computing_dtype(dtype, device))
     return model
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:
-    """A context in which a model with float32 weights computes in ``dtype``; for ``float32`` it changes nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    """A context in which a model with float32 weights computes in ``dtype``; for float32 it changes nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=computing_dtype(dtype, device) == torch.bfloat16)
+
+
+def computing_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """What a model computes in: ``auto`` is bfloat16 on a GPU that has it, else float32.
+
+    Float32 on such a GPU is said once: it is slower and takes more memory.
+    """
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if dtype == "auto":
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    if has_bfloat16 and dtype == "float32":
+        say_that_float32_is_slow()
+    return getattr(torch, dtype)
+
+
+@functools.cache
+def say_that_float32_is_slow() -> None:
+    """A warning, once a process."""
+    logger.warning("warning: float32 on a GPU that has bfloat16; --dtype bfloat16 is faster and takes less memory")
 
 
 def choose_device(num_gpus: int | None = None) -> torch.device:
@@ -97,9 +116,3 @@ def _require_usable_gpus(available: int) -> None:
         f"this machine has {available} GPUs that torch {torch.__version__} cannot use: {reason}; install a torch for "
         "the CUDA of this driver, or pass --num_gpus 0 for the CPU"
     )
-
-
-def warn_of_float32(device: torch.device, dtype: str) -> None:
-    """Say that a GPU would be faster in bfloat16, where it has that."""
-    if device.type == "cuda" and dtype == "float32" and torch.cuda.is_bf16_supported():
-        logger.warning("warning: float32 on a GPU that has bfloat16; --dtype bfloat16 is faster and takes less memory")

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import PackedCells, batches_by_length, packed_streams, pool
 from scdmc.options import POOLINGS, STREAMS
+from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 TOKENS_PER_BATCH = 16_384
@@ -34,7 +34,7 @@ def inference_batches(
     what
         Name of the work, for the progress bar; None for none.
     """
-    with tqdm(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
+    with progress_bar(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
         for chosen in batches_by_length(cells.rank_lengths, TOKENS_PER_BATCH):
             yield chosen, packed_streams(cells, chosen, stream, with_gene_values=pooling == "weighted")
             progress.update(len(chosen))

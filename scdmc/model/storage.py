@@ -1,7 +1,6 @@
 """Models on disk: a model folder is written, a model is loaded from one, and the model card."""
 
 import copy
-import json
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -274,8 +273,3 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def describe_arguments(arguments: object) -> str:
-    """Parsed arguments as sorted JSON, kept with a model."""
-    return json.dumps({name: str(value) for name, value in vars(arguments).items()}, indent=1, sort_keys=True) + "\n"

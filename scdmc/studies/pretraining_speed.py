@@ -9,15 +9,17 @@ import torch
 from torch.nn import functional as F
 
 from scdmc.configuration import ScDMCConfig
+from scdmc.model.devices import autocast, computing_dtype
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.options import EncoderSizes
 from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.dual_stream import ScDMCForPretraining
+from scdmc.training.flops import peak_flops, training_flops
 from scdmc.training.masking import masked_batch
 from scdmc.training.objectives import contrastive_loss
 from scdmc.training.optimization import parameter_groups
-from scdmc.training.run_log import peak_memory, training_flops
+from scdmc.training.run_log import peak_memory
 from scdmc.training.settings import MaskingOptions
 
 
@@ -39,7 +41,7 @@ class StepOptions:
     batch_size: int
     shortest: int
     longest: int
-    dtype: str = "float32"
+    dtype: str = "auto"
     attention: str = "auto"
 
 
@@ -56,7 +58,7 @@ def scdmc_step(options: StepOptions, device: torch.device) -> tuple[object, ScDM
         **asdict(options.sizes),
     )
     module = ScDMCForPretraining(ScDMCForMaskedLM(config)).to(device).train()
-    dtype = getattr(torch, options.dtype)
+    dtype = computing_dtype(options.dtype, device)
     print("attention:", module.model.set_attention(options.attention, dtype), file=sys.stderr)
     module.momentum_encoder.set_attention(options.attention, dtype)
     optimizer = torch.optim.AdamW(parameter_groups(module.model, 1e-3), lr=5e-5, fused=True)
@@ -67,7 +69,7 @@ def scdmc_step(options: StepOptions, device: torch.device) -> tuple[object, ScDM
         nonlocal epoch
         batch = masked_batch(cells, np.arange(len(cells)), epoch, MaskingOptions()).to(device)
         epoch += 1
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+        with autocast(device, options.dtype):
             loss = module(batch)["loss"]
         loss.backward()
         optimizer.step()
@@ -121,7 +123,7 @@ def usual_step(options: StepOptions, device: torch.device) -> object:
         return loss, output.hidden_states[-1][:, 0], key
 
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == "bfloat16"):
+        with autocast(device, options.dtype):
             rank_loss, rank_query, rank_key = stream_loss(padded["rank"], torch.ones_like(padded["values"]))
             expression_loss, query, key = stream_loss(padded["expression"], padded["values"])
             contrast = (contrastive_loss(rank_query, key) + contrastive_loss(query, rank_key)) / 2
@@ -152,7 +154,8 @@ def measure_side(side: str, options: StepOptions, n_steps: int) -> dict[str, obj
 
     Returns
     -------
-    ``seconds`` of each step, ``peak`` and ``before`` in bytes of memory, the ``device``; ``flops`` of a step of scDMC.
+    ``seconds`` of each step, ``peak`` and ``before`` in bytes of memory, the ``device``; of scDMC also
+    ``seconds_at_peak``, which a step would take at the peak of the GPU (None where that is not known).
     """
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -161,7 +164,12 @@ def measure_side(side: str, options: StepOptions, n_steps: int) -> dict[str, obj
     if side == "scdmc":
         step, config = scdmc_step(options, device)
         lengths = 2 * random_cells(options).rank_lengths.tolist()
-        result["flops"] = training_flops(config, sum(lengths), sum(length**2 for length in lengths))
+        peak = None
+        if device.type == "cuda":
+            in_bfloat16 = computing_dtype(options.dtype, device) == torch.bfloat16
+            peak = peak_flops(torch.cuda.get_device_name(device), in_bfloat16)
+        flops = training_flops(config, sum(lengths), sum(length**2 for length in lengths))
+        result["seconds_at_peak"] = flops / peak if peak else None
     else:
         step = usual_step(options, device)
     seconds = time_steps(step, n_steps, device)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.files import remove
+from scdmc.progress import progress_bar
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import CELL_COLUMNS, TokenizationSettings, TokenizedCells
 
@@ -80,7 +80,7 @@ def _write_arrays(
     n_cells = sum(pq.read_metadata(path).num_rows for path in files)
     with (
         pq.ParquetWriter(folder / "obs.parquet", OBS_SCHEMA) as obs,
-        tqdm(total=n_cells, unit=" cells", desc="decode") as progress,
+        progress_bar(total=n_cells, unit=" cells", desc="decode") as progress,
     ):
         for path in files:
             for cells in read_row_groups(path, (), settings, model_input_size):

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from scdmc.errors import ScDMCError
 from scdmc.files import write_json
 from scdmc.genes.ids import GeneMatch
 from scdmc.locks import output_lock
+from scdmc.progress import ProgressBar, progress_bar
 from scdmc.reading.census import CensusSlice
 from scdmc.reading.counts import Counts
 from scdmc.tokens.file_report import new_report
@@ -115,7 +114,7 @@ def _finish_shards(
 ) -> None:
     """Write every shard that is not there yet."""
     types, settings = obs_types({counts.name: counts.obs}, job.obs_columns), job.tokenizer.settings
-    with tqdm(total=counts.n_cells, unit=" cells", desc="tokenize") as bar:
+    with progress_bar(total=counts.n_cells, unit=" cells", desc="tokenize") as bar:
         for number, (key, cells) in enumerate(shards.items()):
             if not job.is_finished(key):
                 schema = parquet_schema(types, settings, counts.name, ShardPlace(number, len(shards), run))
@@ -148,6 +147,6 @@ def _drop_shards_of_another_run(job: CensusJob, counts: Counts, keys: list[str],
     return run
 
 
-def _show(bar: tqdm, first: int, n_read: int) -> None:
+def _show(bar: ProgressBar, first: int, n_read: int) -> None:
     """Move the bar to where the cells after the first ``first`` have been read."""
     bar.update(first + n_read - bar.n)

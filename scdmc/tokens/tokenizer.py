@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
 from scdmc.genes.ids import GeneMatch, match_genes
 from scdmc.genes.vocabulary import Vocabulary
+from scdmc.progress import progress_bar
 from scdmc.reading.counts import Counts, cell_totals, open_counts, passes_filter
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
@@ -244,7 +244,7 @@ def _add_file(
     accumulator: MedianAccumulator, counts: Counts, match: GeneMatch, is_taken: np.ndarray, report: FileReport
 ) -> None:
     """Add the cells taken of one file to the accumulator and to the report."""
-    with tqdm(total=counts.n_cells, unit=" cells", desc=counts.name) as progress:
+    with progress_bar(total=counts.n_cells, unit=" cells", desc=counts.name) as progress:
         for first, block in counts.blocks():
             rows = np.arange(first, first + block.shape[0])
             n_counts = cell_totals(counts, rows, total_counts(block))

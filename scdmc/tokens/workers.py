@@ -15,9 +15,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for_objects
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from scdmc.errors import ScDMCError
+from scdmc.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Progress:
     """
 
     def __init__(self, sizes: Mapping[str, int], n_done: int) -> None:
-        self._bar = tqdm(total=sum(sizes.values()), initial=n_done, unit=" cells", desc="tokenize")
+        self._bar = progress_bar(total=sum(sizes.values()), initial=n_done, unit=" cells", desc="tokenize")
         self._done: dict[str, int] = {}
 
     def __enter__(self) -> "Progress":

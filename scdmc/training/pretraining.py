@@ -3,7 +3,7 @@
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from scdmc.errors import ScDMCError
-from scdmc.model.devices import warn_of_float32
+from scdmc.model.devices import computing_dtype
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForMaskedLM
 from scdmc.training.batch_order import batch_order_of
 from scdmc.training.checkpoints import (
@@ -34,6 +34,7 @@ from scdmc.training.evaluation import evaluate
 from scdmc.training.identity import CellDigests, require_same_run, run_identity
 from scdmc.training.loading import TrainingCells, masked_batches, position
 from scdmc.training.masking import PretrainingBatch, masked_batch
+from scdmc.training.memory import GIB, predicted_memory, require_memory
 from scdmc.training.optimization import parameter_groups, warmup_then_cosine
 from scdmc.training.run_log import Clock, RunLog, peak_memory
 from scdmc.training.settings import PretrainingSettings
@@ -97,9 +98,7 @@ class Pretraining:
         n_batches = sum(self.order.n_batches(epoch) for epoch in range(settings.epochs))
         self.total_steps = settings.max_steps or max(1, n_batches // parts)
         self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
-        dtype = torch.bfloat16 if settings.bf16 else torch.float32
-        if self.accelerator.is_main_process:
-            warn_of_float32(self.device, str(dtype).removeprefix("torch."))
+        dtype = computing_dtype("bfloat16" if settings.bf16 else "float32", self.device)
         self.attention = self.module.model.set_attention(attention, dtype)
         self.module.momentum_encoder.set_attention(attention, dtype)
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
@@ -111,7 +110,7 @@ class Pretraining:
         )
         self.step = 0
         self.trained_seconds = 0.0
-        self.log = RunLog(model.config, self.device, self.accelerator.is_main_process)
+        self.log = RunLog(model.config, settings, self.device, self.accelerator.is_main_process)
         self.stop_requested = False
         self.digests: CellDigests | None = None
 
@@ -150,8 +149,16 @@ class Pretraining:
         """Cells of an optimizer step, on average."""
         return self.order.cells_per_batch * self.settings.gradient_accumulation_steps
 
-    def run(self) -> None:
-        """Train to the end of the schedule, or until a signal or ``max_minutes`` asks to stop."""
+    def run(self, show: Callable[[list[dict[str, float]]], None] | None = None) -> None:
+        """Train to the end of the schedule, or until a signal or ``max_minutes`` asks to stop.
+
+        Parameters
+        ----------
+        show
+            Called by the main process with the history after each of its new rows.
+        """
+        self._require_memory()
+        self.log.show = show
         settings = self.settings
         if self.step == 0:
             # Dropout; the state of the generator is part of a checkpoint. Each process drops other states.
@@ -163,9 +170,10 @@ class Pretraining:
         loader = self._loader()
         clock = Clock(settings.max_minutes)
         n_cells = None if settings.schedule_minutes else self.total_steps * self.cells_per_step
+        seen = self.step * self.cells_per_step, n_cells
         with (
             _stop_on_signal(self),
-            self.log.open(self.output_dir / "tensorboard", self.step, self.step * self.cells_per_step, n_cells),
+            self.log.open(self.output_dir / "tensorboard", self.step, self.share_done, seen),
         ):
             while self.share_done < 1.0 and not self.stop_requested:
                 batches = [next(loader) for _ in range(settings.gradient_accumulation_steps)]
@@ -173,7 +181,8 @@ class Pretraining:
                 self._advance_clock(clock)
                 is_last = self.share_done >= 1.0 or self.stop_requested
                 if self.step % settings.log_every == 0 or self.share_done >= 1.0:
-                    self.log.write_line(self.step, self.optimizer.param_groups[0]["lr"], self._epoch())
+                    rate = self.optimizer.param_groups[0]["lr"]
+                    self.log.write_line(self.step, rate, self._epoch(), self.share_done)
                 elif is_last:
                     self.log.require_finite()  # the line comes where an uninterrupted run has it
                 if self.step % settings.evaluate_every == 0 or self.share_done >= 1.0:
@@ -186,6 +195,7 @@ class Pretraining:
 
         The evaluation and the first step are those with the most tokens, which decide how much memory a run takes.
         """
+        self._require_memory()
         batch_size, n_parts = self.order.batch_size, self.settings.gradient_accumulation_steps
         longest = self.data.held_out[np.argsort(-self.data.cells.rank_lengths[self.data.held_out], kind="stable")]
         evaluate(self.module, self.data.cells, longest[:batch_size], batch_size, self.settings)
@@ -205,7 +215,8 @@ class Pretraining:
             "parameters": f"{self.module.model.num_parameters():,}",
             "seconds a step": f"{step:.2f}",
             "cells a second": f"{self.cells_per_step / step:,.1f}",
-            "peak memory": f"{peak_memory(self.device) / 2**30:.2f} GiB",
+            "peak memory": f"{peak_memory(self.device) / GIB:.2f} GiB",
+            "peak memory of a GPU, computed": f"{self.predicted_memory / GIB:.2f} GiB",
             "steps": f"{self.total_steps:,}",
             "estimated time": f"{self.total_steps * step / 3600:.2f} hours",
         }
@@ -256,11 +267,29 @@ class Pretraining:
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
+    def _longest_cells(self) -> np.ndarray:
+        """Cells of the part of a batch with the most tokens in the first epoch."""
+        return max(self.order.batches(0), key=lambda cells: self.order.lengths[cells].sum())
+
     def _longest_batch(self) -> PretrainingBatch:
-        """Of the part of a batch with the most tokens in the first epoch, the share of this process."""
-        batches = self.order.batches(0)
-        chosen = max(batches, key=lambda cells: self.order.lengths[cells].sum())
-        return masked_batch(self.data.cells, self.data.training[chosen], 0, self.settings.masking, *self._process)
+        """The share that this process has of the part of a batch with the most tokens."""
+        chosen = self.data.training[self._longest_cells()]
+        return masked_batch(self.data.cells, chosen, 0, self.settings.masking, *self._process)
+
+    @property
+    def predicted_memory(self) -> float:
+        """Bytes that a process needs at least (:func:`scdmc.training.memory.predicted_memory`)."""
+        n_tokens = int(self.order.lengths[self._longest_cells()].sum())
+        n_processes = self.accelerator.num_processes
+        return predicted_memory(
+            self.module, self.module.model.config, -(-n_tokens // n_processes), self.settings.gradient_checkpointing,
+            n_processes if self.settings.fsdp else 1,
+        )  # fmt: skip
+
+    def _require_memory(self) -> None:
+        """Refuse a run whose longest batch cannot fit its GPU; else it would end at a step that chance decides."""
+        if self.device.type == "cuda":
+            require_memory(self.predicted_memory, *torch.cuda.mem_get_info(self.device))
 
     @property
     def _process(self) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """What a pre-training run leaves beside its model: the levels that guessing reaches, and the loss curves."""
 
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -12,9 +14,13 @@ from scdmc.model.names import CARD_FILE
 from scdmc.training.data import PretrainingData
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
+from scdmc.training.run_log import write_history
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 logger = logging.getLogger(__name__)
+
+
+SECONDS_BETWEEN_HISTORIES, SECONDS_BETWEEN_CURVES = 30.0, 60.0
 
 
 # What the objective is made of; a model card names what differs from the paper.
@@ -63,6 +69,39 @@ def guessing_metrics(run: Pretraining) -> dict[str, float]:
     return {f"guessing_{name}": value for name, value in lines.items()}
 
 
+class LiveResults:
+    """``history.csv`` and the loss curves of a run that goes on: called after each log line and evaluation.
+
+    The history is written after each evaluation, and else not more often than every
+    :data:`SECONDS_BETWEEN_HISTORIES`; the curves after evaluations, no more often than every
+    :data:`SECONDS_BETWEEN_CURVES`. Both are written whole or not at all.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._written = self._drawn = -math.inf
+
+    def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Write what the history has become, if it is time."""
+        now, is_evaluation = time.monotonic(), "eval_loss" in history[-1]
+        if is_evaluation or now - self._written >= SECONDS_BETWEEN_HISTORIES:
+            write_history(history, self.folder / "history.csv")
+            self._written = now
+        if is_evaluation and now - self._drawn >= SECONDS_BETWEEN_CURVES and not missing_to_draw():
+            draw_loss_curves(history, {}, self.folder)
+            self._drawn = time.monotonic()
+
+
+def missing_to_draw() -> list[str]:
+    """Packages that figures need and that are not installed; a training node may lack them."""
+    return [package for package in ("matplotlib", "pandas", "sklearn") if find_spec(package) is None]
+
+
 def write_guesses(folder: Path, guesses: Mapping[str, float], card: str) -> None:
     """Write ``guessing.json``, and a model card that tells of it in place of the one that is there.
 
@@ -85,8 +124,7 @@ def draw_loss_curves(history: Sequence[Mapping[str, float]], guesses: Mapping[st
     output_dir
         Where to.
     """
-    missing = [package for package in ("matplotlib", "pandas", "sklearn") if find_spec(package) is None]
-    if missing:
+    if missing := missing_to_draw():
         logger.warning(
             "warning: no loss curves, %s is not installed; history.csv holds the numbers", ", ".join(missing)
         )

@@ -6,28 +6,30 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
+from scdmc.progress import is_watched
 from scdmc.training.distributed import n_processes
+from scdmc.training.flops import peak_flops, training_flops
 from scdmc.training.masking import PretrainingBatch
+from scdmc.training.settings import PretrainingSettings
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-# A GPU's peak in bf16 without sparsity, for the share of it that training reaches (H100 and H200).
-PEAK_TFLOPS = 989.0
 
 
 def peak_memory(device: torch.device) -> int:
@@ -117,48 +119,59 @@ class _Window:
             setattr(self, name, state[name])
         self.started = time.perf_counter() - state["seconds"]
 
-    def close(self, config: ScDMCConfig) -> dict[str, float]:
-        """Means over the window and its speed; the next window starts empty."""
+    def close(self, peak_seconds: Callable[[int, int], float] | None) -> dict[str, float]:
+        """Means over the window and its speed; the next window starts empty.
+
+        ``peak_seconds(n_tokens, sum of squared lengths)`` says how long the GPUs would take at their peak; None where
+        the peak is not known.
+        """
         row = {name: float(value) / self.n_steps for name, value in self.sums.items()}
         row["loss"] = row.pop("total_loss")
         seconds = time.perf_counter() - self.started
         row |= {"cells_per_second": self.n_cells / seconds, "tokens_per_second": self.n_tokens / seconds}
-        if self.device.type == "cuda":
-            flops = training_flops(config, self.n_tokens, self.sum_of_squared_lengths)
-            row["mfu"] = flops / seconds / (PEAK_TFLOPS * 1e12 * n_processes())
+        if peak_seconds is not None:
+            row["mfu"] = peak_seconds(self.n_tokens, self.sum_of_squared_lengths) / seconds
         self.start()
         return row
 
 
 class RunLog:
-    """What a run says while it goes on: its history, a progress bar, and tensorboard files.
+    """What a run says while it goes on: its history, log lines, a progress bar on a terminal, and tensorboard files.
 
     Parameters
     ----------
     config
         Sizes of the model, for the share of a GPU's peak.
+    settings
+        Of the run.
     device
         Where the run computes.
     is_main_process
-        The bar and the files are those of the main process; every process keeps the history.
+        Lines, bar and files are those of the main process; every process keeps the history.
 
     Attributes
     ----------
     history
         One row per log line or evaluation, with the ``step`` at which it was written.
+    show
+        Called by the main process with the history after each new row, if given.
     """
 
-    def __init__(self, config: ScDMCConfig, device: torch.device, is_main_process: bool) -> None:
-        self.config = config
+    def __init__(
+        self, config: ScDMCConfig, settings: PretrainingSettings, device: torch.device, is_main_process: bool
+    ) -> None:
         self.is_main_process = is_main_process
         self.history: list[dict[str, float]] = []
         self._window = _Window(device)
+        self._peak_seconds = _peak_seconds(config, settings, device)
         self._resumed: Mapping[str, object] | None = None
         self._writer: SummaryWriter | None = None
         self._progress: tqdm | None = None
+        self._opened = (0.0, 0.0)
+        self.show: Callable[[list[dict[str, float]]], None] | None = None
 
     @contextmanager
-    def open(self, folder: Path, step: int, n_cells_done: float, n_cells: float | None) -> Iterator[None]:
+    def open(self, folder: Path, step: int, share_done: float, n_cells: tuple[float, float | None]) -> Iterator[None]:
         """Show a progress bar and write tensorboard files meanwhile.
 
         Parameters
@@ -168,29 +181,33 @@ class RunLog:
         step
             Steps that are done. A resumed run writes later ones again: what the interrupted one wrote of them is
             dropped.
-        n_cells_done, n_cells
+        share_done
+            How much of the run is done, from 0 to 1.
+        n_cells
             Cells that have been seen, and those of the whole run; None where the clock ends it.
         """
+        done, total = n_cells
         bar = tqdm(
-            total=None if n_cells is None else round(n_cells),
-            initial=round(n_cells_done),
+            total=None if total is None else round(total),
+            initial=round(done),
             unit=" cells",
             desc="pre-train",
             smoothing=0.05,
-            disable=not self.is_main_process,
+            disable=not (self.is_main_process and is_watched()),  # else the log lines tell
         )
         if self._resumed is None:
             self._window.start()
         else:
             self._window.restore(self._resumed)
-        with self._tensorboard(folder, step) as self._writer, bar as self._progress:
+        self._opened = time.monotonic(), share_done
+        with self._tensorboard(folder, step) as self._writer, bar as self._progress, logging_redirect_tqdm():
             yield
         self._writer = self._progress = None
 
     @contextmanager
     def _tensorboard(self, folder: Path, step: int) -> Iterator["SummaryWriter | None"]:
         """The writer of the main process; a lean training node may lack the package."""
-        if find_spec("tensorboard") is None:
+        if self.is_main_process and find_spec("tensorboard") is None:
             logger.warning("warning: tensorboard is not installed; history.csv holds the numbers")
         if not self.is_main_process or find_spec("tensorboard") is None:
             yield None
@@ -230,8 +247,8 @@ class RunLog:
                 "--warmup_fraction"
             )
 
-    def write_line(self, step: int, learning_rate: float, epoch: float) -> None:
-        """Append means over the steps since the last line to the history.
+    def write_line(self, step: int, learning_rate: float, epoch: float, share_done: float) -> None:
+        """Append means over the steps since the last line to the history, and say them with the time left.
 
         Raises
         ------
@@ -239,21 +256,40 @@ class RunLog:
             If a loss is not finite.
         """
         self.require_finite()
-        row = {"step": step, **self._window.close(self.config), "learning_rate": learning_rate, "epoch": epoch}
-        shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
-        self._progress.set_postfix({text: f"{row[name]:.2f}" for name, text in shown.items() if name in row})
+        row = {"step": step, **self._window.close(self._peak_seconds), "learning_rate": learning_rate, "epoch": epoch}
         self._append(row)
+        speed = f"{row['cells_per_second']:,.0f} cells/s"
+        speed += f", {row['mfu']:.0%} of the GPU's peak" if "mfu" in row else ""
+        self._say(f"step {step:,}, epoch {epoch:.2f}: {_losses(row)}; {speed}; {self._time_left(share_done)}")
 
     def write_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the losses on held-out cells to the history."""
         self._append({"step": step, **{f"eval_{name}": value for name, value in metrics.items()}})
+        self._say(f"step {step:,}, held-out cells: {_losses(metrics)}")
 
     def _append(self, row: dict[str, float]) -> None:
         self.history.append(row)
         if self._writer is not None:
             for name, value in row.items():
                 if name != "step":
-                    self._writer.add_scalar(name, value, row["step"])
+                    tag = name.replace("eval_", "eval/", 1) if name.startswith("eval_") else f"train/{name}"
+                    self._writer.add_scalar(tag, value, row["step"])
+        if self.is_main_process and self.show is not None:
+            self.show(self.history)
+
+    def _say(self, text: str) -> None:
+        """A log line with the time of day."""
+        if self.is_main_process:
+            logger.info("%s  %s", datetime.now().isoformat(" ", "seconds"), text)
+
+    def _time_left(self, share_done: float) -> str:
+        """How long the rest will take, if it takes as long as what this process has done."""
+        started, share_before = self._opened
+        done = share_done - share_before
+        if share_done >= 1.0 or done <= 0:
+            return "done" if share_done >= 1.0 else "time left unknown"
+        seconds = round((time.monotonic() - started) / done * (1.0 - share_done))
+        return f"{timedelta(seconds=seconds)} left"
 
     @property
     def last_evaluation(self) -> dict[str, float]:
@@ -262,34 +298,27 @@ class RunLog:
         return {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
 
 
-def training_flops(
-    config: ScDMCConfig, n_tokens: int, sum_of_squared_lengths: int, masked_share: float = 0.15
-) -> float:
-    """Floating-point operations of forward, backward and momentum pass, a multiply-add counted as two.
-
-    Matrices of the layers: 2 x parameters per token forward, twice that backward, once more for the momentum pass.
-    Attention: 4 x length x hidden_size per token and layer forward, without counting what a kernel computes again.
-    The masked-gene head counts for ``masked_share`` of the tokens. Element-wise work is left out.
-
-    Parameters
-    ----------
-    config
-        Sizes of the model.
-    n_tokens
-        Tokens of all streams.
-    sum_of_squared_lengths
-        Sum over the streams of their squared lengths.
-    masked_share
-        Share of the tokens that reach the head.
-    """
-    hidden, layers = config.hidden_size, config.num_hidden_layers
-    per_layer = 4 * hidden**2 + 3 * hidden * config.intermediate_size
-    encoder = layers * (2 * per_layer * n_tokens + 4 * hidden * sum_of_squared_lengths)
-    head = 2 * masked_share * n_tokens * (hidden**2 + hidden * config.vocab_size)
-    return 4.0 * encoder + 3.0 * head
+def _losses(row: Mapping[str, float]) -> str:
+    """The losses of a row in words."""
+    shown = {"mlm_rank_loss": "rank", "mlm_expression_loss": "expression", "contrastive_loss": "contrast"}
+    parts = ", ".join(f"{text} {row[name]:.3f}" for name, text in shown.items() if name in row)
+    return f"loss {row['loss']:.3f} ({parts})"
 
 
-def write_history(history: list[dict[str, float]], path: Path) -> None:
+def _peak_seconds(
+    config: ScDMCConfig, settings: PretrainingSettings, device: torch.device
+) -> Callable[[int, int], float] | None:
+    """How long the GPUs of a run would take at their peak for so many tokens and squared lengths; None if unknown."""
+    peak = None
+    if device.type == "cuda":
+        peak = peak_flops(torch.cuda.get_device_name(device), settings.bf16)
+    if peak is None:
+        return None
+    masked_share = settings.mask_probability if settings.mlm_weight else 0.0
+    return lambda n_tokens, squares: training_flops(config, n_tokens, squares, masked_share) / (peak * n_processes())
+
+
+def write_history(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """The history as CSV, one row per log line or evaluation."""
     names = list(dict.fromkeys(name for row in history for name in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from tqdm import tqdm
 
 from scdmc.annotation.calibration import calibrate, with_temperature
+from scdmc.progress import progress_bar
 from scdmc.views.familiarity import Familiarity, TypeDistances, clues_of_cells
 from scdmc.views.regression import (
     CELLS_OF_FOLDS,
@@ -224,7 +224,7 @@ def fit_view_classifier(
 
 
 def _shown(features: Mapping[str, Features], what: str) -> Iterator[tuple[str, Features]]:
-    with tqdm(features.items(), unit=" views", desc=what) as progress:
+    with progress_bar(features.items(), unit=" views", desc=what) as progress:
         yield from progress
 
 

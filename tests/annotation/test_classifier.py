@@ -135,4 +135,4 @@ def test_fine_tuning_keeps_its_arguments_and_says_which_baseline_is_not_there(
          "--output_dir", str(tmp_path / "out"), "--epochs", "1", "--min_cells_per_type", "3"])  # fmt: skip
     assert status == 0
     assert "without pre-training, fine-tuned; --baselines all" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "arguments.json").read_text())["epochs"] == "1"
+    assert json.loads((tmp_path / "out" / "arguments.json").read_text())["epochs"] == 1

@@ -266,7 +266,7 @@ def test_the_scripts_of_the_published_commands_take_the_published_names(actions)
 
 
 def test_shared_flags_have_one_default(actions):
-    defaults = {"--seed": {42}, "--batch_key": {"batch", None}, "--dtype": {"float32"}, "--attention": {"auto"}}
+    defaults = {"--seed": {42}, "--batch_key": {"batch", None}, "--dtype": {"auto"}, "--attention": {"auto"}}
     for of_script in actions.values():
         for action in of_script:
             for name in set(flags_of(action)) & set(defaults):

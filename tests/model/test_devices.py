@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scdmc.errors import ScDMCError
-from scdmc.model.devices import choose_device, warn_of_float32
+from scdmc.model.devices import choose_device, computing_dtype, say_that_float32_is_slow
 
 
 def pretend_gpus(monkeypatch, available, are_usable=True):
@@ -54,7 +54,18 @@ def test_gpus_that_torch_cannot_use_are_an_error_and_not_the_cpu(monkeypatch, as
     [("cuda", "float32", True, True), ("cuda", "bfloat16", True, False), ("cuda", "float32", False, False),
      ("cpu", "float32", True, False)],
 )  # fmt: skip
-def test_float32_on_a_gpu_that_has_bfloat16_is_said(monkeypatch, caplog, device, dtype, has_bfloat16, is_said):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    warn_of_float32(torch.device(device), dtype)
+def test_float32_on_a_gpu_that_has_bfloat16_is_said_once(monkeypatch, caplog, device, dtype, has_bfloat16, is_said):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    say_that_float32_is_slow.cache_clear()
+    for _ in range(2):
+        assert computing_dtype(dtype, torch.device(device)) == getattr(torch, dtype)
     assert ["--dtype bfloat16 is faster" in message for message in caplog.messages] == [True] * is_said
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "expected"),
+    [("cuda", True, torch.bfloat16), ("cuda", False, torch.float32), ("cpu", True, torch.float32)],
+)
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(monkeypatch, device, has_bfloat16, expected):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert computing_dtype("auto", torch.device(device)) == expected

@@ -21,10 +21,10 @@ from scdmc.training.checkpoint_files import checkpoints, find_checkpoint
 from scdmc.training.checkpoints import without_prefix
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
+from scdmc.training.flops import training_flops
 from scdmc.training.masking import masked_batch
 from scdmc.training.objectives import contrastive_loss, contrastive_similarities
 from scdmc.training.pretraining import Pretraining
-from scdmc.training.run_log import training_flops
 from scdmc.training.settings import MaskingOptions, ObjectiveOptions, PretrainingSettings
 from tests.conftest import ROOT
 from tests.training.oracles import published_mlm_loss

@@ -129,7 +129,7 @@ def test_the_script_goes_on_from_the_weights_of_a_model(model_folder, script, da
     assert "| started from | model |" in card
     assert "| objective | as in the paper |" in card
     recorded = json.loads((tmp_path / "on" / "arguments.json").read_text())
-    assert (recorded["hidden_size"], recorded["gene_start"]) == ("16", "None")
+    assert (recorded["hidden_size"], recorded["gene_start"]) == (16, None)
 
 
 def test_a_run_that_started_from_a_model_resumes(model_folder, script, dataset, tmp_path):
