@@ -8,6 +8,8 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from torch import nn
@@ -659,6 +661,20 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
     return sums / totals.clamp(min=SMALLEST_WEIGHT)[:, None]  # a cell without genes gets zeros
 
 
+def computing_type(tensor: torch.Tensor) -> torch.dtype:
+    """The type in which products with a tensor are computed: autocast's where it is on."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+def without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
+    """A context in which products on the device of a tensor are computed in its own type."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 class ValueEmbedding(nn.Module):
     """Expression values as vectors; a masked gene gets a learned one, a token without a value gets zeros."""
 
@@ -823,14 +839,16 @@ class ScDMCPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if wants_info else model
 
-    def set_attention(self, name: str, dtype: torch.dtype | None = None) -> str:
+    def set_attention(self, name: str, dtype: torch.dtype | None = None, for_training: bool = False) -> str:
         """Choose the attention back end of the encoder on the device where the weights are; returns what was chosen.
 
-        ``dtype`` is the type in which it will compute, if not that of the weights (autocast).
+        ``dtype`` is the type in which it will compute, if not that of the weights (autocast). Outside of training
+        nothing is dropped, so that a model with dropout may take a back end that has none.
         """
         config = self.config
         head_dim = config.hidden_size // config.num_attention_heads
-        chosen = choose_back_end(name, self.device, config.attention_probs_dropout_prob, dtype or self.dtype, head_dim)
+        dropout = config.attention_probs_dropout_prob if for_training else 0.0
+        chosen = choose_back_end(name, self.device, dropout, dtype or self.dtype, head_dim)
         for module in self.modules():
             if isinstance(module, ScDMCPreTrainedModel):
                 module.attention_back_end = chosen
@@ -858,11 +876,12 @@ class ScDMCModel(ScDMCPreTrainedModel):
 
     def packed_attention(self, layout: PackedLayout, dtype: torch.dtype) -> PackedAttention:
         """The attention of one batch, shared by all layers."""
-        dropout, n_heads = self.config.attention_probs_dropout_prob, self.config.num_attention_heads
+        n_heads = self.config.num_attention_heads
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         device, head_dim = layout.cu_seqlens.device, self.config.hidden_size // n_heads
         back_end = choose_back_end(self.attention_back_end, device, dropout, dtype, head_dim)
         slopes = slopes_on(device, n_heads)
-        return PackedAttention(back_end, layout, slopes, dropout if self.training else 0.0, dtype)
+        return PackedAttention(back_end, layout, slopes, dropout, dtype)
 
     def encode(self, cells: PackedCells) -> torch.Tensor:
         """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
@@ -874,7 +893,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
         """Yield the states of packed cells, (total_tokens, hidden_size): of the embedding, then of each layer."""
         states = self.embeddings(cells)
         yield states
-        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        attend = self.packed_attention(cells.layout, computing_type(states))
         for layer in self.encoder.layer:
             states = self._run_layer(layer, states, attend)
             yield states
@@ -886,7 +905,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
         The last layer is computed for ``<cls>`` alone: nobody reads its other tokens.
         """
         states = self.embeddings(cells)
-        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        attend = self.packed_attention(cells.layout, computing_type(states))
         for layer in self.encoder.layer[:-1]:
             states = layer(states, attend)
         return self.encoder.layer[-1](states, attend, only_first=True)
@@ -927,7 +946,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         cells = pack(input_ids, attention_mask, expression_values)
         states = self.embeddings(cells)
-        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        attend = self.packed_attention(cells.layout, computing_type(states))
         if output_attentions and attend.back_end != "eager":
             raise ValueError(f"the attention back end {attend.back_end} returns no weights; set_attention('eager')")
         hidden_states, attentions = [states], []
@@ -942,12 +961,6 @@ class ScDMCModel(ScDMCPreTrainedModel):
             hidden_states=tuple(_pad(state, mask) for state in hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
-
-
-def _compute_dtype(states: torch.Tensor) -> torch.dtype:
-    """The type in which attention runs: autocast's where it is on."""
-    device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def _pad(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -1082,7 +1095,7 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
     def classify(self, streams: PackedCells) -> torch.Tensor:
         """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
         states = self.dropout(self.represent(streams))
-        with torch.autocast(states.device.type, enabled=False):  # for the reason that represent gives
+        with without_autocast(states):  # for the reason that represent gives
             return self.classifier(states.to(self.classifier.weight.dtype))
 
     def forward(

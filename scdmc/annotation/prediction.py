@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scdmc.annotation.options import UNKNOWN
 from scdmc.model.embeddings import inference_batches
 from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.packing import without_autocast
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 EMPTY_LENGTH = 2  # <cls> and <eos>
@@ -66,7 +67,7 @@ def annotate_cells(
     for chosen, streams in inference_batches(cells, stream, model.config.classifier_pooling, what):
         states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
         head = model.classifier
-        with torch.autocast(states.device.type, enabled=False):  # classify says why
+        with without_autocast(states):  # classify says why
             logits = F.linear(states.float(), head.weight.float(), head.bias.float()) / temperature
         probabilities[chosen] = logits.softmax(dim=-1).cpu().numpy()
         embeddings[chosen] = states.float().cpu().numpy()

@@ -12,6 +12,7 @@ from scdmc.annotation.probing import mean_loss
 from scdmc.cells.scores import classification_scores
 from scdmc.model.devices import autocast
 from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.packing import without_autocast
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 
@@ -83,7 +84,7 @@ def class_numbers(model: ScDMCForCellClassification, labels: Sequence[str]) -> t
 
 def logits_of_states(model: ScDMCForCellClassification, states: torch.Tensor) -> torch.Tensor:
     """What :meth:`ScDMCForCellClassification.classify` makes of the states that it reads, (n_cells, num_labels)."""
-    with torch.autocast(states.device.type, enabled=False):
+    with without_autocast(states):
         return model.classifier(model.dropout(states).to(model.classifier.weight.dtype))
 
 

@@ -47,7 +47,7 @@ def place_model_for_training(
     """
     device = choose_device(num_gpus)
     model.to(device)
-    model.set_attention(attention, computing_dtype(dtype, device))
+    model.set_attention(attention, computing_dtype(dtype, device), for_training=True)
     return model
 
 

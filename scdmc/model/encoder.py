@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.model.attention import PackedAttention, PackedLayout, choose_back_end, slopes_on
-from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, pack
+from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, computing_type, pack
 from scdmc.options import EXPRESSION_INPUTS
 
 
@@ -184,14 +184,16 @@ class ScDMCPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if wants_info else model
 
-    def set_attention(self, name: str, dtype: torch.dtype | None = None) -> str:
+    def set_attention(self, name: str, dtype: torch.dtype | None = None, for_training: bool = False) -> str:
         """Choose the attention back end of the encoder on the device where the weights are; returns what was chosen.
 
-        ``dtype`` is the type in which it will compute, if not that of the weights (autocast).
+        ``dtype`` is the type in which it will compute, if not that of the weights (autocast). Outside of training
+        nothing is dropped, so that a model with dropout may take a back end that has none.
         """
         config = self.config
         head_dim = config.hidden_size // config.num_attention_heads
-        chosen = choose_back_end(name, self.device, config.attention_probs_dropout_prob, dtype or self.dtype, head_dim)
+        dropout = config.attention_probs_dropout_prob if for_training else 0.0
+        chosen = choose_back_end(name, self.device, dropout, dtype or self.dtype, head_dim)
         for module in self.modules():
             if isinstance(module, ScDMCPreTrainedModel):
                 module.attention_back_end = chosen
@@ -219,11 +221,12 @@ class ScDMCModel(ScDMCPreTrainedModel):
 
     def packed_attention(self, layout: PackedLayout, dtype: torch.dtype) -> PackedAttention:
         """The attention of one batch, shared by all layers."""
-        dropout, n_heads = self.config.attention_probs_dropout_prob, self.config.num_attention_heads
+        n_heads = self.config.num_attention_heads
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         device, head_dim = layout.cu_seqlens.device, self.config.hidden_size // n_heads
         back_end = choose_back_end(self.attention_back_end, device, dropout, dtype, head_dim)
         slopes = slopes_on(device, n_heads)
-        return PackedAttention(back_end, layout, slopes, dropout if self.training else 0.0, dtype)
+        return PackedAttention(back_end, layout, slopes, dropout, dtype)
 
     def encode(self, cells: PackedCells) -> torch.Tensor:
         """Last hidden states of packed cells, shape (total_tokens, hidden_size)."""
@@ -235,7 +238,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
         """Yield the states of packed cells, (total_tokens, hidden_size): of the embedding, then of each layer."""
         states = self.embeddings(cells)
         yield states
-        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        attend = self.packed_attention(cells.layout, computing_type(states))
         for layer in self.encoder.layer:
             states = self._run_layer(layer, states, attend)
             yield states
@@ -247,7 +250,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
         The last layer is computed for ``<cls>`` alone: nobody reads its other tokens.
         """
         states = self.embeddings(cells)
-        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        attend = self.packed_attention(cells.layout, computing_type(states))
         for layer in self.encoder.layer[:-1]:
             states = layer(states, attend)
         return self.encoder.layer[-1](states, attend, only_first=True)
@@ -288,7 +291,7 @@ class ScDMCModel(ScDMCPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         cells = pack(input_ids, attention_mask, expression_values)
         states = self.embeddings(cells)
-        attend = self.packed_attention(cells.layout, _compute_dtype(states))
+        attend = self.packed_attention(cells.layout, computing_type(states))
         if output_attentions and attend.back_end != "eager":
             raise ValueError(f"the attention back end {attend.back_end} returns no weights; set_attention('eager')")
         hidden_states, attentions = [states], []
@@ -303,12 +306,6 @@ class ScDMCModel(ScDMCPreTrainedModel):
             hidden_states=tuple(_pad(state, mask) for state in hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
-
-
-def _compute_dtype(states: torch.Tensor) -> torch.dtype:
-    """The type in which attention runs: autocast's where it is on."""
-    device = states.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def _pad(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

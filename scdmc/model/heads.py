@@ -13,7 +13,7 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
-from scdmc.model.packing import SMALLEST_WEIGHT, PackedCells, pool
+from scdmc.model.packing import SMALLEST_WEIGHT, PackedCells, pool, without_autocast
 from scdmc.options import POOLINGS, STREAMS
 
 # The decoder's matrix is the word embedding; it is stored once, under the latter's name.
@@ -133,7 +133,7 @@ class ScDMCForCellClassification(ScDMCPreTrainedModel):
     def classify(self, streams: PackedCells) -> torch.Tensor:
         """Logits of packed cells (see :meth:`represent`), shape (n_cells, num_labels)."""
         states = self.dropout(self.represent(streams))
-        with torch.autocast(states.device.type, enabled=False):  # for the reason that represent gives
+        with without_autocast(states):  # for the reason that represent gives
             return self.classifier(states.to(self.classifier.weight.dtype))
 
     def forward(

@@ -1,6 +1,7 @@
 """A packed batch: streams of many cells in one row of tokens, padding taken out, and pooling over it."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -175,3 +176,17 @@ def batches_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np
             stop += 1
         yield order[start:stop]
         start = stop
+
+
+def computing_type(tensor: torch.Tensor) -> torch.dtype:
+    """The type in which products with a tensor are computed: autocast's where it is on."""
+    device = tensor.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
+
+
+def without_autocast(tensor: torch.Tensor) -> AbstractContextManager:
+    """A context in which products on the device of a tensor are computed in its own type."""
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

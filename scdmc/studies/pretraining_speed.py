@@ -59,7 +59,7 @@ def scdmc_step(options: StepOptions, device: torch.device) -> tuple[object, ScDM
     )
     module = ScDMCForPretraining(ScDMCForMaskedLM(config)).to(device).train()
     dtype = computing_dtype(options.dtype, device)
-    print("attention:", module.model.set_attention(options.attention, dtype), file=sys.stderr)
+    print("attention:", module.model.set_attention(options.attention, dtype, for_training=True), file=sys.stderr)
     module.momentum_encoder.set_attention(options.attention, dtype)
     optimizer = torch.optim.AdamW(parameter_groups(module.model, 1e-3), lr=5e-5, fused=True)
     cells = random_cells(options)

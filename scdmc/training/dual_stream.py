@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.packing import without_autocast
 from scdmc.training.distributed import gather_rows, global_sum, n_processes, own_part
 from scdmc.training.masking import PretrainingBatch
 from scdmc.training.objectives import (
@@ -172,7 +173,7 @@ class ScDMCForPretraining(nn.Module):
         is_same = fingerprints[:, None] == fingerprints[None, :]
         is_positive = self._positives(batch)
         queues = self._past_keys()
-        with torch.autocast(states.device.type, enabled=False):  # bfloat16 would move similarities by a tenth
+        with without_autocast(states):  # bfloat16 would move similarities by a tenth
             loss = sum(
                 contrastive_loss(
                     queries[stream], keys[1 - stream], self.options.temperature, is_same, queues[1 - stream],

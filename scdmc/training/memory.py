@@ -62,6 +62,6 @@ def require_memory(needed: float, free: float, total: float) -> None:
     if needed > free:
         raise ScDMCError(
             f"the longest batch takes at least {needed / GIB:.1f} GiB, and {free / GIB:.1f} of {total / GIB:.1f} GiB "
-            "are free on the GPU; add --gradient_checkpointing, split batches by --gradient_accumulation_steps, or bound "
-            "them by --tokens_per_batch"
+            "are free on the GPU; add --gradient_checkpointing, split batches by --gradient_accumulation_steps, or "
+            "bound them by --tokens_per_batch"
         )

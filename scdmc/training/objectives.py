@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from scdmc.model.packing import computing_type, without_autocast
 from scdmc.training.settings import TEMPERATURE
 
 # Rows of logits held at a time: on a CPU few enough for its cache (256 took 0.40 s where 512 took 0.48 s), on a GPU
@@ -126,8 +127,8 @@ def masked_gene_loss(
     """
     device = states.device.type
     chunk_size = chunk_size or CHUNK_SIZE.get(device, CHUNK_SIZE["cuda"])
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else decoder_weight.dtype
-    with torch.autocast(device, enabled=False):
+    dtype = computing_type(decoder_weight)
+    with without_autocast(states):
         loss, cross_entropy, is_correct = _ChunkedCrossEntropy.apply(
             states, decoder_weight, decoder_bias, labels, weights, dtype, chunk_size
         )

@@ -99,7 +99,7 @@ class Pretraining:
         self.total_steps = settings.max_steps or max(1, n_batches // parts)
         self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
         dtype = computing_dtype("bfloat16" if settings.bf16 else "float32", self.device)
-        self.attention = self.module.model.set_attention(attention, dtype)
+        self.attention = self.module.model.set_attention(attention, dtype, for_training=True)
         self.module.momentum_encoder.set_attention(attention, dtype)
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
         if settings.torch_compile:

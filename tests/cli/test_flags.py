@@ -21,6 +21,7 @@ FLAGS = {
     "--output_dir": "the folder that is written",
     "--output_file": "the file that is written",
     "--overwrite": "replace what is there",
+    "--arguments_file": "flags in a file",
     "--resume": "go on with an interrupted run",
     "--label_key": "column of obs with the labels",
     "--batch_key": "column of obs with the batches",

@@ -21,7 +21,7 @@ from scdmc.training.checkpoint_files import checkpoints, find_checkpoint
 from scdmc.training.checkpoints import without_prefix
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
-from scdmc.training.flops import training_flops
+from scdmc.training.flops import peak_flops, training_flops
 from scdmc.training.masking import masked_batch
 from scdmc.training.objectives import contrastive_loss, contrastive_similarities
 from scdmc.training.pretraining import Pretraining
@@ -258,6 +258,29 @@ def test_the_flops_of_a_full_cell_of_the_published_model_are_those_of_the_design
     # docs/method.md, "Pre-training": about 1.97 TFLOP for two streams of 2,048 tokens, forward, backward and momentum.
     flops = training_flops(ScDMCConfig(), 2 * 2048, 2 * 2048**2)
     assert flops == pytest.approx(1.97e12, rel=0.03)
+
+
+def test_flops_without_masked_genes_are_fewer_and_a_longer_batch_takes_more():
+    config = ScDMCConfig()
+    assert training_flops(config, 4096, 2 * 2048**2, masked_share=0.0) < training_flops(config, 4096, 2 * 2048**2)
+    assert training_flops(config, 8192, 4 * 2048**2) == pytest.approx(2 * training_flops(config, 4096, 2 * 2048**2))
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", True, 989e12),
+        ("NVIDIA H100 PCIe", True, 756e12),
+        ("NVIDIA H200", False, 67e12),
+        ("NVIDIA GH200 480GB", True, 989e12),
+        ("NVIDIA A100-SXM4-80GB", True, 312e12),
+        ("NVIDIA L40S", True, 362e12),
+        ("NVIDIA L4", True, 121e12),
+        ("NVIDIA GeForce RTX 4090", True, None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_data_sheet_or_unknown(name, bf16, expected):
+    assert peak_flops(name, bf16) == expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +18,7 @@ from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load_classifier_for_training, load_model
 from scdmc.tokens.parquet import read_tokenized
+from scdmc.training import results
 from scdmc.training.checkpoint_files import checkpoints
 from tests.conftest import ROOT
 
@@ -340,3 +343,38 @@ def test_torchrun_runs_the_script_and_one_process_writes(script, dataset, tmp_pa
     for row, other in zip(one, two, strict=True):
         for name in ("loss", "mlm_rank_loss", "contrastive_loss", "gradient_norm", "eval_mlm_expression_loss"):
             assert row[name] == other[name] == "" or float(other[name]) == pytest.approx(float(row[name]), rel=1e-4)
+
+
+def test_a_run_shows_how_it_goes_while_it_goes(script, dataset, tmp_path, monkeypatch, capsys):
+    seen = {}
+    whole = results.LiveResults.__call__
+
+    def look(self, history):
+        whole(self, history)
+        if "eval_loss" in history[-1] and history[-1]["step"] == 2:
+            names = ("history.csv", "arguments.json", "loss_curves.png", "model.safetensors")
+            seen.update({name: (self.folder / name).is_file() for name in names})
+            seen["rows"] = len(pd.read_csv(self.folder / "history.csv"))
+
+    monkeypatch.setattr(results.LiveResults, "__call__", look)
+    flags = ["--max_steps", "3", "--log_every", "1", "--evaluate_every", "2"]
+    assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "out"), *TINY, *flags]) == 0
+    assert seen == {
+        "history.csv": True, "arguments.json": True, "loss_curves.png": True, "model.safetensors": False, "rows": 4
+    }  # fmt: skip
+    log = capsys.readouterr().err
+    lines = re.findall(
+        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  step (\d), epoch .*: loss .*cells/s; (.*)$", log, re.MULTILINE
+    )
+    assert [step for step, _ in lines] == ["1", "2", "3"]
+    assert [left for _, left in lines][1:] == [lines[1][1], "done"]
+    assert re.fullmatch(r"\d:\d\d:\d\d left", lines[1][1])
+    assert "step 2, held-out cells: loss" in log
+    assert "\r" not in log
+
+
+def test_a_run_is_repeated_by_its_arguments_file(model_folder, script, tmp_path):
+    flags = ["--arguments_file", str(model_folder / "arguments.json")]
+    assert script([*flags, "--output_dir", str(tmp_path / "b")]) == 0
+    first, second = (path / "model.safetensors" for path in (model_folder, tmp_path / "b"))
+    assert first.read_bytes() == second.read_bytes()
