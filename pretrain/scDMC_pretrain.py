@@ -5,6 +5,7 @@ import logging
 import os
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from scdmc.cli.inputs import require_files, require_gene_files, require_model, r
 from scdmc.cli.parser import argument_parser, fill_in, script
 from scdmc.cli.pretraining_arguments import (
     GENE_STARTS,
+    PROBED_LABEL_KEY,
     WORKERS_OF_A_GPU,
     add_data_arguments,
     add_logs_arguments,
@@ -35,6 +37,7 @@ from scdmc.training.settings import CellChoice, PretrainingSettings
 if TYPE_CHECKING:
     import torch
 
+    from scdmc.annotation.pretraining_probe import FrozenProbe
     from scdmc.model.folder import ModelDirectory
     from scdmc.model.heads import ScDMCForMaskedLM
     from scdmc.training.data import PretrainingData
@@ -89,9 +92,13 @@ def require_consistent(arguments: argparse.Namespace) -> None:
     ScDMCError
         Naming the flags.
     """
+    of_probe = {"probe_every": PretrainingSettings.probe_every, "label_key": PROBED_LABEL_KEY}
+    fill_in(arguments, of_probe, arguments.probe_data_path is not None, "without --probe_data_path")
     training_settings(arguments).require_usable()
     if arguments.fsdp and int(os.environ.get("WORLD_SIZE", 1)) == 1:
         raise ScDMCError("--fsdp spreads a model over several processes, and there is one: start it with torchrun")
+    if arguments.fsdp and arguments.probe_data_path is not None:
+        raise ScDMCError("--probe_data_path: with --fsdp no process holds the whole encoder that a probe would judge")
     if arguments.model is not None:
         new = dict.fromkeys((*DESCRIBED, "gene_start"))
         fill_in(argparse.Namespace(**vars(arguments)), new, False, "with --model")
@@ -108,6 +115,8 @@ def require_inputs(arguments: argparse.Namespace) -> None:
                 f"{arguments.model} would be overwritten by what starts from it; give another --output_dir"
             )
     require_tokenized(arguments.data_path, "--data_path")
+    if arguments.probe_data_path is not None:
+        require_tokenized(arguments.probe_data_path, "--probe_data_path")
     require_files(split_file=arguments.split_file)
     require_gene_files(arguments)
 
@@ -249,6 +258,23 @@ def start_name(arguments: argparse.Namespace) -> str:
     return arguments.model.resolve().name if arguments.model.is_dir() else str(arguments.model)
 
 
+def frozen_probe(arguments: argparse.Namespace, data: "PretrainingData") -> "FrozenProbe | None":
+    """What judges the model meanwhile; None without labelled cells.
+
+    Raises
+    ------
+    ScDMCError
+        If they cannot judge it.
+    """
+    if arguments.probe_data_path is None:
+        return None
+    if find_spec("sklearn") is None:
+        raise ScDMCError("--probe_data_path needs scikit-learn, which is not installed: pip install scikit-learn")
+    from scdmc.annotation.pretraining_probe import read_frozen_probe
+
+    return read_frozen_probe(arguments.probe_data_path, arguments.label_key, data.settings, arguments.seed)
+
+
 def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingData", command: list[str]) -> None:
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
     is_main_process = run.accelerator.is_main_process
@@ -265,7 +291,7 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
 
         show = LiveResults(arguments.output_dir)
         write_json(arguments.output_dir / "arguments.json", described_arguments(arguments))
-    run.run(show)
+    run.run(show, frozen_probe(arguments, data))
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written
     if model is None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from scdmc.cli.parser import WITHOUT_EFFECT
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object
 
@@ -77,11 +78,13 @@ def _words(parser: argparse.ArgumentParser, values: Mapping[str, object], path: 
     flags: dict[str, argparse.Action] = {}
     for action in parser._actions:  # argparse has no other way to them
         flags.setdefault(action.dest, action)
+    skipped = {*OF_ONE_START, WITHOUT_EFFECT, *values.get(WITHOUT_EFFECT, ())}
+    values = {name: value for name, value in values.items() if name not in skipped}
     unknown = [str(name) for name in values if name not in flags]
     if unknown:
         raise ScDMCError(f"{path}: {', '.join(unknown[:5])}: no flags of this script; take them out of the file")
     for name, value in values.items():
-        if name in OF_ONE_START or value is None or value is False:
+        if value is None or value is False or value == []:
             continue
         flag = max(flags[name].option_strings, key=len)
         if isinstance(value, list):

@@ -241,6 +241,9 @@ def argument_parser(description: str, examples: Sequence[str]) -> argparse.Argum
     return parser
 
 
+WITHOUT_EFFECT = "without_effect"  # of parsed flags: names of those that were left out and mean nothing here
+
+
 def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, object], has_effect: bool, why_not: str) -> None:
     """Give flags that only mean something together with others their defaults, and refuse those given in vain.
 
@@ -258,12 +261,14 @@ def fill_in(arguments: argparse.Namespace, defaults: Mapping[str, object], has_e
     Raises
     ------
     ScDMCError
-        If a flag was given that cannot have an effect.
+        If a flag was given that cannot have an effect. The names of those that were not given are kept.
     """
     for name, default in defaults.items():
         value = getattr(arguments, name)
         if value is None:
             setattr(arguments, name, default)
+            if not has_effect:
+                setattr(arguments, WITHOUT_EFFECT, sorted({name, *getattr(arguments, WITHOUT_EFFECT, ())}))
         elif value is not False and not has_effect:
             raise ScDMCError(f"--{name} has no effect {why_not}; leave it out")
 

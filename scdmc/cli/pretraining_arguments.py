@@ -25,6 +25,7 @@ from scdmc.cli.parser import (
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
 from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
 
+PROBED_LABEL_KEY = "cell_type"
 GENE_STARTS = ("random", "coexpression")
 # A GPU must not wait for batches: one process makes 24 full cells in about 12 ms, as long as a small model takes.
 WORKERS_OF_A_GPU = 4
@@ -213,3 +214,13 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     logs.add_argument(
         "--keep_checkpoints", type=positive_int, default=defaults.keep_checkpoints, help="older ones are deleted"
     )
+    logs.add_argument(
+        "--probe_data_path",
+        type=Path,
+        help="labelled cells, tokenized like the data: a probe of the frozen encoder judges it meanwhile "
+        "(default: none)",
+    )
+    logs.add_argument(
+        "--probe_every", type=positive_int, help=f"steps between its judgements (default: {defaults.probe_every})"
+    )
+    logs.add_argument("--label_key", help=f"column of obs with their types (default: {PROBED_LABEL_KEY})")

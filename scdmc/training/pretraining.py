@@ -15,6 +15,7 @@ from torch import nn
 
 from scdmc.errors import ScDMCError
 from scdmc.model.devices import computing_dtype
+from scdmc.model.encoder import ScDMCModel
 from scdmc.model.heads import TIED_WEIGHT, ScDMCForMaskedLM
 from scdmc.training.batch_order import batch_order_of
 from scdmc.training.checkpoints import (
@@ -149,13 +150,19 @@ class Pretraining:
         """Cells of an optimizer step, on average."""
         return self.order.cells_per_batch * self.settings.gradient_accumulation_steps
 
-    def run(self, show: Callable[[list[dict[str, float]]], None] | None = None) -> None:
+    def run(
+        self,
+        show: Callable[[list[dict[str, float]]], None] | None = None,
+        probe: Callable[[ScDMCModel], dict[str, float]] | None = None,
+    ) -> None:
         """Train to the end of the schedule, or until a signal or ``max_minutes`` asks to stop.
 
         Parameters
         ----------
         show
             Called by the main process with the history after each of its new rows.
+        probe
+            Judges the encoder, by the main process, every ``probe_every`` steps and at the end: name -> score.
         """
         self._require_memory()
         self.log.show = show
@@ -187,6 +194,8 @@ class Pretraining:
                     self.log.require_finite()  # the line comes where an uninterrupted run has it
                 if self.step % settings.evaluate_every == 0 or self.share_done >= 1.0:
                     self._evaluate()
+                if probe and (self.step % settings.probe_every == 0 or self.share_done >= 1.0):
+                    self._judge(probe)
                 if self.step % settings.save_every == 0 or is_last:
                     self.save_checkpoint()
 
@@ -322,6 +331,11 @@ class Pretraining:
         data = self.data
         metrics = evaluate(self.module, data.cells, data.held_out, self.order.batch_size, self.settings)
         self.log.write_evaluation(self.step, metrics)
+
+    def _judge(self, probe: Callable[[ScDMCModel], dict[str, float]]) -> None:
+        """Scores of the frozen encoder, into the log; the other processes go on, and wait at their next step."""
+        if self.accelerator.is_main_process:
+            self.log.write_probe(self.step, probe(self.module.model.bert))
 
     @property
     def history(self) -> list[dict[str, float]]:

@@ -267,6 +267,13 @@ class RunLog:
         self._append({"step": step, **{f"eval_{name}": value for name, value in metrics.items()}})
         self._say(f"step {step:,}, held-out cells: {_losses(metrics)}")
 
+    def write_probe(self, step: int, scores: Mapping[str, float]) -> None:
+        """Append how well a probe of the frozen encoder tells labelled cells apart."""
+        self._append({"step": step, **scores})
+        self._say(
+            f"step {step:,}, labelled cells: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        )
+
     def _append(self, row: dict[str, float]) -> None:
         self.history.append(row)
         if self._writer is not None:

@@ -11,7 +11,10 @@ EVALUATION_EPOCH = 2**31
 
 
 # These may differ between an interrupted run and the one that resumes it.
-FREE_SETTINGS = {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "num_workers", "max_minutes", "fsdp"}
+FREE_SETTINGS = {
+    "log_every", "evaluate_every", "save_every", "keep_checkpoints", "probe_every", "num_workers", "max_minutes",
+    "fsdp",
+}  # fmt: skip
 
 
 MASK_PROBABILITY = 0.15
@@ -154,6 +157,8 @@ class PretrainingSettings:
         Optimizer steps between log lines, evaluations on held-out cells, and checkpoints.
     keep_checkpoints
         Older checkpoints are deleted.
+    probe_every
+        Optimizer steps between judgements by a probe, if there is one.
     """
 
     batch_size: int = 24
@@ -187,6 +192,7 @@ class PretrainingSettings:
     evaluate_every: int = 200
     save_every: int = 200
     keep_checkpoints: int = 2
+    probe_every: int = 1000
 
     def require_usable(self) -> None:
         """Refuse settings that contradict each other.

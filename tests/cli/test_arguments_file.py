@@ -29,20 +29,8 @@ def parsed(parser, *words):
 
 
 def test_what_is_written_is_read_back(parser, tmp_path):
-    words = [
-        "--steps",
-        "3",
-        "--data_path",
-        "a.h5ad",
-        "b.h5ad",
-        "--shift",
-        "-1e-3",
-        "--name",
-        "x",
-        "--overwrite",
-        "--compile",
-    ]
-    first = parsed(parser, *words)
+    numbers, others = ["--steps", "3", "--shift=-1e-3"], ["--name", "x", "--overwrite", "--compile"]
+    first = parsed(parser, *numbers, "--data_path", "a.h5ad", "b.h5ad", *others)
     (tmp_path / "arguments.json").write_text(json.dumps(described_arguments(first)))
     again = parsed(parser, "--arguments_file", tmp_path / "arguments.json")
     assert again.overwrite is False  # that was meant for the first run

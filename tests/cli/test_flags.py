@@ -111,6 +111,8 @@ FLAGS = {
     "--log_every": "steps between log lines",
     "--evaluate_every": "steps between evaluations",
     "--save_every": "steps between checkpoints",
+    "--probe_data_path": "labelled cells that judge a model meanwhile",
+    "--probe_every": "how often they do",
     "--keep_checkpoints": "checkpoints that are kept",
     "--max_file_mib": "largest file of weights",
     "--push_to_hub": "a model of the hub that is written",

@@ -378,3 +378,33 @@ def test_a_run_is_repeated_by_its_arguments_file(model_folder, script, tmp_path)
     assert script([*flags, "--output_dir", str(tmp_path / "b")]) == 0
     first, second = (path / "model.safetensors" for path in (model_folder, tmp_path / "b"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_labelled_cells_judge_a_run_and_change_nothing_of_it(
+    model_folder, script, dataset, tokenize_islets, tmp_path, capsys
+):
+    labelled = tokenize_islets("--model_input_size", 128, "--obs_columns", "cell_type")
+    flags = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "run"), *SHORT]
+    assert script([*flags, "--probe_data_path", str(labelled), "--probe_every", "1"]) == 0
+    history = pd.read_csv(tmp_path / "run" / "history.csv").dropna(subset="probe_macro_f1")
+    assert history["step"].tolist() == [1, 2]
+    assert history["probe_macro_f1"].between(0.05, 1).all()
+    assert "step 1, labelled cells: probe_macro_f1 0." in capsys.readouterr().err
+    weights = [(path / "model.safetensors").read_bytes() for path in (model_folder, tmp_path / "run")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--probe_every", "3"], "--probe_every has no effect without --probe_data_path"),
+        (["--probe_data_path", "DATA", "--label_key", "nothing"], "nothing"),
+        (["--probe_data_path", "absent.parquet"], "absent.parquet"),
+    ],
+)
+def test_a_probe_that_cannot_judge_is_refused(flags, message, script, dataset, tmp_path, capsys):
+    flags = [str(dataset) if word == "DATA" else word for word in flags]
+    assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "run"), *SHORT, *flags]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
