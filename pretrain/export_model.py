@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "{prog} --model pretrained --output_dir exported",
     "{prog} --model pretrained --output_dir exported --max_file_mib 50 --max_length 1024",
+    "{prog} --model running --checkpoint last --output_dir so_far",
 )
 
 
@@ -29,6 +30,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_model_argument(parser)
     add_output_dir_argument(parser, meaning="folder to write")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="PATH",
+        help="the model of a pre-training run that goes on, or was stopped, in the folder --model: last, or the folder "
+        "of a checkpoint (default: the finished model)",
+    )
     parser.add_argument(
         "--max_file_mib",
         type=positive_int,
@@ -76,7 +83,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.push_to_hub:
         require_hub_name(arguments.push_to_hub)
     require_new_folder(arguments.output_dir, arguments.overwrite)
-    require_model(arguments.model)
+    if arguments.checkpoint is None:
+        require_model(arguments.model)
+    elif arguments.max_length is not None:
+        raise ScDMCError("--max_length changes a finished model; leave it out with --checkpoint")
     if model_folder(arguments.model).resolve() == arguments.output_dir.resolve():
         raise ScDMCError(f"--output_dir {arguments.output_dir} is the model itself; choose another folder")
 
@@ -84,11 +94,16 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.hub import push_model
     from scdmc.model.storage import load, save_config
     from scdmc.model.weights import save_weights
+    from scdmc.training.checkpoints import model_of_checkpoint
 
-    model_directory = open_model_directory(arguments.model)
-    model = load(model_directory.path).half()
+    if arguments.checkpoint is None:
+        model_directory = open_model_directory(arguments.model)
+        model, described = load(model_directory.path), model_directory.path
+    else:
+        model, described = model_of_checkpoint(arguments.model, arguments.checkpoint)
+    model = model.half()
     with result_folder(arguments.output_dir) as folder:
-        copy_other_files(model_directory.path, folder)
+        copy_other_files(described, folder)
         if arguments.max_length:
             model.config.max_position_embeddings = arguments.max_length
             set_context(folder, model_directory, arguments.max_length)

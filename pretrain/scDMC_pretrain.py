@@ -30,7 +30,7 @@ from scdmc.locks import claim_output
 from scdmc.model.shipped import model_folder
 from scdmc.options import PUBLISHED_SIZES
 from scdmc.result_folders import keep_results, result_folder
-from scdmc.training.checkpoint_files import find_checkpoint
+from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, DESCRIPTION_FOLDER, find_checkpoint
 from scdmc.training.launch import require_launch
 from scdmc.training.settings import CellChoice, PretrainingSettings
 
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 # What a run before left that was to be overwritten.
 LEFTOVERS = (
-    "checkpoints", "tensorboard", "model.safetensors", "history.csv", "loss_curves.png", "loss_curves.pdf",
+    CHECKPOINTS_FOLDER, "tensorboard", "model.safetensors", "history.csv", "loss_curves.png", "loss_curves.pdf",
 )  # fmt: skip
 EXAMPLES = (
     "{prog} --data_path tokenized --output_dir pretrained --model scDMC-small --batch_size 32 --learning_rate 3e-4",
@@ -253,6 +253,18 @@ def save(
         results.draw_loss_curves(run.history, guesses, folder)
 
 
+def describe_checkpoints(
+    arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingData", command: list[str]
+) -> None:
+    """Write what a model folder holds beside its weights, so that each checkpoint can be exported as a model."""
+    from scdmc.model.storage import model_card, save_description
+
+    facts = {"data": Path(arguments.data_path).name, "state": "a checkpoint; the run has not ended"}
+    card = model_card("scDMC, being pre-trained", facts, {}, command)
+    folder = arguments.output_dir / CHECKPOINTS_FOLDER / DESCRIPTION_FOLDER
+    save_description(folder, run.module.model, data.vocabulary, data.medians, data.settings, card)
+
+
 def start_name(arguments: argparse.Namespace) -> str:
     """What the model to start from is called: its folder, or the name by which it was asked for."""
     return arguments.model.resolve().name if arguments.model.is_dir() else str(arguments.model)
@@ -291,6 +303,7 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
 
         show = LiveResults(arguments.output_dir)
         write_json(arguments.output_dir / "arguments.json", described_arguments(arguments))
+        describe_checkpoints(arguments, run, data, command)
     run.run(show, frozen_probe(arguments, data))
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written

@@ -201,6 +201,20 @@ def save_model_directory(
     card
         Text of the model card (see :func:`model_card`).
     """
+    save_description(path, model, vocabulary, medians, settings, card)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
+    save_tensors(Path(path) / WEIGHTS_FILE, weights)
+
+
+def save_description(
+    path: Path,
+    model: ScDMCForMaskedLM | ScDMCForCellClassification,
+    vocabulary: Vocabulary,
+    medians: GeneMedians,
+    settings: TokenizationSettings,
+    card: str,
+) -> None:
+    """Write a model folder without its weights; see :func:`save_model_directory`."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     vocabulary.save(path / TOKEN_IDS_FILE)
@@ -209,8 +223,6 @@ def save_model_directory(
     with atomic_path(path / CARD_FILE) as temporary:
         temporary.write_text(card, encoding="utf8")
     save_config(path, model)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != TIED_WEIGHT}
-    save_tensors(path / WEIGHTS_FILE, weights)
 
 
 def save_config(path: Path, model: ScDMCPreTrainedModel) -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 from scdmc.errors import ScDMCError
 
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+# Of the folder of checkpoints: what a model folder holds beside its weights.
+DESCRIPTION_FOLDER = "model"
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
     """Checkpoints of a run, damaged ones too, oldest first."""
-    return sorted(path for path in (Path(output_dir) / "checkpoints").glob("step-*") if path.is_dir())
+    return sorted(path for path in (Path(output_dir) / CHECKPOINTS_FOLDER).glob("step-*") if path.is_dir())
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -18,7 +21,7 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(output_dir: Path, name: str) -> Path:
-    """The checkpoint that ``--resume`` means: ``last`` or a folder.
+    """The checkpoint that ``--resume`` or ``--checkpoint`` means: ``last`` or a folder.
 
     Raises
     ------
@@ -27,9 +30,7 @@ def find_checkpoint(output_dir: Path, name: str) -> Path:
     """
     if name != "last":
         if not (Path(name) / STATE_FILE).is_file():
-            raise ScDMCError(
-                f"--resume {name} is no checkpoint; name a folder checkpoints/step-..., or leave the name out"
-            )
+            raise ScDMCError(f"{name} is no checkpoint; name a folder checkpoints/step-..., or say last")
         return Path(name)
     found = checkpoints(output_dir)
     if not found:

@@ -13,8 +13,18 @@ from safetensors.torch import load_file
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, known_sha256, read_json_object, remove, sha256_of_file
+from scdmc.model.folder import read_config
+from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.storage import load_weights
 from scdmc.model.weights import save_tensors
-from scdmc.training.checkpoint_files import STATE_FILE, TENSORS_FILE, checkpoint_folders, checkpoints, find_checkpoint
+from scdmc.training.checkpoint_files import (
+    DESCRIPTION_FOLDER,
+    STATE_FILE,
+    TENSORS_FILE,
+    checkpoint_folders,
+    checkpoints,
+    find_checkpoint,
+)
 from scdmc.training.distributed import gather_equal, spread_like, whole
 
 logger = logging.getLogger(__name__)
@@ -121,6 +131,30 @@ def checkpoint_to_resume(output_dir: Path, name: str) -> Path:
     if damaged:
         raise ScDMCError(f"no checkpoint of {output_dir} can be used: {damaged[0]}; start anew with --overwrite")
     return find_checkpoint(output_dir, name)
+
+
+def model_of_checkpoint(output_dir: Path, name: str) -> tuple[ScDMCForMaskedLM, Path]:
+    """The model as a checkpoint of a run has it, also while the run goes on, and the folder that describes it.
+
+    Parameters
+    ----------
+    output_dir
+        Folder of the run.
+    name
+        See :func:`checkpoint_to_resume`.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such checkpoint, or the run does not say what it trains.
+    """
+    checkpoint = checkpoint_to_resume(output_dir, name)
+    description = checkpoint.parent / DESCRIPTION_FOLDER
+    if not description.is_dir():
+        raise ScDMCError(f"{description} is missing: the run is of an earlier version; wait for its model folder")
+    model = ScDMCForMaskedLM(read_config(description))
+    load_weights(model, without_prefix("module.model", read_checkpoint(checkpoint)[0]), str(checkpoint))
+    return model, description
 
 
 def _read_state(path: Path) -> dict:

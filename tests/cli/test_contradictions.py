@@ -67,7 +67,7 @@ PRETRAIN = ("--data_path", "absent.parquet", "--output_dir", "output")
             "--hidden_size has no effect with --mod",
         ),
         ("scDMC_pretrain", (*PRETRAIN, "--resume"), "holds no complete checkpoint"),
-        ("scDMC_pretrain", (*PRETRAIN, "--resume", "nowhere"), "--resume nowhere is no checkpoint"),
+        ("scDMC_pretrain", (*PRETRAIN, "--resume", "nowhere"), "nowhere is no checkpoint"),
         ("scDMC_pretrain", (*PRETRAIN, "--hold_out", "a=b", "--split_file", "s.csv"), "--split_file and --hold_out"),
         ("export_model", ("--model", "x", "--output_dir", "y", "--push_to_hub", "bad"), "write it as user/name"),
     ],

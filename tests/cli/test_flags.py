@@ -113,6 +113,7 @@ FLAGS = {
     "--save_every": "steps between checkpoints",
     "--probe_data_path": "labelled cells that judge a model meanwhile",
     "--probe_every": "how often they do",
+    "--checkpoint": "which checkpoint of a run",
     "--keep_checkpoints": "checkpoints that are kept",
     "--max_file_mib": "largest file of weights",
     "--push_to_hub": "a model of the hub that is written",

@@ -408,3 +408,23 @@ def test_a_probe_that_cannot_judge_is_refused(flags, message, script, dataset, t
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
+
+
+def test_a_checkpoint_is_exported_as_a_model_before_the_run_has_ended(model_folder, load_script, tmp_path, capsys):
+    running = tmp_path / "running"  # what a run has before its end
+    shutil.copytree(model_folder / "checkpoints", running / "checkpoints")
+    export = load_script("pretrain/export_model.py").main
+    first = running / "checkpoints" / "step-00000001"
+    for name, folder in (("last", tmp_path / "last"), (str(first), tmp_path / "first")):
+        assert export(["--model", str(running), "--checkpoint", name, "--output_dir", str(folder)]) == 0
+    models = [load_model(path, ScDMCForMaskedLM).state_dict() for path in (model_folder, tmp_path / "last")]
+    assert models[0].keys() == models[1].keys()
+    for name, weight in models[0].items():
+        assert torch.equal(weight.half().float(), models[1][name]), name
+    earlier = load_model(tmp_path / "first", ScDMCForMaskedLM).state_dict()
+    assert any(not torch.equal(earlier[name], weight) for name, weight in models[1].items())
+    assert open_model_directory(tmp_path / "last").settings == open_model_directory(model_folder).settings
+    assert (
+        export(["--model", str(tmp_path / "first"), "--checkpoint", "last", "--output_dir", str(tmp_path / "x")]) == 2
+    )
+    assert "holds no complete checkpoint" in capsys.readouterr().err
