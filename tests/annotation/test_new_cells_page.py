@@ -215,9 +215,8 @@ def many_types(n_types, n_cells=1200, n_genes=40):
     probabilities = np.full((n_cells, n_types), 0.2 / n_types)
     probabilities[np.arange(n_cells), codes] += 0.8
     return AnnotatedCells(
-        part, part, names[codes], names, probabilities, names[codes], np.ones(n_cells), 0.5, 0.0, 0.1, {},
-        {"genes": 1.0}, {}, nothing_held_out(), rng.random(n_cells), np.zeros((n_cells, 2)),
-        rng.normal(size=(n_cells, 2)), {},
+        names, probabilities, names[codes], np.ones(n_cells), 0.5, 0.0, {}, {"genes": 1.0}, {}, rng.random(n_cells),
+        np.zeros((n_cells, 2)), rng.normal(size=(n_cells, 2)), part, part, names[codes], 0.1, nothing_held_out(), {},
     )  # fmt: skip
 
 
