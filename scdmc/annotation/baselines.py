@@ -4,6 +4,7 @@
 (n_cells,); a classifier returns :class:`Predicted`, one label for each test cell, in the order of the cells.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -153,16 +154,51 @@ def chosen_logistic_regression(
     """
     labels, split = _parts(labels, split, "train", "validation", "test")
     train, validation, test = (split == part for part in ("train", "validation", "test"))
-    chosen = {"C": USUAL_REGULARISATION, "validation_log_loss": np.nan}
-    for C in REGULARISATION_GRID:
+
+    def loss_of(C: float) -> float:
         model = _fit_logistic_regression(values[train], labels[train], C, seed)
-        loss = mean_loss(model.predict_proba(values[validation]), model.classes_, labels[validation])
-        if not loss < np.nan_to_num(chosen["validation_log_loss"], nan=np.inf):
-            break
-        chosen = {"C": C, "validation_log_loss": loss}
+        return mean_loss(model.predict_proba(values[validation]), model.classes_, labels[validation])
+
+    C, loss = chosen_regularisation(loss_of, REGULARISATION_GRID)
+    C = USUAL_REGULARISATION if np.isnan(loss) else C
     fitted = train | validation
-    model = _fit_logistic_regression(values[fitted], labels[fitted], chosen["C"], seed)
-    return Predicted.of_probabilities(model.classes_, model.predict_proba(values[test])), chosen
+    model = _fit_logistic_regression(values[fitted], labels[fitted], C, seed)
+    predicted = Predicted.of_probabilities(model.classes_, model.predict_proba(values[test]))
+    return predicted, {"C": C, "validation_log_loss": loss}
+
+
+def chosen_regularisation(
+    loss_of: Callable[[float], float], grid: Sequence[float], start: int = 0, least_gain: float = 0.0
+) -> tuple[float, float]:
+    """The C of a grid with the lowest loss: up from one value until the loss rises, and down if that was no better.
+
+    Parameters
+    ----------
+    loss_of
+        C -> loss; NaN at the start where there is nothing to choose by.
+    grid
+        Values of C, ascending.
+    start
+        Place of the first one that is tried.
+    least_gain
+        A larger C must lower the loss by so much, and a smaller one may raise it by as much.
+
+    Returns
+    -------
+    C, and the lowest loss.
+    """
+    best, lowest = grid[start], loss_of(grid[start])
+    if np.isnan(lowest):
+        return best, lowest
+    for side, most in ((grid[start + 1 :], -least_gain), (grid[:start][::-1], least_gain)):
+        for C in side:
+            loss = loss_of(C)
+            if loss > lowest + most:
+                break
+            best, lowest = C, min(loss, lowest)
+        if best in side:
+            break  # this side was better, so that the other is worse
+    return best, lowest
 
 
 def _fit_logistic_regression(

@@ -138,8 +138,9 @@ def _number_of_unknown(evidence: TypeEvidence) -> KeyNumber:
 
 
 def _uses_model(methods: pd.Index) -> np.ndarray:
-    """True for views of the language model and for all views together; shape (n_methods,)."""
-    return np.array([name == ALL_VIEWS or _is_of_model(name) for name in methods], dtype=bool)
+    """True for views of the language model, and for all views together where it is one of them; shape (n_methods,)."""
+    of_model = np.array([_is_of_model(name) for name in methods], dtype=bool)
+    return of_model | ((methods == ALL_VIEWS) & of_model.any())
 
 
 def _is_of_model(view: str) -> bool:
@@ -333,8 +334,10 @@ def _section_of_methods(folder: Path, cells: AnnotatedCells) -> Section:
     ours = _uses_model(methods.index)
     weight = sum(part for view, part in cells.weights.items() if _is_of_model(view))
     text = f"Views of the language model have {weight:.0%} of the weight."
+    if not ours.any():
+        text = "The language model has no part in these labels."
     without = methods["macro_f1"][~ours].dropna()
-    if ALL_VIEWS in methods.index and len(without):
+    if ours.any() and ALL_VIEWS in methods.index and len(without):
         gain = methods["macro_f1"][ALL_VIEWS] - without.max()
         size = f"{abs(gain):.3f}"
         effect = f"adds {size}" if gain >= 0.0005 else f"costs {size}" if gain <= -0.0005 else "changes nothing"

@@ -31,7 +31,7 @@ from scdmc.views.held_out import VECTORS, untrained_vectors
 from scdmc.views.new_cells import components_of
 from scdmc.views.options import VIEWS
 from scdmc.views.regression import Features
-from scdmc.views.shift import MOST_SEPARABLE, separability
+from scdmc.views.shift import CARRIES_ACROSS, MOST_SEPARABLE, separability
 
 # What names a run; the rows of one run are written together.
 RUN_COLUMNS = ["task", "reference", "new", "label_fraction", "seed"]
@@ -157,7 +157,7 @@ def across_rows(
         Of folds.
     """
     apart = separability(reference["components"], new["components"], seed) >= MOST_SEPARABLE
-    product = [view for view in VIEWS if view != "components" or not apart]
+    product = [CARRIES_ACROSS] if apart else list(VIEWS)
     rows = _rows(reference, reference_labels, new, new_labels, product, seed)
     return _named(rows, "across", *names, 1.0, seed)
 

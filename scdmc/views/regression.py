@@ -12,6 +12,7 @@ import scipy.sparse
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from scdmc.annotation.baselines import chosen_regularisation
 from scdmc.annotation.probing import SMALLEST_SPREAD
 
 # A larger C must lower the loss of a cell by so much: where every fold is right, the loss would fall for ever.
@@ -301,27 +302,18 @@ def fold_view(
     rest = {fold: folds != fold for fold in np.unique(folds) if (folds != fold).any()}
     latest = dict.fromkeys(rest)
 
-    def tried(C: float) -> tuple[float, FoldedView]:
+    tried = {}
+
+    def loss_of(C: float) -> float:
         probabilities = np.full((len(types), n_types), 1 / n_types)
         for fold, taught in rest.items():
             latest[fold] = fit_view(turned[taught], variance, types[taught], n_types, C, latest[fold])
             probabilities[~taught] = latest[fold].probabilities(turned[~taught])
-        loss = log_loss(probabilities[learnable], types[learnable]) if learnable.any() else np.nan
-        return loss, FoldedView(C, probabilities)
+        tried[C] = probabilities
+        return log_loss(probabilities[learnable], types[learnable]) if learnable.any() else np.nan
 
-    middle = len(grid) // 2
-    lowest, best = tried(grid[middle])
-    if not learnable.any():
-        return best
-    for side in (grid[middle + 1 :], grid[:middle][::-1]):
-        for C in side:
-            loss, view = tried(C)
-            if loss > lowest - (LEAST_GAIN if C > best.C else -LEAST_GAIN):
-                break
-            lowest, best = min(loss, lowest), view
-        if best.C in side:
-            break  # this side was better, so that the other is worse
-    return best
+    C, _ = chosen_regularisation(loss_of, grid, len(grid) // 2, LEAST_GAIN)
+    return FoldedView(C, tried[C])
 
 
 def log_loss(probabilities: np.ndarray, types: np.ndarray) -> float:

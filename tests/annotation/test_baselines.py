@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from scdmc.annotation.baselines import (
     REGULARISATION_GRID,
     celltypist_classifier,
+    chosen_regularisation,
     logistic_regression,
     logistic_regression_on_components,
     majority_class,
@@ -80,6 +81,26 @@ def test_the_strength_of_a_regression_is_the_one_with_the_lowest_log_loss(cells)
     _, chosen = logistic_regression(expression, labels, split)
     assert chosen["C"] == min(losses, key=losses.get) < REGULARISATION_GRID[-1]
     assert chosen["validation_log_loss"] == pytest.approx(min(losses.values()), rel=1e-3)
+
+
+def test_a_walk_over_the_grid_ends_where_the_loss_rises():
+    asked = []
+
+    def loss_of(C, losses):
+        asked.append(C)
+        return losses[C]
+
+    def walk(*losses, **options):
+        asked.clear()
+        return chosen_regularisation(lambda C: loss_of(C, losses), range(len(losses)), **options), list(asked)
+
+    assert walk(3, 2, 4, 0) == ((1, 2), [0, 1, 2])
+    assert walk(1, 2, 3, 4, start=2) == ((0, 1), [2, 3, 1, 0])
+    assert walk(5, 5, 3, 2.95, start=2, least_gain=0.1) == ((2, 3), [2, 3, 1])
+    assert walk(5, 3.05, 3, 9, start=2, least_gain=0.1) == ((1, 3), [2, 3, 1, 0])
+    (C, loss), _ = walk(np.nan, 1)
+    assert C == 0
+    assert np.isnan(loss)
 
 
 def test_a_regression_on_components_finds_marked_types_and_never_sees_labels_of_test_cells(cells):
