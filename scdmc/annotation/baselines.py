@@ -26,6 +26,8 @@ USUAL_REGULARISATION = 1.0
 
 N_COMPONENTS = 50
 
+FEW_OF_COMPONENTS = 500
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -118,7 +120,29 @@ def principal_components(
     if n_components == 0:
         dense = expression.toarray()
         return dense - dense.mean(axis=0)
-    return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(expression)
+    return fitted_components(expression, n_components, seed).transform(expression)
+
+
+def fitted_components(expression: scipy.sparse.csr_matrix, n_components: int, seed: int) -> PCA:
+    """Principal components of sparse values, fitted.
+
+    Of few cells or genes all components are computed: the iteration that finds some of many needs as many steps there,
+    and does not give the same bits twice.
+
+    Parameters
+    ----------
+    expression
+        Shape (n_cells, n_genes).
+    n_components
+        Fewer than cells and genes.
+    seed
+        Of the iteration.
+    """
+    if expression.shape[1] <= FEW_OF_COMPONENTS:
+        return PCA(n_components, svd_solver="covariance_eigh").fit(expression)
+    if expression.shape[0] <= FEW_OF_COMPONENTS:
+        return PCA(n_components, svd_solver="full").fit(expression.toarray())
+    return PCA(n_components, svd_solver="arpack", random_state=seed).fit(expression)
 
 
 def chosen_logistic_regression(
@@ -231,7 +255,7 @@ def nearest_neighbours_on_pca(
     n_components = min(n_components, min(train.shape) - 1)
     if n_components == 0:
         return nearest_neighbours(expression.toarray(), labels, split, n_neighbors)
-    pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(train)
+    pca = fitted_components(train, n_components, seed)
     return nearest_neighbours(pca.transform(expression), labels, split, n_neighbors)
 
 

@@ -11,6 +11,7 @@ from scdmc.annotation.baselines import (
     REGULARISATION_GRID,
     celltypist_classifier,
     chosen_regularisation,
+    fitted_components,
     logistic_regression,
     logistic_regression_on_components,
     majority_class,
@@ -208,6 +209,16 @@ def test_components_of_variable_genes_separate_the_types_and_repeat(cells):
     np.testing.assert_allclose(pca, pca_of_variable_genes(expression, n_top_genes=60, n_components=10), atol=1e-4)
     neighbours = NearestNeighbors(n_neighbors=2).fit(pca).kneighbors(return_distance=False)
     assert (labels[neighbours[:, 0]] == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(("n_cells", "n_genes"), [(60, 900), (900, 60), (600, 700)])
+def test_components_are_those_of_all_singular_vectors_whatever_finds_them(n_cells, n_genes):
+    rng = np.random.default_rng(0)
+    spread = np.where(np.arange(n_genes) < 4, 6.0, 0.3)
+    values = (rng.random((n_cells, n_genes)) * spread).astype(np.float32)
+    found = fitted_components(scipy.sparse.csr_matrix(values), 4, seed=0).components_
+    exact = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)[2][:4]
+    np.testing.assert_allclose(np.abs((found * exact).sum(axis=1)), 1.0, atol=1e-3)
 
 
 def test_fewer_genes_than_components_give_fewer_components(cells):
