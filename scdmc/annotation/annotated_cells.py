@@ -10,7 +10,7 @@ import scipy.sparse
 # Rows of the held-out scores: all views together, and the same views without those of the language model.
 ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
 # And means of co-expression vectors that no training has seen: alone, and in the place of the language model.
-VECTORS_ALONE, OTHER_VIEWS_AND_VECTORS = "untrained vectors", "untrained vectors in place of scDMC"
+VECTORS_ALONE, OTHER_VIEWS_AND_VECTORS = "untrained vectors", "vectors in place of scDMC"
 # Names of the views of the language model begin so, in whatever case.
 LANGUAGE_MODEL = "scDMC"
 

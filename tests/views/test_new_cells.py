@@ -156,7 +156,7 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
     }
     assert not [path.name for path in (out / "classifier").iterdir() if path.suffix in (".pkl", ".bin", ".pt")]
     scores = pd.read_csv(out / "views.csv", index_col="method")
-    controls = {"all views without scDMC", "untrained vectors", "untrained vectors in place of scDMC"}
+    controls = {"all views without scDMC", "untrained vectors", "vectors in place of scDMC"}
     assert {"genes", "scdmc", "all views", *controls} <= set(scores.index)
     assert scores["macro_f1"].between(0, 1).all()
 
