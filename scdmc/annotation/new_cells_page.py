@@ -1,5 +1,6 @@
 """The page of new cells: how far to trust their labels, where the cells lie, and what to check by hand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -325,10 +326,16 @@ def _point_of_unknown(evidence: TypeEvidence, unknown: np.ndarray) -> str:
     return text + " If they lie together on the map, they may be a type that the reference lacks."
 
 
+def _points_of_left_out(left_out: Mapping[str, str]) -> list[str]:
+    """One point for each reason, with the views that it concerns."""
+    views = {reason: [view for view in left_out if left_out[view] == reason] for reason in left_out.values()}
+    return [f"Left out: {' and '.join(names)}. {reason[:1].upper()}{reason[1:]}" for reason, names in views.items()]
+
+
 def _section_of_methods(folder: Path, cells: AnnotatedCells) -> Section:
     """What the language model added, beside the controls."""
     title, methods = "How much did the language model help?", cells.held_out.methods
-    points = [f"Left out: {name}. {reason}" for name, reason in cells.left_out.items()]
+    points = _points_of_left_out(cells.left_out)
     if not len(methods):
         return Section(title, "No reference cells were held out, so that nothing can be compared.", points=points)
     ours = _uses_model(methods.index)
