@@ -147,7 +147,11 @@ def _require_counts_for_views(arguments: argparse.Namespace) -> None:
     paths = [path for path in (arguments.data_path, arguments.reference) if path]
     parquet = [path for path in paths if not is_counts(path)]
     if arguments.by_views and parquet:
-        raise ScDMCError(f"{parquet[0]}: views read the counts of all genes; give the .h5ad, or --method neighbours")
+        votes = ", or vote with --method neighbours" if arguments.reference else ""
+        raise ScDMCError(
+            f"{parquet[0]}: views read the counts of all genes, and tokenized parquet lacks them: name the .h5ad that "
+            f"it was made from{votes}"
+        )
 
 
 def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> "Annotator":

@@ -9,6 +9,8 @@ import scipy.sparse
 
 # Rows of the held-out scores: all views together, and the same views without those of the language model.
 ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
+# And means of co-expression vectors that no training has seen: alone, and in the place of the language model.
+VECTORS_ALONE, OTHER_VIEWS_AND_VECTORS = "untrained vectors", "vectors in place of scDMC"
 # Names of the views of the language model begin so, in whatever case.
 LANGUAGE_MODEL = "scDMC"
 
@@ -69,7 +71,53 @@ class HeldOutScores:
 
 
 @dataclass(frozen=True)
-class AnnotatedCells:
+class LabelledCells:
+    """Labels of new cells.
+
+    Attributes
+    ----------
+    names
+        Types, shape (n_types,).
+    probabilities
+        Calibrated, shape (n_cells, n_types); NaN for a cell without counts.
+    labels
+        Shape (n_cells,); ``Unknown`` below ``min_probability``, below ``min_familiarity`` or without counts.
+    familiarity
+        How much each cell is like those of the reference, as the share of held-out reference cells that are not more
+        familiar; shape (n_cells,), NaN without counts.
+    min_probability, min_familiarity
+        Thresholds that were used; 0 for none.
+    view_labels
+        View -> its own label of each cell, shape (n_cells,).
+    weights
+        View -> its weight; they are not negative and sum to 1.
+    left_out
+        View -> why it was left out, in a sentence.
+    distance
+        Of each cell to its nearest reference cells in the space of principal components, as the share of reference
+        cells that are nearer to theirs: 0 is amidst the reference, 1 is farther than any; shape (n_cells,).
+    embedding
+        ``X_scDMC``, shape (n_cells, width).
+    umap
+        Shape (n_cells, 2); NaN for a cell without counts.
+    """
+
+    names: np.ndarray
+    probabilities: np.ndarray
+    labels: np.ndarray
+    familiarity: np.ndarray
+    min_probability: float
+    min_familiarity: float
+    view_labels: Mapping[str, np.ndarray]
+    weights: Mapping[str, float]
+    left_out: Mapping[str, str]
+    distance: np.ndarray
+    embedding: np.ndarray
+    umap: np.ndarray
+
+
+@dataclass(frozen=True)
+class AnnotatedCells(LabelledCells):
     """New cells with their labels, and all that says how far to trust these.
 
     Attributes
@@ -78,35 +126,10 @@ class AnnotatedCells:
         The cells.
     reference_labels
         Given labels of the reference cells, shape (n_reference,).
-    names
-        Types, shape (n_types,).
-    probabilities
-        Calibrated, shape (n_new, n_types).
-    labels
-        Label of each new cell, ``Unknown`` below ``min_probability``, below ``min_familiarity`` or without counts;
-        shape (n_new,).
-    familiarity
-        How much each new cell is like those of the reference, as the share of held-out reference cells that are not
-        more familiar; shape (n_new,).
-    min_probability, min_familiarity
-        Thresholds that were used; 0 for none.
     recommended_familiarity
         Threshold that the reference recommends.
-    view_labels
-        View -> its own label of each new cell, shape (n_new,).
-    weights
-        View -> its weight; they are not negative and sum to 1.
-    left_out
-        View -> why it was left out, in a sentence.
     held_out
         Scores on reference cells.
-    distance
-        Of each new cell to its nearest reference cells in the space of principal components, as the share of reference
-        cells that are nearer to theirs: 0 is amidst the reference, 1 is farther than any; shape (n_new,).
-    embedding
-        ``X_scDMC``, shape (n_new, width).
-    umap
-        Of the new cells, shape (n_new, 2).
     facts
         What the page says of how it was made: name -> value.
     """
@@ -114,18 +137,6 @@ class AnnotatedCells:
     new: CellsAsGenes
     reference: CellsAsGenes
     reference_labels: np.ndarray
-    names: np.ndarray
-    probabilities: np.ndarray
-    labels: np.ndarray
-    familiarity: np.ndarray
-    min_probability: float
-    min_familiarity: float
     recommended_familiarity: float
-    view_labels: Mapping[str, np.ndarray]
-    weights: Mapping[str, float]
-    left_out: Mapping[str, str]
     held_out: HeldOutScores
-    distance: np.ndarray
-    embedding: np.ndarray
-    umap: np.ndarray
     facts: Mapping[str, str]

@@ -4,6 +4,7 @@
 (n_cells,); a classifier returns :class:`Predicted`, one label for each test cell, in the order of the cells.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -24,6 +25,8 @@ REGULARISATION_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 USUAL_REGULARISATION = 1.0
 
 N_COMPONENTS = 50
+
+FEW_OF_COMPONENTS = 500
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,29 @@ def principal_components(
     if n_components == 0:
         dense = expression.toarray()
         return dense - dense.mean(axis=0)
-    return PCA(n_components, svd_solver="arpack", random_state=seed).fit_transform(expression)
+    return fitted_components(expression, n_components, seed).transform(expression)
+
+
+def fitted_components(expression: scipy.sparse.csr_matrix, n_components: int, seed: int) -> PCA:
+    """Principal components of sparse values, fitted.
+
+    Of few cells or genes all components are computed: the iteration that finds some of many needs as many steps there,
+    and does not give the same bits twice.
+
+    Parameters
+    ----------
+    expression
+        Shape (n_cells, n_genes).
+    n_components
+        Fewer than cells and genes.
+    seed
+        Of the iteration.
+    """
+    if expression.shape[1] <= FEW_OF_COMPONENTS:
+        return PCA(n_components, svd_solver="covariance_eigh").fit(expression)
+    if expression.shape[0] <= FEW_OF_COMPONENTS:
+        return PCA(n_components, svd_solver="full").fit(expression.toarray())
+    return PCA(n_components, svd_solver="arpack", random_state=seed).fit(expression)
 
 
 def chosen_logistic_regression(
@@ -153,16 +178,51 @@ def chosen_logistic_regression(
     """
     labels, split = _parts(labels, split, "train", "validation", "test")
     train, validation, test = (split == part for part in ("train", "validation", "test"))
-    chosen = {"C": USUAL_REGULARISATION, "validation_log_loss": np.nan}
-    for C in REGULARISATION_GRID:
+
+    def loss_of(C: float) -> float:
         model = _fit_logistic_regression(values[train], labels[train], C, seed)
-        loss = mean_loss(model.predict_proba(values[validation]), model.classes_, labels[validation])
-        if not loss < np.nan_to_num(chosen["validation_log_loss"], nan=np.inf):
-            break
-        chosen = {"C": C, "validation_log_loss": loss}
+        return mean_loss(model.predict_proba(values[validation]), model.classes_, labels[validation])
+
+    C, loss = chosen_regularisation(loss_of, REGULARISATION_GRID)
+    C = USUAL_REGULARISATION if np.isnan(loss) else C
     fitted = train | validation
-    model = _fit_logistic_regression(values[fitted], labels[fitted], chosen["C"], seed)
-    return Predicted.of_probabilities(model.classes_, model.predict_proba(values[test])), chosen
+    model = _fit_logistic_regression(values[fitted], labels[fitted], C, seed)
+    predicted = Predicted.of_probabilities(model.classes_, model.predict_proba(values[test]))
+    return predicted, {"C": C, "validation_log_loss": loss}
+
+
+def chosen_regularisation(
+    loss_of: Callable[[float], float], grid: Sequence[float], start: int = 0, least_gain: float = 0.0
+) -> tuple[float, float]:
+    """The C of a grid with the lowest loss: up from one value until the loss rises, and down if that was no better.
+
+    Parameters
+    ----------
+    loss_of
+        C -> loss; NaN at the start where there is nothing to choose by.
+    grid
+        Values of C, ascending.
+    start
+        Place of the first one that is tried.
+    least_gain
+        A larger C must lower the loss by so much, and a smaller one may raise it by as much.
+
+    Returns
+    -------
+    C, and the lowest loss.
+    """
+    best, lowest = grid[start], loss_of(grid[start])
+    if np.isnan(lowest):
+        return best, lowest
+    for side, most in ((grid[start + 1 :], -least_gain), (grid[:start][::-1], least_gain)):
+        for C in side:
+            loss = loss_of(C)
+            if loss > lowest + most:
+                break
+            best, lowest = C, min(loss, lowest)
+        if best in side:
+            break  # this side was better, so that the other is worse
+    return best, lowest
 
 
 def _fit_logistic_regression(
@@ -195,7 +255,7 @@ def nearest_neighbours_on_pca(
     n_components = min(n_components, min(train.shape) - 1)
     if n_components == 0:
         return nearest_neighbours(expression.toarray(), labels, split, n_neighbors)
-    pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(train)
+    pca = fitted_components(train, n_components, seed)
     return nearest_neighbours(pca.transform(expression), labels, split, n_neighbors)
 
 

@@ -181,6 +181,7 @@ def methods_figure(methods: pd.DataFrame, is_ours: np.ndarray, title: str) -> Fi
     axes.scatter(shown["accuracy"], height, marker="|", s=70, c=colours, label="accuracy")
     axes.scatter(shown["macro_f1"], height, marker="o", s=24, c=colours, label="macro-F1")
     axes.set_yticks(height, [shortened(name) for name in shown.index], fontsize=7)
+    axes.set_ylim(-0.6, len(shown) - 0.4)  # of two methods the marks would be cut
     axes.tick_params(axis="x", labelsize=7)
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)

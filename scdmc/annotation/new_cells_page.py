@@ -1,5 +1,6 @@
 """The page of new cells: how far to trust their labels, where the cells lie, and what to check by hand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,9 @@ def _number_of_unknown(evidence: TypeEvidence) -> KeyNumber:
 
 
 def _uses_model(methods: pd.Index) -> np.ndarray:
-    """True for views of the language model and for all views together; shape (n_methods,)."""
-    return np.array([name == ALL_VIEWS or _is_of_model(name) for name in methods], dtype=bool)
+    """True for views of the language model, and for all views together where it is one of them; shape (n_methods,)."""
+    of_model = np.array([_is_of_model(name) for name in methods], dtype=bool)
+    return of_model | ((methods == ALL_VIEWS) & of_model.any())
 
 
 def _is_of_model(view: str) -> bool:
@@ -324,17 +326,25 @@ def _point_of_unknown(evidence: TypeEvidence, unknown: np.ndarray) -> str:
     return text + " If they lie together on the map, they may be a type that the reference lacks."
 
 
+def _points_of_left_out(left_out: Mapping[str, str]) -> list[str]:
+    """One point for each reason, with the views that it concerns."""
+    views = {reason: [view for view in left_out if left_out[view] == reason] for reason in left_out.values()}
+    return [f"Left out: {' and '.join(names)}. {reason[:1].upper()}{reason[1:]}" for reason, names in views.items()]
+
+
 def _section_of_methods(folder: Path, cells: AnnotatedCells) -> Section:
     """What the language model added, beside the controls."""
     title, methods = "How much did the language model help?", cells.held_out.methods
-    points = [f"Left out: {name}. {reason}" for name, reason in cells.left_out.items()]
+    points = _points_of_left_out(cells.left_out)
     if not len(methods):
         return Section(title, "No reference cells were held out, so that nothing can be compared.", points=points)
     ours = _uses_model(methods.index)
     weight = sum(part for view, part in cells.weights.items() if _is_of_model(view))
     text = f"Views of the language model have {weight:.0%} of the weight."
+    if not ours.any():
+        text = "The language model has no part in these labels."
     without = methods["macro_f1"][~ours].dropna()
-    if ALL_VIEWS in methods.index and len(without):
+    if ours.any() and ALL_VIEWS in methods.index and len(without):
         gain = methods["macro_f1"][ALL_VIEWS] - without.max()
         size = f"{abs(gain):.3f}"
         effect = f"adds {size}" if gain >= 0.0005 else f"costs {size}" if gain <= -0.0005 else "changes nothing"

@@ -25,19 +25,13 @@ from scdmc.reading.counts import open_counts
 from scdmc.reading.options import CountOptions
 from scdmc.tokens.tokenized_cells import expression_of_cells
 from scdmc.tokens.tokenizer import Tokenizer
-from scdmc.training.coexpression import coexpression_vectors
 from scdmc.views.classifier import ViewClassifier, fit_view_classifier
 from scdmc.views.features import FeatureMaker
-from scdmc.views.new_cells import MOST_SEPARABLE, components_of, separability
+from scdmc.views.held_out import VECTORS, untrained_vectors
+from scdmc.views.new_cells import components_of
 from scdmc.views.options import VIEWS
 from scdmc.views.regression import Features
-
-# The mean of vectors that no training has seen, each gene weighted by its value: what the language model must beat.
-VECTORS = "vectors"
-
-
-N_DIMENSIONS = 64
-
+from scdmc.views.shift import CARRIES_ACROSS, MOST_SEPARABLE, separability
 
 # What names a run; the rows of one run are written together.
 RUN_COLUMNS = ["task", "reference", "new", "label_fraction", "seed"]
@@ -126,20 +120,9 @@ class Describer:
         n_tokens = len(self.tokenizer.vocabulary)
         tokens = [part.tokenized(self.tokenizer) for part in parts]
         values = [expression_of_cells(each, np.arange(len(each)), n_tokens) for each in tokens]
-        vectors = coexpression_vectors(_stacked(values), N_DIMENSIONS, self.seed)
-        described = []
-        for part, value in zip(parts, values, strict=True):
-            features = dict(maker.of_cells(part, VIEWS, f"encode {part.name}").features)
-            sums = np.maximum(np.asarray(value.sum(axis=1)), 1e-6)
-            features[VECTORS] = np.asarray(value @ vectors / sums, dtype=np.float32)
-            described.append(features)
-        return described
-
-
-def _stacked(matrices: list) -> object:
-    import scipy.sparse
-
-    return scipy.sparse.csr_matrix(scipy.sparse.vstack(matrices))
+        features = [dict(maker.of_cells(part, VIEWS, f"encode {part.name}").features) for part in parts]
+        vectors = untrained_vectors(values, self.seed)
+        return [each | {VECTORS: control} for each, control in zip(features, vectors, strict=True)]
 
 
 def within_rows(file: LabelledFile, features: Mapping[str, Features], fraction: float, seed: int) -> pd.DataFrame:
@@ -174,7 +157,7 @@ def across_rows(
         Of folds.
     """
     apart = separability(reference["components"], new["components"], seed) >= MOST_SEPARABLE
-    product = [view for view in VIEWS if view != "components" or not apart]
+    product = [CARRIES_ACROSS] if apart else list(VIEWS)
     rows = _rows(reference, reference_labels, new, new_labels, product, seed)
     return _named(rows, "across", *names, 1.0, seed)
 

@@ -142,6 +142,6 @@ def _by_views(
     else:
         of_reference = counts_of_adata(reference, name="reference", **count_options.of_counts())
         of_new, *labelled_cells = read_pair(new, of_reference, tokenizer, options)
-        cells = label_new_cells(of_new, *labelled_cells, encoder, tokenizer, options)[0]
+        cells, _ = label_new_cells(of_new, *labelled_cells, encoder, tokenizer, options)
     add_results(adata, of_new.rows, result_columns(cells), result_matrices(cells))
     return adata

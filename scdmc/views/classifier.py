@@ -139,12 +139,15 @@ class HeldOutViews:
         False for a cell whose type no other cell could teach, shape (n_cells,).
     unseen_auroc
         Type -> how well a low familiarity tells its cells when nothing was learned of it.
+    controls
+        As ``of_views``, of what is only compared.
     """
 
     of_views: Mapping[str, np.ndarray]
     together: np.ndarray
     is_learnable: np.ndarray
     unseen_auroc: Mapping[str, float]
+    controls: Mapping[str, np.ndarray]
 
 
 def key_of(views: Sequence[str]) -> str:
@@ -153,7 +156,11 @@ def key_of(views: Sequence[str]) -> str:
 
 
 def fit_view_classifier(
-    features: Mapping[str, Features], labels: np.ndarray, batch: np.ndarray | None = None, seed: int = 42
+    features: Mapping[str, Features],
+    labels: np.ndarray,
+    batch: np.ndarray | None = None,
+    seed: int = 42,
+    controls: Mapping[str, Features] | None = None,
 ) -> tuple[ViewClassifier, HeldOutViews]:
     """Fit every view on labelled cells, and learn from folds of them how much each counts.
 
@@ -167,6 +174,8 @@ def fit_view_classifier(
         Shape (n_cells,): whole batches are folds, so that C and weights are those that carry to another batch.
     seed
         Of the folds.
+    controls
+        Features that are only compared: they are fitted in the same folds, and the classifier does not read them.
 
     Returns
     -------
@@ -178,31 +187,16 @@ def fit_view_classifier(
     many = sample_of_cells(types, CELLS_OF_FIT, seed)
     learnable = np.ones(len(types), dtype=bool)
     learnable[chosen] = is_learnable(types[chosen], folds)
-    views, out_of_fold, compact = {}, {}, {}
-    for view, of_cells in _shown(features, "views"):
-        standard = Standardisation.of(of_cells, view in WITH_ONE_SPREAD) if view in STANDARDISED else None
-        scaled = of_cells if standard is None else standard.apply(of_cells)
-        axes = compact[view] = CompactFeatures(scaled[chosen])
-        folded = fold_view(axes.own, axes.variance, types[chosen], folds)
-        fitted = fit_view(axes.own, axes.variance, types[chosen], len(names), folded.C)
-        if len(chosen) < len(types):
-            # Cells that are in no fold were not seen by the fit of those that are.
-            out_of_fold[view] = axes.turned_back(fitted).probabilities(scaled)
-            out_of_fold[view][chosen] = folded.probabilities
-            if axes.is_whole:
-                fitted = fit_view(axes.turned(scaled[many]), axes.variance, types[many], len(names), folded.C, fitted)
-                fitted = axes.turned_back(fitted)
-            else:
-                fitted = axes.turned_back(fitted)
-                fitted = fit_all_cells(scaled[many], types[many], len(names), folded.C, fitted)
+    views, out_of_fold, compact, of_controls = {}, {}, {}, {}
+    for view, of_cells in _shown({**features, **(controls or {})}, "views"):
+        fit = _fit_one(view, of_cells, types, chosen, folds, many)
+        if view in features:
+            compact[view], out_of_fold[view], views[view] = fit
         else:
-            out_of_fold[view] = folded.probabilities
-            fitted = axes.turned_back(fitted)
-        views[view] = fitted if standard is None else standard.undo(fitted)
-        logger.info("view %s: C %g", view, folded.C)
+            of_controls[view] = fit[1]
     tested = chosen[learnable[chosen]]
     consensus = {
-        key_of(some): _consensus({view: out_of_fold[view][tested] for view in some}, types[tested])
+        key_of(some): consensus_of_views({view: out_of_fold[view][tested] for view in some}, types[tested])
         for size in range(1, len(views) + 1)
         for some in combinations(views, size)
     }
@@ -220,7 +214,30 @@ def fit_view_classifier(
     distances = None if components is None else TypeDistances.of(components[many], types[many], len(names))
     classifier = ViewClassifier(names.astype(object), views, consensus, familiarity, distances)
     of_types = {str(names[number]): auroc for number, auroc in aurocs.items()}
-    return classifier, HeldOutViews(out_of_fold, together, learnable, of_types)
+    return classifier, HeldOutViews(out_of_fold, together, learnable, of_types, of_controls)
+
+
+def _fit_one(
+    view: str, of_cells: Features, types: np.ndarray, chosen: np.ndarray, folds: np.ndarray, many: np.ndarray
+) -> tuple[CompactFeatures, np.ndarray, LinearView]:
+    """Axes of the cells in folds, what all cells are called when they are not seen, and the fit of many cells."""
+    standard = Standardisation.of(of_cells, view in WITH_ONE_SPREAD) if view in STANDARDISED else None
+    scaled, n_types = of_cells if standard is None else standard.apply(of_cells), int(types.max()) + 1
+    axes = CompactFeatures(scaled[chosen])
+    folded = fold_view(axes.own, axes.variance, types[chosen], folds)
+    out_of_fold, fitted = folded.probabilities, fit_view(axes.own, axes.variance, types[chosen], n_types, folded.C)
+    of_all = axes.turned_back(fitted)
+    if len(chosen) < len(types):
+        # Cells that are in no fold were not seen by the fit of those that are.
+        out_of_fold = of_all.probabilities(scaled)
+        out_of_fold[chosen] = folded.probabilities
+        if axes.is_whole:
+            fitted = fit_view(axes.turned(scaled[many]), axes.variance, types[many], n_types, folded.C, fitted)
+            of_all = axes.turned_back(fitted)
+        else:
+            of_all = fit_all_cells(scaled[many], types[many], n_types, folded.C, of_all)
+    logger.info("view %s: C %g", view, folded.C)
+    return axes, out_of_fold, of_all if standard is None else standard.undo(of_all)
 
 
 def _shown(features: Mapping[str, Features], what: str) -> Iterator[tuple[str, Features]]:
@@ -228,7 +245,8 @@ def _shown(features: Mapping[str, Features], what: str) -> Iterator[tuple[str, F
         yield from progress
 
 
-def _consensus(probabilities: Mapping[str, np.ndarray], types: np.ndarray) -> Consensus:
+def consensus_of_views(probabilities: Mapping[str, np.ndarray], types: np.ndarray) -> Consensus:
+    """How views are combined, by out-of-fold probabilities, View -> (n_cells, n_types), and types, (n_cells,)."""
     weights = view_weights(probabilities, types)
     temperature = calibrate(combined(probabilities, weights), types).temperature if len(types) else 1.0
     return Consensus(weights, temperature)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse
-from sklearn.decomposition import PCA
 
-from scdmc.annotation.baselines import N_COMPONENTS
+from scdmc.annotation.baselines import N_COMPONENTS, fitted_components
 from scdmc.cells.shared_genes import CellCounts
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.poolings import pooled_states
@@ -47,7 +46,7 @@ class Components:
             rows = np.random.default_rng(seed).choice(expression.shape[0], CELLS_OF_COMPONENTS, replace=False)
             expression = expression[np.sort(rows)]
         n_components = max(1, min(N_COMPONENTS, min(expression.shape) - 1))
-        pca = PCA(n_components, svd_solver="arpack", random_state=seed).fit(expression)
+        pca = fitted_components(expression, n_components, seed)
         loadings = pca.components_.T.astype(np.float32)
         return cls(loadings, (pca.mean_ @ loadings).astype(np.float32))
 

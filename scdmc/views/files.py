@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scdmc.annotation.annotated_cells import ALL_VIEWS
+from scdmc.annotation.annotated_cells import ALL_VIEWS, LabelledCells
 from scdmc.annotation.new_cells_page import write_new_cells_page
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.shared_genes import CellCounts, GeneKeys, read_cell_counts
@@ -15,7 +15,7 @@ from scdmc.reading.counts import open_counts
 from scdmc.reading.h5ad import require_room_for_results
 from scdmc.reading.options import CountOptions
 from scdmc.result_folders import keep_results, result_folder
-from scdmc.views.new_cells import LabelledCells, label_by_fitted, label_new_cells
+from scdmc.views.new_cells import label_by_fitted, label_new_cells
 from scdmc.views.options import ViewOptions
 from scdmc.views.pair import read_pair
 from scdmc.views.results import (
@@ -81,20 +81,19 @@ def annotate_by_reference(
     ):
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
-    cells, annotated, fitted = label_new_cells(new, reference, labels, encoder_of(model), tokenizer, options)
-    recommended = annotated.recommended_familiarity
+    cells, fitted = label_new_cells(new, reference, labels, encoder_of(model), tokenizer, options)
     if output.folder is None:
         _write_file(output.file, data_path, new, cells)
-        return summary_lines(cells, recommended)
-    metrics = annotated.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
-    card = model_card("scDMC, views of a reference", dict(annotated.facts), metrics, ["scdmc", "annotate"])
+        return summary_lines(cells, cells.recommended_familiarity)
+    metrics = cells.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
+    card = model_card("scDMC, views of a reference", dict(cells.facts), metrics, ["scdmc", "annotate"])
     with result_folder(output.folder) as folder:
         _write_both(folder, data_path, new, cells)
-        write_score_tables(folder, annotated)
+        write_score_tables(folder, cells)
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
         keep_results(folder)
-        write_new_cells_page(folder, annotated)
-    return summary_lines(cells, recommended)
+        write_new_cells_page(folder, cells)
+    return summary_lines(cells, cells.recommended_familiarity)
 
 
 def annotate_by_folder(
@@ -134,7 +133,7 @@ def annotate_by_folder(
     else:
         with result_folder(output.folder) as folder:
             _write_both(folder, data_path, new, cells)
-    return summary_lines(cells, fitted.classifier.recommended_of(list(cells.of_views)))
+    return summary_lines(cells, fitted.classifier.recommended_of(list(cells.view_labels)))
 
 
 def encoder_of(model: ScDMCPreTrainedModel) -> ScDMCModel:

@@ -1,20 +1,13 @@
 """Label new cells by a labelled reference: from two files' counts to all that is known of the new cells."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, roc_auc_score
-from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from scdmc.annotation.annotated_cells import ALL_VIEWS, WITHOUT_MODEL, AnnotatedCells, CellsAsGenes, HeldOutScores
-from scdmc.annotation.calibration import expected_calibration_error
+from scdmc.annotation.annotated_cells import AnnotatedCells, CellsAsGenes, LabelledCells
 from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.shared_genes import CellCounts
@@ -24,10 +17,11 @@ from scdmc.genes.symbols import gene_symbols
 from scdmc.labels import is_missing
 from scdmc.model.encoder import ScDMCModel
 from scdmc.tokens.tokenizer import Tokenizer
-from scdmc.views.classifier import HeldOutViews, ViewClassifier, fit_view_classifier, key_of
+from scdmc.views.classifier import ViewClassifier, fit_view_classifier, key_of
 from scdmc.views.features import Components, FeatureMaker, ViewsOfCells
-from scdmc.views.options import ViewOptions
-from scdmc.views.regression import log_loss
+from scdmc.views.held_out import controls_of, held_out_scores
+from scdmc.views.options import MODEL_VIEW, ViewOptions
+from scdmc.views.shift import views_apart
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +34,6 @@ CELLS_OF_DISTANCES = 5000
 
 # Of the genes that a classifier knows, a file must have so many for the labels of a view.
 LEAST_SHARE_OF_VIEWS = {"genes": 0.7, "components": 0.7}
-
-
-# Where principal components tell new from reference cells so well, the types of the one are not where they are in the
-# other, and a classifier on components errs with confidence.
-MOST_SEPARABLE, CELLS_TOLD_APART, FEWEST_TOLD_APART = 0.99, 1000, 20
 
 
 # Of the cells of a map: a graph of fewer makes none.
@@ -103,50 +92,6 @@ class FittedReference:
     maker: FeatureMaker
     classifier: ViewClassifier
     distances: ReferenceDistances
-
-
-@dataclass(frozen=True)
-class LabelledCells:
-    """Labels of new cells.
-
-    Attributes
-    ----------
-    names
-        Types, shape (n_types,).
-    probabilities
-        Calibrated, shape (n_cells, n_types); NaN for a cell without counts.
-    labels
-        Shape (n_cells,); Unknown below a threshold and without counts.
-    familiarity
-        Share of the held-out reference cells that are not more familiar, shape (n_cells,); NaN without counts.
-    min_probability, min_familiarity
-        Thresholds that were used; 0 for none.
-    of_views
-        View -> its own label, shape (n_cells,).
-    weights
-        View -> weight.
-    left_out
-        View -> why it was left out.
-    distance
-        See :class:`scdmc.annotation.annotated_cells.AnnotatedCells`.
-    embedding
-        Shape (n_cells, width).
-    umap
-        Shape (n_cells, 2); NaN for a cell without counts.
-    """
-
-    names: np.ndarray
-    probabilities: np.ndarray
-    labels: np.ndarray
-    familiarity: np.ndarray
-    min_probability: float
-    min_familiarity: float
-    of_views: Mapping[str, np.ndarray]
-    weights: Mapping[str, float]
-    left_out: Mapping[str, str]
-    distance: np.ndarray
-    embedding: np.ndarray
-    umap: np.ndarray
 
 
 def labelled(
@@ -234,42 +179,8 @@ def label_by_fitted(fitted: FittedReference, new: CellCounts, options: ViewOptio
             f"for its views ({', '.join(left_out)}); label it with --reference"
         )
     cells = fitted.maker.of_cells(new, views, "encode")
-    left_out |= _apart(new.name, fitted.distances.cells, cells, views, options.seed)
+    left_out |= views_apart(new.name, fitted.distances.cells, cells, views, options.seed)
     return labelled(fitted, cells.without(left_out), options.min_probability, left_out, options.seed)
-
-
-def separability(reference: np.ndarray, new: np.ndarray, seed: int = 42) -> float:
-    """AUROC of a logistic regression that tells new from reference cells, out of fold: 0.5 if they are alike.
-
-    Parameters
-    ----------
-    reference, new
-        Principal components, shape (n_cells, n_components) each; at most :data:`CELLS_TOLD_APART` of each are taken.
-    seed
-        Which ones.
-    """
-    rng = np.random.default_rng(seed)
-    parts = [each[rng.permutation(len(each))[:CELLS_TOLD_APART]] for each in (reference, new)]
-    if min(map(len, parts)) < FEWEST_TOLD_APART:
-        return 0.5  # too few to tell
-    is_new = np.repeat([0, 1], [len(each) for each in parts])
-    told = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
-    chance = cross_val_predict(told, np.concatenate(parts), is_new, cv=3, method="predict_proba")[:, 1]
-    return float(roc_auc_score(is_new, chance))
-
-
-def _apart(name: str, reference: np.ndarray, new: ViewsOfCells, views: Sequence[str], seed: int) -> dict[str, str]:
-    """The view of components with the reason to leave it out, where these tell new from reference cells."""
-    others = [view for view in views if view != "components"]
-    if "components" not in views or not others:
-        return {}
-    has_counts = new.expression.getnnz(axis=1) > 0
-    auroc = separability(reference, new.components[has_counts], seed)
-    if auroc < MOST_SEPARABLE:
-        return {}
-    reason = f"by their principal components the cells of {name} are told from the reference (AUROC {auroc:.2f})"
-    logger.info("the view components is left out: %s", reason)
-    return {"components": reason}
 
 
 def label_new_cells(
@@ -279,7 +190,7 @@ def label_new_cells(
     encoder: ScDMCModel,
     tokenizer: Tokenizer,
     options: ViewOptions,
-) -> tuple[LabelledCells, AnnotatedCells, FittedReference]:
+) -> tuple[AnnotatedCells, FittedReference]:
     """Fit the views on a reference and label new cells by them.
 
     Parameters
@@ -297,7 +208,7 @@ def label_new_cells(
 
     Returns
     -------
-    Labels of the new cells, the same with all that says how far to trust them, and what labelled them.
+    Labels of the new cells with all that says how far to trust them, and what labelled them.
 
     Raises
     ------
@@ -318,35 +229,27 @@ def label_new_cells(
     maker = FeatureMaker(shared, tokenizer, encoder, components_of(both, options.seed))
     of_reference = maker.of_cells(reference, options.views, "encode the reference")
     of_new = maker.of_cells(new_of_shared, options.views, "encode the new cells")
-    left_out = _apart(new.name, of_reference.components, of_new, options.views, options.seed)
+    left_out = views_apart(new.name, of_reference.components, of_new, options.views, options.seed)
     of_reference = of_reference.without(left_out)
-    classifier, held_out = fit_view_classifier(of_reference.features, labels, batch, options.seed)
+    controls = controls_of(reference, tokenizer, options.seed) if MODEL_VIEW in of_reference.features else {}
+    classifier, held_out = fit_view_classifier(of_reference.features, labels, batch, options.seed, controls)
     fitted = FittedReference(maker, classifier, ReferenceDistances.of(of_reference.components, options.seed))
     cells = labelled(fitted, of_new.without(left_out), options.min_probability, left_out, options.seed)
     names = _shown_names(reference)
-    annotated = AnnotatedCells(
-        new=CellsAsGenes(of_new.expression, names, new.obs, new.name, new.n_genes_of_file),
-        reference=CellsAsGenes(
-            of_reference.expression, names, reference.obs, reference.name, reference.n_genes_of_file
+    return (
+        AnnotatedCells(
+            **vars(cells),
+            new=CellsAsGenes(of_new.expression, names, new.obs, new.name, new.n_genes_of_file),
+            reference=CellsAsGenes(
+                of_reference.expression, names, reference.obs, reference.name, reference.n_genes_of_file
+            ),
+            reference_labels=labels,
+            recommended_familiarity=classifier.recommended_of(list(cells.view_labels)),
+            held_out=held_out_scores(classifier, held_out, labels),
+            facts=_facts(fitted, new, reference, options),
         ),
-        reference_labels=labels,
-        names=cells.names,
-        probabilities=cells.probabilities,
-        labels=cells.labels,
-        familiarity=cells.familiarity,
-        min_probability=cells.min_probability,
-        min_familiarity=cells.min_familiarity,
-        recommended_familiarity=classifier.recommended_of(list(cells.of_views)),
-        view_labels=cells.of_views,
-        weights=cells.weights,
-        left_out=cells.left_out,
-        held_out=held_out_scores(classifier, held_out, labels),
-        distance=cells.distance,
-        embedding=cells.embedding,
-        umap=cells.umap,
-        facts=_facts(fitted, new, reference, options),
+        fitted,
     )
-    return cells, annotated, fitted
 
 
 def components_of(expressions: list, seed: int) -> Components:
@@ -355,51 +258,6 @@ def components_of(expressions: list, seed: int) -> Components:
 
     stacked = scipy.sparse.csr_matrix(scipy.sparse.vstack(expressions))
     return Components.of(stacked[stacked.getnnz(axis=1) > 0], seed)
-
-
-def held_out_scores(classifier: ViewClassifier, held_out: HeldOutViews, labels: np.ndarray) -> HeldOutScores:
-    """How right the out-of-fold labels of the reference cells are.
-
-    Cells whose type no other cell could teach count nowhere.
-    """
-    names, tested = classifier.names, held_out.is_learnable
-    types = np.searchsorted(names.astype(str), labels.astype(str))
-    views = list(held_out.of_views)
-    weights = classifier.consensus_of(views).weights
-    rows = {}
-    for view in views:
-        alone = classifier.consensus_of([view]).probabilities(held_out.of_views)
-        rows[view] = {"weight": weights[view], **_scores(alone[tested], types[tested])}
-    rows[ALL_VIEWS] = {"weight": np.nan, **_scores(held_out.together[tested], types[tested])}
-    others = [view for view in views if view != "scdmc"]
-    if others and len(others) < len(views):
-        without = classifier.consensus_of(others).probabilities(held_out.of_views)
-        rows[WITHOUT_MODEL] = {"weight": np.nan, **_scores(without[tested], types[tested])}
-    likeliest = held_out.together.argmax(axis=1)
-    found = precision_recall_fscore_support(
-        types[tested], likeliest[tested], labels=np.arange(len(names)), zero_division=0
-    )[:3]
-    by_type = pd.DataFrame(dict(zip(("precision", "recall", "f1"), found, strict=True)), index=names)
-    by_type.insert(0, "n_cells", np.bincount(types, minlength=len(names)))
-    return HeldOutScores(
-        methods=pd.DataFrame(rows).T,
-        types=by_type,
-        labels=names[likeliest],
-        probability=held_out.together.max(axis=1),
-        unseen_auroc=held_out.unseen_auroc,
-    )
-
-
-def _scores(probabilities: np.ndarray, types: np.ndarray) -> dict[str, float]:
-    if not len(types):
-        return dict.fromkeys(("accuracy", "macro_f1", "log_loss", "calibration_error"), np.nan)
-    predicted = probabilities.argmax(axis=1)
-    return {
-        "accuracy": float(accuracy_score(types, predicted)),
-        "macro_f1": float(f1_score(types, predicted, average="macro", zero_division=0)),
-        "log_loss": log_loss(probabilities, types),
-        "calibration_error": expected_calibration_error(probabilities.max(axis=1), predicted == types),
-    }
 
 
 def _shown_names(cells: CellCounts) -> np.ndarray:

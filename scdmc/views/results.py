@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.annotation.annotate_file import CELL_COLUMN
-from scdmc.annotation.annotated_cells import AnnotatedCells
+from scdmc.annotation.annotated_cells import AnnotatedCells, LabelledCells
 from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.results import obs_column
 from scdmc.cells.shared_genes import CellCounts
@@ -15,7 +15,6 @@ from scdmc.model.embeddings import EMBEDDING_KEY
 from scdmc.reading.h5ad import add_obs, new_obsm, number_of_cells, results_file
 from scdmc.reading.options import is_h5ad
 from scdmc.reports.tables import without_formulas
-from scdmc.views.new_cells import LabelledCells
 
 MAP_KEY = "X_umap"
 
@@ -34,7 +33,7 @@ def result_columns(cells: LabelledCells) -> dict[str, np.ndarray]:
         columns["scDMC_margin"] = highest
     columns["scDMC_familiarity"] = cells.familiarity
     columns["scDMC_distance"] = cells.distance
-    return columns | {f"scDMC_view_{view}": labels.astype(object) for view, labels in cells.of_views.items()}
+    return columns | {f"scDMC_view_{view}": labels.astype(object) for view, labels in cells.view_labels.items()}
 
 
 def result_matrices(cells: LabelledCells) -> dict[str, np.ndarray]:

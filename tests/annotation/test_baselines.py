@@ -10,6 +10,8 @@ from sklearn.neighbors import NearestNeighbors
 from scdmc.annotation.baselines import (
     REGULARISATION_GRID,
     celltypist_classifier,
+    chosen_regularisation,
+    fitted_components,
     logistic_regression,
     logistic_regression_on_components,
     majority_class,
@@ -80,6 +82,26 @@ def test_the_strength_of_a_regression_is_the_one_with_the_lowest_log_loss(cells)
     _, chosen = logistic_regression(expression, labels, split)
     assert chosen["C"] == min(losses, key=losses.get) < REGULARISATION_GRID[-1]
     assert chosen["validation_log_loss"] == pytest.approx(min(losses.values()), rel=1e-3)
+
+
+def test_a_walk_over_the_grid_ends_where_the_loss_rises():
+    asked = []
+
+    def loss_of(C, losses):
+        asked.append(C)
+        return losses[C]
+
+    def walk(*losses, **options):
+        asked.clear()
+        return chosen_regularisation(lambda C: loss_of(C, losses), range(len(losses)), **options), list(asked)
+
+    assert walk(3, 2, 4, 0) == ((1, 2), [0, 1, 2])
+    assert walk(1, 2, 3, 4, start=2) == ((0, 1), [2, 3, 1, 0])
+    assert walk(5, 5, 3, 2.95, start=2, least_gain=0.1) == ((2, 3), [2, 3, 1])
+    assert walk(5, 3.05, 3, 9, start=2, least_gain=0.1) == ((1, 3), [2, 3, 1, 0])
+    (C, loss), _ = walk(np.nan, 1)
+    assert C == 0
+    assert np.isnan(loss)
 
 
 def test_a_regression_on_components_finds_marked_types_and_never_sees_labels_of_test_cells(cells):
@@ -187,6 +209,16 @@ def test_components_of_variable_genes_separate_the_types_and_repeat(cells):
     np.testing.assert_allclose(pca, pca_of_variable_genes(expression, n_top_genes=60, n_components=10), atol=1e-4)
     neighbours = NearestNeighbors(n_neighbors=2).fit(pca).kneighbors(return_distance=False)
     assert (labels[neighbours[:, 0]] == labels).mean() > 0.9
+
+
+@pytest.mark.parametrize(("n_cells", "n_genes"), [(60, 900), (900, 60), (600, 700)])
+def test_components_are_those_of_all_singular_vectors_whatever_finds_them(n_cells, n_genes):
+    rng = np.random.default_rng(0)
+    spread = np.where(np.arange(n_genes) < 4, 6.0, 0.3)
+    values = (rng.random((n_cells, n_genes)) * spread).astype(np.float32)
+    found = fitted_components(scipy.sparse.csr_matrix(values), 4, seed=0).components_
+    exact = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)[2][:4]
+    np.testing.assert_allclose(np.abs((found * exact).sum(axis=1)), 1.0, atol=1e-3)
 
 
 def test_fewer_genes_than_components_give_fewer_components(cells):

@@ -129,6 +129,15 @@ def test_a_view_of_the_language_model_is_known_in_any_case(cells, tmp_path):
     assert "Views of the language model have 25% of the weight" in page
 
 
+def test_where_files_lie_apart_the_page_says_once_that_the_model_has_no_part(cells, tmp_path):
+    methods = cells.held_out.methods.iloc[[0, 0]].set_axis(["all views", "genes"])
+    left_out = dict.fromkeys(("components", "scdmc"), "by their components the cells are told apart")
+    apart = replace(cells, left_out=left_out, weights={"genes": 1.0}, held_out=replace(cells.held_out, methods=methods))
+    page = page_of(tmp_path, apart)
+    assert "The language model has no part in these labels." in page
+    assert "Left out: components and scdmc. By their components the cells are told apart" in page
+
+
 def test_a_page_repeats_and_asks_nothing_of_a_network(cells, tmp_path):
     (tmp_path / "again").mkdir()
     page = page_of(tmp_path, cells)
@@ -215,9 +224,8 @@ def many_types(n_types, n_cells=1200, n_genes=40):
     probabilities = np.full((n_cells, n_types), 0.2 / n_types)
     probabilities[np.arange(n_cells), codes] += 0.8
     return AnnotatedCells(
-        part, part, names[codes], names, probabilities, names[codes], np.ones(n_cells), 0.5, 0.0, 0.1, {},
-        {"genes": 1.0}, {}, nothing_held_out(), rng.random(n_cells), np.zeros((n_cells, 2)),
-        rng.normal(size=(n_cells, 2)), {},
+        names, probabilities, names[codes], np.ones(n_cells), 0.5, 0.0, {}, {"genes": 1.0}, {}, rng.random(n_cells),
+        np.zeros((n_cells, 2)), rng.normal(size=(n_cells, 2)), part, part, names[codes], 0.1, nothing_held_out(), {},
     )  # fmt: skip
 
 

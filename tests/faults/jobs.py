@@ -90,6 +90,10 @@ def a_folder(**more):
     }  # fmt: skip
 
 
+def by_views(folder, out):
+    return a_folder(data_path=folder / "few.h5ad", reference=folder / "renamed.h5ad")(folder, out)
+
+
 def other(**changes):
     return lambda _: changes
 
@@ -121,6 +125,10 @@ JOBS = {
         weight=6,
     ),
     "annotate to a table": Job("downstream_tasks/annotate.py", a_file("classifier", "labels.csv"), "files"),
+    "annotate by views": Job("downstream_tasks/annotate.py", by_views, "files", weight=2),
+    "annotate by views over an older one": Job(
+        "downstream_tasks/annotate.py", by_views, "files", other(min_probability=0.9), weight=2
+    ),
     "embed": Job("downstream_tasks/embed.py", a_file("model", "embedded.h5ad"), "h5ad", weight=8),
     "embed over an older one": Job(
         "downstream_tasks/embed.py", a_file("model", "embedded.h5ad"), "h5ad", other(stream="rank"), weight=6

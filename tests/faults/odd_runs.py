@@ -16,6 +16,7 @@ import scipy.sparse
 
 from scdmc.genes.ids import load_symbols
 from scdmc.genes.vocabulary import load_vocabulary
+from tests.faults.inputs import TYPES
 from tests.faults.jobs import CONTEXT, SIZES, words_of
 from tests.faults.odd_cells import OddCells, write_odd_cells
 from tests.task_scripts import load_main
@@ -150,6 +151,36 @@ def check_labels(odd: OddCells, out: Path, inputs: Path) -> None:
     require(found <= known, f"labels {sorted(found - known)}")
 
 
+def check_views(odd: OddCells, out: Path, _: Path) -> None:
+    """Of odd new cells: a label of the reference for each, in their order, beside all that the file had."""
+    adata = anndata.read_h5ad(out / "annotated.h5ad")
+    require(list(adata.obs_names) == list(odd.adata.obs_names), "cells are in another order")
+    require(not odd.has_bad_counts, "counts that are none were labelled")
+    lost = [name for name in odd.adata.obs if name not in adata.obs]
+    require(not lost, f"columns {lost} are lost")
+    require_labels(adata.obs, {*TYPES, "Unknown"}, odd)
+
+
+def check_labels_of_odd_reference(odd: OddCells, out: Path, _: Path) -> None:
+    """By an odd reference: each new cell has one of its labels."""
+    labels = odd.adata.obs["cell_type"].dropna().astype(str).str.strip()
+    require(not odd.has_bad_counts, "counts that are none were learned")
+    table = pd.read_csv(out / "labels.csv", keep_default_na=False, dtype={"scDMC_cell_type": str})
+    table["scDMC_probability"] = pd.to_numeric(table["scDMC_probability"])
+    found = table["scDMC_cell_type"].str.removeprefix("'").str.strip()
+    require_labels(table.assign(scDMC_cell_type=found), {*labels, *(each.removeprefix("'") for each in labels)})
+
+
+def require_labels(obs: pd.DataFrame, known: set[str], odd: OddCells | None = None) -> None:
+    """Labels of these types, with a probability where there are counts."""
+    if odd is not None and "filter_pass" in odd.adata.obs:
+        obs = obs[odd.adata.obs["filter_pass"].to_numpy() == 1]
+    found = set(obs["scDMC_cell_type"].astype(str)) - {"Unknown"}
+    require(found <= known, f"labels {sorted(found - known)}")
+    sure = obs.loc[obs["scDMC_cell_type"].astype(str) != "Unknown", "scDMC_probability"]
+    require(bool(sure.between(0, 1 + 1e-6).all()), "probabilities beyond 0 to 1")
+
+
 def check_split(odd: OddCells, out: Path, _: Path) -> None:
     """Each labelled cell of a type that is common enough once, with its own label."""
     table = pd.read_csv(out / "split.csv", dtype=str, keep_default_na=False)
@@ -242,6 +273,14 @@ RUNS = {
     "annotate by a reference": (
         "downstream_tasks/annotate.py",
         on_cells("model", "labels.csv", reference="@counts/cells.h5ad", method="neighbours"), check_labels,
+    ),
+    "annotate by views": (
+        "downstream_tasks/annotate.py", on_cells("model", reference="@counts/cells.h5ad"), check_views,
+    ),
+    "annotate by an odd reference": (
+        "downstream_tasks/annotate.py",
+        lambda inputs, path, out: on_cells("model", reference=path)(inputs, inputs / "counts" / "cells.h5ad", out),
+        check_labels_of_odd_reference,
     ),
     "fine-tune": (
         "downstream_tasks/downstream_tasks.py",

@@ -11,10 +11,21 @@ pytestmark = pytest.mark.slow
 
 N_FILES = int(os.environ.get("SCDMC_ODD_FILES", "16"))
 SCRIPTS = (
-    "tokenize", "medians", "split", "embed", "annotate", "annotate with votes", "annotate by a reference", "fine-tune",
-    "cluster", "cluster with labels", "integrate", "modules", "networks", "perturb", "attention", "pre-train",
+    "tokenize", "medians", "split", "embed", "annotate", "annotate with votes", "annotate by a reference",
+    "annotate by views", "annotate by an odd reference", "fine-tune", "cluster", "cluster with labels", "integrate",
+    "modules", "networks", "perturb", "attention", "pre-train",
 )  # fmt: skip
-SLOW = ("fine-tune", "integrate", "modules", "networks", "perturb", "attention", "pre-train")
+SLOW = (
+    "annotate by views",
+    "annotate by an odd reference",
+    "fine-tune",
+    "integrate",
+    "modules",
+    "networks",
+    "perturb",
+    "attention",
+    "pre-train",
+)
 SECONDS = 120
 
 

@@ -156,7 +156,9 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
     }
     assert not [path.name for path in (out / "classifier").iterdir() if path.suffix in (".pkl", ".bin", ".pt")]
     scores = pd.read_csv(out / "views.csv", index_col="method")
-    assert {"genes", "scdmc", "all views", "all views without scDMC"} <= set(scores.index)
+    controls = {"all views without scDMC", "untrained vectors", "vectors in place of scDMC"}
+    assert {"genes", "scdmc", "all views", *controls} <= set(scores.index)
+    assert scores["macro_f1"].between(0, 1).all()
 
     classifier = ("--model", out / "classifier", "--data_path")
     assert run(*classifier, tmp_path / "new.h5ad", "--output_file", tmp_path / "again.h5ad")[0] == 0
@@ -170,6 +172,18 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
     status, printed = run(*classifier, tmp_path / "panel.h5ad", "--output_file", tmp_path / "panel.csv")
     assert status == 2
     assert "genes that the classifier knows" in printed.err
+
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "cells.parquet")
+    parquet = ("--data_path", tmp_path / "cells.parquet", "--output_file", tmp_path / "c.csv")
+    remedy = "name the .h5ad that it was made from"
+    for words, told in (
+        (("--reference", tmp_path / "reference.h5ad"), f"{remedy}, or vote with --method neighbours"),
+        (classifier[:2], f"{remedy}\n"),
+    ):
+        status, printed = run(*words, *parquet)
+        assert status == 2
+        assert told in printed.err
+    assert not (tmp_path / "c.csv").exists()
 
     damaged = (out / "classifier" / "views.json").read_text().replace('"scdmc_views": 1', '"scdmc_views": 9')
     (out / "classifier" / "views.json").write_text(damaged)
