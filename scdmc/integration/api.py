@@ -9,11 +9,12 @@ import pandas as pd
 from scdmc.cells.expression import log1p_cp10k, raw_counts
 from scdmc.cells.from_adata import tokenize
 from scdmc.cells.results import add_results
-from scdmc.cells.scores import wide_metrics
 from scdmc.files import require_new_folder
+from scdmc.integration.data import integration_data, usable_cells
 from scdmc.integration.options import IntegrationOptions
-from scdmc.integration.results import draw_integration_results, write_integration_tables, write_page
-from scdmc.integration.study import OBSM_KEYS, integration_data, mean_rows, run_benchmark, usable_cells
+from scdmc.integration.results import draw_integration_results, write_page
+from scdmc.integration.study import run_benchmark
+from scdmc.integration.tables import score_tables, write_integration_tables
 from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.loaded import open_model
@@ -55,11 +56,12 @@ def integration_benchmark(
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
         ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). What is
         compared: fields of :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``, ``adaptation``
-        (``AdaptationSettings(minutes=3)``, say), ``stream``, ``pooling``, ``resolution``, ``seeds``, ``full_scores``.
+        (``AdaptationSettings(minutes=3)``, say), ``harmony``, ``stream``, ``pooling``, ``protocols``, ``resolution``,
+        ``seeds``.
 
     Returns
     -------
-    Scores, methods x metrics.
+    Mean scores, methods x (protocol, metric): ``table["scib"]["overall"]``. A method that failed has NaN.
 
     Raises
     ------
@@ -77,11 +79,11 @@ def integration_benchmark(
     counts = counts_of_adata(adata, **of_counts.of_counts())
     raw = raw_counts(counts)[rows] if "scvi" in chosen.methods else None
     data = integration_data("adata", cells, usable, keys, log1p_cp10k(counts)[rows], raw)
-    runs = run_benchmark(data, model_directory, place_model, chosen)
-    add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
+    benchmark = run_benchmark(data, model_directory, place_model, chosen)
+    add_results(adata, rows[usable], {}, benchmark.embeddings)
     if output_dir is not None:
         with result_folder(output_dir) as folder:
-            write_integration_tables(folder, runs)
+            write_integration_tables(folder, benchmark, data.name)
             keep_results(folder)
-            write_page(folder, [draw_integration_results(folder, data, runs, keys)])
-    return wide_metrics(pd.DataFrame(mean_rows(runs)))
+            write_page(folder, [draw_integration_results(folder, data, benchmark, keys)])
+    return pd.concat({protocol: table.means for protocol, table in score_tables(benchmark).items()}, axis=1)

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse
 
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
-from scdmc.cells.scores import full_integration_scores, integration_scores, require_types
+from scdmc.cells.scores import integration_scores, require_types
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.labels import is_missing
 
@@ -29,8 +29,7 @@ class IntegrationResult:
     Attributes
     ----------
     scores
-        See :func:`scdmc.cells.scores.integration_scores`, and :func:`scdmc.cells.scores.full_integration_scores` if
-        asked for.
+        See :func:`scdmc.cells.scores.integration_scores`.
     clusters
         Leiden clusters, shape (n_scored,).
     graph
@@ -137,7 +136,6 @@ def compare_integrations(
     resolution: float = 0.2,
     n_neighbors: int = 15,
     seed: int = 42,
-    unintegrated: np.ndarray | None = None,
 ) -> dict[str, IntegrationResult]:
     """Score embeddings of the same cells, all in the same way.
 
@@ -157,9 +155,6 @@ def compare_integrations(
         Of the neighbour graphs.
     seed
         Of neighbours and Leiden.
-    unintegrated
-        Principal components before integration, shape (n_cells, n_components): with them the scores of
-        :func:`scdmc.cells.scores.full_integration_scores` are added.
 
     Raises
     ------
@@ -174,9 +169,6 @@ def compare_integrations(
         graph = neighbour_graph(scored, n_neighbors, seed)
         clusters = leiden_clusters(graph, resolution, seed)
         scores = integration_scores(scored, labels[is_scored], batch[is_scored], clusters, graph)
-        if unintegrated is not None:
-            before = np.asarray(unintegrated)[is_scored]
-            scores |= full_integration_scores(scored, before, labels[is_scored], batch[is_scored])
         if scores["ARI"] < USELESS_ARI:
             logger.warning(
                 "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then",

@@ -74,6 +74,13 @@ METHODS = ("scdmc", "pca", "harmony", "scvi", "scanorama")
 DEFAULT_METHODS = ("scdmc", "pca", "harmony")
 
 
+# How embeddings are scored by labels: docs/method.md, "Scores of integration".
+PUBLISHED, SCIB = PROTOCOLS = ("published", "scib")
+
+
+DEFAULT_SEEDS = 3
+
+
 @dataclass(frozen=True)
 class IntegrationOptions:
     """What is compared, and how.
@@ -83,45 +90,56 @@ class IntegrationOptions:
     methods
         Some of ``METHODS``.
     adaptation
-        With it the row ``scDMC adapted`` is added.
+        With it the rows of the adapted model are added.
+    harmony
+        Add, for every row of scDMC, the same after Harmony. Harmony was a better second step than moving the batches
+        to one mean in every pair that was measured.
     stream, pooling
         See :func:`scdmc.model.embeddings.cell_embeddings`.
+    protocols
+        Some of :data:`PROTOCOLS`.
     resolution
-        Of Leiden, the same for every method.
+        Of Leiden in the protocol ``published``, the same for every method.
     seeds
         One run for each: of adaptation, PCA, Harmony, scVI, Scanorama, neighbours and Leiden.
-    full_scores
-        Add the scores of :func:`scdmc.cells.scores.full_integration_scores`.
     scvi_epochs
         None for scVI's own choice.
     scvi_accelerator
         Where scVI trains: ``auto``, ``cpu`` or ``gpu``.
-    centre_batches
-        Add rows of scDMC whose batches have been moved to one mean
-        (:func:`scdmc.integration.comparison.centred_batches`).
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     adaptation: AdaptationSettings | None = None
+    harmony: bool = False
     stream: str = "both"
     pooling: str = "cls"
+    protocols: tuple[str, ...] = PROTOCOLS
     resolution: float = 0.2
-    seeds: tuple[int, ...] = (42,)
-    full_scores: bool = False
+    seeds: tuple[int, ...] = (42, 43, 44)
     scvi_epochs: int | None = None
     scvi_accelerator: str = "auto"
-    centre_batches: bool = False
 
     def __post_init__(self) -> None:
         # Lists are as good.
-        object.__setattr__(self, "methods", tuple(self.methods))
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown:
-            raise ScDMCError(f"methods: {', '.join(map(repr, unknown))} unknown; there are {', '.join(METHODS)}")
+        for name in ("methods", "seeds", "protocols"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for field, known in (("methods", METHODS), ("protocols", PROTOCOLS)):
+            unknown = [name for name in getattr(self, field) if name not in known]
+            if unknown:
+                raise ScDMCError(f"{field}: {', '.join(map(repr, unknown))} unknown; there are {', '.join(known)}")
         if not self.methods and self.adaptation is None:
             raise ScDMCError(f"methods: name at least one of {', '.join(METHODS)}")
+        for field, known in (("protocols", PROTOCOLS), ("seeds", ("42",))):
+            if not getattr(self, field):
+                raise ScDMCError(f"{field}: name at least one, such as {known[0]}")
         require_packages(self.methods)
+        if self.harmony and find_spec(PACKAGES["harmony"][0]) is None:
+            raise ScDMCError("--harmony: harmonypy not installed; pip install harmonypy, or leave --harmony out")
+        if SCIB in self.protocols and find_spec("scib_metrics") is None:
+            raise ScDMCError(
+                "--protocols: scib-metrics not installed; pip install scib-metrics (or pip install "
+                "'scdmc[integration]'), or take the paper's scores alone: --protocols published"
+            )
 
 
 # Method -> the package that is imported, what pip calls it, and the extra of scDMC that brings it.
