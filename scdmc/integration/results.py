@@ -117,8 +117,8 @@ def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> 
 
 
 def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
-    by_method = {method: part for method, part in curves.groupby("method", sort=False)}
-    means = {method: part.groupby("resolution")["NMI"].mean() for method, part in by_method.items()}
+    by_method = curves.groupby("method", sort=False)
+    means = {method: part.groupby("resolution")["NMI"].mean() for method, part in by_method}
     chosen = {method: curve.idxmax() for method, curve in means.items()}
     labels = ("resolution of Leiden (no unit)", "NMI with the labels, mean of the seeds")
     return save_figure(

@@ -74,8 +74,11 @@ class RowContext:
 
     @property
     def pca(self) -> np.ndarray:
-        """Principal components of the variable genes, not integrated, shape (n_cells, n_components)."""
-        return self.once("pca", lambda: pca_of_variable_genes(self.data.expression, seed=self.seed))
+        """Principal components of the variable genes, not integrated, shape (n_cells, n_components).
+
+        The solver converges to the same ones from every start, so that one seed does.
+        """
+        return self.once("pca", lambda: pca_of_variable_genes(self.data.expression, seed=self.seed), has_seed=False)
 
     def encoder(self) -> ScDMCModel:
         """The pre-trained encoder, placed."""

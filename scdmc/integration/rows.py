@@ -29,7 +29,14 @@ def _scvi(context: RowContext) -> np.ndarray:
 
 
 STANDARD_ROWS = {
-    "pca": Row(PCA, "X_pca", lambda context: context.pca, "50 principal components of 2,000 variable genes.", STANDARD),
+    "pca": Row(
+        PCA,
+        "X_pca",
+        lambda context: context.pca,
+        "50 principal components of 2,000 variable genes.",
+        STANDARD,
+        has_seed=False,
+    ),
     "harmony": Row(
         HARMONY,
         "X_harmony",

@@ -12,10 +12,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.label_free_scores import label_free_scores
-from scdmc.cells.scores import BATCH_WEIGHT, BIO_WEIGHT, full_integration_scores, integration_scores
+from scdmc.cells.scores import BATCH_WEIGHT, BIO_WEIGHT, full_integration_scores, integration_scores, with_averages
 from scdmc.integration.comparison import USELESS_ARI
 from scdmc.integration.options import PUBLISHED, SCIB
-from scdmc.integration.row import RowContext
+from scdmc.integration.row import Row, RowContext
 
 logger = logging.getLogger(__name__)
 
@@ -55,30 +55,55 @@ class RowScores:
     graph: scipy.sparse.csr_matrix
 
 
-def score_embedding(name: str, embedding: np.ndarray, context: RowContext) -> RowScores:
-    """Score the embedding of a row, shape (n_cells, n_dimensions); without labels by the label-free scores alone."""
+def score_embedding(row: Row, embedding: np.ndarray, context: RowContext) -> RowScores:
+    """Score the embedding of a row, shape (n_cells, n_dimensions); without labels by the label-free scores alone.
+
+    What clusters have no part in is computed once for an embedding that is the same for every seed.
+    """
     data, options, seed = context.data, context.options, context.seed
-    scores = {LABEL_FREE: label_free_scores(context.pca, embedding, data.batch)}
-    graph = neighbour_graph(embedding[data.shown], N_NEIGHBORS, seed)
+    graph, scores = context.once(("scores", row.name), lambda: _without_clusters(embedding, context), row.has_seed)
+    scores = dict(scores)
     if not data.has_labels:
         return RowScores(scores, {}, graph)
-    scored, labels, batch = embedding[data.shown], data.labels[data.shown].astype(str), data.batch[data.shown]
-    clusters = leiden_clusters(graph, options.resolution, seed)
-    published = integration_scores(scored, labels, batch, clusters, graph)
-    curve = resolution_curve(graph, labels, seed) if SCIB in options.protocols else {}
+    labels = data.labels[data.shown].astype(str)
+    full, of_space = scores.pop(SCIB, {}), scores.pop(PUBLISHED)
     if PUBLISHED in options.protocols:
-        scores[PUBLISHED] = published
+        clusters = leiden_clusters(graph, options.resolution, seed)
+        scores[PUBLISHED] = with_averages(of_space | _agreement(labels, clusters))
+    curve = resolution_curve(graph, labels, seed) if SCIB in options.protocols else {}
     if SCIB in options.protocols:
         best = curve[best_resolution(curve)]
-        full = published | {key: best[key] for key in ("NMI", "ARI")}
-        full |= full_integration_scores(scored, context.pca[data.shown], labels, batch)
-        scores[SCIB] = scib_averages(full)
+        scores[SCIB] = scib_averages(of_space | full | {key: best[key] for key in ("NMI", "ARI")})
     ari = max(scores[protocol]["ARI"] for protocol in options.protocols)
     if ari < USELESS_ARI:
         logger.warning(
-            "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then", name, ari
+            "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then", row.name, ari
         )
     return RowScores(scores, curve, graph)
+
+
+def _without_clusters(
+    embedding: np.ndarray, context: RowContext
+) -> tuple[scipy.sparse.csr_matrix, dict[str, dict[str, float]]]:
+    """Neighbours of an embedding, and its scores: of ``published`` and ``scib`` all but ARI and NMI are final."""
+    data, options, seed = context.data, context.options, context.seed
+    scores = {LABEL_FREE: label_free_scores(context.pca, embedding, data.batch)}
+    graph = neighbour_graph(embedding[data.shown], N_NEIGHBORS, seed)
+    if data.has_labels:
+        scored, before = embedding[data.shown], context.pca[data.shown]
+        labels, batch = data.labels[data.shown].astype(str), data.batch[data.shown].astype(str)
+        clusters = leiden_clusters(graph, options.resolution, seed)
+        scores[PUBLISHED] = integration_scores(scored, labels, batch, clusters, graph)
+        if SCIB in options.protocols:
+            scores[SCIB] = full_integration_scores(scored, before, labels, batch)
+    return graph, scores
+
+
+def _agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
+    return {
+        "ARI": float(adjusted_rand_score(labels, clusters)),
+        "NMI": float(normalized_mutual_info_score(labels, clusters)),
+    }
 
 
 def resolution_curve(graph: scipy.sparse.csr_matrix, labels: np.ndarray, seed: int) -> dict[float, dict[str, float]]:
@@ -86,11 +111,7 @@ def resolution_curve(graph: scipy.sparse.csr_matrix, labels: np.ndarray, seed: i
     curve = {}
     for resolution in SCIB_RESOLUTIONS:
         clusters = leiden_clusters(graph, resolution, seed)
-        curve[resolution] = {
-            "clusters": float(len(np.unique(clusters))),
-            "NMI": float(normalized_mutual_info_score(labels, clusters)),
-            "ARI": float(adjusted_rand_score(labels, clusters)),
-        }
+        curve[resolution] = {"clusters": float(len(np.unique(clusters))), **_agreement(labels, clusters)}
     return curve
 
 

@@ -123,7 +123,7 @@ def run_benchmark(
                     failures[row.name] = _why(error, seed, bool(runs))
                     logger.warning("warning: %s failed: %s", row.name, failures[row.name])
                     continue
-                run.results[row.name] = score_embedding(row.name, run.embeddings[row.name], context)
+                run.results[row.name] = score_embedding(row, run.embeddings[row.name], context)
         runs.append(run)
     if len(failures) == len(rows) and not any(run.results for run in runs):
         told = "; ".join(f"{name}: {why}" for name, why in failures.items())

@@ -53,7 +53,7 @@ class ScoreTable:
     def texts(self) -> pd.DataFrame:
         """Scores as text (:func:`score_texts`); a method without any score that failed says so."""
         texts = score_texts(self.means, self.deviations)
-        texts.loc[[name in self.failures for name in texts.index] & self.means.isna().all(axis=1)] = "failed"
+        texts.loc[texts.index.isin(list(self.failures)) & self.means.isna().all(axis=1).to_numpy()] = "failed"
         return texts
 
     @property
@@ -154,7 +154,7 @@ def _for_markdown(text: object) -> str:
     return "".join(MARKDOWN_ESCAPES.get(character, character) for character in str(text))
 
 
-LATEX_HINT = "% Needs \\usepackage{booktabs,graphicx}. A narrow table needs no \\resizebox: take its line and the last brace out.\n"
+LATEX_HINT = "% Needs \\usepackage{booktabs,graphicx}. Take \\resizebox and its braces out of a narrow table.\n"
 
 
 def latex_table(tabular: str, caption: str, label: str) -> str:
