@@ -14,8 +14,10 @@ from scdmc.cli.arguments import (
     add_model_argument,
     add_model_arguments,
     add_output_dir_argument,
+    add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    own_embeddings,
     placement,
 )
 from scdmc.cli.parser import (
@@ -65,7 +67,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_data_argument(parser, "--tokenized_data_path", meaning=meaning, nargs="+")
     add_output_dir_argument(parser, meaning="folder for scores and figures", default=Path("integration_output"))
     add_batch_key_argument(parser)
-    add_label_key_argument(parser, "column of obs with the cell types, for the scores only")
+    meaning = "column of obs with the cell types, for the scores only (default: cell_type where there is one)"
+    add_label_key_argument(parser, meaning, default=None)
     group = parser.add_argument_group("what is compared")
     group.add_argument(
         "--methods",
@@ -74,6 +77,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=list(DEFAULT_METHODS),
         help="harmony, scvi (needs an .h5ad) and scanorama are packages of their own",
     )
+    add_own_embedding_arguments(group)
     group.add_argument(
         "--harmony", action="store_true", help="add, for every row of scDMC, the same after Harmony (+ Harmony)"
     )
@@ -174,10 +178,12 @@ def main(argv: list[str] | None = None) -> int:
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
     names = names_of_files(paths, "--data_path")
     counts = [count_options_for(arguments, path) for path in paths]
+    own = own_embeddings(arguments)
     require_task_inputs(arguments)
     if arguments.adapt:
         require_launch()
 
+    from scdmc.cells.own_embeddings import require_own_embeddings
     from scdmc.cells.results import write_annotated
     from scdmc.integration.data import read_integration_data
     from scdmc.integration.results import draw_integration_results, draw_study, write_page
@@ -189,13 +195,14 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
 
+    require_own_embeddings(own, paths)
     for path in paths:
         require_room_for_results(path, arguments.output_dir)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     place = functools.partial(place_model, **placement(arguments))
     place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read
     data_sets = [
-        read_integration_data(path, name, model_directory, keys, its_counts, "scvi" in options.methods)
+        read_integration_data(path, name, model_directory, keys, its_counts, "scvi" in options.methods, own)
         for path, name, its_counts in zip(paths, names, counts, strict=True)
     ]
     for data in data_sets:
@@ -207,13 +214,12 @@ def main(argv: list[str] | None = None) -> int:
         for path, data in zip(paths, data_sets, strict=True):
             benchmark = benchmarks[data.name] = run_benchmark(data, model_directory, place, options)
             write_integration_tables(folders[data.name], benchmark, data.name)
-            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=benchmark.embeddings)
+            new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
+            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=new)
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
-        sections = [
-            draw_integration_results(folders[data.name], data, benchmarks[data.name], keys) for data in data_sets
-        ]
+        sections = [draw_integration_results(folders[data.name], data, benchmarks[data.name]) for data in data_sets]
         if study:
             sections.insert(0, draw_study(folder, study))
         write_page(folder, sections)

@@ -41,6 +41,21 @@ class IntegrationResult:
     graph: scipy.sparse.csr_matrix
 
 
+def require_batches(batch: np.ndarray, batch_key: str = "batch", whose: str = "") -> None:
+    """Refuse one batch alone, shape (n_cells,), none missing; ``whose`` says of which cells, for the message.
+
+    Raises
+    ------
+    ScDMCError
+        If there are fewer than two batches.
+    """
+    batches = sorted({str(name) for name in batch})
+    if len(batches) < 2:
+        raise ScDMCError(
+            f"obs[{batch_key!r}] holds one batch only{whose}, {batches[0]!r}; integration needs at least two"
+        )
+
+
 def require_types_in_batches(
     labels: np.ndarray, batch: np.ndarray, label_key: str = "label", batch_key: str = "batch"
 ) -> np.ndarray:
@@ -67,12 +82,8 @@ def require_types_in_batches(
     is_scored = require_types(labels, label_key)
     if not is_scored.all():
         logger.info("%d of %d cells have no %s and are not scored", (~is_scored).sum(), len(labels), label_key)
-    batches = sorted({str(name) for name in batch[is_scored]})
-    if len(batches) < 2:
-        whose = "" if is_scored.all() else f" among the {is_scored.sum():,} cells with a {label_key}"
-        raise ScDMCError(
-            f"obs[{batch_key!r}] holds one batch only{whose}, {batches[0]!r}; integration needs at least two"
-        )
+    whose = "" if is_scored.all() else f" among the {is_scored.sum():,} cells with a {label_key}"
+    require_batches(batch[is_scored], batch_key, whose)
     sizes = pd.crosstab(labels[is_scored].astype(str), batch[is_scored].astype(str))
     n_batches = (sizes > 0).sum(axis=1)
     # scib passes over a type in one batch, and over one whose cells are all of different batches.

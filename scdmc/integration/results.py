@@ -42,9 +42,7 @@ HOW_TO_READ = (
 )
 
 
-def draw_integration_results(
-    folder: Path, data: IntegrationData, benchmark: Benchmark, keys: tuple[str, str | None]
-) -> Section:
+def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
     """Draw the figures of one data set; maps of cells are those of the first seed.
 
     Parameters
@@ -55,8 +53,6 @@ def draw_integration_results(
         The cells.
     benchmark
         What was compared.
-    keys
-        Columns of batch and label, for captions.
 
     Returns
     -------
@@ -70,12 +66,12 @@ def draw_integration_results(
     curves = curve_table(benchmark)
     if len(curves):
         figures.append(("NMI at every resolution; the points are the highest", _draw_curves(folder, curves, data.name)))
-    shown = " and ".join(key for key in (keys[1] if data.has_labels else None, keys[0]) if key)
-    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark, keys)))
+    shown = " and ".join(key for key in reversed(data.keys) if key)
+    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark)))
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is, and how long it took", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
-    return Section(data.name, _text(data, benchmark, tables, keys), pages, figures, failed, figures_first=True)
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, figures_first=True)
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
@@ -126,9 +122,9 @@ def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
     )
 
 
-def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark, keys: tuple[str, str | None]) -> Path:
+def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Path:
     """One figure for each method and one with all; returns the latter."""
-    batch_key, label_key = keys
+    batch_key, label_key = data.keys
     run, shown = benchmark.runs[0], data.shown
     colourings = {label_key: data.labels[shown]} if data.has_labels else {}
     colourings[batch_key] = data.batch[shown]
@@ -151,10 +147,8 @@ def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     return f"{name}: {scores[LABEL_FREE]['neighbours_kept']:.0%} of the neighbours kept"
 
 
-def _text(
-    data: IntegrationData, benchmark: Benchmark, tables: Mapping[str, ScoreTable], keys: tuple[str, str | None]
-) -> str:
-    batch_key, label_key = keys
+def _text(data: IntegrationData, benchmark: Benchmark, tables: Mapping[str, ScoreTable]) -> str:
+    batch_key, label_key = data.keys
     n_cells, n_batches = len(data.labels), len(np.unique(data.batch.astype(str)))
     paragraphs = [f"{n_cells:,} cells of {n_batches} batches ({batch_key})."]
     if not data.has_labels:
