@@ -35,11 +35,17 @@ from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.files import names_of_files
 from scdmc.integration.options import (
+    ADAPTATIONS,
+    DEFAULT_ADAPTATION,
     DEFAULT_METHODS,
     DEFAULT_SEEDS,
+    ENCODER,
+    HEAD,
+    JOINED,
     METHODS,
     PROTOCOLS,
     AdaptationSettings,
+    HeadSettings,
     IntegrationOptions,
 )
 from scdmc.options import POOLINGS, STREAMS
@@ -111,7 +117,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)
-    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, arguments.adapt, "without --adapt")
+    if arguments.adapt == []:
+        arguments.adapt = [DEFAULT_ADAPTATION]
+    trains = ENCODER in (arguments.adapt or [])
+    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, trains, "without --adapt encoder")
     has_scvi = "scvi" in arguments.methods
     fill_in(arguments, {"scvi_epochs": None}, has_scvi, "without scvi among --methods")
     tokenized = [path.stem for path in arguments.data_path if not is_counts(path)]
@@ -123,9 +132,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the row 'scDMC adapted'; :func:`parse_arguments` fills in their defaults."""
+    """Which rows are adapted, and flags of the row 'scDMC adapted', whose defaults are filled in later."""
     group = parser.add_argument_group("adapting to the cells without labels")
-    group.add_argument("--adapt", action="store_true", help="add scDMC after more pre-training on these cells")
+    group.add_argument(
+        "--adapt",
+        nargs="*",
+        choices=ADAPTATIONS,
+        help="head: a linear layer on scDMC and principal components that draws batches together (seconds; the one "
+        "without a name); joined: scDMC and principal components side by side; both end with Harmony; encoder: more "
+        "pre-training on these cells, to which the other flags here belong",
+    )
     flags = {
         "minutes": (positive_float, "train this long"),
         "steps": (positive_int, "optimizer steps, instead of --adapt_minutes"),
@@ -151,14 +167,16 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
 
 def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     """What the flags ask for."""
-    prefix = "adapt_"
+    prefix, adapt = "adapt_", arguments.adapt or []
     settings = {name.removeprefix(prefix): value for name, value in vars(arguments).items() if name.startswith(prefix)}
     adaptation = AdaptationSettings(
         batch_balanced=arguments.batch_balanced, bf16=arguments.dtype == "bfloat16", **settings
     )
     return IntegrationOptions(
         methods=tuple(arguments.methods),
-        adaptation=adaptation if arguments.adapt else None,
+        adaptation=adaptation if ENCODER in adapt else None,
+        head=HeadSettings() if HEAD in adapt else None,
+        joined=JOINED in adapt,
         stream=arguments.stream,
         pooling=arguments.pooling,
         resolution=arguments.resolution,
@@ -180,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = [count_options_for(arguments, path) for path in paths]
     own = own_embeddings(arguments)
     require_task_inputs(arguments)
-    if arguments.adapt:
+    if options.adaptation is not None:
         require_launch()
 
     from scdmc.cells.own_embeddings import require_own_embeddings

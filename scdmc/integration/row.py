@@ -105,6 +105,8 @@ class Row:
         False if every seed gives the same embedding.
     saw_labels
         True if labels had a part in it: it is never called the best.
+    is_integrated
+        True if Harmony was its last step, so that it gets no second one.
     errors
         Exceptions that make it a row that failed, in place of an end to everything.
     """
@@ -116,6 +118,7 @@ class Row:
     kind: str = STANDARD
     has_seed: bool = True
     saw_labels: bool = False
+    is_integrated: bool = False
     errors: tuple[type[Exception], ...] = FOREIGN_ERRORS
 
     def embedding(self, context: RowContext) -> np.ndarray:
@@ -131,4 +134,5 @@ class Row:
             f"{self.name}, corrected for batch by Harmony.",
             self.kind,
             saw_labels=self.saw_labels,
+            is_integrated=True,
         )

@@ -3,12 +3,12 @@
 import numpy as np
 
 from scdmc.errors import ScDMCError
-from scdmc.integration.adapted_rows import adapted_rows
+from scdmc.integration.adapted_rows import adapted_rows, zero_shot
 from scdmc.integration.data import IntegrationData
 from scdmc.integration.methods import harmony, scanorama, scvi
 from scdmc.integration.options import IntegrationOptions
 from scdmc.integration.row import OURS, OWN, STANDARD, Row, RowContext
-from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
+from scdmc.model.embeddings import EMBEDDING_KEY
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.storage import saw_labels
 
@@ -16,11 +16,6 @@ SCDMC, SAW_LABELS = "scDMC zero-shot", "scDMC fine-tuned (saw labels)"
 
 
 PCA, HARMONY, SCVI, SCANORAMA = "PCA, not integrated", "Harmony", "scVI", "Scanorama"
-
-
-def zero_shot(context: RowContext) -> np.ndarray:
-    """Embedding by the model as it is, shape (n_cells, n_dimensions)."""
-    return cell_embeddings(context.encoder(), context.data.cells, context.options.stream, context.options.pooling)
 
 
 def _scvi(context: RowContext) -> np.ndarray:
@@ -65,7 +60,8 @@ def rows_of(options: IntegrationOptions, model_directory: ModelDirectory, data: 
     if "scdmc" in options.methods:
         ours.insert(0, _row_of_model(model_directory))
     if options.harmony:
-        ours = [row for first in ours for row in ([first, first.with_harmony()] if first.kind == OURS else [first])]
+        without = {row.name: row for row in ours if row.kind == OURS and not row.is_integrated}
+        ours = [row for first in ours for row in ([first, first.with_harmony()] if first.name in without else [first])]
     standard = [row for name, row in STANDARD_ROWS.items() if name in options.methods]
     rows = [*ours, *standard, *_own_rows(data)]
     names = [row.name for row in rows]
@@ -78,7 +74,7 @@ def rows_of(options: IntegrationOptions, model_directory: ModelDirectory, data: 
 def _row_of_model(model_directory: ModelDirectory) -> Row:
     if saw_labels(model_directory):
         meaning = "A classifier's encoder: it was trained with labels, if of other cells, and is no fair rival."
-        return Row(SAW_LABELS, EMBEDDING_KEY, zero_shot, meaning, OURS, False, True, errors=(ScDMCError,))
+        return Row(SAW_LABELS, EMBEDDING_KEY, zero_shot, meaning, OURS, False, saw_labels=True, errors=(ScDMCError,))
     meaning = "The pre-trained model as it is."
     return Row(SCDMC, EMBEDDING_KEY, zero_shot, meaning, OURS, has_seed=False, errors=(ScDMCError,))
 

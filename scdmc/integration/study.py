@@ -81,7 +81,7 @@ def require_runnable(data: IntegrationData, model_directory: ModelDirectory, opt
     """
     if "scvi" in options.methods and data.counts is None:
         raise ScDMCError(f"{data.name}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
-    if options.adaptation is not None and saw_labels(model_directory):
+    if options.adapts and saw_labels(model_directory):
         raise ScDMCError(f"{model_directory.path} is a classifier; adapt a pre-trained model, which saw no labels")
     return rows_of(options, model_directory, data)
 
