@@ -78,7 +78,7 @@ class ClusterOptions:
     Attributes
     ----------
     resolution
-        Of Leiden; None chooses one of :data:`RESOLUTIONS` by the silhouette.
+        Of Leiden; None chooses one of :data:`RESOLUTIONS` by stability.
     n_neighbors
         Of the neighbour graph.
     has_oracle
@@ -87,7 +87,7 @@ class ClusterOptions:
         Of neighbours, Leiden and UMAP.
     """
 
-    resolution: float | None = 1.0
+    resolution: float | None = None
     n_neighbors: int = 15
     has_oracle: bool = False
     seed: int = 42

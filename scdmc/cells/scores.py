@@ -3,8 +3,10 @@
 Source: docs/method.md, "Evaluation rules".
 """
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -266,7 +268,7 @@ def full_integration_scores(
     distances, indices = NearestNeighbors(n_neighbors=n_neighbors).fit(embedding).kneighbors(embedding)
     neighbors = NeighborsResults(indices=indices, distances=distances)
     few = neighbors.subset_neighbors(n=min(KBET_NEIGHBORS, n_neighbors))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_notes():
         warnings.filterwarnings("ignore", message="PCR comparison score is negative")  # it is 0 then, as it should be
         scores = {
             "isolated_labels": scib_metrics.isolated_labels(embedding, labels, batch),
@@ -277,6 +279,17 @@ def full_integration_scores(
             "PCR_comparison": scib_metrics.pcr_comparison(unintegrated, embedding, batch, categorical=True),
         }
     return {name: float(score) for name, score in scores.items()}
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Without what scib-metrics and JAX note through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _padded(embedding: np.ndarray) -> np.ndarray:

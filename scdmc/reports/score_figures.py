@@ -18,7 +18,7 @@ from scdmc.reports.figures import series_colour, shortened
 CIRCLES, BARS = "Blues", "Greens"
 
 
-NAME_WIDTH, BAR_WIDTH = 3.6, 1.5  # in cells
+LETTER_WIDTH, BAR_WIDTH = 0.165, 1.5  # in cells
 
 
 def score_blocks_figure(
@@ -46,7 +46,7 @@ def score_blocks_figure(
         Shape (n_methods, n_metrics): these are bold (:func:`scdmc.reports.tables.best_of_columns`).
     """
     best = pd.DataFrame(is_best, scores.index, scores.columns)
-    places, edge = {}, NAME_WIDTH
+    places, edge = {}, 0.3 + LETTER_WIDTH * max(len(shortened(name)) for name in (*scores.index, "method"))
     for columns in blocks.values():
         for name in columns:
             width = BAR_WIDTH if name in averages else 1.0
@@ -82,7 +82,7 @@ def _draw_score(axes: Axes, row: int, place: tuple[float, float], score: float, 
         axes.add_patch(Rectangle((left + 0.05, row - 0.36), (width - 0.1) * level, 0.72, color=colour, linewidth=0))
     else:
         axes.add_patch(Circle((left + 0.5, row), 0.46, facecolor=colour, edgecolor="#bbbbbb", linewidth=0.4))
-    ink = "white" if level > 0.8 and not is_average else "black"
+    ink = "white" if level > 0.7 and not is_average else "black"
     where = left + (0.15 if is_average else width / 2)
     axes.text(
         where, row, f"{score:.2f}", ha="left" if is_average else "center", va="center", fontsize=7, color=ink,
