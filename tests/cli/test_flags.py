@@ -160,7 +160,7 @@ FLAGS = {
     "--full_scores": "more scores of integration",
     "--scvi_epochs": "epochs of scVI",
     "--centre_batches": "also with batches moved to one mean",
-    "--adapt": "also after more pre-training on these cells",
+    "--adapt": "ways to adapt to these cells without labels",
     "--adapt_minutes": "minutes of it",
     "--adapt_steps": "steps of it",
     "--adapt_learning_rate": "its peak rate",

@@ -300,7 +300,7 @@ def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration,
     with result_folder(tmp_path / "out") as folder:
         for name in ("umap_grid.pdf", "umap_harmony.png"):
             (folder / name).write_text("of an earlier run on one data set")
-    more = ["--seeds", "2", "--adapt", "--adapt_steps", "2", "--batch_balanced", "--adapt_queue_size", "16"]
+    more = ["--seeds", "2", "--adapt", "encoder", "--adapt_steps", "2", "--batch_balanced", "--adapt_queue_size", "16"]
     more += ["--centre_batches", "--methods", "pca", "--overwrite"]
     assert integration([*command(model_path, tmp_path / "out", *paths), *more]) == 0
     out = tmp_path / "out"
@@ -363,7 +363,7 @@ def test_the_full_table_is_written_beside_the_six(integration, tmp_path, model_p
 def test_adapting_for_a_while_stops_by_the_clock_and_changes_the_embedding(
     integration, tmp_path, model_path, few_path, capsys
 ):
-    more = ["--methods", "scdmc", "--adapt", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
+    more = ["--methods", "scdmc", "--adapt", "encoder", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
     more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbors", "5", "--adapt_view_dropout", "0.2"]
     more += ["--adapt_mlm_weight", "0", "--adapt_momentum", "0.9", "--dtype", "bfloat16"]
     assert integration([*command(model_path, tmp_path / "out", few_path), *more]) == 0
@@ -411,7 +411,7 @@ def test_a_classifier_is_marked_and_its_training_cells_are_left_out(
     embedding = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad").obsm["X_scDMC"]
     assert (np.isfinite(embedding).all(axis=1) == ~trained).all()
     assert f"the {trained.sum()} cells that it was trained on are left out" in capsys.readouterr().err
-    arguments = [*command(classifier_path, tmp_path / "other", islets_path), "--adapt", "--adapt_steps", "1"]
+    arguments = [*command(classifier_path, tmp_path / "other", islets_path), "--adapt", "encoder", "--adapt_steps", "1"]
     assert integration(arguments) == 2
     assert "is a classifier; adapt a pre-trained model" in capsys.readouterr().err
 
@@ -419,9 +419,9 @@ def test_a_classifier_is_marked_and_its_training_cells_are_left_out(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--adapt_steps", "5"], "--adapt_steps has no effect without --adapt; leave it out"),
-        (["--adapt_momentum", "0"], "--adapt_momentum has no effect without --adapt; leave it out"),
-        (["--batch_balanced"], "--batch_balanced has no effect without --adapt; leave it out"),
+        (["--adapt_steps", "5"], "--adapt_steps has no effect without --adapt encoder; leave it out"),
+        (["--adapt_momentum", "0"], "--adapt_momentum has no effect without --adapt encoder; leave it out"),
+        (["--batch_balanced"], "--batch_balanced has no effect without --adapt encoder; leave it out"),
         (["--scvi_epochs", "5"], "--scvi_epochs has no effect without scvi among --methods; leave it out"),
     ],
     ids=str,
