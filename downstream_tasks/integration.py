@@ -138,9 +138,9 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapt",
         nargs="*",
         choices=ADAPTATIONS,
-        help="head: a linear layer on scDMC and principal components that draws batches together (seconds; the one "
-        "without a name); joined: scDMC and principal components side by side; both end with Harmony; encoder: more "
-        "pre-training on these cells, to which the other flags here belong",
+        help="head: a linear layer on scDMC and principal components that draws batches together (seconds; meant by "
+        "--adapt alone); joined: scDMC and principal components side by side; both end with Harmony; encoder: more "
+        "pre-training on these cells, to which the other flags here belong (default: no row is adapted)",
     )
     flags = {
         "minutes": (positive_float, "train this long"),
