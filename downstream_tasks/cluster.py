@@ -153,11 +153,9 @@ def main(argv: list[str] | None = None) -> int:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
         write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
-        if rows:
-            print(scores.round(3).to_string())
+        print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        shown = scores.reset_index(names="method") if rows else scores
-        write_cluster_page(folder, clusterings, labels, label_key, markers, shown, options.seed)
+        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, options.seed)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

@@ -40,8 +40,7 @@ def cluster_names(sizes: pd.DataFrame, markers: pd.DataFrame) -> dict[str, str]:
 def write_cluster_page(
     output_dir: Path,
     clusterings: Mapping[str, Clustering],
-    labels: np.ndarray | None,
-    label_key: str | None,
+    labelled: tuple[str | None, np.ndarray | None],
     markers: pd.DataFrame,
     scores: pd.DataFrame,
     seed: int,
@@ -54,8 +53,8 @@ def write_cluster_page(
         Where to.
     clusterings
         Method -> its clusters; the first is that of the page.
-    labels, label_key
-        Labels, shape (n_cells,), and what they are called; None for none.
+    labelled
+        What the labels are called, and the labels, shape (n_cells,); None for none.
     markers
         Marker genes of the clusters of the first method; may be empty.
     scores
@@ -63,6 +62,7 @@ def write_cluster_page(
     seed
         Of the order in which the cells are drawn.
     """
+    label_key, labels = labelled
     method, first = next(iter(clusterings.items()))
     sizes = cluster_sizes(first.clusters, labels)
     names = cluster_names(sizes, markers)
@@ -83,7 +83,9 @@ def write_cluster_page(
     ]
     if len(scores):
         text = f"The labels ({label_key}) score the clusters; they had no part in making them."
-        sections.append(Section("Agreement with the labels", text, [("Higher is better", scores)]))
+        sections.append(
+            Section("Agreement with the labels", text, [("Higher is better", scores.reset_index(names="method"))])
+        )
     if len(markers):
         sections.append(Section("Marker genes", MARKER_TEXT, [("Of each cluster", _genes(markers, names))]))
     write_report(output_dir / "report.html", f"Clusters of {len(first.clusters):,} cells", sections)
