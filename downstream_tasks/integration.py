@@ -117,10 +117,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)
-    if arguments.adapt == []:
-        arguments.adapt = [DEFAULT_ADAPTATION]
-    trains = ENCODER in (arguments.adapt or [])
-    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, trains, "without --adapt encoder")
+    fill_in_adaptation(arguments)
     has_scvi = "scvi" in arguments.methods
     fill_in(arguments, {"scvi_epochs": None}, has_scvi, "without scvi among --methods")
     tokenized = [path.stem for path in arguments.data_path if not is_counts(path)]
@@ -165,9 +162,16 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def fill_in_adaptation(arguments: argparse.Namespace) -> None:
+    """``--adapt`` alone means the default way; flags of the encoder's training are refused where it is not trained."""
+    arguments.adapt = [DEFAULT_ADAPTATION] if arguments.adapt == [] else arguments.adapt or []
+    trains = ENCODER in arguments.adapt
+    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, trains, "without --adapt encoder")
+
+
 def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     """What the flags ask for."""
-    prefix, adapt = "adapt_", arguments.adapt or []
+    prefix, adapt = "adapt_", arguments.adapt
     settings = {name.removeprefix(prefix): value for name, value in vars(arguments).items() if name.startswith(prefix)}
     adaptation = AdaptationSettings(
         batch_balanced=arguments.batch_balanced, bf16=arguments.dtype == "bfloat16", **settings
