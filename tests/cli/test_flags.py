@@ -200,6 +200,7 @@ FLAGS = {
     "--measure": "one measurement, in a process of its own",
     "--write_cells": "write random cells, in a process of its own",
     "--cells": "random cells that are made",
+    "--n_batches": "random batches that are made",
     "--n_genes": "random genes that are made",
     "--genes_per_cell": "random genes of a cell",
     "--cells_per_file": "random cells of a file",
