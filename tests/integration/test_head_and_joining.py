@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 
@@ -15,6 +17,7 @@ from scdmc.integration.options import AdaptationSettings, HeadSettings, Integrat
 from scdmc.integration.row import CONTROL, RowContext
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+HEAD_ROWS = {"scDMC head", HEAD_CONTROL}
 SETTINGS = HeadSettings(dimensions=8, steps=60, batch_size=64, neighbors=5)
 
 
@@ -134,3 +137,16 @@ def test_each_way_to_adapt_has_its_rows_and_the_head_its_control():
     rows = adapted_rows(IntegrationOptions(protocols=("published",), head=HeadSettings()))
     assert [row.kind == CONTROL for row in rows] == [False, True]
     assert all(row.is_integrated for row in rows)
+
+
+def test_the_command_adds_the_rows_and_needs_no_label(load_script, tmp_path, model_path, adata):
+    few = adata[:80].copy()
+    del few.obs["cell_type"]
+    few.write_h5ad(tmp_path / "few.h5ad")
+    words = ["--model", str(model_path), "--data_path", str(tmp_path / "few.h5ad"), "--methods", "pca", "--adapt"]
+    words += ["--seeds", "1", "--output_dir", str(tmp_path / "out")]
+    assert load_script("downstream_tasks/integration.py").main(words) == 0
+    assert set(pd.read_csv(tmp_path / "out" / "metrics.csv")["method"]) == {"PCA, not integrated", *HEAD_ROWS}
+    made = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad").obsm
+    assert set(made) == {"X_pca", "X_scDMC_head", "X_pca_head"}
+    assert np.isfinite(made["X_scDMC_head"]).all()
