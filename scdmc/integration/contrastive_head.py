@@ -3,6 +3,9 @@
 Source: docs/method.md, "Adaptation without labels".
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -47,7 +50,8 @@ def contrastive_head(
     n_partners = np.diff(pairs.indptr)
     if n_partners.any():
         codes = torch.from_numpy(np.unique(np.asarray(batch, dtype=object).astype(str), return_inverse=True)[1])
-        _train(layer, inputs, (pairs, n_partners), codes, settings, generator)
+        with _one_thread():
+            _train(layer, inputs, (pairs, n_partners), codes, settings, generator)
     with torch.inference_mode():
         return F.normalize(layer(inputs), dim=1).numpy()
 
@@ -82,6 +86,17 @@ def _train(
             F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
             optimizer.step()
         schedule.step()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The matrices are small: more threads wait for each other for longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _dropped(layer: torch.nn.Linear, inputs: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:
