@@ -47,12 +47,13 @@ def score_blocks_figure(
     """
     best = pd.DataFrame(is_best, scores.index, scores.columns)
     places, edge = {}, 0.3 + LETTER_WIDTH * max(len(shortened(name)) for name in (*scores.index, "method"))
-    for columns in blocks.values():
+    for block, columns in blocks.items():
+        first = edge
         for name in columns:
             width = BAR_WIDTH if name in averages else 1.0
             places[name] = (edge, width)
             edge += width
-        edge += 0.35
+        edge = max(edge, first + LETTER_WIDTH * len(shortened(block))) + 0.35
     n_rows = len(scores)
     figure = Figure(figsize=(0.52 * edge, 0.36 * n_rows + 1.9), layout="constrained")
     axes = figure.subplots()
@@ -103,7 +104,7 @@ def _draw_headings(
                 va="bottom", rotation_mode="anchor",
             )  # fmt: skip
         first, (last, width) = places[columns[0]][0], places[columns[-1]]
-        axes.text((first + last + width) / 2, -3.3, shortened(block), ha="center", va="center", fontsize=8)
+        axes.text(first + 0.05, -3.3, shortened(block), ha="left", va="center", fontsize=8)
         axes.plot([first + 0.05, last + width - 0.05], [-3.05, -3.05], color="#555555", linewidth=0.8)
     axes.axhline(-0.5, color="#555555", linewidth=0.8)
 
