@@ -61,8 +61,8 @@ def integration_benchmark(
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
         ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). What is
         compared: fields of :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``, ``adaptation``
-        (``AdaptationSettings(minutes=3)``, say), ``harmony``, ``stream``, ``pooling``, ``protocols``, ``resolution``,
-        ``seeds``.
+        (``AdaptationSettings(minutes=3)``, say), ``head`` (``HeadSettings()``), ``joined``, ``harmony``,
+        ``stream``, ``pooling``, ``protocols``, ``resolution``, ``seeds``.
 
     Returns
     -------
