@@ -12,8 +12,10 @@ from scdmc.cli.arguments import (
     add_model_argument,
     add_model_arguments,
     add_output_file_argument,
+    add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    own_embeddings,
     placement,
 )
 from scdmc.cli.inputs import require_gene_files, require_input, require_model
@@ -47,6 +49,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_label_key_argument(parser, "column of obs with the types")
     parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    add_own_embedding_arguments(parser)
     parser.add_argument("--splits", type=positive_int, default=5, help="stratified, 80 / 20; the scores are means")
     add_seed_argument(parser, "of the splits and of PCA")
     add_model_arguments(parser)
@@ -61,6 +64,7 @@ def scores_of(
     from scdmc.annotation.probing import probe_scores
     from scdmc.cells.data import read_cells
     from scdmc.cells.expression import read_expression
+    from scdmc.cells.own_embeddings import read_own_embeddings
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
     from scdmc.model.embeddings import cell_embeddings
@@ -69,11 +73,13 @@ def scores_of(
     cells = read_cells(path, model_directory, [arguments.label_key], options)
     labels, _ = type_labels(cells.obs[arguments.label_key])
     how = (arguments.splits, arguments.seed)
+    brought = read_own_embeddings(own_embeddings(arguments), path, cells)
     expression, _ = read_expression(path, cells, model_directory, options)
     return {
         "embedding": {"stream": arguments.stream, "pooling": arguments.pooling},
         **probe_scores(cell_embeddings(encoder, cells, arguments.stream, arguments.pooling), labels, *how),
         "pca": probe_scores(pca_of_variable_genes(expression, seed=arguments.seed), labels, *how),
+        "own": {name: probe_scores(embedding, labels, *how) for name, embedding in brought.items()},
         "n_splits": arguments.splits,
         "seed": arguments.seed,
         "label_key": arguments.label_key,
@@ -86,6 +92,7 @@ def table_of(scores: dict[str, dict[str, object]]) -> "pd.DataFrame":
 
     columns = {
         f"{data_set}: {title}": {"scDMC": entry[name], "PCA of 2,000 variable genes": entry["pca"][name]}
+        | {own: scores[name] for own, scores in entry["own"].items()}
         for data_set, entry in scores.items()
         for name, title in COLUMNS.items()
     }
@@ -103,13 +110,16 @@ def main(argv: list[str] | None = None) -> int:
     for path in arguments.data_path:
         require_input(path, "--data_path")
     require_gene_files(arguments)
+    own = own_embeddings(arguments)
 
+    from scdmc.cells.own_embeddings import require_own_embeddings
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model, saw_labels
     from scdmc.reports.tables import best_of_columns, markdown, score_texts
 
+    require_own_embeddings(own, arguments.data_path)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     if saw_labels(model_directory):
         raise ScDMCError(f"{arguments.model} is a classifier, whose encoder saw labels; probe a pre-trained model")

@@ -1,6 +1,7 @@
 """Cluster the cells of a data set by their embeddings; labels, where given, only score the result."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from scdmc.cells.options import ClusterOptions
 from scdmc.cli.arguments import (
@@ -11,8 +12,10 @@ from scdmc.cli.arguments import (
     add_model_argument,
     add_model_arguments,
     add_output_dir_argument,
+    add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    own_embeddings,
     placement,
 )
 from scdmc.cli.parser import argument_parser, non_negative_int, positive_float, positive_int, script
@@ -21,9 +24,12 @@ from scdmc.errors import ScDMCError
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.result_folders import keep_results, result_folder
 
+if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
+
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir clusters",
-    "{prog} --model scDMC-small --data_path cells.h5ad --output_dir clusters --resolution auto --label_key cell_type",
+    "{prog} --model scDMC-small --data_path cells.h5ad --output_dir clusters --resolution 0.5 --label_key cell_type",
 )
 AUTO = "auto"
 
@@ -38,19 +44,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser, defaults = argument_parser(__doc__, EXAMPLES), ClusterOptions()
     add_model_argument(parser)
     add_data_argument(parser)
-    add_output_dir_argument(parser, meaning="folder for clusters, scores and figures")
+    add_output_dir_argument(parser, meaning="folder for clusters, scores, figures and report.html")
     meaning = "column of obs with labels, to score the clusters against (default: no scores)"
     add_label_key_argument(parser, meaning, default=None)
     group = parser.add_argument_group("clusters")
     group.add_argument(
         "--resolution",
         type=resolution,
-        default=defaults.resolution,
-        help="of Leiden, or 'auto': by the silhouette, without labels",
+        default=AUTO,
+        help="of Leiden, or 'auto': the finest one whose clusters are stable, without labels",
     )
     group.add_argument("--n_neighbors", type=positive_int, default=defaults.n_neighbors, help="of the neighbour graph")
     group.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
     group.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    add_own_embedding_arguments(group)
     group.add_argument("--baselines", choices=("none", "fast"), default="fast", help="fast: cluster a PCA, too")
     group.add_argument(
         "--oracle", action="store_true", help="also score the resolution that fits the labels best (by NMI)"
@@ -71,21 +78,35 @@ def cluster_options(arguments: argparse.Namespace) -> ClusterOptions:
     return ClusterOptions(chosen, arguments.n_neighbors, arguments.oracle, arguments.seed)
 
 
+def require_no_classifier(model_directory: "ModelDirectory") -> None:
+    """Refuse a model that saw labels."""
+    from scdmc.model.storage import saw_labels
+
+    if saw_labels(model_directory):
+        raise ScDMCError(
+            f"{model_directory.path} is a classifier, whose encoder saw labels, and clusters are made without; "
+            "give the pre-trained model"
+        )
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
     arguments = parse_arguments(argv)
     output_dir, label_key, options = arguments.output_dir, arguments.label_key, cluster_options(arguments)
     counts = count_options_for(arguments, arguments.data_path)
+    own = own_embeddings(arguments)
     require_task_inputs(arguments)
 
     import pandas as pd
 
     from scdmc.cells import cluster_results as results
     from scdmc.cells.cluster_markers import marker_genes
+    from scdmc.cells.cluster_page import write_cluster_page
     from scdmc.cells.clustering import require_neighbours
     from scdmc.cells.data import read_cells
     from scdmc.cells.expression import read_expression
+    from scdmc.cells.own_embeddings import read_own_embeddings, require_own_embeddings
     from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import require_types, write_metrics
     from scdmc.integration.methods import pca_of_variable_genes
@@ -94,22 +115,21 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
-    from scdmc.model.storage import load_model, saw_labels
+    from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
 
+    require_own_embeddings(own, [arguments.data_path])
+    results.require_own_names(own.names)
     require_room_for_results(arguments.data_path, arguments.output_dir)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    if saw_labels(model_directory):
-        raise ScDMCError(
-            f"{arguments.model} is a classifier, whose encoder saw labels, and clusters are made without; "
-            "give the pre-trained model"
-        )
+    require_no_classifier(model_directory)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], counts)
     labels = type_labels(cells.obs[label_key])[0] if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
 
     require_neighbours(len(cells), options.n_neighbors)
+    brought = read_own_embeddings(own, arguments.data_path, cells)
 
     # What cannot be done is refused before the model works.
     baselines = {}
@@ -118,8 +138,11 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.baselines != "none":
         baselines[results.BASELINE] = pca_of_variable_genes(expression, seed=options.seed)
     ours_alone = {results.METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
-    embeddings = {**ours_alone, **baselines}
-    clusterings = {method: results.cluster_embedding(each, options) for method, each in embeddings.items()}
+    embeddings = {**ours_alone, **baselines, **brought}
+    stems = results.map_files(list(embeddings))
+    clusterings = {
+        method: results.cluster_embedding(each, options, stems[method]) for method, each in embeddings.items()
+    }
     rows = results.cluster_rows(clusterings, labels, is_labelled, options)
     ours = clusterings[results.METHOD]
     markers = marker_genes(expression, genes, ours.clusters, arguments.markers) if arguments.markers else pd.DataFrame()
@@ -129,10 +152,10 @@ def main(argv: list[str] | None = None) -> int:
     with result_folder(output_dir) as folder:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
         write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
-        if rows:
-            print(write_metrics(folder / "metrics.csv", rows).round(3).to_string())
+        scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
+        print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        results.draw_clusters(folder, clusterings, label_key, labels, options.seed)
+        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, options.seed)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

@@ -14,8 +14,10 @@ from scdmc.cli.arguments import (
     add_model_argument,
     add_model_arguments,
     add_output_dir_argument,
+    add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    own_embeddings,
     placement,
 )
 from scdmc.cli.parser import (
@@ -32,7 +34,20 @@ from scdmc.cli.parser import (
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.files import names_of_files
-from scdmc.integration.options import DEFAULT_METHODS, METHODS, AdaptationSettings, IntegrationOptions
+from scdmc.integration.options import (
+    ADAPTATIONS,
+    DEFAULT_ADAPTATION,
+    DEFAULT_METHODS,
+    DEFAULT_SEEDS,
+    ENCODER,
+    HEAD,
+    JOINED,
+    METHODS,
+    PROTOCOLS,
+    AdaptationSettings,
+    HeadSettings,
+    IntegrationOptions,
+)
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import is_counts
 from scdmc.result_folders import keep_results, result_folder
@@ -41,7 +56,7 @@ from scdmc.training.launch import require_launch
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_dir integration --batch_key batch",
     "{prog} --model scDMC-small --data_path a.h5ad b.h5ad --output_dir integration --methods scdmc pca harmony scvi "
-    "--seeds 3",
+    "--harmony --adapt",
 )
 ADAPTATION_DEFAULTS = {
     f"adapt_{name}": value
@@ -58,7 +73,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_data_argument(parser, "--tokenized_data_path", meaning=meaning, nargs="+")
     add_output_dir_argument(parser, meaning="folder for scores and figures", default=Path("integration_output"))
     add_batch_key_argument(parser)
-    add_label_key_argument(parser, "column of obs with the cell types, for the scores only")
+    meaning = "column of obs with the cell types, for the scores only (default: cell_type where there is one)"
+    add_label_key_argument(parser, meaning, default=None)
     group = parser.add_argument_group("what is compared")
     group.add_argument(
         "--methods",
@@ -67,18 +83,32 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=list(DEFAULT_METHODS),
         help="harmony, scvi (needs an .h5ad) and scanorama are packages of their own",
     )
-    group.add_argument("--full_scores", action="store_true", help="add iLISI, cLISI, kBET, PCR, isolated labels")
+    add_own_embedding_arguments(group)
     group.add_argument(
-        "--resolution", type=positive_float, default=defaults.resolution, help="of Leiden, the same for every method"
+        "--harmony", action="store_true", help="add, for every row of scDMC, the same after Harmony (+ Harmony)"
+    )
+    group.add_argument(
+        "--protocols",
+        nargs="+",
+        choices=PROTOCOLS,
+        default=list(PROTOCOLS),
+        help="published: Leiden at --resolution and the paper's six scores; scib: the scores of scIB, each method at "
+        "the resolution of its best NMI",
+    )
+    group.add_argument(
+        "--resolution",
+        type=positive_float,
+        default=defaults.resolution,
+        help="of Leiden in the protocol published, the same for every method",
     )
     group.add_argument("--stream", choices=STREAMS, default=defaults.stream, help="which stream; both are joined")
     group.add_argument("--pooling", choices=POOLINGS, default=defaults.pooling, help=POOLING_HELP)
-    group.add_argument(
-        "--centre_batches", action="store_true", help="add rows of scDMC with the batches moved to one mean"
-    )
     add_seed_argument(group, "of every method, neighbours, Leiden and UMAP")
     group.add_argument(
-        "--seeds", type=positive_int, default=1, help="so many runs with seeds --seed, --seed + 1, ...; means are shown"
+        "--seeds",
+        type=positive_int,
+        default=DEFAULT_SEEDS,
+        help="so many runs with seeds --seed, --seed + 1, ...; means and standard deviations are shown",
     )
     group.add_argument(
         "--scvi_epochs", type=positive_int, help="of scVI (default: scVI chooses by the number of cells)"
@@ -87,7 +117,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)
-    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, arguments.adapt, "without --adapt")
+    fill_in_adaptation(arguments)
     has_scvi = "scvi" in arguments.methods
     fill_in(arguments, {"scvi_epochs": None}, has_scvi, "without scvi among --methods")
     tokenized = [path.stem for path in arguments.data_path if not is_counts(path)]
@@ -99,9 +129,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of the row 'scDMC adapted'; :func:`parse_arguments` fills in their defaults."""
+    """Which rows are adapted, and flags of the row 'scDMC adapted', whose defaults are filled in later."""
     group = parser.add_argument_group("adapting to the cells without labels")
-    group.add_argument("--adapt", action="store_true", help="add scDMC after more pre-training on these cells")
+    group.add_argument(
+        "--adapt",
+        nargs="*",
+        choices=ADAPTATIONS,
+        help="head: a linear layer on scDMC and principal components that draws batches together (seconds; meant by "
+        "--adapt alone); joined: scDMC and principal components side by side; both end with Harmony; encoder: more "
+        "pre-training on these cells, to which the other flags here belong (default: no row is adapted)",
+    )
     flags = {
         "minutes": (positive_float, "train this long"),
         "steps": (positive_int, "optimizer steps, instead of --adapt_minutes"),
@@ -125,24 +162,33 @@ def add_adaptation_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def fill_in_adaptation(arguments: argparse.Namespace) -> None:
+    """``--adapt`` alone means the default way; flags of the encoder's training are refused where it is not trained."""
+    arguments.adapt = [DEFAULT_ADAPTATION] if arguments.adapt == [] else arguments.adapt or []
+    trains = ENCODER in arguments.adapt
+    fill_in(arguments, {**ADAPTATION_DEFAULTS, "batch_balanced": False}, trains, "without --adapt encoder")
+
+
 def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     """What the flags ask for."""
-    prefix = "adapt_"
+    prefix, adapt = "adapt_", arguments.adapt
     settings = {name.removeprefix(prefix): value for name, value in vars(arguments).items() if name.startswith(prefix)}
     adaptation = AdaptationSettings(
         batch_balanced=arguments.batch_balanced, bf16=arguments.dtype == "bfloat16", **settings
     )
     return IntegrationOptions(
         methods=tuple(arguments.methods),
-        adaptation=adaptation if arguments.adapt else None,
+        adaptation=adaptation if ENCODER in adapt else None,
+        head=HeadSettings() if HEAD in adapt else None,
+        joined=JOINED in adapt,
         stream=arguments.stream,
         pooling=arguments.pooling,
         resolution=arguments.resolution,
         seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
-        full_scores=arguments.full_scores,
+        protocols=tuple(arguments.protocols),
+        harmony=arguments.harmony,
         scvi_epochs=arguments.scvi_epochs,
         scvi_accelerator="cpu" if arguments.num_gpus == 0 else "auto",
-        centre_batches=arguments.centre_batches,
     )
 
 
@@ -154,36 +200,31 @@ def main(argv: list[str] | None = None) -> int:
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
     names = names_of_files(paths, "--data_path")
     counts = [count_options_for(arguments, path) for path in paths]
+    own = own_embeddings(arguments)
     require_task_inputs(arguments)
-    if arguments.adapt:
+    if options.adaptation is not None:
         require_launch()
 
-    import pandas as pd
-
+    from scdmc.cells.own_embeddings import require_own_embeddings
     from scdmc.cells.results import write_annotated
-    from scdmc.cells.scores import wide_metrics
-    from scdmc.integration.results import (
-        draw_integration_results,
-        draw_study,
-        summary_lines,
-        write_integration_tables,
-        write_page,
-        write_study_tables,
-    )
-    from scdmc.integration.study import OBSM_KEYS, mean_rows, read_integration_data, require_runnable, run_benchmark
+    from scdmc.integration.data import read_integration_data
+    from scdmc.integration.results import draw_integration_results, draw_study, write_page
+    from scdmc.integration.study import require_runnable, run_benchmark
+    from scdmc.integration.tables import printed_scores, write_integration_tables, write_study_tables
     from scdmc.model.devices import place_model
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
 
+    require_own_embeddings(own, paths)
     for path in paths:
         require_room_for_results(path, arguments.output_dir)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     place = functools.partial(place_model, **placement(arguments))
     place(load_model(model_directory.path, ScDMCModel))  # what cannot run is refused before the cells are read
     data_sets = [
-        read_integration_data(path, name, model_directory, keys, its_counts, "scvi" in options.methods)
+        read_integration_data(path, name, model_directory, keys, its_counts, "scvi" in options.methods, own)
         for path, name, its_counts in zip(paths, names, counts, strict=True)
     ]
     for data in data_sets:
@@ -191,24 +232,21 @@ def main(argv: list[str] | None = None) -> int:
 
     with result_folder(output_dir) as folder:
         folders = {data.name: folder / data.name if len(paths) > 1 else folder for data in data_sets}
-        runs = {}
+        benchmarks = {}
         for path, data in zip(paths, data_sets, strict=True):
-            runs[data.name] = run_benchmark(data, model_directory, place, options)
-            write_integration_tables(folders[data.name], runs[data.name])
-            first = runs[data.name][0].embeddings
-            obsm = {OBSM_KEYS[method]: embedding for method, embedding in first.items()}
-            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=obsm)
-            table = wide_metrics(pd.DataFrame(mean_rows(runs[data.name])))
-            print("\n".join([data.name, table.round(3).to_string(), *summary_lines(table)]))
-        study = write_study_tables(folder, runs) if len(paths) > 1 else None
+            benchmark = benchmarks[data.name] = run_benchmark(data, model_directory, place, options)
+            write_integration_tables(folders[data.name], benchmark, data.name)
+            new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
+            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=new)
+            print(f"{data.name}\n{printed_scores(benchmark)}")
+        study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
-        sections = [draw_integration_results(folders[data.name], data, runs[data.name], keys) for data in data_sets]
+        sections = [draw_integration_results(folders[data.name], data, benchmarks[data.name]) for data in data_sets]
         if study:
             sections.insert(0, draw_study(folder, study))
-            print(study.means.round(3).to_string())
         write_page(folder, sections)
     print(f"wrote {output_dir}")
-    return 0
+    return int(any(benchmark.failures for benchmark in benchmarks.values()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Clusters of several embeddings of the same cells: made alike, scored alike, written and drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,12 @@ import pandas as pd
 import scipy.sparse
 
 from scdmc.cells.cluster_markers import cluster_sizes
-from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
+from scdmc.cells.cluster_stability import Stability, by_size, resolution_by_stability, stability
+from scdmc.cells.clustering import leiden_clusters, neighbour_graph, umap_coordinates
 from scdmc.cells.options import RESOLUTIONS, ClusterOptions
 from scdmc.cells.scores import clustering_scores, metric_rows
-from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.errors import ScDMCError
+from scdmc.file_names import file_names_of
 from scdmc.reports.tables import write_csv
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -38,6 +40,12 @@ class Clustering:
         Shape (n_cells,).
     coordinates
         UMAP, shape (n_cells, 2).
+    stability
+        Of the clusters.
+    resolutions
+        What :func:`scdmc.cells.cluster_stability.resolution_by_stability` found; None for a resolution that was given.
+    file_stem
+        Of its map.
     """
 
     embedding: np.ndarray
@@ -45,15 +53,42 @@ class Clustering:
     resolution: float
     clusters: np.ndarray
     coordinates: np.ndarray
+    stability: Stability
+    resolutions: pd.DataFrame | None
+    file_stem: str
 
 
-def cluster_embedding(embedding: np.ndarray, options: ClusterOptions) -> Clustering:
-    """Neighbours, clusters and UMAP coordinates of an embedding of shape (n_cells, n_dimensions)."""
+def require_own_names(names: Sequence[str]) -> None:
+    """Refuse names of embeddings of the user that are those of methods here.
+
+    Raises
+    ------
+    ScDMCError
+        Naming the first.
+    """
+    for name in names:
+        if name in (METHOD, BASELINE):
+            raise ScDMCError(f"embedding {name!r} has the name of a method of this command; give it another name")
+
+
+def map_files(methods: Sequence[str]) -> dict[str, str]:
+    """Method -> stem of the file of its map."""
+    fixed = {METHOD: "umap", BASELINE: "umap_pca"}
+    others = file_names_of([f"umap_{method.removeprefix('X_')}" for method in methods if method not in fixed])
+    return {method: fixed.get(method) or others[f"umap_{method.removeprefix('X_')}"] for method in methods}
+
+
+def cluster_embedding(embedding: np.ndarray, options: ClusterOptions, file_stem: str = "umap") -> Clustering:
+    """Neighbours, clusters, the largest first, and UMAP of an embedding of shape (n_cells, n_dimensions)."""
     graph, resolution = neighbour_graph(embedding, options.n_neighbors, options.seed), options.resolution
+    table = None
     if resolution is None:
-        resolution = resolution_by_silhouette(embedding, graph, RESOLUTIONS, options.seed)
-    clusters = leiden_clusters(graph, resolution, options.seed)
-    return Clustering(embedding, graph, resolution, clusters, umap_coordinates(embedding, graph, options.seed))
+        table = resolution_by_stability(graph, RESOLUTIONS, options.seed)
+        resolution = float(table.loc[table["is_chosen"], "resolution"].iloc[0])
+    clusters = by_size(leiden_clusters(graph, resolution, options.seed))
+    how_stable = stability(graph, clusters, resolution, options.seed)
+    coordinates = umap_coordinates(embedding, graph, options.seed)
+    return Clustering(embedding, graph, resolution, clusters, coordinates, how_stable, table, file_stem)
 
 
 def cluster_rows(
@@ -125,28 +160,3 @@ def write_clusters(
         tables["marker_genes.csv"] = markers
     for name, table in tables.items():
         write_csv(output_dir / name, table)
-
-
-def draw_clusters(
-    output_dir: Path, clusterings: Mapping[str, Clustering], label_key: str | None, labels: np.ndarray | None, seed: int
-) -> None:
-    """Draw a map of the cells for each method, coloured by cluster and, where there are labels, by label.
-
-    Parameters
-    ----------
-    output_dir
-        Where to.
-    clusterings
-        Method -> its clusters.
-    label_key, labels
-        What the labels are called, and the labels, shape (n_cells,); None for none.
-    seed
-        Of the order in which the cells are drawn.
-    """
-    for method, clustering in clusterings.items():
-        colourings = {f"{len(set(clustering.clusters))} Leiden clusters": clustering.clusters}
-        if label_key:
-            colourings[label_key] = labels
-        title = f"UMAP of {len(clustering.clusters):,} cells: {method}"
-        figure = umap_figure(clustering.coordinates, colourings, title, seed)
-        save_figure(figure, output_dir / ("umap" if method == METHOD else "umap_pca"))

@@ -1,8 +1,10 @@
 """What can be chosen to tokenize, split and cluster cells. Nothing heavy is imported here: ``--help`` is quick."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from scdmc.errors import ScDMCError
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,46 @@ RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 
 @dataclass(frozen=True)
+class OwnEmbeddings:
+    """Embeddings that the user brings (:mod:`scdmc.cells.own_embeddings`).
+
+    Attributes
+    ----------
+    obsm
+        Keys of ``obsm`` of the data.
+    files
+        Name -> ``.npy`` (rows in the order of the data), ``.csv`` or ``.h5ad`` (joined by cell id).
+    """
+
+    obsm: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "obsm", (self.obsm,) if isinstance(self.obsm, str) else tuple(self.obsm))
+        names = [*self.obsm, *self.files]
+        for name in names:
+            if not name or "/" in name or name != name.strip():
+                raise ScDMCError(f"embedding {name!r}: a name is not empty, and has no / and no blank at its ends")
+            if names.count(name) > 1:
+                raise ScDMCError(f"embedding {name!r} is given twice; give each a name of its own")
+
+    def __bool__(self) -> bool:
+        return bool(self.obsm or self.files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all, those of the data first."""
+        return (*self.obsm, *self.files)
+
+
+@dataclass(frozen=True)
 class ClusterOptions:
     """How embeddings are clustered; see :mod:`scdmc.cells.clustering`.
 
     Attributes
     ----------
     resolution
-        Of Leiden; None chooses one of :data:`RESOLUTIONS` by the silhouette.
+        Of Leiden; None chooses one of :data:`RESOLUTIONS` by stability.
     n_neighbors
         Of the neighbour graph.
     has_oracle
@@ -52,7 +87,7 @@ class ClusterOptions:
         Of neighbours, Leiden and UMAP.
     """
 
-    resolution: float | None = 1.0
+    resolution: float | None = None
     n_neighbors: int = 15
     has_oracle: bool = False
     seed: int = 42

@@ -3,8 +3,10 @@
 Source: docs/method.md, "Evaluation rules".
 """
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestNeighbors
 
+from scdmc.cells.batch_scores import bras, kbet
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
@@ -40,6 +43,9 @@ BIO_WEIGHT, BATCH_WEIGHT = 0.6, 0.4  # Luecken et al. 2022, Nature Methods 19, 4
 
 
 LISI_NEIGHBORS, KBET_NEIGHBORS = 90, 50  # as scib_metrics.benchmark.Benchmarker has them
+
+
+PADDED_TO = 64
 
 
 def classification_scores(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -242,8 +248,8 @@ def full_integration_scores(
     Returns
     -------
     dict
-        ``isolated_labels`` and ``cLISI`` (types stay apart), ``iLISI``, ``kBET`` and ``PCR_comparison`` (batches
-        mix), each between 0 and 1, higher is better. kBET is NaN where each type is too small for it.
+        ``isolated_labels`` and ``cLISI`` (types stay apart), ``BRAS``, ``iLISI``, ``kBET`` and ``PCR_comparison``
+        (batches mix), each between 0 and 1, higher is better. kBET is NaN where each type is too small for it.
 
     Raises
     ------
@@ -256,22 +262,40 @@ def full_integration_scores(
     from scib_metrics.nearest_neighbors import NeighborsResults
 
     labels, batch = _known(labels=labels, batch=batch)
-    embedding = np.asarray(embedding, dtype=np.float32)
+    embedding, unintegrated = _padded(embedding), _padded(unintegrated)
     n_neighbors = min(LISI_NEIGHBORS, len(embedding))
     # Exact, so that every machine finds the same neighbours; the cell itself comes first.
     distances, indices = NearestNeighbors(n_neighbors=n_neighbors).fit(embedding).kneighbors(embedding)
     neighbors = NeighborsResults(indices=indices, distances=distances)
     few = neighbors.subset_neighbors(n=min(KBET_NEIGHBORS, n_neighbors))
-    scores = {
-        "isolated_labels": scib_metrics.isolated_labels(embedding, labels, batch),
-        "cLISI": scib_metrics.clisi_knn(neighbors, labels),
-        "iLISI": scib_metrics.ilisi_knn(neighbors, batch),
-        "kBET": scib_metrics.kbet_per_label(few, batch, labels),
-        "PCR_comparison": scib_metrics.pcr_comparison(
-            np.asarray(unintegrated, dtype=np.float32), embedding, batch, categorical=True
-        ),
-    }
+    with warnings.catch_warnings(), _without_notes():
+        warnings.filterwarnings("ignore", message="PCR comparison score is negative")  # it is 0 then, as it should be
+        scores = {
+            "isolated_labels": scib_metrics.isolated_labels(embedding, labels, batch),
+            "cLISI": scib_metrics.clisi_knn(neighbors, labels),
+            "BRAS": bras(embedding, labels, batch),
+            "iLISI": scib_metrics.ilisi_knn(neighbors, batch),
+            "kBET": kbet(few.knn_graph_connectivities, labels, batch),
+            "PCR_comparison": scib_metrics.pcr_comparison(unintegrated, embedding, batch, categorical=True),
+        }
     return {name: float(score) for name, score in scores.items()}
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Without what scib-metrics and JAX note through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _padded(embedding: np.ndarray) -> np.ndarray:
+    """float32 with columns of zeros up to a multiple of 64: no distance changes, and fewer shapes are compiled."""
+    embedding = np.asarray(embedding, dtype=np.float32)
+    return np.pad(embedding, ((0, 0), (0, -embedding.shape[1] % PADDED_TO)))
 
 
 def with_averages(scores: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from scdmc.cells.options import SplitOptions
+from scdmc.cells.options import OwnEmbeddings, SplitOptions
 from scdmc.cli.parser import (
     fraction,
     model_size,
@@ -130,6 +130,44 @@ def add_label_choice_arguments(parser: Parser) -> None:
 def label_options(arguments: argparse.Namespace) -> LabelOptions:
     """The options that the flags of :func:`add_label_choice_arguments` stand for."""
     return LabelOptions(tuple(arguments.ignore_labels or ()), tuple(arguments.keep_labels or ()))
+
+
+def add_own_embedding_arguments(parser: Parser) -> None:
+    """``--embeddings`` and ``--embedding_files``: embeddings that the user brings."""
+    parser.add_argument(
+        "--embeddings",
+        nargs="+",
+        metavar="KEY",
+        default=[],
+        help="matrices of obsm of the data that stand beside ours, such as X_scGPT (default: none)",
+    )
+    parser.add_argument(
+        "--embedding_files",
+        nargs="+",
+        metavar="NAME=FILE",
+        default=[],
+        help="the same from files: .csv or .h5ad, joined by the names of the cells, or .npy, in the order of the "
+        "cells (default: none)",
+    )
+
+
+def own_embeddings(arguments: argparse.Namespace) -> OwnEmbeddings:
+    """What the flags of :func:`add_own_embedding_arguments` stand for.
+
+    Raises
+    ------
+    ScDMCError
+        If a file has no name, or two embeddings have one.
+    """
+    files = {}
+    for text in arguments.embedding_files:
+        name, sign, path = text.partition("=")
+        if not sign or not name or not path:
+            raise ScDMCError(f"--embedding_files {text}: write NAME=FILE, such as scGPT=scgpt.csv")
+        if name in files:
+            raise ScDMCError(f"--embedding_files: {name!r} is given twice; give each a name of its own")
+        files[name] = Path(path)
+    return OwnEmbeddings(tuple(arguments.embeddings), files)
 
 
 def add_batch_key_argument(parser: Parser) -> None:

@@ -92,10 +92,12 @@ class PairedBatchOrder(MixedBatchOrder):
         return self.pairs.indices[(first + generator.integers(np.maximum(n_partners, 1)))[has_partner]]
 
 
-def mutual_neighbours(embedding: np.ndarray, batch: np.ndarray, n_neighbors: int) -> scipy.sparse.csr_array:
+def mutual_neighbours(
+    embedding: np.ndarray, batch: np.ndarray, n_neighbors: int, centre_batches: bool = True
+) -> scipy.sparse.csr_array:
     """Pairs of cells of two batches that are among each other's nearest neighbours there (Haghverdi et al. 2018).
 
-    Neighbours are by cosine, after the batches have been moved to one mean. No label is read.
+    Neighbours are by cosine. No label is read.
 
     Parameters
     ----------
@@ -105,12 +107,14 @@ def mutual_neighbours(embedding: np.ndarray, batch: np.ndarray, n_neighbors: int
         Shape (n_cells,).
     n_neighbors
         Neighbours of a cell in each other batch.
+    centre_batches
+        Move the batches to one mean first; not for an embedding that was integrated already.
 
     Returns
     -------
     Shape (n_cells, n_cells), bool, symmetric.
     """
-    centred = centred_batches(embedding, batch)
+    centred = centred_batches(embedding, batch) if centre_batches else np.asarray(embedding, dtype=np.float32)
     directions = normalize(centred - centred.mean(axis=0))
     names = np.asarray(batch, dtype=object).astype(str)
     members = [np.flatnonzero(names == name) for name in np.unique(names)]

@@ -1,6 +1,7 @@
 """The integration benchmark in a notebook, on an AnnData in memory."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,12 +9,14 @@ import pandas as pd
 
 from scdmc.cells.expression import log1p_cp10k, raw_counts
 from scdmc.cells.from_adata import tokenize
+from scdmc.cells.own_embeddings import own_embeddings_of
 from scdmc.cells.results import add_results
-from scdmc.cells.scores import wide_metrics
 from scdmc.files import require_new_folder
+from scdmc.integration.data import integration_data, usable_cells
 from scdmc.integration.options import IntegrationOptions
-from scdmc.integration.results import draw_integration_results, write_integration_tables, write_page
-from scdmc.integration.study import OBSM_KEYS, integration_data, mean_rows, run_benchmark, usable_cells
+from scdmc.integration.results import draw_integration_results, write_page
+from scdmc.integration.study import run_benchmark
+from scdmc.integration.tables import score_tables, write_integration_tables
 from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.loaded import open_model
@@ -31,7 +34,8 @@ def integration_benchmark(
     model: str | Path | ScDMCPreTrainedModel,
     *,
     batch_key: str = "batch",
-    label_key: str = "cell_type",
+    label_key: str | None = "cell_type",
+    embeddings: Sequence[str] = (),
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     **options: object,
@@ -46,7 +50,9 @@ def integration_benchmark(
     model
         Model folder, name of a shipped model, or what :func:`scdmc.load` returned, which stays as it is.
     batch_key, label_key
-        Columns of obs.
+        Columns of obs. With None for ``label_key`` there are only the scores that need no label.
+    embeddings
+        Keys of ``obsm``, such as ``["X_scGPT"]``: embeddings of yours that are scored beside ours.
     output_dir
         Folder for tables, figures and ``report.html``; nothing is written without it.
     overwrite
@@ -55,11 +61,12 @@ def integration_benchmark(
         How the counts are read: fields of :class:`scdmc.reading.options.CountOptions` (``layer``, ``gene_id_column``,
         ``gene_mapping_file``, ``allow_normalized``, ``recompute_totals``, ``species``, ``ortholog_file``). What is
         compared: fields of :class:`scdmc.integration.options.IntegrationOptions`, such as ``methods``, ``adaptation``
-        (``AdaptationSettings(minutes=3)``, say), ``stream``, ``pooling``, ``resolution``, ``seeds``, ``full_scores``.
+        (``AdaptationSettings(minutes=3)``, say), ``head`` (``HeadSettings()``), ``joined``, ``harmony``,
+        ``stream``, ``pooling``, ``protocols``, ``resolution``, ``seeds``.
 
     Returns
     -------
-    Scores, methods x metrics.
+    Mean scores, methods x (protocol, metric): ``table["scib"]["overall"]``. A method that failed has NaN.
 
     Raises
     ------
@@ -71,17 +78,22 @@ def integration_benchmark(
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
     model_directory = open_model(model)
-    cells = tokenize(adata, model=model_directory, obs_columns=list(dict.fromkeys(keys)), **asdict(of_counts))
+    columns = [key for key in dict.fromkeys(keys) if key]
+    cells = tokenize(adata, model=model_directory, obs_columns=columns, **asdict(of_counts))
     usable = usable_cells(cells, model_directory, *keys)
     rows = cells.obs[ROW_COLUMN].to_numpy()
     counts = counts_of_adata(adata, **of_counts.of_counts())
     raw = raw_counts(counts)[rows] if "scvi" in chosen.methods else None
     data = integration_data("adata", cells, usable, keys, log1p_cp10k(counts)[rows], raw)
-    runs = run_benchmark(data, model_directory, place_model, chosen)
-    add_results(adata, rows[usable], {}, {OBSM_KEYS[m]: values for m, values in runs[0].embeddings.items()})
+    names = cells.obs["cell_id"].to_numpy(dtype=str)[usable]
+    own = own_embeddings_of(adata, embeddings, rows[usable], names)
+    data = replace(data, own=own, in_file=frozenset(own))
+    benchmark = run_benchmark(data, model_directory, place_model, chosen)
+    new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
+    add_results(adata, rows[usable], {}, new)
     if output_dir is not None:
         with result_folder(output_dir) as folder:
-            write_integration_tables(folder, runs)
+            write_integration_tables(folder, benchmark, data.name)
             keep_results(folder)
-            write_page(folder, [draw_integration_results(folder, data, runs, keys)])
-    return wide_metrics(pd.DataFrame(mean_rows(runs)))
+            write_page(folder, [draw_integration_results(folder, data, benchmark)])
+    return pd.concat({protocol: table.means for protocol, table in score_tables(benchmark).items()}, axis=1)

@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse
 
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
-from scdmc.cells.scores import full_integration_scores, integration_scores, require_types
+from scdmc.cells.scores import integration_scores, require_types
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.labels import is_missing
 
@@ -29,8 +29,7 @@ class IntegrationResult:
     Attributes
     ----------
     scores
-        See :func:`scdmc.cells.scores.integration_scores`, and :func:`scdmc.cells.scores.full_integration_scores` if
-        asked for.
+        See :func:`scdmc.cells.scores.integration_scores`.
     clusters
         Leiden clusters, shape (n_scored,).
     graph
@@ -40,6 +39,21 @@ class IntegrationResult:
     scores: dict[str, float]
     clusters: np.ndarray
     graph: scipy.sparse.csr_matrix
+
+
+def require_batches(batch: np.ndarray, batch_key: str = "batch", whose: str = "") -> None:
+    """Refuse one batch alone, shape (n_cells,), none missing; ``whose`` says of which cells, for the message.
+
+    Raises
+    ------
+    ScDMCError
+        If there are fewer than two batches.
+    """
+    batches = sorted({str(name) for name in batch})
+    if len(batches) < 2:
+        raise ScDMCError(
+            f"obs[{batch_key!r}] holds one batch only{whose}, {batches[0]!r}; integration needs at least two"
+        )
 
 
 def require_types_in_batches(
@@ -68,12 +82,8 @@ def require_types_in_batches(
     is_scored = require_types(labels, label_key)
     if not is_scored.all():
         logger.info("%d of %d cells have no %s and are not scored", (~is_scored).sum(), len(labels), label_key)
-    batches = sorted({str(name) for name in batch[is_scored]})
-    if len(batches) < 2:
-        whose = "" if is_scored.all() else f" among the {is_scored.sum():,} cells with a {label_key}"
-        raise ScDMCError(
-            f"obs[{batch_key!r}] holds one batch only{whose}, {batches[0]!r}; integration needs at least two"
-        )
+    whose = "" if is_scored.all() else f" among the {is_scored.sum():,} cells with a {label_key}"
+    require_batches(batch[is_scored], batch_key, whose)
     sizes = pd.crosstab(labels[is_scored].astype(str), batch[is_scored].astype(str))
     n_batches = (sizes > 0).sum(axis=1)
     # scib passes over a type in one batch, and over one whose cells are all of different batches.
@@ -137,7 +147,6 @@ def compare_integrations(
     resolution: float = 0.2,
     n_neighbors: int = 15,
     seed: int = 42,
-    unintegrated: np.ndarray | None = None,
 ) -> dict[str, IntegrationResult]:
     """Score embeddings of the same cells, all in the same way.
 
@@ -157,9 +166,6 @@ def compare_integrations(
         Of the neighbour graphs.
     seed
         Of neighbours and Leiden.
-    unintegrated
-        Principal components before integration, shape (n_cells, n_components): with them the scores of
-        :func:`scdmc.cells.scores.full_integration_scores` are added.
 
     Raises
     ------
@@ -174,9 +180,6 @@ def compare_integrations(
         graph = neighbour_graph(scored, n_neighbors, seed)
         clusters = leiden_clusters(graph, resolution, seed)
         scores = integration_scores(scored, labels[is_scored], batch[is_scored], clusters, graph)
-        if unintegrated is not None:
-            before = np.asarray(unintegrated)[is_scored]
-            scores |= full_integration_scores(scored, before, labels[is_scored], batch[is_scored])
         if scores["ARI"] < USELESS_ARI:
             logger.warning(
                 "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then",

@@ -68,10 +68,53 @@ class AdaptationSettings:
         )
 
 
+@dataclass(frozen=True)
+class HeadSettings:
+    """A linear layer on frozen embeddings (:func:`scdmc.integration.contrastive_head.contrastive_head`).
+
+    The values were chosen on one data set of blood, and hold for any number of cells.
+
+    Attributes
+    ----------
+    dimensions
+        Of the layer's output.
+    steps, batch_size, learning_rate
+        Of AdamW; the rate falls to 0 in a straight line.
+    temperature
+        Cosines are divided by it.
+    dropout
+        Share of the features that a cell lacks in each step.
+    neighbors
+        Cells of two batches are partners if each is among so many nearest of the other, after Harmony.
+    """
+
+    dimensions: int = 64
+    steps: int = 300
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    temperature: float = 0.2
+    dropout: float = 0.2
+    neighbors: int = 15
+
+
+# Ways to adapt to the cells: docs/method.md, "Adaptation without labels".
+HEAD, JOINED, ENCODER = ADAPTATIONS = ("head", "joined", "encoder")
+
+
+DEFAULT_ADAPTATION = HEAD
+
+
 METHODS = ("scdmc", "pca", "harmony", "scvi", "scanorama")
 
 
 DEFAULT_METHODS = ("scdmc", "pca", "harmony")
+
+
+# How embeddings are scored by labels: docs/method.md, "Scores of integration".
+PUBLISHED, SCIB = PROTOCOLS = ("published", "scib")
+
+
+DEFAULT_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -83,45 +126,72 @@ class IntegrationOptions:
     methods
         Some of ``METHODS``.
     adaptation
-        With it the row ``scDMC adapted`` is added.
+        With it pre-training goes on with the cells (``encoder``), and a row of the adapted model is added; ``head`` and
+        ``joined`` then come for the adapted model, too.
+    head
+        With it a row is added of principal components, scDMC and a contrastive head on both, joined, then Harmony; and
+        its control without scDMC.
+    joined
+        Add rows of scDMC joined with principal components, then Harmony. Their control is Harmony.
+    harmony
+        Add, for every row of scDMC, the same after Harmony. Harmony was a better second step than moving the batches
+        to one mean in every pair that was measured.
     stream, pooling
         See :func:`scdmc.model.embeddings.cell_embeddings`.
+    protocols
+        Some of :data:`PROTOCOLS`.
     resolution
-        Of Leiden, the same for every method.
+        Of Leiden in the protocol ``published``, the same for every method.
     seeds
         One run for each: of adaptation, PCA, Harmony, scVI, Scanorama, neighbours and Leiden.
-    full_scores
-        Add the scores of :func:`scdmc.cells.scores.full_integration_scores`.
     scvi_epochs
         None for scVI's own choice.
     scvi_accelerator
         Where scVI trains: ``auto``, ``cpu`` or ``gpu``.
-    centre_batches
-        Add rows of scDMC whose batches have been moved to one mean
-        (:func:`scdmc.integration.comparison.centred_batches`).
     """
 
     methods: tuple[str, ...] = DEFAULT_METHODS
     adaptation: AdaptationSettings | None = None
+    head: HeadSettings | None = None
+    joined: bool = False
+    harmony: bool = False
     stream: str = "both"
     pooling: str = "cls"
+    protocols: tuple[str, ...] = PROTOCOLS
     resolution: float = 0.2
-    seeds: tuple[int, ...] = (42,)
-    full_scores: bool = False
+    seeds: tuple[int, ...] = (42, 43, 44)
     scvi_epochs: int | None = None
     scvi_accelerator: str = "auto"
-    centre_batches: bool = False
 
     def __post_init__(self) -> None:
         # Lists are as good.
-        object.__setattr__(self, "methods", tuple(self.methods))
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown:
-            raise ScDMCError(f"methods: {', '.join(map(repr, unknown))} unknown; there are {', '.join(METHODS)}")
-        if not self.methods and self.adaptation is None:
+        for name in ("methods", "seeds", "protocols"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for field, known in (("methods", METHODS), ("protocols", PROTOCOLS)):
+            unknown = [name for name in getattr(self, field) if name not in known]
+            if unknown:
+                raise ScDMCError(f"{field}: {', '.join(map(repr, unknown))} unknown; there are {', '.join(known)}")
+        if not self.methods and not self.adapts:
             raise ScDMCError(f"methods: name at least one of {', '.join(METHODS)}")
+        for field, known in (("protocols", PROTOCOLS), ("seeds", ("42",))):
+            if not getattr(self, field):
+                raise ScDMCError(f"{field}: name at least one, such as {known[0]}")
         require_packages(self.methods)
+        asked = {"--harmony": self.harmony, "--adapt head": self.head is not None, "--adapt joined": self.joined}
+        needs_harmony = [flag for flag, is_asked in asked.items() if is_asked]
+        if needs_harmony and find_spec(PACKAGES["harmony"][0]) is None:
+            flag = needs_harmony[0]
+            raise ScDMCError(f"{flag}: harmonypy not installed; pip install harmonypy, or leave {flag} out")
+        if SCIB in self.protocols and find_spec("scib_metrics") is None:
+            raise ScDMCError(
+                "--protocols: scib-metrics not installed; pip install scib-metrics (or pip install "
+                "'scdmc[integration]'), or take the paper's scores alone: --protocols published"
+            )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether any row is adapted to the cells, which a model that saw labels must not be."""
+        return self.adaptation is not None or self.head is not None or self.joined
 
 
 # Method -> the package that is imported, what pip calls it, and the extra of scDMC that brings it.

@@ -1,36 +1,49 @@
-"""What the integration benchmark leaves: tables, figures, and one page that shows them."""
+"""What the integration benchmark shows: figures, and one page with them and the tables."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from scdmc.cells.clustering import umap_coordinates
-from scdmc.cells.scores import SUMMARY, wide_metrics, write_metrics
-from scdmc.integration.comparison import USELESS_ARI
-from scdmc.integration.study import OBSM_KEYS, SAW_LABELS, IntegrationData, IntegrationRun, mean_rows
-from scdmc.reports.figures import save_figure, score_table_figure, umap_figure, umap_grid_figure
-from scdmc.reports.page import Section, write_report
-from scdmc.reports.tables import best_of_columns, write_csv, write_metric_tables
+from scdmc.cells.scores import SUMMARY
+from scdmc.file_names import file_name_of
+from scdmc.integration.data import IntegrationData
+from scdmc.integration.options import PUBLISHED, SCIB
+from scdmc.integration.scoring import BATCH_SCORES, BIO_SCORES, LABEL_FREE
+from scdmc.integration.study import Benchmark
+from scdmc.integration.tables import best_method, curve_table, method_table, score_tables, summary_lines
+from scdmc.reports.figures import save_figure, umap_figure, umap_grid_figure
+from scdmc.reports.page import Bold, Section, write_report
+from scdmc.reports.score_figures import curves_figure, score_blocks_figure
+from scdmc.reports.tables import BEST_IS_BOLD, ScoreTable
+
+BIO, BATCHES, AVERAGES = "Biology is kept", "Batches mix", "Averages"
 
 
-def write_integration_tables(folder: Path, runs: Sequence[IntegrationRun]) -> None:
-    """Write the tables of one data set, of which there is at least one run; other files in the folder stay."""
-    rows = mean_rows(list(runs))
-    table = write_metrics(folder / "metrics.csv", rows)
-    write_metric_tables(folder, table, _deviations(rows, runs), is_fair(table))
+BLOCKS = {
+    PUBLISHED: {BIO: ("NMI", "ARI", "ASW_label"), BATCHES: ("ASW_batch", "graph_connectivity"), AVERAGES: SUMMARY},
+    SCIB: {BIO: BIO_SCORES, BATCHES: BATCH_SCORES, AVERAGES: SUMMARY},
+    LABEL_FREE: {BIO: ("neighbours_kept",), BATCHES: ("batch_entropy",)},
+}
 
 
-def _deviations(rows: list[dict[str, object]], runs: Sequence[IntegrationRun]) -> pd.DataFrame | None:
-    return wide_metrics(pd.DataFrame(rows), "sd") if len(runs) > 1 else None
+FILES = {PUBLISHED: "scores", SCIB: "scores_scib", LABEL_FREE: "scores_label_free"}
 
 
-def draw_integration_results(
-    folder: Path, data: IntegrationData, runs: Sequence[IntegrationRun], keys: tuple[str, str]
-) -> Section:
-    """Draw the figures of one data set; maps of cells are those of the first run.
+HOW_TO_READ = (
+    "published: the paper's scores, all methods clustered at one resolution. scib: the scores of scIB, each method at "
+    "the resolution whose clusters fit the labels best (its NMI), no score rescaled by what the others reach. Two "
+    "methods that change places between the two protocols are not told apart by these cells.\n\n"
+    "neighbours_kept: of a cell's 15 nearest cells of its own batch before integration (principal components), how "
+    "many are so after it. batch_entropy: how mixed the batches are among a cell's 50 nearest cells. These two need no "
+    "label. Noise mixes best, and no integration keeps every neighbour: read them together."
+)
+
+
+def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
+    """Draw the figures of one data set; maps of cells are those of the first seed.
 
     Parameters
     ----------
@@ -38,131 +51,129 @@ def draw_integration_results(
         Where to; other files in it stay.
     data
         The cells.
-    runs
-        At least one.
-    keys
-        Columns of batch and label, for captions.
+    benchmark
+        What was compared.
 
     Returns
     -------
     The data set's section of the page.
     """
-    rows = mean_rows(list(runs))
-    table, deviations = wide_metrics(pd.DataFrame(rows)), _deviations(rows, runs)
-    caption = f"Integration of {data.name}: the higher the better"
-    scores = save_figure(score_table_figure(table, caption, best_of_columns(table, is_fair(table))), folder / "scores")
-    grid = _draw_maps(folder, data, runs[0], keys)
-    tables = [("Scores" + (f", mean of {len(runs)} runs" if len(runs) > 1 else ""), table.reset_index(names="method"))]
-    if deviations is not None:
-        tables.append((f"Standard deviation over the {len(runs)} runs", deviations.reset_index(names="method")))
-    figures = [("Scores, the higher the better", scores), (f"Cells by {keys[1]} and {keys[0]}", grid)]
-    return Section(data.name, _text(data, table, keys), tables, figures)
+    tables = score_tables(benchmark)
+    figures = [
+        (table.title, _draw_scores(folder, protocol, table, f"{data.name}: {table.title}"))
+        for protocol, table in tables.items()
+    ]
+    curves = curve_table(benchmark)
+    if len(curves):
+        figures.append(("NMI at every resolution; the points are the highest", _draw_curves(folder, curves, data.name)))
+    shown = " and ".join(key for key in reversed(data.keys) if key)
+    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark)))
+    pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
+    pages.append(("What each row is, and how long it took", method_table(benchmark)))
+    failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, figures_first=True)
+
+
+def page_table(table: ScoreTable) -> pd.DataFrame:
+    """Scores as the page shows them: with their standard deviations, the best bold, methods as the first column."""
+    texts = table.texts.astype(object)
+    for row, column in np.argwhere(table.is_best):
+        texts.iat[row, column] = Bold(texts.iat[row, column])
+    texts.columns = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
+    return texts.reset_index(names="method")
 
 
 def write_page(folder: Path, sections: Sequence[Section]) -> None:
     """Write ``report.html``."""
     names = " and ".join(section.title for section in sections)
-    write_report(folder / "report.html", f"Batch integration of {names}", sections)
+    how = Section("How to read the scores", HOW_TO_READ)
+    write_report(folder / "report.html", f"Batch integration of {names}", [*sections, how])
 
 
-@dataclass(frozen=True)
-class StudyTables:
-    """Averages of several data sets side by side: methods x (data set and score)."""
-
-    means: pd.DataFrame
-    is_fair: np.ndarray
-
-
-def write_study_tables(folder: Path, by_data: dict[str, list[IntegrationRun]]) -> StudyTables:
-    """Write what several data sets have in common: all rows in one table, and the averages side by side.
-
-    Parameters
-    ----------
-    folder
-        Where to.
-    by_data
-        Name of a data set -> its runs.
-    """
-    rows = {name: pd.DataFrame(mean_rows(runs)) for name, runs in by_data.items()}
-    write_csv(folder / "metrics.csv", pd.concat(rows, names=["dataset"]).reset_index("dataset"))
-    table = _side_by_side(rows, "value")
-    deviations = _side_by_side(rows, "sd") if all("sd" in of_data for of_data in rows.values()) else None
-    fair = np.all([is_fair(wide_metrics(of_data)).loc[table.index] for of_data in rows.values()], axis=0)
-    write_metric_tables(folder, table, deviations, fair)
-    return StudyTables(table, fair)
-
-
-def draw_study(folder: Path, study: StudyTables) -> Section:
+def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
     """Draw the averages of several data sets; returns their section of the page."""
-    table, caption = study.means, "Integration: the higher the better"
-    best = best_of_columns(table, study.is_fair)
-    figure = save_figure(score_table_figure(table, caption, best), folder / "scores")
+    figures, pages = [], []
+    for protocol, table in tables.items():
+        figures.append((table.title, _draw_scores(folder, protocol, table, table.title)))
+        pages.append((f"{table.title}. {BEST_IS_BOLD}", page_table(table)))
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
-    tables = [("Averages of each data set", table.reset_index(names="method"))]
-    return Section("All data sets", text, tables, [("Averages of each data set", figure)])
+    return Section("All data sets", text, pages, figures, figures_first=True)
 
 
-def _side_by_side(rows: dict[str, pd.DataFrame], values: str) -> pd.DataFrame:
-    parts = [wide_metrics(of_data, values)[list(SUMMARY)].add_prefix(f"{name}: ") for name, of_data in rows.items()]
-    return pd.concat(parts, axis=1)
+def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> Path:
+    columns = table.means.columns
+    if columns.nlevels > 1:
+        names = columns.get_level_values(0).unique()
+        blocks = {name: [column for column in columns if column[0] == name] for name in names}
+    else:
+        blocks = BLOCKS[protocol]
+    averages = [column for column in columns if (column[-1] if isinstance(column, tuple) else column) in SUMMARY]
+    figure = score_blocks_figure(table.means, blocks, averages, title, table.is_best)
+    return save_figure(figure, folder / FILES[protocol])
 
 
-def _draw_maps(folder: Path, data: IntegrationData, run: IntegrationRun, keys: tuple[str, str]) -> Path:
+def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
+    by_method = curves.groupby("method", sort=False)
+    means = {method: part.groupby("resolution")["NMI"].mean() for method, part in by_method}
+    chosen = {method: curve.idxmax() for method, curve in means.items()}
+    labels = ("resolution of Leiden (no unit)", "NMI with the labels, mean of the seeds")
+    return save_figure(
+        curves_figure(means, chosen, f"{name}: clusters at every resolution", labels), folder / "resolution"
+    )
+
+
+def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Path:
     """One figure for each method and one with all; returns the latter."""
-    batch_key, label_key = keys
-    colourings = {label_key: data.labels[data.is_scored], batch_key: data.batch[data.is_scored]}
-    rows = {}
-    for method, result in run.results.items():
-        coordinates = umap_coordinates(run.embeddings[method][data.is_scored], result.graph, run.seed)
-        title = f"{method}: biology {result.scores['AvgBIO']:.2f}, batches {result.scores['AvgBATCH']:.2f}"
-        figure = umap_figure(coordinates, colourings, title, run.seed)
-        save_figure(figure, folder / f"umap_{OBSM_KEYS[method][2:]}")
-        rows[method] = coordinates
-    figure = umap_grid_figure(rows, colourings, f"UMAP of {data.is_scored.sum():,} cells of {data.name}", run.seed)
+    batch_key, label_key = data.keys
+    run, shown = benchmark.runs[0], data.shown
+    colourings = {label_key: data.labels[shown]} if data.has_labels else {}
+    colourings[batch_key] = data.batch[shown]
+    maps = {}
+    for row in benchmark.rows:
+        if row.name not in run.results:
+            continue
+        result = run.results[row.name]
+        maps[row.name] = umap_coordinates(run.embeddings[row.name][shown], result.graph, run.seed)
+        figure = umap_figure(maps[row.name], colourings, _title(row.name, result.scores), run.seed)
+        save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
+    figure = umap_grid_figure(maps, colourings, f"UMAP of {shown.sum():,} cells of {data.name}", run.seed)
     return save_figure(figure, folder / "umap_grid")
 
 
-def is_fair(table: pd.DataFrame) -> pd.Series:
-    """True for methods that saw no label and tell types apart, by method; no other is called the best of anything."""
-    return (table["ARI"] >= USELESS_ARI) & (table.index != SAW_LABELS)
+def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
+    of = scores.get(PUBLISHED) or scores.get(SCIB)
+    if of:
+        return f"{name}: biology {of['AvgBIO']:.2f}, batches {of['AvgBATCH']:.2f}"
+    return f"{name}: {scores[LABEL_FREE]['neighbours_kept']:.0%} of the neighbours kept"
 
 
-def best_method(table: pd.DataFrame) -> str | None:
-    """The method with the highest overall score among those that saw no label and tell types apart; None without any.
-
-    Parameters
-    ----------
-    table
-        Methods x metrics.
-    """
-    fair = table[is_fair(table)]
-    return None if fair.empty else fair["overall"].idxmax()
-
-
-def summary_lines(table: pd.DataFrame) -> list[str]:
-    """Biology and batches of each method apart, for an embedding that merges everything is good at batches alone."""
-    lines = []
-    for method, row in table.iterrows():
-        note = "; tells no types apart" if row["ARI"] < USELESS_ARI else ""
-        lines.append(
-            f"{method}: biology {row['AvgBIO']:.3f}, batches {row['AvgBATCH']:.3f}, overall {row['overall']:.3f}{note}"
+def _text(data: IntegrationData, benchmark: Benchmark, tables: Mapping[str, ScoreTable]) -> str:
+    batch_key, label_key = data.keys
+    n_cells, n_batches = len(data.labels), len(np.unique(data.batch.astype(str)))
+    paragraphs = [f"{n_cells:,} cells of {n_batches} batches ({batch_key})."]
+    if not data.has_labels:
+        return f"{paragraphs[0]} There is no label, so nothing says whether types are kept apart: see the maps, too."
+    paragraphs[0] += (
+        f" {int(data.is_scored.sum()):,} have a {label_key} and are scored. Labels serve for the scores only."
+    )
+    for protocol, table in tables.items():
+        if protocol == LABEL_FREE:
+            continue
+        best = best_method(table)
+        found = (
+            "no method tells the types apart"
+            if best is None
+            else f"the best overall score has {best} ({table.means.loc[best, 'overall']:.3f}){_equals(table, best)}"
         )
-    return lines
+        paragraphs.append(f"{protocol}: {found}. {'; '.join(summary_lines(table))}.")
+    if any(row.saw_labels for row in benchmark.rows):
+        paragraphs.append("A row that saw labels is no fair rival: it was trained with labels, if of other cells.")
+    return "\n\n".join(paragraphs)
 
 
-def _text(data: IntegrationData, table: pd.DataFrame, keys: tuple[str, str]) -> str:
-    batch_key, label_key = keys
-    n_scored, n_cells = int(data.is_scored.sum()), len(data.labels)
-    n_batches = len(np.unique(data.batch.astype(str)))
-    sentences = [
-        f"{n_cells:,} cells of {n_batches} batches ({batch_key}); {n_scored:,} have a {label_key} and are scored.",
-        "Labels serve for the scores only.",
-    ]
-    best = best_method(table)
-    if best is None:
-        sentences.append("No method tells the types apart.")
-    else:
-        sentences.append(f"The best overall score has {best} ({table.loc[best, 'overall']:.3f}).")
-    if SAW_LABELS in table.index:
-        sentences.append(f"{SAW_LABELS} is no fair rival: it was trained with labels, if of other cells.")
-    return " ".join(sentences) + "\n\n" + "; ".join(summary_lines(table)) + "."
+def _equals(table: ScoreTable, best: str) -> str:
+    """Who is within one standard deviation of the best overall score."""
+    place = table.means.columns.get_loc("overall")
+    others = [name for name, bold in zip(table.means.index, table.is_best[:, place], strict=True) if bold]
+    others.remove(best)
+    return f", and within one standard deviation {' and '.join(others)}" if others else ""

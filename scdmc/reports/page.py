@@ -5,6 +5,7 @@ The page reads without JavaScript, on paper and on a phone. Scripts of ours let 
 
 import base64
 import importlib.resources
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,10 @@ LEVELS = ("good", "caution", "bad")
 
 # Figures of 200 dots per inch and text of 7 to 9 points; no narrower than a phone shows.
 DOTS_PER_PIXEL, SMALLEST_WIDTH = 1.6, 320
+
+
+class Bold(str):
+    """Text of a table's cell that the page shows bold."""
 
 
 @dataclass(frozen=True)
@@ -186,12 +191,29 @@ def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
     columns = [
         {
             "name": " ".join(map(str, name)).strip() if isinstance(name, tuple) else name,
-            "is_number": pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype),
+            "is_number": _is_number(column),
         }
-        for name, dtype in zip(table.columns, table.dtypes, strict=True)
+        for name, column in table.items()
     ]
-    rows = [[_as_text(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    rows = [
+        [{"text": _as_text(value), "is_bold": isinstance(value, Bold)} for value in row]
+        for row in table.itertuples(index=False, name=None)
+    ]
     return {"caption": caption, "columns": columns, "rows": rows}
+
+
+# Scores as text (:func:`scdmc.reports.tables.score_texts`).
+SCORE_TEXT = re.compile(r"-?[\d,.]+( ± [\d,.]+)?|–|failed")
+
+
+def _is_number(column: pd.Series) -> bool:
+    """True for a column of numbers, or of scores as text."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return not pd.api.types.is_bool_dtype(column.dtype)
+    texts = column.tolist()
+    return any("." in str(text) for text in texts) and all(
+        isinstance(text, str) and SCORE_TEXT.fullmatch(text) for text in texts
+    )
 
 
 def _as_text(value: object) -> str:

@@ -1,8 +1,10 @@
 """Tables for people: Markdown for a page, LaTeX for a paper (the best of a column is bold), CSV for a spreadsheet."""
 
 import csv
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,25 +25,72 @@ MARKDOWN_ESCAPES = {"|": r"\|", "<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "}
 FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
-def write_metric_tables(
-    folder: Path, means: pd.DataFrame, deviations: pd.DataFrame | None = None, is_fair: np.ndarray | None = None
-) -> None:
-    """Write ``metrics.md`` and ``metrics.tex``.
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of methods by one protocol.
+
+    Attributes
+    ----------
+    title
+        What they are, one line.
+    means
+        Methods x metrics, higher is better; NaN is a dash. Columns may have two levels: data set and metric.
+    deviations
+        Standard deviations of the same; None for one run.
+    is_fair
+        Shape (n_methods,): False for methods that cannot be the best, whatever they score.
+    failures
+        Method -> why it failed.
+    """
+
+    title: str
+    means: pd.DataFrame
+    deviations: pd.DataFrame | None
+    is_fair: np.ndarray
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def texts(self) -> pd.DataFrame:
+        """Scores as text (:func:`score_texts`); a method without any score that failed says so."""
+        texts = score_texts(self.means, self.deviations)
+        texts.loc[texts.index.isin(list(self.failures)) & self.means.isna().all(axis=1).to_numpy()] = "failed"
+        return texts
+
+    @property
+    def notes(self) -> list[str]:
+        """Which methods failed, and why: a line each."""
+        return [f"{name} failed: {why}" for name, why in self.failures.items()]
+
+    @property
+    def is_best(self) -> np.ndarray:
+        """True for the best of each column (:func:`best_of_columns`), shape (n_methods, n_metrics)."""
+        return best_of_columns(self.means, self.is_fair, self.deviations)
+
+
+BEST_IS_BOLD = "Bold: the best of a column, and all within one standard deviation of it."
+
+
+def write_metric_tables(folder: Path, tables: Sequence[ScoreTable], label: str) -> None:
+    """Write ``metrics.md`` and ``metrics.tex``, one table after the other.
 
     Parameters
     ----------
     folder
         Where to.
-    means
-        Methods x metrics, higher is better; NaN is a dash.
-    deviations
-        Standard deviations of the same, if there were several runs.
-    is_fair
-        Shape (n_methods,): False for methods that cannot be the best, whatever they score.
+    tables
+        At least one.
+    label
+        Of the tables in LaTeX, before a number.
     """
-    texts = score_texts(means, deviations)
-    is_best = best_of_columns(means, is_fair)
-    for name, content in (("metrics.md", markdown(texts, is_best)), ("metrics.tex", latex(texts, is_best))):
+    parts, papers = [], [LATEX_HINT]
+    for number, table in enumerate(tables, 1):
+        notes = "".join(f"- {_for_markdown(note)}\n" for note in table.notes)
+        parts.append(
+            f"{_for_markdown(table.title)}\n\n{markdown(table.texts, table.is_best)}" + (f"\n{notes}" if notes else "")
+        )
+        caption = " ".join([f"{table.title}.", BEST_IS_BOLD, *(f"{note}." for note in table.notes)])
+        papers.append(latex_table(latex(table.texts, table.is_best), caption, f"tab:{label}-{number}"))
+    for name, content in (("metrics.md", "\n".join(parts)), ("metrics.tex", "\n".join(papers))):
         with atomic_path(Path(folder) / name) as temporary:
             temporary.write_text(content, encoding="utf8")
 
@@ -61,45 +110,92 @@ def score_texts(means: pd.DataFrame, deviations: pd.DataFrame | None = None) -> 
     return pd.DataFrame(rows, means.index, means.columns)
 
 
-def best_of_columns(means: pd.DataFrame, is_fair: np.ndarray | None = None) -> np.ndarray:
-    """True for the highest scores of each column, equal as printed being equal; shape (n_methods, n_metrics).
+def best_of_columns(
+    means: pd.DataFrame, is_fair: np.ndarray | None = None, deviations: pd.DataFrame | None = None
+) -> np.ndarray:
+    """True for the highest score of each column and all within one standard deviation of it.
 
-    Methods for which ``is_fair``, shape (n_methods,), is False are passed over.
+    Parameters
+    ----------
+    means
+        Methods x metrics, higher is better. Scores that are equal as printed are equal.
+    is_fair
+        Shape (n_methods,): False for methods that are passed over.
+    deviations
+        Standard deviations of the same; the one that counts is that of the highest score. Without it there is none.
+
+    Returns
+    -------
+    Shape (n_methods, n_metrics), bool.
     """
     values = means.to_numpy(dtype=float).round(3)
     if is_fair is not None:
         values[~np.asarray(is_fair)] = np.nan
     highest = np.where(np.isnan(values), -np.inf, values).max(axis=0)
-    return values == highest
+    spread = np.zeros(values.shape[1])
+    if deviations is not None and len(values):
+        of_highest = np.where(np.isnan(values), -np.inf, values).argmax(axis=0)
+        spread = np.nan_to_num(deviations.to_numpy(dtype=float)[of_highest, np.arange(values.shape[1])])
+    return values >= highest - spread
 
 
 def markdown(texts: pd.DataFrame, is_bold: np.ndarray) -> str:
     """A Markdown table, methods x metrics."""
-
-    def escaped(text: object) -> str:
-        return "".join(MARKDOWN_ESCAPES.get(character, character) for character in str(text))
-
-    lines = ["| method | " + " | ".join(map(escaped, texts.columns)) + " |", "|---|" + "---:|" * texts.shape[1]]
+    escaped = _for_markdown
+    names = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
+    lines = ["| method | " + " | ".join(map(escaped, names)) + " |", "|---|" + "---:|" * texts.shape[1]]
     for method, row, bold in zip(texts.index, texts.to_numpy(), is_bold, strict=True):
         cells = [f"**{cell}**" if best else cell for cell, best in zip(row, bold, strict=True)]
         lines.append(f"| {escaped(method)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def _for_markdown(text: object) -> str:
+    return "".join(MARKDOWN_ESCAPES.get(character, character) for character in str(text))
+
+
+LATEX_HINT = "% Needs \\usepackage{booktabs,graphicx}. Take \\resizebox and its braces out of a narrow table.\n"
+
+
+def latex_table(tabular: str, caption: str, label: str) -> str:
+    """A table of a paper around what :func:`latex` gives, as wide as the text, with caption and label."""
+    return (
+        "\\begin{table}[t]\n\\centering\n"
+        f"\\caption{{{_for_latex(caption)}}}\n\\label{{{re.sub('[^A-Za-z0-9:-]+', '-', label)}}}\n"
+        f"\\resizebox{{\\linewidth}}{{!}}{{%\n{tabular}}}\n\\end{{table}}\n"
+    )
+
+
+def _for_latex(text: object) -> str:
+    return "".join(LATEX_ESCAPES.get(character, character) for character in str(text)).replace("–", "--")
+
+
 def latex(texts: pd.DataFrame, is_bold: np.ndarray) -> str:
-    """A LaTeX table (package booktabs), methods x metrics."""
-
-    def escaped(text: object) -> str:
-        return "".join(LATEX_ESCAPES.get(character, character) for character in str(text)).replace("–", "--")
-
+    """A LaTeX table (package booktabs), methods x metrics; of two levels of columns the upper one spans the lower."""
+    escaped = _for_latex
     lines = [r"\begin{tabular}{l" + "r" * texts.shape[1] + "}", r"\toprule"]
-    lines += ["method & " + " & ".join(map(escaped, texts.columns)) + r" \\", r"\midrule"]
+    names = texts.columns
+    if names.nlevels > 1:
+        lines += _spanning_heads(names)
+        names = names.get_level_values(1)
+    lines += ["method & " + " & ".join(map(escaped, names)) + r" \\", r"\midrule"]
     for method, row, bold in zip(texts.index, texts.to_numpy(), is_bold, strict=True):
         cells = [
             rf"\textbf{{{escaped(cell)}}}" if best else escaped(cell) for cell, best in zip(row, bold, strict=True)
         ]
         lines.append(f"{escaped(method)} & " + " & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _spanning_heads(names: pd.MultiIndex) -> list[str]:
+    """Lines of LaTeX above the names of columns: the upper level, with a rule below each of its names."""
+    heads, rules, first = [], [], 2
+    for name, group in itertools.groupby(names.get_level_values(0)):
+        n_columns = len(list(group))
+        heads.append(rf"\multicolumn{{{n_columns}}}{{c}}{{{_for_latex(name)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + n_columns - 1}}}")
+        first += n_columns
+    return [" & " + " & ".join(heads) + r" \\", " ".join(rules)]
 
 
 def write_csv_files(output_dir: Path, tables: Mapping[str, pd.DataFrame]) -> None:

@@ -9,6 +9,7 @@ from scdmc.annotation.options import FINE_TUNED, LOGISTIC_REGRESSION
 from scdmc.cells.scores import metric_rows, wide_metrics
 from scdmc.cells.splits import PARTS
 from scdmc.files import atomic_path
+from scdmc.integration.options import PUBLISHED
 from scdmc.reports.page import Section, write_report
 from scdmc.training.guessing import best_guess
 
@@ -31,6 +32,9 @@ def write_demo_report(demo: Path) -> dict[str, pd.DataFrame]:
     Task -> methods x metrics.
     """
     tables = {task: pd.read_csv(demo / task / "metrics.csv") for task in TASKS}
+    of_integration = tables["integration"]
+    published = of_integration[of_integration["protocol"] == PUBLISHED]
+    tables["integration"] = published[["task", "method", "metric", "value"]]
     wide = {task: wide_metrics(table) for task, table in tables.items()}
     pretraining = pd.DataFrame(metric_rows("pre-training", "scDMC", pretraining_metrics(demo)))
     with atomic_path(demo / "metrics.csv") as temporary:

@@ -247,6 +247,17 @@ def read_tokenized(
     return concatenate_cells(parts)
 
 
+def kept_columns(dataset_path: Path) -> list[str]:
+    """Names of the columns of tokenized parquet; no cell is read.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no data.
+    """
+    return pq.read_schema(parquet_files(dataset_path)[0]).names
+
+
 def read_obs_columns(dataset_path: Path, obs_columns: Sequence[str]) -> pa.Table:
     """Kept obs columns of tokenized parquet, one row per cell; no token is read.
 

@@ -10,15 +10,16 @@ from tests.task_scripts import run
 def test_scores_of_an_earlier_run_do_not_survive_a_run_without_labels(scripts, capsys, tmp_path, adata, model_path):
     adata[:60].write_h5ad(tmp_path / "few.h5ad")
     few, output = tmp_path / "few.h5ad", tmp_path / "out"
-    run(scripts, capsys, "cluster", model_path, few, output, "--label_key", "cell_type")
+    run(scripts, capsys, "cluster", model_path, few, output, "--label_key", "cell_type", "--resolution", "1")
     assert (output / "metrics.csv").exists()
     assert (output / "umap_pca.pdf").exists()
     assert (output / "marker_genes.csv").exists()
     status, _ = run(scripts, capsys, "cluster", model_path, few, output, "--overwrite", "--baselines", "none",
-                    "--markers", "0")  # fmt: skip
+                    "--markers", "0", "--resolution", "1")  # fmt: skip
     assert status == 0
     assert sorted(path.name for path in output.iterdir()) == [
-        "cluster_sizes.csv", "clustered.h5ad", "clusters.csv", "manifest.json", "umap.pdf", "umap.png"]  # fmt: skip
+        "cluster_sizes.csv", "clustered.h5ad", "clusters.csv", "manifest.json", "report.html", "umap.pdf",
+        "umap.png"]  # fmt: skip
 
 
 def test_the_encoder_of_a_classifier_is_not_clustered_as_if_it_had_seen_no_label(
@@ -32,7 +33,7 @@ def test_the_encoder_of_a_classifier_is_not_clustered_as_if_it_had_seen_no_label
 
 @pytest.mark.slow
 def test_the_oracle_is_a_row_of_its_own_and_needs_labels(scripts, capsys, tmp_path, islets_path, model_path):
-    more = ("--baselines", "none", "--markers", "0", "--oracle")
+    more = ("--baselines", "none", "--markers", "0", "--oracle", "--resolution", "1")
     status, error = run(scripts, capsys, "cluster", model_path, islets_path, tmp_path / "out", *more)
     assert status == 2
     assert "--label_key" in error[0]

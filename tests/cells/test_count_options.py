@@ -53,9 +53,12 @@ def fine_tuned(adata, model, folder, **options):
     return pd.read_csv(folder / "predictions.csv").filter(like="probability").to_numpy(dtype=float)
 
 
+QUICK = {"seeds": [42], "protocols": ["published"]}
+
+
 def integrated(adata, model, _, **options):
     adata.obs["batch"] = np.resize(["one", "two"], adata.n_obs)
-    scdmc.integration_benchmark(adata, model, methods=["scdmc", "pca"], **options)
+    scdmc.integration_benchmark(adata, model, methods=["scdmc", "pca"], **QUICK, **options)
     return np.hstack([adata.obsm["X_scDMC"], np.abs(adata.obsm["X_pca"][:, :3])])
 
 

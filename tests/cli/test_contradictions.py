@@ -24,7 +24,7 @@ FOLDER = (*TASK, "--output_dir", "output")
             (*FOLDER, "--regulons", "r.csv", "--graph_score", "perturbation", "--perturbed_factors", "0"),
             "--graph_score perturbation needs factors that are perturbed",
         ),
-        ("integration", (*FOLDER, "--adapt_steps", "3"), "--adapt_steps has no effect without --adapt"),
+        ("integration", (*FOLDER, "--adapt_steps", "3"), "--adapt_steps has no effect without --adapt encoder"),
         ("integration", (*TASK, "absent.h5ad"), "--data_path: two data sets are called absent"),
         ("perturb", FOLDER, "nothing to perturb: name --genes, or --gene_sets"),
     ],

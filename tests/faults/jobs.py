@@ -102,6 +102,7 @@ def other_labels(folder):
     return {"data_path": folder / "renamed.h5ad"}
 
 
+ONE_QUICK_ROW = {"methods": ["scdmc"], "seeds": 1, "protocols": ["published"]}
 JOBS = {
     "tokenize": Job("tokenizer/tokenizer_combine.py", tokenizing(), "tokens", resumes=True, weight=8),
     "tokenize over an older one": Job(
@@ -133,14 +134,15 @@ JOBS = {
     "embed over an older one": Job(
         "downstream_tasks/embed.py", a_file("model", "embedded.h5ad"), "h5ad", other(stream="rank"), weight=6
     ),
-    "cluster": Job("downstream_tasks/cluster.py", a_folder(baselines="none", n_neighbors=5), "files"),
+    "cluster": Job("downstream_tasks/cluster.py", a_folder(baselines="none", n_neighbors=5, resolution=1), "files"),
     "cluster over an older one": Job(
-        "downstream_tasks/cluster.py", a_folder(baselines="none", n_neighbors=5, label_key="cell_type"), "files",
+        "downstream_tasks/cluster.py", a_folder(baselines="none", n_neighbors=5, resolution=1, label_key="cell_type"),
+        "files",
         other(stream="rank"),
     ),
-    "integrate": Job("downstream_tasks/integration.py", a_folder(methods=["scdmc"]), "files", weight=3),
+    "integrate": Job("downstream_tasks/integration.py", a_folder(**ONE_QUICK_ROW), "files", weight=3),
     "integrate over an older one": Job(
-        "downstream_tasks/integration.py", a_folder(methods=["scdmc"]), "files", other(stream="rank"), weight=3
+        "downstream_tasks/integration.py", a_folder(**ONE_QUICK_ROW), "files", other(stream="rank"), weight=3
     ),
     "export": Job(
         "pretrain/export_model.py", lambda folder, out: {"model": folder / "model", "output_dir": out}, "model",

@@ -290,7 +290,10 @@ RUNS = {
     "cluster with labels": (
         "downstream_tasks/cluster.py", on_cells(label_key="cell_type", baselines="none"), check_tables,
     ),
-    "integrate": ("downstream_tasks/integration.py", on_cells(methods=["scdmc", "pca"]), check_tables),
+    "integrate": (
+        "downstream_tasks/integration.py",
+        on_cells(methods=["scdmc", "pca"], seeds=1, protocols=["published"]), check_tables,
+    ),
     "modules": (
         "downstream_tasks/gene_modules.py", on_cells(min_cells_per_gene=3, resolutions=[1.0], **TYPED), check_tables,
     ),

@@ -1,5 +1,6 @@
-"""The integration benchmark: each method on real cells, adaptation, several seeds and data sets, what is refused."""
+"""The integration benchmark: each method on real cells, adaptation, tables, what is refused."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -18,16 +19,17 @@ from scdmc.errors import ScDMCError
 from scdmc.integration import options as integration_options
 from scdmc.integration.adaptation import MixedBatchOrder, PairedBatchOrder, adapted_encoder, mutual_neighbours
 from scdmc.integration.comparison import centred_batches
+from scdmc.integration.data import usable_cells
 from scdmc.integration.methods import pca_of_variable_genes, scanorama, scvi
 from scdmc.integration.options import AdaptationSettings, IntegrationOptions, require_packages
-from scdmc.integration.results import best_method, is_fair, summary_lines
-from scdmc.integration.study import SAW_LABELS, usable_cells
+from scdmc.integration.rows import SAW_LABELS
+from scdmc.integration.tables import best_method, summary_lines
 from scdmc.labels import labels_of
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load_classifier_for_training, load_model, save_model_directory
-from scdmc.reports.tables import best_of_columns, latex, markdown, score_texts
+from scdmc.reports.tables import ScoreTable, best_of_columns, latex, markdown, score_texts
 from scdmc.result_folders import result_folder
 from scdmc.tokens.medians import GeneMedians
 from tests.small_models import save_small_model
@@ -41,7 +43,6 @@ def model_path(tmp_path_factory):
 
 
 CONTEXT = 64
-SIX = ("ARI", "NMI", "ASW_label", "ASW_batch", "graph_connectivity", "AvgBIO", "AvgBATCH", "overall")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,15 @@ def integration(load_script):
 
 
 def command(model, output, *data):
-    return ["--model_path", str(model), "--output_dir", str(output), "--tokenized_data_path", *map(str, data)]
+    """A quick run: one seed, the paper's scores."""
+    quick = ["--seeds", "1", "--protocols", "published"]
+    return ["--model_path", str(model), "--output_dir", str(output), "--tokenized_data_path", *map(str, data), *quick]
+
+
+def published(folder):
+    """Methods x metrics of the paper's protocol."""
+    metrics = pd.read_csv(folder / "metrics.csv")
+    return wide_metrics(metrics[metrics["protocol"] == "published"].drop(columns="protocol"))
 
 
 def separation(embedding, groups):
@@ -265,17 +274,18 @@ def test_the_full_table_tells_mixed_from_unmixed_and_kept_from_merged_types():
 def table():
     rows = {"ours_1": [0.8, 0.61, 0.7], "PCA": [0.8, np.nan, 0.6], "merged": [0.01, 0.9, 0.99], SAW_LABELS: [0.9, 1, 1]}
     wide = pd.DataFrame.from_dict(rows, orient="index", columns=["ARI", "AvgBATCH", "overall"])
-    return wide.assign(AvgBIO=wide["ARI"])
+    fair = np.array([True, True, False, False])
+    return ScoreTable("scores", wide.assign(AvgBIO=wide["ARI"]), None, fair)
 
 
 def test_an_embedding_that_merges_everything_or_saw_labels_is_not_the_best(table):
     assert best_method(table) == "ours_1"
-    assert best_method(table.loc[["merged", SAW_LABELS]]) is None
+    assert best_method(dataclasses.replace(table, is_fair=np.zeros(4, dtype=bool))) is None
     assert "merged: biology 0.010, batches 0.900, overall 0.990; tells no types apart" in summary_lines(table)
 
 
 def test_tables_for_pages_and_papers_have_the_best_in_bold(table):
-    shown = table.loc[["ours_1", "PCA"], ["ARI", "AvgBATCH"]]
+    shown = table.means.loc[["ours_1", "PCA"], ["ARI", "AvgBATCH"]]
     texts = score_texts(shown, pd.DataFrame([[0.0123, np.nan], [0.5, 0]], shown.index, shown.columns))
     assert markdown(texts, best_of_columns(shown)).splitlines() == [
         "| method | ARI | AvgBATCH |",
@@ -283,49 +293,22 @@ def test_tables_for_pages_and_papers_have_the_best_in_bold(table):
         "| ours_1 | **0.800 ± 0.012** | **0.610** |",
         "| PCA | **0.800 ± 0.500** | – |",
     ]
-    everything = table[["ARI", "AvgBATCH"]]
-    is_bold = best_of_columns(everything, is_fair(table))
+    is_bold = best_of_columns(table.means[["ARI", "AvgBATCH"]], table.is_fair)
     assert is_bold.tolist() == [[True, True], [True, False], [False, False], [False, False]]
     assert r"ours\_1 & \textbf{0.800 $\pm$ 0.012} & \textbf{0.610} \\" in latex(texts, best_of_columns(shown))
 
 
+def test_bold_is_the_best_and_all_within_its_standard_deviation_and_a_failed_row_says_so():
+    means = pd.DataFrame({"a": [0.9, 0.88, 0.8, np.nan]}, index=["best", "near", "far", "broken"])
+    deviations = pd.DataFrame({"a": [0.02, 0.5, 0.5, np.nan]}, index=means.index)
+    assert best_of_columns(means, None, deviations)[:, 0].tolist() == [True, True, False, False]
+    assert best_of_columns(means)[:, 0].tolist() == [True, False, False, False]
+    failed = ScoreTable("t", means, deviations, np.ones(4, dtype=bool), {"broken": "no memory"})
+    assert failed.texts["a"].tolist()[-2:] == ["0.800 ± 0.500", "failed"]
+    assert failed.notes == ["broken failed: no memory"]
+
+
 # --- the command
-
-
-def test_several_seeds_and_data_sets_have_means_tables_and_one_page(integration, tmp_path, model_path, adata, capsys):
-    few = adata[adata.obs["cell_type"].isin(["beta", "ductal"])]
-    for name, part in (("one", few[::2]), ("two", few[1::2])):
-        part.copy().write_h5ad(tmp_path / f"{name}.h5ad")
-    paths = [tmp_path / "one.h5ad", tmp_path / "two.h5ad"]
-    with result_folder(tmp_path / "out") as folder:
-        for name in ("umap_grid.pdf", "umap_harmony.png"):
-            (folder / name).write_text("of an earlier run on one data set")
-    more = ["--seeds", "2", "--adapt", "--adapt_steps", "2", "--batch_balanced", "--adapt_queue_size", "16"]
-    more += ["--centre_batches", "--methods", "pca", "--overwrite"]
-    assert integration([*command(model_path, tmp_path / "out", *paths), *more]) == 0
-    out = tmp_path / "out"
-    metrics = pd.read_csv(out / "metrics.csv")
-    assert list(metrics) == ["dataset", "task", "method", "metric", "value", "sd", "runs"]
-    assert set(metrics["dataset"]) == {"one", "two"}
-    assert set(metrics["method"]) == {"scDMC adapted", "scDMC adapted, centred", "PCA, not integrated"}
-    assert (metrics["runs"] == 2).all()
-    assert metrics[["value", "sd"]].notna().all().all()
-    for name in ("one", "two"):
-        own = pd.read_csv(out / name / "metrics.csv")
-        assert set(own["metric"]) == set(SIX)
-        joined = metrics[metrics["dataset"] == name].drop(columns="dataset").reset_index(drop=True)
-        pd.testing.assert_frame_equal(own, joined)
-        for file in ("scores.png", "umap_grid.png", "umap_scDMC_adapted.pdf", "metrics.md", "metrics.tex"):
-            assert (out / name / file).stat().st_size > 0
-        integrated = anndata.read_h5ad(out / name / "integrated.h5ad")
-        assert set(integrated.obsm) == {"X_scDMC_adapted", "X_scDMC_adapted_centred", "X_pca"}
-    in_common = {"manifest.json", "metrics.csv", "metrics.md", "metrics.tex", "report.html", "scores.pdf", "scores.png"}
-    assert {path.name for path in out.iterdir()} == {*in_common, "one", "two"}
-    page = (out / "report.html").read_text(encoding="utf8")
-    assert page.count("data:image/png;base64,") == 5
-    assert "one: overall" in page
-    assert "scDMC adapted: biology" in capsys.readouterr().out
-    assert not list(out.rglob(".*partial*"))
 
 
 def test_methods_can_be_chosen_and_old_figures_of_others_go(integration, tmp_path, model_path, islets_path):
@@ -345,29 +328,14 @@ def few_path(tmp_path, adata):
     return tmp_path / "few.h5ad"
 
 
-def test_the_full_table_is_written_beside_the_six(integration, tmp_path, model_path, few_path):
-    pytest.importorskip("scib_metrics", reason="scib-metrics is not installed")
-    out = tmp_path / "out"
-    assert integration([*command(model_path, out, few_path), "--methods", "pca", "--full_scores"]) == 0
-    scores = wide_metrics(pd.read_csv(out / "metrics.csv"))
-    assert list(scores.index) == ["PCA, not integrated"]
-    more = ["isolated_labels", "cLISI", "iLISI", "kBET", "PCR_comparison"]
-    assert set(scores) == {*SIX, *more}
-    assert scores.drop(columns="kBET").notna().all().all()  # which needs larger types
-    assert ((scores[more] >= 0) & (scores[more] <= 1) | scores[more].isna()).all().all()
-    assert scores.loc["PCA, not integrated", "PCR_comparison"] == 0  # beside itself
-    header = (out / "metrics.md").read_text().splitlines()[0]
-    assert [name.strip() for name in header.strip("|").split("|")] == ["method", *scores.columns]
-
-
 def test_adapting_for_a_while_stops_by_the_clock_and_changes_the_embedding(
     integration, tmp_path, model_path, few_path, capsys
 ):
-    more = ["--methods", "scdmc", "--adapt", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
+    more = ["--methods", "scdmc", "--adapt", "encoder", "--adapt_minutes", "0.02", "--adapt_learning_rate", "0.01"]
     more += ["--adapt_batch_size", "4", "--adapt_mutual_neighbors", "5", "--adapt_view_dropout", "0.2"]
     more += ["--adapt_mlm_weight", "0", "--adapt_momentum", "0.9", "--dtype", "bfloat16"]
     assert integration([*command(model_path, tmp_path / "out", few_path), *more]) == 0
-    scores = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))
+    scores = published(tmp_path / "out")
     assert list(scores.index) == ["scDMC zero-shot", "scDMC adapted"]
     assert scores.notna().all().all()
     n_steps = int(re.search(r"adapted in (\d+) steps", capsys.readouterr().err)[1])
@@ -411,7 +379,7 @@ def test_a_classifier_is_marked_and_its_training_cells_are_left_out(
     embedding = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad").obsm["X_scDMC"]
     assert (np.isfinite(embedding).all(axis=1) == ~trained).all()
     assert f"the {trained.sum()} cells that it was trained on are left out" in capsys.readouterr().err
-    arguments = [*command(classifier_path, tmp_path / "other", islets_path), "--adapt", "--adapt_steps", "1"]
+    arguments = [*command(classifier_path, tmp_path / "other", islets_path), "--adapt", "encoder", "--adapt_steps", "1"]
     assert integration(arguments) == 2
     assert "is a classifier; adapt a pre-trained model" in capsys.readouterr().err
 
@@ -419,9 +387,9 @@ def test_a_classifier_is_marked_and_its_training_cells_are_left_out(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--adapt_steps", "5"], "--adapt_steps has no effect without --adapt; leave it out"),
-        (["--adapt_momentum", "0"], "--adapt_momentum has no effect without --adapt; leave it out"),
-        (["--batch_balanced"], "--batch_balanced has no effect without --adapt; leave it out"),
+        (["--adapt_steps", "5"], "--adapt_steps has no effect without --adapt encoder; leave it out"),
+        (["--adapt_momentum", "0"], "--adapt_momentum has no effect without --adapt encoder; leave it out"),
+        (["--batch_balanced"], "--batch_balanced has no effect without --adapt encoder; leave it out"),
         (["--scvi_epochs", "5"], "--scvi_epochs has no effect without scvi among --methods; leave it out"),
     ],
     ids=str,
@@ -477,9 +445,10 @@ def test_batches_of_single_cells_are_refused(model_directory, cells):
 
 def test_the_function_gives_the_scores_of_the_command_and_adds_embeddings(integration, tmp_path, model_path, few_path):
     few = anndata.read_h5ad(few_path)
-    table = scdmc.integration_benchmark(few, model_path, batch_key="batch", label_key="cell_type")
+    quick = {"seeds": [42], "protocols": ["published"]}
+    table = scdmc.integration_benchmark(few, model_path, batch_key="batch", label_key="cell_type", **quick)["published"]
     assert integration(command(model_path, tmp_path / "out", few_path)) == 0
-    written = wide_metrics(pd.read_csv(tmp_path / "out" / "metrics.csv"))
+    written = published(tmp_path / "out")
     pd.testing.assert_frame_equal(table, written)
     assert table.loc["Harmony", "overall"] > 0.7
     integrated = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad")
@@ -490,11 +459,17 @@ def test_the_function_gives_the_scores_of_the_command_and_adds_embeddings(integr
 
 def test_the_function_writes_the_same_folder_on_request(tmp_path, model_path, adata):
     few = adata[adata.obs["cell_type"].isin(["beta", "ductal"])].copy()
-    scdmc.integration_benchmark(few, model_path, methods=["pca"], output_dir=tmp_path / "out")
+    quick = {"methods": ["pca"], "seeds": [42], "protocols": ["published"], "output_dir": tmp_path / "out"}
+    few.obsm["X_mine"] = np.asarray(few.X[:, :5].toarray())
+    table = scdmc.integration_benchmark(few, model_path, embeddings=["X_mine"], **quick)
+    assert list(table.index) == ["PCA, not integrated", "X_mine"]
+    np.testing.assert_array_equal(few.obsm["X_mine"], few.X[:, :5].toarray())
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"metrics.csv", "metrics.md", "metrics.tex", "scores.png", "umap_grid.png", "report.html"} <= names
     with pytest.raises(ScDMCError, match="exists already"):
-        scdmc.integration_benchmark(few, model_path, methods=["pca"], output_dir=tmp_path / "out")
+        scdmc.integration_benchmark(few, model_path, **quick)
+    with pytest.raises(ScDMCError, match="obsm has no 'X_none'; there are X_mine, X_pca"):
+        scdmc.integration_benchmark(few, model_path, embeddings=["X_none"], methods=["pca"])
 
 
 def test_the_function_refuses_a_missing_column(model_path, adata):

@@ -2,6 +2,7 @@
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 from scdmc.errors import ScDMCError
@@ -16,6 +17,11 @@ def test_one_batch_is_refused_by_integration(scripts, capsys, tmp_path, adata, m
     status, error = run(scripts, capsys, "integration", model_path, tmp_path / "one.h5ad", tmp_path / "out")
     assert status == 2
     assert "only" in error[0]
+    del one.obs["cell_type"]  # without labels, too
+    one.write_h5ad(tmp_path / "one.h5ad")
+    status, error = run(scripts, capsys, "integration", model_path, tmp_path / "one.h5ad", tmp_path / "out")
+    assert (status, error) == (2, [
+        "error: obs['batch'] holds one batch only, 'only'; integration needs at least two"])  # fmt: skip
 
 
 @pytest.mark.slow
@@ -25,9 +31,17 @@ def test_cells_without_a_type_are_integrated_but_not_scored(scripts, capsys, tmp
     partly.obs["batch"] = partly.obs["batch"].astype(object)
     partly.obs.iloc[:20, partly.obs.columns.get_loc("cell_type")] = ""
     partly.obs.iloc[20:25, partly.obs.columns.get_loc("batch")] = ""
+    partly.obs.iloc[25:28, partly.obs.columns.get_loc("cell_type")] = np.nan
+    partly.obs.iloc[24, partly.obs.columns.get_loc("batch")] = "lonely"  # a batch of one cell
+    is_beta = partly.obs["cell_type"] == "beta"
+    partly.obs.loc[partly.obs_names[is_beta][-20:], "batch"] = "beta only"  # a batch of one type
     partly.write_h5ad(tmp_path / "partly.h5ad")
-    status, _ = run(scripts, capsys, "integration", model_path, tmp_path / "partly.h5ad", tmp_path / "out")
+    more = ("--seeds", "1", "--protocols", "scib")
+    status, _ = run(scripts, capsys, "integration", model_path, tmp_path / "partly.h5ad", tmp_path / "out", *more)
     assert status == 0
+    metrics = pd.read_csv(tmp_path / "out" / "metrics.csv")
+    assert set(metrics["protocol"]) == {"scib", "label_free"}
+    assert metrics["value"].between(0, 1).all()
     integrated = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad")
     for key in ("X_scDMC", "X_pca", "X_harmony"):
         has_embedding = np.isfinite(integrated.obsm[key]).all(axis=1)

@@ -58,7 +58,7 @@ def modules(adata, model, _):
 
 
 def integrated(adata, model, _):
-    scores = scdmc.integration_benchmark(adata.copy(), model, methods=["scdmc"])
+    scores = scdmc.integration_benchmark(adata.copy(), model, methods=["scdmc"], seeds=[42], protocols=["published"])
     return scores.to_numpy(dtype=float)
 
 

@@ -23,11 +23,11 @@ from scdmc.reports.figures import (
     MOST_PIXELS,
     largest_groups,
     save_figure,
-    score_table_figure,
     shortened,
     umap_figure,
     umap_grid_figure,
 )
+from scdmc.reports.score_figures import score_blocks_figure
 from scdmc.tokens.report import share_figure
 
 ODD = [
@@ -64,7 +64,9 @@ def figures():
         "umap": umap_figure(points, dict.fromkeys(MANY[:30], true), title),
         "together": umap_figure(points, {"a": true, "b": predicted}, title, same_colours=True),
         "grid": umap_grid_figure({MANY[4]: points}, dict.fromkeys(MANY[:30], true), title),
-        "scores": score_table_figure(numbers.iloc[:18, :18], title, np.zeros((18, 18), bool)),
+        "scores": score_blocks_figure(
+            numbers.iloc[:18, :18], {title: list(numbers)[:18]}, [], title, np.zeros((18, 18), bool)
+        ),
         "heat_map": heat_map_figure(numbers, title, "c", "x", "y", starred=numbers > 1),
         "bars": bar_panels_figure(dict.fromkeys(MANY, few), title, "x"),
         "dots": grouped_dots_figure(numbers.iloc[:, :18], title, "x"),

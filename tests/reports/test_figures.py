@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 
 from scdmc.annotation.figures import confusion_matrix_figure, per_class_figure, reliability_figure
 from scdmc.errors import ScDMCError
-from scdmc.reports.figures import group_colours, save_figure, score_table_figure, series_colour, umap_figure
+from scdmc.reports.figures import group_colours, save_figure, series_colour, umap_figure
+from scdmc.reports.score_figures import score_blocks_figure
 from scdmc.reports.tables import best_of_columns
 from scdmc.studies.figures import dot_plot_figure, scaling_figure
 from scdmc.training.figures import loss_curve_figure
@@ -194,20 +196,19 @@ def test_a_history_without_steps_or_losses_is_refused(columns):
         loss_curve_figure(pd.DataFrame(1.0, index=range(2), columns=columns), "t")
 
 
-def test_the_best_score_of_each_column_is_bold_and_gaps_stay_blank():
-    scores = pd.DataFrame({"ARI": [0.5, 0.9004], "NMI": [np.nan, 0.3], "tied": [0.7, 0.7]}, index=["ours", "PCA"])
-    axes = score_table_figure(scores, "t", best_of_columns(scores)).axes[0]
-    shown = {text.get_position(): (text.get_text(), text.get_weight()) for text in axes.texts}
-    assert shown == {
-        (0, 0): ("0.500", "normal"),
-        (0, 1): ("0.900", "bold"),
-        (1, 1): ("0.300", "bold"),
-        (2, 0): ("0.700", "bold"),
-        (2, 1): ("0.700", "bold"),
-    }
-    colours = axes.images[0].get_array()
-    assert colours[1, 0] > colours[0, 0]
-    assert colours.mask[0, 1]
+def test_scores_are_circles_and_bars_on_one_scale_and_the_best_are_bold():
+    scores = pd.DataFrame({"ARI": [0.5, 0.9004], "NMI": [np.nan, 0.3], "overall": [0.5, 0.7]}, index=["ours", "PCA"])
+    blocks = {"Biology": ["ARI", "NMI"], "Averages": ["overall"]}
+    axes = score_blocks_figure(scores, blocks, ["overall"], "t", best_of_columns(scores)).axes[0]
+    shown = [(text.get_text(), text.get_weight()) for text in axes.texts]
+    for text in (("0.50", "normal"), ("0.90", "bold"), ("0.30", "bold"), ("0.70", "bold"), ("–", "normal")):
+        assert text in shown
+    assert {"Biology", "Averages", "ours", "PCA", "ARI"} <= {text for text, _ in shown}
+    light = [sum(patch.get_facecolor()[:3]) for patch in axes.patches if isinstance(patch, Circle)]
+    assert len(light) == 3
+    assert light[1] < light[0] < light[2]  # 0.9 is darkest, 0.3 palest, whatever the column
+    bars = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert bars[0] / bars[1] == pytest.approx(0.5 / 0.7)
 
 
 def test_panels_that_share_their_groups_share_colours_and_numbers():

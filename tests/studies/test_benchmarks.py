@@ -18,6 +18,7 @@ SMALLEST = {
     "annotate_speed": f"{SMALL_ENCODER} --cells 20 --n_genes 400 --genes_per_cell 50 --max_length 32",
     "data_loading": "--cells 40 --max_length 64 --batch_size 8",
     "embedding": f"{SMALL_ENCODER} --cells 4 --shortest 8 --longest 16 --rounds 1",
+    "integration_speed": f"{SMALL_ENCODER} --cells 120 --n_batches 2 --n_genes 60 --seeds 1",
     "pretrain_step": f"{SMALL_ENCODER} --batch_size 2 --shortest 8 --longest 16 --steps 1 --rounds 1",
 }
 
@@ -107,3 +108,12 @@ def test_no_benchmark_is_left_out():
         "probe",
         "tokenize_cells",
     }
+
+
+def test_the_integration_benchmark_is_measured_by_method_and_in_memory():
+    *methods, whole = printed_by("integration_speed").splitlines()
+    seconds = dict(numbers_of(row) for row in methods)
+    assert set(seconds) == {"scDMC, random weights", "PCA, not integrated", "Harmony", "Scanorama"}
+    told = re.fullmatch(r"all of 120 cells: ([\d.]+) s; memory at its peak ([\d,]+) MiB", whole)
+    assert 0 < sum(value for (value,) in seconds.values()) <= float(told[1]) + 0.5
+    assert float(told[2].replace(",", "")) > 100

@@ -1,0 +1,41 @@
+"""The integration benchmark on random cells: seconds of each method, scores included, and the peak of memory.
+
+Weights and cells are random, which changes little about the time. scVI, whose time is that of its epochs, is left out.
+"""
+
+import argparse
+
+from scdmc.cli.arguments import add_encoder_size_arguments, encoder_sizes
+from scdmc.cli.parser import argument_parser, positive_int, script
+
+EXAMPLES = ("{prog} --cells 20000 --n_batches 5", "{prog} --cells 2000 --seeds 1")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of the benchmark; the defaults are those of the documentation."""
+    parser = argument_parser(__doc__, EXAMPLES)
+    add_encoder_size_arguments(parser)
+    parser.add_argument("--cells", type=positive_int, default=20_000, help="cells")
+    parser.add_argument("--n_batches", type=positive_int, default=5, help="batches")
+    parser.add_argument("--n_genes", type=positive_int, default=2_000, help="genes")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="seeds of all that is drawn")
+    return parser.parse_args(argv)
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Print the table."""
+    arguments = parse_arguments(argv)
+
+    from scdmc.studies.integration_speed import measure_integration, random_data
+
+    data = random_data(arguments.cells, arguments.n_batches, arguments.n_genes)
+    table, seconds, peak = measure_integration(data, encoder_sizes(arguments), arguments.seeds)
+    for row in table.itertuples():
+        print(f"{row.method:<28}{row.seconds:>10.1f}")
+    print(f"all of {arguments.cells:,} cells: {seconds:.1f} s; memory at its peak {peak:,.0f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

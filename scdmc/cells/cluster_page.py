@@ -1,0 +1,143 @@
+"""The page of a clustering: what the clusters are, how large, how stable, and where they lie."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scdmc.cells.cluster_markers import cluster_sizes
+from scdmc.cells.cluster_results import Clustering
+from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.page import Section, write_report
+
+NAMING_GENES, LEAST_SHARE, GENES_SHOWN = 3, 0.5, 10
+
+
+def cluster_names(sizes: pd.DataFrame, markers: pd.DataFrame) -> dict[str, str]:
+    """Cluster -> what it is called: its number, the label of most of its labelled cells, its first marker genes.
+
+    Parameters
+    ----------
+    sizes
+        From :func:`scdmc.cells.cluster_markers.cluster_sizes`. A label that less than half of the labelled cells have
+        gives no name.
+    markers
+        From :func:`scdmc.cells.cluster_markers.marker_genes`; may be empty.
+    """
+    names = {}
+    for row in sizes.to_dict("records"):
+        cluster = row["cluster"]
+        share = row.get("share_of_label", 0)
+        label = [str(row["most_frequent_label"])] if share >= LEAST_SHARE else []
+        of_cluster = markers[markers["cluster"] == cluster] if len(markers) else markers
+        genes = ", ".join(of_cluster["symbol"].head(NAMING_GENES)) if len(of_cluster) else ""
+        said = [*label, f"({genes})" if label and genes else genes]
+        names[cluster] = " ".join([f"{cluster}:", *filter(None, said)]) if any(said) else cluster
+    return names
+
+
+def write_cluster_page(
+    output_dir: Path,
+    clusterings: Mapping[str, Clustering],
+    labelled: tuple[str | None, np.ndarray | None],
+    markers: pd.DataFrame,
+    scores: pd.DataFrame,
+    seed: int,
+) -> None:
+    """Draw a map for each method and write ``report.html``.
+
+    Parameters
+    ----------
+    output_dir
+        Where to.
+    clusterings
+        Method -> its clusters; the first is that of the page.
+    labelled
+        What the labels are called, and the labels, shape (n_cells,); None for none.
+    markers
+        Marker genes of the clusters of the first method; may be empty.
+    scores
+        Methods x scores by the labels; may be empty.
+    seed
+        Of the order in which the cells are drawn.
+    """
+    label_key, labels = labelled
+    method, first = next(iter(clusterings.items()))
+    sizes = cluster_sizes(first.clusters, labels)
+    names = cluster_names(sizes, markers)
+    figures = []
+    for name, clustering in clusterings.items():
+        shown = np.array([names[c] for c in first.clusters]) if name == method else clustering.clusters
+        colourings = {f"{len(set(clustering.clusters))} Leiden clusters": shown}
+        if label_key:
+            colourings[label_key] = labels
+        title = f"UMAP of {len(clustering.clusters):,} cells: {name}"
+        figure = umap_figure(clustering.coordinates, colourings, title, seed)
+        figures.append((title, save_figure(figure, output_dir / clustering.file_stem)))
+    table = sizes.assign(stability=sizes["cluster"].map(first.stability.of_cluster))
+    table.insert(1, "name", [names[cluster].partition(": ")[2] or "–" for cluster in table["cluster"]])
+    sections = [
+        Section("Clusters", _text(method, first), [("The largest first", table)], figures, figures_first=True),
+        Section("Resolution", RESOLUTION_TEXT, _resolution_tables(clusterings)),
+    ]
+    if len(scores):
+        text = f"The labels ({label_key}) score the clusters; they had no part in making them."
+        sections.append(
+            Section("Agreement with the labels", text, [("Higher is better", scores.reset_index(names="method"))])
+        )
+    if len(markers):
+        sections.append(Section("Marker genes", MARKER_TEXT, [("Of each cluster", _genes(markers, names))]))
+    write_report(output_dir / "report.html", f"Clusters of {len(first.clusters):,} cells", sections)
+
+
+RESOLUTION_TEXT = (
+    "Stability: a fifth of the cells is left out, the rest is clustered with another seed, five times; the mean "
+    "adjusted Rand index with the clusters of all cells. Without --resolution the finest resolution with a stability "
+    "of 0.9 is taken, or the most stable one where none has that."
+)
+MARKER_TEXT = (
+    "Genes that are higher in a cluster than in all other cells (Wilcoxon). The same cells made the clusters and are "
+    "tested, so that the order of the genes counts, and no p-value."
+)
+
+
+def _text(method: str, clustering: Clustering) -> str:
+    sizes = cluster_sizes(clustering.clusters)
+    stability = clustering.stability
+    weak = [name for name in sizes["cluster"] if stability.of_cluster[name] < 0.5]
+    sentences = [
+        f"{len(clustering.clusters):,} cells in {len(sizes)} clusters of {method}, at resolution "
+        f"{clustering.resolution:g}; the stability is {stability.ari:.2f}.",
+        "Cluster 0 is the largest.",
+    ]
+    if weak:
+        what = "cluster dissolves" if len(weak) == 1 else "clusters dissolve"
+        sentences.append(
+            f"{len(weak)} {what} when a fifth of the cells is left out (stability below 0.5): {', '.join(weak)}. Do "
+            "not build on such a cluster."
+        )
+    return " ".join(sentences)
+
+
+def _resolution_tables(clusterings: Mapping[str, Clustering]) -> list[tuple[str, pd.DataFrame]]:
+    rows = [
+        {"method": name, "resolution": c.resolution, "clusters": len(set(c.clusters)), "stability": c.stability.ari}
+        for name, c in clusterings.items()
+    ]
+    tables = [("Of each method", pd.DataFrame(rows))]
+    tables += [
+        (f"{name}: every resolution that was tried", c.resolutions)
+        for name, c in clusterings.items()
+        if c.resolutions is not None
+    ]
+    return tables
+
+
+def _genes(markers: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Cluster -> its first marker genes, in one row."""
+    rows = [
+        {"cluster": names[cluster], "genes": ", ".join(part["symbol"].head(GENES_SHOWN))}
+        for cluster, part in markers.groupby("cluster", sort=False)
+    ]
+    return pd.DataFrame(rows)

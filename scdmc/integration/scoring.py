@@ -1,0 +1,129 @@
+"""Scores of one embedding, by each protocol, and its clusters at every resolution.
+
+Source: docs/method.md, "Scores of integration".
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from scdmc.cells.clustering import leiden_clusters, neighbour_graph
+from scdmc.cells.label_free_scores import label_free_scores
+from scdmc.cells.scores import BATCH_WEIGHT, BIO_WEIGHT, full_integration_scores, integration_scores, with_averages
+from scdmc.integration.comparison import USELESS_ARI
+from scdmc.integration.options import PUBLISHED, SCIB
+from scdmc.integration.row import Row, RowContext
+
+logger = logging.getLogger(__name__)
+
+
+LABEL_FREE = "label_free"
+
+
+N_NEIGHBORS = 15
+
+
+# As scIB looks for the best one (Luecken et al. 2022).
+SCIB_RESOLUTIONS = tuple(round(0.1 * step, 1) for step in range(1, 21))
+
+
+BIO_SCORES = ("NMI", "ARI", "ASW_label", "isolated_labels", "cLISI")
+
+
+BATCH_SCORES = ("BRAS", "iLISI", "kBET", "graph_connectivity", "PCR_comparison")
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """How one row did with one seed.
+
+    Attributes
+    ----------
+    scores
+        Protocol -> score -> value; :data:`LABEL_FREE` is always there.
+    curve
+        Resolution -> ``clusters``, ``NMI`` and ``ARI``, of the cells with a label; empty without labels.
+    graph
+        Neighbours of the cells that maps show, shape (n_shown, n_shown): those with a label, or all without labels.
+    """
+
+    scores: dict[str, dict[str, float]]
+    curve: dict[float, dict[str, float]]
+    graph: scipy.sparse.csr_matrix
+
+
+def score_embedding(row: Row, embedding: np.ndarray, context: RowContext) -> RowScores:
+    """Score the embedding of a row, shape (n_cells, n_dimensions); without labels by the label-free scores alone.
+
+    What clusters have no part in is computed once for an embedding that is the same for every seed.
+    """
+    data, options, seed = context.data, context.options, context.seed
+    graph, scores = context.once(("scores", row.name), lambda: _without_clusters(embedding, context), row.has_seed)
+    scores = dict(scores)
+    if not data.has_labels:
+        return RowScores(scores, {}, graph)
+    labels = data.labels[data.shown].astype(str)
+    full, of_space = scores.pop(SCIB, {}), scores.pop(PUBLISHED)
+    if PUBLISHED in options.protocols:
+        clusters = leiden_clusters(graph, options.resolution, seed)
+        scores[PUBLISHED] = with_averages(of_space | _agreement(labels, clusters))
+    curve = resolution_curve(graph, labels, seed) if SCIB in options.protocols else {}
+    if SCIB in options.protocols:
+        best = curve[best_resolution(curve)]
+        scores[SCIB] = scib_averages(of_space | full | {key: best[key] for key in ("NMI", "ARI")})
+    ari = max(scores[protocol]["ARI"] for protocol in options.protocols)
+    if ari < USELESS_ARI:
+        logger.warning(
+            "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then", row.name, ari
+        )
+    return RowScores(scores, curve, graph)
+
+
+def _without_clusters(
+    embedding: np.ndarray, context: RowContext
+) -> tuple[scipy.sparse.csr_matrix, dict[str, dict[str, float]]]:
+    """Neighbours of an embedding, and its scores: of ``published`` and ``scib`` all but ARI and NMI are final."""
+    data, options, seed = context.data, context.options, context.seed
+    scores = {LABEL_FREE: label_free_scores(context.pca, embedding, data.batch)}
+    graph = neighbour_graph(embedding[data.shown], N_NEIGHBORS, seed)
+    if data.has_labels:
+        scored, before = embedding[data.shown], context.pca[data.shown]
+        labels, batch = data.labels[data.shown].astype(str), data.batch[data.shown].astype(str)
+        clusters = leiden_clusters(graph, options.resolution, seed)
+        scores[PUBLISHED] = integration_scores(scored, labels, batch, clusters, graph)
+        if SCIB in options.protocols:
+            scores[SCIB] = full_integration_scores(scored, before, labels, batch)
+    return graph, scores
+
+
+def _agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
+    return {
+        "ARI": float(adjusted_rand_score(labels, clusters)),
+        "NMI": float(normalized_mutual_info_score(labels, clusters)),
+    }
+
+
+def resolution_curve(graph: scipy.sparse.csr_matrix, labels: np.ndarray, seed: int) -> dict[float, dict[str, float]]:
+    """Resolution -> number of clusters, NMI and ARI with the labels, at each of :data:`SCIB_RESOLUTIONS`."""
+    curve = {}
+    for resolution in SCIB_RESOLUTIONS:
+        clusters = leiden_clusters(graph, resolution, seed)
+        curve[resolution] = {"clusters": float(len(np.unique(clusters))), **_agreement(labels, clusters)}
+    return curve
+
+
+def best_resolution(curve: dict[float, dict[str, float]]) -> float:
+    """The resolution with the highest NMI; of equals the lowest."""
+    return max(curve, key=lambda resolution: (curve[resolution]["NMI"], -resolution))
+
+
+def scib_averages(scores: dict[str, float]) -> dict[str, float]:
+    """The scores of the protocol ``scib`` in the order of its table, with their averages; NaN counts nowhere."""
+    bio, batch = (np.nanmean([scores[name] for name in names]) for names in (BIO_SCORES, BATCH_SCORES))
+    averages = {"AvgBIO": bio, "AvgBATCH": batch, "overall": BIO_WEIGHT * bio + BATCH_WEIGHT * batch}
+    return {
+        name: float(value) for name, value in ({n: scores[n] for n in (*BIO_SCORES, *BATCH_SCORES)} | averages).items()
+    }

@@ -1,0 +1,69 @@
+"""How long the integration benchmark takes, and how much memory, on random cells of several batches and types."""
+
+import resource
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+
+from scdmc.integration.data import IntegrationData
+from scdmc.integration.options import IntegrationOptions
+from scdmc.integration.study import run_benchmark
+from scdmc.model.embeddings import cell_embeddings
+from scdmc.options import EncoderSizes
+from scdmc.studies.embedding_speed import new_encoder
+from scdmc.studies.synthetic_cells import synthetic_cells
+
+METHODS, OURS = ("pca", "harmony", "scanorama"), "scDMC, random weights"
+
+
+N_TYPES, TOKENS, BLOCK = 8, 256, 1000
+
+
+def random_data(n_cells: int, n_batches: int, n_genes: int, seed: int = 0) -> IntegrationData:
+    """Cells of eight types in several batches, each with its own taste for genes; their streams hold other genes."""
+    generator = np.random.default_rng(seed)
+    types, batches = generator.integers(0, N_TYPES, n_cells), generator.integers(0, n_batches, n_cells)
+    of_type = generator.lognormal(-1.5, 1.2, (N_TYPES, n_genes))
+    of_batch = generator.lognormal(0, 0.3, (n_batches, n_genes))
+    blocks = []
+    for first in range(0, n_cells, BLOCK):
+        chosen = slice(first, first + BLOCK)
+        counts = generator.poisson(of_type[types[chosen]] * of_batch[batches[chosen]]).astype(np.float32)
+        blocks.append(scipy.sparse.csr_matrix(np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)))
+    labels = np.array([f"type {number}" for number in types], dtype=object)
+    batch = np.array([f"batch {number}" for number in batches], dtype=object)
+    cells = synthetic_cells(np.full(n_cells, TOKENS))
+    expression = scipy.sparse.csr_matrix(scipy.sparse.vstack(blocks))
+    return IntegrationData("random", cells, labels, batch, np.ones(n_cells, dtype=bool), expression, None)
+
+
+def measure_integration(data: IntegrationData, sizes: EncoderSizes, n_seeds: int) -> tuple[pd.DataFrame, float, float]:
+    """Run the benchmark, both protocols.
+
+    Parameters
+    ----------
+    data
+        From :func:`random_data`.
+    sizes
+        Of the encoder.
+    n_seeds
+        How many seeds.
+
+    Returns
+    -------
+    Columns method, seconds (embedding and scores of all seeds); all seconds; the peak of memory in MiB.
+    """
+    start = time.monotonic()
+    embedding = cell_embeddings(new_encoder(sizes, TOKENS, torch.float32), data.cells)
+    seconds = {OURS: time.monotonic() - start}
+    options = IntegrationOptions(methods=METHODS, seeds=tuple(range(42, 42 + n_seeds)))
+    benchmark = run_benchmark(replace(data, own={OURS: embedding}), None, None, options)
+    for name, of_row in benchmark.seconds.items():
+        seconds[name] = seconds.get(name, 0.0) + of_row
+    table = pd.DataFrame(seconds.items(), columns=["method", "seconds"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return table, time.monotonic() - start, peak
