@@ -30,7 +30,6 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestNeighbors
 
-from scdmc.cells.batch_scores import bras, kbet
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
@@ -273,9 +272,9 @@ def full_integration_scores(
         scores = {
             "isolated_labels": scib_metrics.isolated_labels(embedding, labels, batch),
             "cLISI": scib_metrics.clisi_knn(neighbors, labels),
-            "BRAS": bras(embedding, labels, batch),
+            "BRAS": scib_metrics.bras(embedding, labels, batch),
             "iLISI": scib_metrics.ilisi_knn(neighbors, batch),
-            "kBET": kbet(few.knn_graph_connectivities, labels, batch),
+            "kBET": scib_metrics.kbet_per_label(few, batch, labels),
             "PCR_comparison": scib_metrics.pcr_comparison(unintegrated, embedding, batch, categorical=True),
         }
     return {name: float(score) for name, score in scores.items()}

@@ -1,10 +1,8 @@
-"""Scores of batches: the two that scib-metrics has, too, and those that need no label."""
+"""Scores of batches that need no label."""
 
 import numpy as np
 import pytest
 
-from scdmc.cells.batch_scores import bras, kbet
-from scdmc.cells.clustering import neighbour_graph
 from scdmc.cells.label_free_scores import batch_entropy, neighbours_kept
 
 
@@ -19,20 +17,6 @@ def cells():
     embedding[labels == "b", 0] += 6
     embedding[batch == "y", 1] += 1.5
     return embedding, labels, batch
-
-
-def test_both_scores_are_those_of_scib_metrics(cells):
-    embedding, labels, batch = cells
-    # What scib_metrics 0.5.10 gives on these cells (bras, and kbet_per_label of 50 exact neighbours): its own code
-    # takes a minute to compile.
-    assert bras(embedding, labels, batch) == pytest.approx(0.7988512, abs=1e-6)
-    assert kbet(neighbour_graph(embedding, 50), labels, batch) == pytest.approx(0.76, abs=1e-6)
-
-
-def test_types_of_one_batch_have_no_such_score(cells):
-    embedding, labels, _ = cells
-    assert np.isnan(bras(embedding, labels, labels))
-    assert np.isnan(kbet(np.ones((200, 200)), labels, labels))
 
 
 def test_neighbours_within_a_batch_survive_a_shift_of_the_batch_but_no_noise(cells):
