@@ -61,7 +61,7 @@ EXAMPLES = (
 ADAPTATION_DEFAULTS = {
     f"adapt_{name}": value
     for name, value in asdict(AdaptationSettings()).items()
-    if name not in ("batch_balanced", "bf16")
+    if name not in ("batch_balanced", "dtype")
 }
 
 
@@ -173,9 +173,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
     """What the flags ask for."""
     prefix, adapt = "adapt_", arguments.adapt
     settings = {name.removeprefix(prefix): value for name, value in vars(arguments).items() if name.startswith(prefix)}
-    adaptation = AdaptationSettings(
-        batch_balanced=arguments.batch_balanced, bf16=arguments.dtype == "bfloat16", **settings
-    )
+    adaptation = AdaptationSettings(batch_balanced=arguments.batch_balanced, dtype=arguments.dtype, **settings)
     return IntegrationOptions(
         methods=tuple(arguments.methods),
         adaptation=adaptation if ENCODER in adapt else None,

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse
+import torch
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from scdmc.errors import ScDMCError
 from scdmc.integration.comparison import centred_batches
 from scdmc.integration.options import AdaptationSettings
+from scdmc.model.devices import computing_dtype
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForMaskedLM
@@ -176,6 +178,7 @@ def adapted_encoder(
         If the folder holds no pre-trained model (a classifier, say), training diverges or is interrupted.
     """
     device = model_to_run(model_directory, ScDMCModel, place).device
+    is_bfloat16 = computing_dtype(settings.dtype, device) == torch.bfloat16
     everything = np.arange(len(cells))
     watched = np.sort(np.random.default_rng(seed).permutation(everything)[:CELLS_OF_EVALUATION])
     lengths, order, pairs = 2 * cells.rank_lengths, None, None
@@ -189,7 +192,7 @@ def adapted_encoder(
     model = load_model(model_directory, ScDMCForMaskedLM)
     with tempfile.TemporaryDirectory() as folder:
         data = TrainingCells(cells, everything, watched, order=order)
-        run = Pretraining(model, data, settings.for_seed(seed), Path(folder), device)
+        run = Pretraining(model, data, settings.for_seed(seed, is_bfloat16), Path(folder), device)
         if pairs is not None:
             run.module.positive_pairs = _by_row(pairs, cells.rows)
         run.run()

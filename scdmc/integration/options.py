@@ -33,8 +33,10 @@ class AdaptationSettings:
         Cells of two batches that are among so many nearest neighbours of each other
         (:func:`scdmc.integration.adaptation.mutual_neighbours`) are positives of each other, and meet in the same
         steps; 0 for none.
-    view_dropout, mlm_weight, momentum, bf16
+    view_dropout, mlm_weight, momentum
         As in pre-training. A short adaptation wants a lower momentum: with 0.995 the keys are 200 steps old.
+    dtype
+        One of :data:`scdmc.options.DTYPE_CHOICES`.
     """
 
     minutes: float = 3.0
@@ -47,10 +49,10 @@ class AdaptationSettings:
     view_dropout: float = 0.0
     mlm_weight: float = 1.0
     momentum: float = 0.995
-    bf16: bool = False
+    dtype: str = "auto"
 
-    def for_seed(self, seed: int) -> PretrainingSettings:
-        """Settings of the run: it is evaluated and saved at its end only."""
+    def for_seed(self, seed: int, bf16: bool) -> PretrainingSettings:
+        """Settings of the run, in bfloat16 or not: it is evaluated and saved at its end only."""
         return PretrainingSettings(
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -61,7 +63,7 @@ class AdaptationSettings:
             view_dropout=self.view_dropout,
             mlm_weight=self.mlm_weight,
             momentum=self.momentum,
-            bf16=self.bf16,
+            bf16=bf16,
             evaluate_every=NEVER,
             save_every=NEVER,
             keep_checkpoints=1,
