@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
-    "{prog} --model pretrained --output_dir exported",
     "{prog} --model pretrained --output_dir exported --max_file_mib 50 --max_length 1024",
     "{prog} --model running --checkpoint last --output_dir so_far",
 )
