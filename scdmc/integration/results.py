@@ -42,6 +42,9 @@ HOW_TO_READ = (
 )
 
 
+OF_ALL = "All data sets"
+
+
 def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
     """Draw the figures of one data set; maps of cells are those of the first seed.
 
@@ -85,7 +88,7 @@ def page_table(table: ScoreTable) -> pd.DataFrame:
 
 def write_page(folder: Path, sections: Sequence[Section]) -> None:
     """Write ``report.html``."""
-    names = " and ".join(section.title for section in sections)
+    names = " and ".join(section.title for section in sections if section.title != OF_ALL)
     how = Section("How to read the scores", HOW_TO_READ)
     write_report(folder / "report.html", f"Batch integration of {names}", [*sections, how])
 
@@ -97,7 +100,7 @@ def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
         figures.append((table.title, _draw_scores(folder, protocol, table, table.title)))
         pages.append((f"{table.title}. {BEST_IS_BOLD}", page_table(table)))
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
-    return Section("All data sets", text, pages, figures, figures_first=True)
+    return Section(OF_ALL, text, pages, figures, figures_first=True)
 
 
 def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> Path:

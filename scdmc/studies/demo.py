@@ -83,8 +83,8 @@ def pretraining_section(demo: Path) -> Section:
     """Loss curves."""
     arguments = json.loads((demo / "pretrained" / "arguments.json").read_text())
     metrics = pretraining_metrics(demo)
-    model = arguments["model"]  # every argument is stored as text, None too
-    start = "A small, new model" if model == "None" else f"A small model that started from {Path(model).name}"
+    model = arguments["model"]
+    start = "A small, new model" if model is None else f"A small model that started from {Path(model).name}"
     losses = {stream: metrics[f"held_out_mlm_{stream}_loss"] for stream in ("rank", "expression")}
     guesses = {stream: best_guess(metrics, stream) for stream in losses}
     is_below = all(losses[stream] < guesses[stream] for stream in losses)

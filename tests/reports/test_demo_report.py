@@ -13,7 +13,7 @@ LINES = {"guessing_rank_unigram": 9.0, "guessing_rank_given_rank": 8.5, "guessin
 def pretraining_text(tmp_path):
     """Text of the section for what ``scDMC_pretrain.py`` wrote."""
 
-    def text(start: str, expression_loss: float, lines: dict[str, float]) -> str:
+    def text(start: str | None, expression_loss: float, lines: dict[str, float]) -> str:
         folder = tmp_path / "pretrained"
         folder.mkdir(exist_ok=True)
         arguments = {"model": start, "num_hidden_layers": 2, "hidden_size": 64, "max_length": 256,
@@ -35,7 +35,7 @@ def test_the_section_names_the_start_and_the_best_guess_of_each_stream(pretraini
 
 
 def test_with_genes_in_order_the_line_of_the_neighbours_counts(pretraining_text):
-    text = pretraining_text("None", 8.9, LINES | {"guessing_expression_given_neighbours": 4.0})
+    text = pretraining_text(None, 8.9, LINES | {"guessing_expression_given_neighbours": 4.0})
     assert "A small, new model" in text
     assert "alone reaches 8.50 and 4.00. The model is not below both" in text
 
