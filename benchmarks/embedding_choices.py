@@ -54,7 +54,7 @@ def scores_of(
 ) -> "pd.DataFrame":
     """Scores of every choice on one data set, choices x metrics."""
     from scdmc.cells.data import read_cells
-    from scdmc.integration.study import usable_cells
+    from scdmc.integration.data import usable_cells
     from scdmc.labels import labels_of, type_labels
     from scdmc.studies.embedding_choices import embeddings_of_choices, score_choices
 

@@ -12,7 +12,7 @@ from scdmc.annotation.probing import probe_scores
 from scdmc.cells.data import read_cells
 from scdmc.files import read_json_object
 from scdmc.integration.comparison import compare_integrations
-from scdmc.integration.study import usable_cells
+from scdmc.integration.data import usable_cells
 from scdmc.labels import labels_of, type_labels
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
