@@ -173,3 +173,33 @@ def test_no_private_name_crosses_modules():
         f"{path.relative_to(ROOT)} takes {name}" for path in (*MODULES, *tests) for name in sorted(private_names(path))
     ]
     assert not crossing, "\n".join(crossing)
+
+
+def names_in(path: Path) -> set[str]:
+    """What a module offers at its top: definitions, assignments and imports, those under an if included."""
+    found, nodes = set(), list(ast.parse(path.read_text(encoding="utf8")).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+        nodes += getattr(node, "body", []) if isinstance(node, (ast.If, ast.Try)) else []
+        nodes += [*getattr(node, "orelse", []), *getattr(node, "handlers", [])] if isinstance(node, ast.If) else []
+    return found
+
+
+def test_every_name_that_is_imported_is_there():
+    # Imports inside of functions, too, which fail when a user gets there.
+    offered = {dotted(path): names_in(path) for path in MODULES}
+    missing = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.module}.{alias.name}"
+        for path in (*MODULES, *SCRIPTS, *sorted((ROOT / "tests").rglob("*.py")))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf8")))
+        if isinstance(node, ast.ImportFrom) and node.module in offered
+        for alias in node.names
+        if alias.name not in offered[node.module] and f"{node.module}.{alias.name}" not in NAMES
+    ]
+    assert not missing, "\n".join(missing)
