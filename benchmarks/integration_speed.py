@@ -7,6 +7,7 @@ import argparse
 
 from scdmc.cli.arguments import add_encoder_size_arguments, encoder_sizes
 from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.integration.options import PROTOCOLS
 
 EXAMPLES = ("{prog} --cells 20000 --n_batches 5", "{prog} --cells 2000 --seeds 1")
 
@@ -19,6 +20,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--n_batches", type=positive_int, default=5, help="batches")
     parser.add_argument("--n_genes", type=positive_int, default=2_000, help="genes")
     parser.add_argument("--seeds", type=positive_int, default=3, help="seeds of all that is drawn")
+    parser.add_argument(
+        "--protocols", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="how rows are scored"
+    )
     return parser.parse_args(argv)
 
 
@@ -30,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.studies.integration_speed import measure_integration, random_data
 
     data = random_data(arguments.cells, arguments.n_batches, arguments.n_genes)
-    table, seconds, peak = measure_integration(data, encoder_sizes(arguments), arguments.seeds)
+    table, seconds, peak = measure_integration(data, encoder_sizes(arguments), arguments.seeds, arguments.protocols)
     for row in table.itertuples():
         print(f"{row.method:<28}{row.seconds:>10.1f}")
     print(f"all of {arguments.cells:,} cells: {seconds:.1f} s; memory at its peak {peak:,.0f} MiB")

@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,8 +42,10 @@ def random_data(n_cells: int, n_batches: int, n_genes: int, seed: int = 0) -> In
     return IntegrationData("random", cells, labels, batch, np.ones(n_cells, dtype=bool), expression, None)
 
 
-def measure_integration(data: IntegrationData, sizes: EncoderSizes, n_seeds: int) -> tuple[pd.DataFrame, float, float]:
-    """Run the benchmark, both protocols.
+def measure_integration(
+    data: IntegrationData, sizes: EncoderSizes, n_seeds: int, protocols: Sequence[str]
+) -> tuple[pd.DataFrame, float, float]:
+    """Run the benchmark.
 
     Parameters
     ----------
@@ -52,6 +55,8 @@ def measure_integration(data: IntegrationData, sizes: EncoderSizes, n_seeds: int
         Of the encoder.
     n_seeds
         How many seeds.
+    protocols
+        Some of :data:`scdmc.integration.options.PROTOCOLS`.
 
     Returns
     -------
@@ -60,7 +65,7 @@ def measure_integration(data: IntegrationData, sizes: EncoderSizes, n_seeds: int
     start = time.monotonic()
     embedding = cell_embeddings(new_encoder(sizes, TOKENS, torch.float32), data.cells)
     seconds = {OURS: time.monotonic() - start}
-    options = IntegrationOptions(methods=METHODS, seeds=tuple(range(42, 42 + n_seeds)))
+    options = IntegrationOptions(methods=METHODS, seeds=tuple(range(42, 42 + n_seeds)), protocols=tuple(protocols))
     benchmark = run_benchmark(replace(data, own={OURS: embedding}), None, None, options)
     for name, of_row in benchmark.seconds.items():
         seconds[name] = seconds.get(name, 0.0) + of_row

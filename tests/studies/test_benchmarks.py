@@ -18,7 +18,7 @@ SMALLEST = {
     "annotate_speed": f"{SMALL_ENCODER} --cells 20 --n_genes 400 --genes_per_cell 50 --max_length 32",
     "data_loading": "--cells 40 --max_length 64 --batch_size 8",
     "embedding": f"{SMALL_ENCODER} --cells 4 --shortest 8 --longest 16 --rounds 1",
-    "integration_speed": f"{SMALL_ENCODER} --cells 120 --n_batches 2 --n_genes 60 --seeds 1",
+    "integration_speed": f"{SMALL_ENCODER} --cells 120 --n_batches 2 --n_genes 60 --seeds 1 --protocols published",
     "pretrain_step": f"{SMALL_ENCODER} --batch_size 2 --shortest 8 --longest 16 --steps 1 --rounds 1",
 }
 
