@@ -74,14 +74,13 @@ def best_method(table: ScoreTable) -> str | None:
 
 
 def method_table(benchmark: Benchmark) -> pd.DataFrame:
-    """What each row is: method, kind, meaning, obsm, seconds, status (``done``, or ``failed: `` and why)."""
+    """What each row is: method, kind, meaning, obsm, status (``done``, or ``failed: `` and why)."""
     return pd.DataFrame(
         {
             "method": row.name,
             "kind": row.kind,
             "meaning": row.meaning,
             "obsm": row.obsm_key or row.name,
-            "seconds": round(benchmark.seconds.get(row.name, 0.0), 1),
             "status": f"failed: {benchmark.failures[row.name]}" if row.name in benchmark.failures else "done",
         }
         for row in benchmark.rows
