@@ -27,7 +27,7 @@ from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSe
 
 PROBED_LABEL_KEY = "cell_type"
 GENE_STARTS = ("random", "coexpression")
-# A GPU must not wait for batches: one process makes 24 full cells in about 12 ms, as long as a small model takes.
+# A GPU must not wait for batches: making one can take as long as a step of a small model.
 WORKERS_OF_A_GPU = 4
 
 
