@@ -140,6 +140,14 @@ def centred_batches(embedding: np.ndarray, batch: np.ndarray) -> np.ndarray:
     return centred
 
 
+def warn_of_merged_types(method: str, ari: float) -> None:
+    """Say so if the clusters of a method hardly agree with the types: merging everything is no integration."""
+    if ari < USELESS_ARI:
+        logger.warning(
+            "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then", method, ari
+        )
+
+
 def compare_integrations(
     embeddings: Mapping[str, np.ndarray],
     labels: np.ndarray,
@@ -180,10 +188,6 @@ def compare_integrations(
         graph = neighbour_graph(scored, n_neighbors, seed)
         clusters = leiden_clusters(graph, resolution, seed)
         scores = integration_scores(scored, labels[is_scored], batch[is_scored], clusters, graph)
-        if scores["ARI"] < USELESS_ARI:
-            logger.warning(
-                "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then",
-                method, scores["ARI"],
-            )  # fmt: skip
+        warn_of_merged_types(method, scores["ARI"])
         results[method] = IntegrationResult(scores, clusters, graph)
     return results

@@ -3,7 +3,6 @@
 Source: docs/method.md, "Scores of integration".
 """
 
-import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,9 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.label_free_scores import label_free_scores
 from scdmc.cells.scores import BATCH_WEIGHT, BIO_WEIGHT, full_integration_scores, integration_scores, with_averages
-from scdmc.integration.comparison import USELESS_ARI
+from scdmc.integration.comparison import warn_of_merged_types
 from scdmc.integration.options import PUBLISHED, SCIB
 from scdmc.integration.row import Row, RowContext
-
-logger = logging.getLogger(__name__)
-
 
 LABEL_FREE = "label_free"
 
@@ -74,11 +70,7 @@ def score_embedding(row: Row, embedding: np.ndarray, context: RowContext) -> Row
     if SCIB in options.protocols:
         best = curve[best_resolution(curve)]
         scores[SCIB] = scib_averages(of_space | full | {key: best[key] for key in ("NMI", "ARI")})
-    ari = max(scores[protocol]["ARI"] for protocol in options.protocols)
-    if ari < USELESS_ARI:
-        logger.warning(
-            "warning: %s hardly tells types apart (ARI %.2f); a high batch score means nothing then", row.name, ari
-        )
+    warn_of_merged_types(row.name, max(scores[protocol]["ARI"] for protocol in options.protocols))
     return RowScores(scores, curve, graph)
 
 
