@@ -80,11 +80,12 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.cells.scores import SUMMARY
     from scdmc.model.devices import place_model
+    from scdmc.model.embeddings import embedding_choice
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reports.tables import best_of_columns, markdown, score_texts
-    from scdmc.studies.embedding_choices import confirmation, default_choice
+    from scdmc.studies.embedding_choices import confirmation
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     averages = pd.concat([scores[list(SUMMARY)].add_prefix(f"{name}: ") for name, scores in tables.items()], axis=1)
     averages = averages.sort_values(averages.columns[2], ascending=False)
     print(markdown(score_texts(averages), best_of_columns(averages)))
-    print("\n".join(confirmation(tables, default_choice(encoder.config.num_hidden_layers))))
+    print("\n".join(confirmation(tables, embedding_choice(encoder.config))))
     return 0
 
 

@@ -1,13 +1,14 @@
 """How much of the cell types frozen embeddings hold: macro-F1 of a linear probe and of 15 neighbours, beside PCA."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scdmc.cli.arguments import (
-    POOLING_HELP,
     add_count_arguments,
     add_data_argument,
+    add_embedding_arguments,
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
@@ -15,6 +16,7 @@ from scdmc.cli.arguments import (
     add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    embedding_options,
     own_embeddings,
     placement,
 )
@@ -22,7 +24,6 @@ from scdmc.cli.inputs import require_gene_files, require_input, require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import names_of_files, require_new_file, write_json
-from scdmc.options import POOLINGS, STREAMS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +48,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser, "scores as JSON (default: the table is printed only)", (".json",), is_required=False
     )
     add_label_key_argument(parser, "column of obs with the types")
-    parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    add_embedding_arguments(parser)
     add_own_embedding_arguments(parser)
     parser.add_argument("--splits", type=positive_int, default=5, help="stratified, 80 / 20; the scores are means")
     add_seed_argument(parser, "of the splits and of PCA")
@@ -67,7 +67,7 @@ def scores_of(
     from scdmc.cells.own_embeddings import read_own_embeddings
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
-    from scdmc.model.embeddings import cell_embeddings
+    from scdmc.model.embeddings import cell_embeddings, embedding_choice
 
     options = count_options_for(arguments, path)
     cells = read_cells(path, model_directory, [arguments.label_key], options)
@@ -75,9 +75,10 @@ def scores_of(
     how = (arguments.splits, arguments.seed)
     brought = read_own_embeddings(own_embeddings(arguments), path, cells)
     expression, _ = read_expression(path, cells, model_directory, options)
+    choice = asdict(embedding_choice(encoder.config, **embedding_options(arguments)))
     return {
-        "embedding": {"stream": arguments.stream, "pooling": arguments.pooling},
-        **probe_scores(cell_embeddings(encoder, cells, arguments.stream, arguments.pooling), labels, *how),
+        "embedding": choice,
+        **probe_scores(cell_embeddings(encoder, cells, **choice), labels, *how),
         "pca": probe_scores(pca_of_variable_genes(expression, seed=arguments.seed), labels, *how),
         "own": {name: probe_scores(embedding, labels, *how) for name, embedding in brought.items()},
         "n_splits": arguments.splits,

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 from scdmc.annotation.options import N_NEIGHBORS, OUTPUT_SUFFIXES, UNKNOWN, VOTE_RESOLUTION, AnnotationOptions
 from scdmc.cells.options import MIN_KNOWN_GENES
 from scdmc.cli.arguments import (
-    POOLING_HELP,
     add_count_arguments,
     add_data_argument,
+    add_embedding_arguments,
     add_label_choice_arguments,
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
     add_seed_argument,
     count_options,
+    embedding_options,
     label_options,
     placement,
 )
@@ -32,7 +33,7 @@ from scdmc.cli.parser import (
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
 from scdmc.model.names import VIEWS_FILE
-from scdmc.options import POOLINGS, STREAMS, LabelOptions
+from scdmc.options import LabelOptions
 from scdmc.reading.options import CountOptions, is_counts
 from scdmc.views.options import AUTO, MEANING_OF_VIEWS, METHODS, SHIPPED_MODEL, VIEWS, ViewOptions
 
@@ -47,7 +48,7 @@ EXAMPLES = (
 OF_REFERENCE = {"label_key": "cell_type", "method": "views"}
 LABEL_CHOICES = dict.fromkeys(LabelOptions.__dataclass_fields__)
 OF_VIEWS = {"views": list(VIEWS), "batch_key": None}
-OF_NEIGHBOURS = {"n_neighbors": N_NEIGHBORS, "stream": "both", "pooling": "cls"}
+OF_NEIGHBOURS = {"n_neighbors": N_NEIGHBORS, "stream": None, "pooling": None, "encoder_layer": None}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -107,10 +108,8 @@ def _add_reference_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: none, cells are)",
     )
     votes = parser.add_argument_group("by neighbours")
-    shown = {name: f"(default: {value})" for name, value in OF_NEIGHBOURS.items()}
-    votes.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote {shown['n_neighbors']}")
-    votes.add_argument("--stream", choices=STREAMS, help=f"which stream is compared {shown['stream']}")
-    votes.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {shown['pooling']}")
+    votes.add_argument("--n_neighbors", type=positive_int, help=f"cells that vote (default: {N_NEIGHBORS})")
+    add_embedding_arguments(votes)
 
 
 def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
@@ -174,9 +173,8 @@ def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirecto
         reference,
         type_labels(reference.obs[arguments.label_key], label_options(arguments))[0],
         model_directory.vocabulary,
-        arguments.stream,
-        arguments.pooling,
-        arguments.n_neighbors,
+        n_neighbors=arguments.n_neighbors,
+        **embedding_options(arguments),
     )
 
 

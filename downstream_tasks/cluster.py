@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from scdmc.cells.options import ClusterOptions
 from scdmc.cli.arguments import (
-    POOLING_HELP,
     add_count_arguments,
     add_data_argument,
+    add_embedding_arguments,
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
@@ -15,13 +15,13 @@ from scdmc.cli.arguments import (
     add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    embedding_options,
     own_embeddings,
     placement,
 )
 from scdmc.cli.parser import argument_parser, non_negative_int, positive_float, positive_int, script
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
-from scdmc.options import POOLINGS, STREAMS
 from scdmc.result_folders import keep_results, result_folder
 
 if TYPE_CHECKING:
@@ -55,8 +55,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="of Leiden, or 'auto': the finest one whose clusters are stable, without labels",
     )
     group.add_argument("--n_neighbors", type=positive_int, default=defaults.n_neighbors, help="of the neighbour graph")
-    group.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    group.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    add_embedding_arguments(group)
     add_own_embedding_arguments(group)
     group.add_argument("--baselines", choices=("none", "fast"), default="fast", help="fast: cluster a PCA, too")
     group.add_argument(
@@ -137,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         expression, genes = read_expression(arguments.data_path, cells, model_directory, counts)
     if arguments.baselines != "none":
         baselines[results.BASELINE] = pca_of_variable_genes(expression, seed=options.seed)
-    ours_alone = {results.METHOD: cell_embeddings(encoder, cells, arguments.stream, arguments.pooling)}
+    ours_alone = {results.METHOD: cell_embeddings(encoder, cells, **embedding_options(arguments))}
     embeddings = {**ours_alone, **baselines, **brought}
     stems = results.map_files(list(embeddings))
     clusterings = {

@@ -4,18 +4,18 @@ import argparse
 
 from scdmc.annotation.options import OUTPUT_SUFFIXES
 from scdmc.cli.arguments import (
-    POOLING_HELP,
     add_count_arguments,
     add_data_argument,
+    add_embedding_arguments,
     add_model_argument,
     add_model_arguments,
     add_output_file_argument,
     count_options_for,
+    embedding_options,
     placement,
 )
 from scdmc.cli.parser import argument_parser, script
 from scdmc.cli.task_inputs import require_task_inputs
-from scdmc.options import POOLINGS, STREAMS
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_file embedded.h5ad",
@@ -29,8 +29,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_argument(parser)
     add_data_argument(parser)
     add_output_file_argument(parser, ".h5ad to write, or .csv with a table", OUTPUT_SUFFIXES)
-    parser.add_argument("--stream", choices=STREAMS, default="both", help="which stream; both are joined")
-    parser.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    add_embedding_arguments(parser)
     add_model_arguments(parser)
     add_count_arguments(parser)
     return parser.parse_args(argv)
@@ -57,9 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.output_file,
         model_directory,
         encoder,
-        arguments.stream,
-        arguments.pooling,
         counts,
+        **embedding_options(arguments),
     )
     print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file}")
     return 0

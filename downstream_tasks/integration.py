@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scdmc.cli.arguments import (
-    POOLING_HELP,
     add_batch_key_argument,
     add_count_arguments,
     add_data_argument,
+    add_embedding_arguments,
     add_label_key_argument,
     add_model_argument,
     add_model_arguments,
@@ -17,6 +17,7 @@ from scdmc.cli.arguments import (
     add_own_embedding_arguments,
     add_seed_argument,
     count_options_for,
+    embedding_options,
     own_embeddings,
     placement,
 )
@@ -48,7 +49,6 @@ from scdmc.integration.options import (
     HeadSettings,
     IntegrationOptions,
 )
-from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import is_counts
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.launch import require_launch
@@ -101,8 +101,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=defaults.resolution,
         help="of Leiden in the protocol published, the same for every method",
     )
-    group.add_argument("--stream", choices=STREAMS, default=defaults.stream, help="which stream; both are joined")
-    group.add_argument("--pooling", choices=POOLINGS, default=defaults.pooling, help=POOLING_HELP)
+    add_embedding_arguments(group)
     add_seed_argument(group, "of every method, neighbours, Leiden and UMAP")
     group.add_argument(
         "--seeds",
@@ -179,8 +178,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
         adaptation=adaptation if ENCODER in adapt else None,
         head=HeadSettings() if HEAD in adapt else None,
         joined=JOINED in adapt,
-        stream=arguments.stream,
-        pooling=arguments.pooling,
+        **embedding_options(arguments),
         resolution=arguments.resolution,
         seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
         protocols=tuple(arguments.protocols),

@@ -5,7 +5,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scdmc.cli.arguments import add_max_length_argument, add_model_argument, add_output_dir_argument
+from scdmc.cli.arguments import (
+    add_embedding_arguments,
+    add_max_length_argument,
+    add_model_argument,
+    add_output_dir_argument,
+    embedding_options,
+)
 from scdmc.cli.inputs import require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
@@ -16,6 +22,7 @@ from scdmc.model.shipped import model_folder
 from scdmc.result_folders import MANIFEST_FILE, result_folder
 
 if TYPE_CHECKING:
+    from scdmc.configuration import ScDMCConfig
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
@@ -46,12 +53,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         meaning="tokens of a stream that the exported model reads; ALiBi reads longer ones than it was trained on "
         "(default: as many as before)",
     )
+    add_embedding_arguments(parser.add_argument_group("what its cell embeddings are, unless a user chooses"))
     parser.add_argument(
         "--push_to_hub",
         metavar="USER/NAME",
         help="send the folder to this model of the Hugging Face hub as well (default: not sent)",
     )
     return parser.parse_args(argv)
+
+
+def set_embedding(config: "ScDMCConfig", arguments: argparse.Namespace) -> None:
+    """Write into the configuration what was chosen, and check it against what is there."""
+    from scdmc.model.embeddings import embedding_choice
+
+    choice = embedding_choice(config, **embedding_options(arguments))
+    config.embedding_stream, config.embedding_pooling = choice.stream, choice.pooling
+    config.embedding_layer = None if choice.layer == config.num_hidden_layers else choice.layer
 
 
 def set_context(folder: Path, model_directory: "ModelDirectory", max_length: int) -> None:
@@ -106,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.max_length:
             model.config.max_position_embeddings = arguments.max_length
             set_context(folder, model_directory, arguments.max_length)
+        set_embedding(model.config, arguments)
         save_config(folder, model)
         files = save_weights(folder, model, arguments.max_file_mib * 2**20)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)

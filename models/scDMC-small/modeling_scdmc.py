@@ -77,7 +77,8 @@ class ScDMCConfig(PreTrainedConfig):
     ``attention_probs_dropout_prob`` is 0.1 in the published model; 0.0 here lets all attention back ends agree.
     ``max_position_embeddings`` is the longest stream (L, ``<cls>`` and ``<eos>`` included). ``classifier_stream``,
     ``classifier_pooling`` (``cls``, ``mean`` or ``weighted``) and ``classifier_dropout`` matter to cell
-    classification only.
+    classification only. ``embedding_stream``, ``embedding_pooling`` and ``embedding_layer`` (None for the last) say how
+    the states of a cell become its embedding, unless a user chooses.
     ``expression_input`` is ``none`` (published) or ``value``: the value of each gene of the expression stream enters
     through a small network added to its embedding.
     """
@@ -101,6 +102,9 @@ class ScDMCConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.1
     classifier_stream: str = "both"
     classifier_pooling: str = "cls"
+    embedding_stream: str = "both"
+    embedding_pooling: str = "cls"
+    embedding_layer: int | None = None
     expression_input: str = PUBLISHED_SIZES.expression_input
 
 

@@ -22,7 +22,7 @@ from scdmc.cells.results import obs_column
 from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
-from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_width
+from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_choice, embedding_width
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.progress import progress_bar
@@ -184,9 +184,10 @@ def embed_file(
     output_file: Path,
     model_directory: ModelDirectory,
     encoder: ScDMCModel,
-    stream: str,
-    pooling: str,
     count_options: CountOptions,
+    stream: str | None = None,
+    pooling: str | None = None,
+    layer: int | None = None,
 ) -> tuple[int, int]:
     """Write a copy of a file with ``obsm['X_scDMC']``; memory grows by the annotation of the cells only.
 
@@ -199,10 +200,12 @@ def embed_file(
         their annotation of the cells, without genes; or ``.csv``: names of the cells and embeddings.
     model_directory
         How the cells must be tokenized.
-    encoder, stream, pooling
-        See :func:`scdmc.model.embeddings.cell_embeddings`.
+    encoder
+        On its device.
     count_options
         How to read an ``.h5ad``.
+    stream, pooling, layer
+        See :func:`scdmc.model.embeddings.cell_embeddings`.
 
     Returns
     -------
@@ -211,14 +214,15 @@ def embed_file(
     Raises
     ------
     ScDMCError
-        If the data cannot be read as the model was trained or hold no cell, or stream or pooling are unknown.
+        If the data cannot be read as the model was trained or hold no cell, or stream, pooling or layer are unknown.
     """
+    embedding_choice(encoder.config, stream, pooling, layer)  # before anything is opened
     width, n_embedded = embedding_width(encoder, stream), 0
     output_file = _require_suffix(output_file)
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         with _output(temporary, data_path, source.n_cells, width) as (file, embeddings):
             for rows, cells in _shown_blocks(source, "embed"):
-                _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, show_progress=False))
+                _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, False, layer))
                 n_embedded += len(rows)
             if file is None:
                 columns = [f"{EMBEDDING_KEY}_{number}" for number in range(width)]

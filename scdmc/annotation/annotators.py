@@ -70,9 +70,10 @@ def reference_annotator(
     reference: TokenizedCells,
     labels: np.ndarray,
     vocabulary: Vocabulary,
-    stream: str = "both",
-    pooling: str = "cls",
+    stream: str | None = None,
+    pooling: str | None = None,
     n_neighbors: int = N_NEIGHBORS,
+    layer: int | None = None,
 ) -> Annotator:
     """Label by the nearest cells of a reference in the space of an encoder (:mod:`scdmc.annotation.label_transfer`).
 
@@ -84,15 +85,15 @@ def reference_annotator(
         The reference cells, and their types, shape (n_reference,).
     vocabulary
         Of the model.
-    stream, pooling
+    stream, pooling, layer
         What of a cell is compared (:func:`scdmc.model.embeddings.cell_embeddings`).
     n_neighbors
         Reference cells that vote.
     """
-    fitted = fit_reference(cell_embeddings(encoder, reference, stream, pooling), labels, n_neighbors)
+    fitted = fit_reference(cell_embeddings(encoder, reference, stream, pooling, layer=layer), labels, n_neighbors)
 
     def annotate(cells: TokenizedCells) -> tuple[np.ndarray, np.ndarray]:
-        embeddings = cell_embeddings(encoder, cells, stream, pooling, show_progress=False)
+        embeddings = cell_embeddings(encoder, cells, stream, pooling, False, layer)
         return transfer_labels(fitted, embeddings), embeddings
 
     width = embedding_width(encoder, stream)

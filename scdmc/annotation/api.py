@@ -206,8 +206,9 @@ def embed(
     adata: "anndata.AnnData",
     model: str | Path | ScDMCPreTrainedModel,
     *,
-    stream: str = "both",
-    pooling: str = "cls",
+    stream: str | None = None,
+    pooling: str | None = None,
+    layer: int | None = None,
     **count_options: object,
 ) -> "anndata.AnnData":
     """Embed cells, as ``embed.py`` does; no label is used.
@@ -218,7 +219,7 @@ def embed(
         Raw counts. It gets ``obsm['X_scDMC']``.
     model
         Model folder, name of a shipped model, or what :func:`scdmc.load` returned.
-    stream, pooling
+    stream, pooling, layer
         See :func:`scdmc.model.embeddings.cell_embeddings`.
     count_options
         How the counts are read; see :func:`annotate`.
@@ -231,7 +232,7 @@ def embed(
     model_directory = open_model(model)
     cells = tokenize(adata, model=model_directory, **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
-    add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: cell_embeddings(encoder, cells, stream, pooling)})
+    add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: cell_embeddings(encoder, cells, stream, pooling, layer=layer)})
     return adata
 
 

@@ -37,7 +37,7 @@ class FrozenProbe:
 
     def __call__(self, encoder: ScDMCModel) -> dict[str, float]:
         """Mean scores over the splits of the probe (:func:`scdmc.annotation.probing.probe_scores`)."""
-        embedding = cell_embeddings(encoder, self.cells, pooling="weighted", show_progress=False)
+        embedding = cell_embeddings(encoder, self.cells, "both", "weighted", show_progress=False)
         return probe_scores(embedding, self.labels, seed=self.seed)
 
 

@@ -22,11 +22,14 @@ from scdmc.cli.parser import (
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOptions
 from scdmc.genes.options import SPECIES
-from scdmc.options import BACK_ENDS, DTYPE_CHOICES, EncoderSizes, LabelOptions
+from scdmc.options import BACK_ENDS, DTYPE_CHOICES, POOLINGS, STREAMS, EncoderSizes, LabelOptions
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
+
+
+BY_MODEL = "(default: what the config.json of the model says)"
 
 
 LEAVE_OUT_HELP = "cells to leave out by a column of obs, such as dataset=pbmc_a,pbmc_b; several are possible"
@@ -168,6 +171,19 @@ def own_embeddings(arguments: argparse.Namespace) -> OwnEmbeddings:
             raise ScDMCError(f"--embedding_files: {name!r} is given twice; give each a name of its own")
         files[name] = Path(path)
     return OwnEmbeddings(tuple(arguments.embeddings), files)
+
+
+def add_embedding_arguments(parser: Parser) -> None:
+    """``--stream``, ``--pooling`` and ``--encoder_layer``: how the states of a cell become its embedding."""
+    parser.add_argument("--stream", choices=STREAMS, help=f"which stream; both are joined {BY_MODEL}")
+    parser.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {BY_MODEL}")
+    meaning = "layer whose states are taken; 0: the vectors of the genes (default: the last one with --stream or"
+    parser.add_argument("--encoder_layer", type=non_negative_int, help=f"{meaning} --pooling, else by config.json)")
+
+
+def embedding_options(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the flags of :func:`add_embedding_arguments` choose, for :func:`scdmc.model.embeddings.cell_embeddings`."""
+    return {"stream": arguments.stream, "pooling": arguments.pooling, "layer": arguments.encoder_layer}
 
 
 def add_batch_key_argument(parser: Parser) -> None:

@@ -199,7 +199,7 @@ def _gene_table(received: ReceivedAttention, data: GeneData, markers: dict[str, 
 
 
 def _attributions(data: GeneData, drawn: np.ndarray, stream: str) -> Attributions:
-    embeddings = cell_embeddings(data.encoder, data.cells, stream)
+    embeddings = cell_embeddings(data.encoder, data.cells, stream, "cls")
     directions = type_directions(embeddings, data.labels)
     chosen, vocabulary = data.select(drawn), data.model_directory.vocabulary
     return attribute_genes(data.encoder, chosen.cells, chosen.labels, directions, vocabulary, stream)

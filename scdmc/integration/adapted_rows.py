@@ -15,6 +15,7 @@ from scdmc.integration.methods import harmony
 from scdmc.integration.options import IntegrationOptions
 from scdmc.integration.row import CONTROL, OURS, Row, RowContext
 from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
+from scdmc.model.encoder import ScDMCModel
 
 ADAPTED = "scDMC adapted"
 
@@ -52,14 +53,14 @@ def adapted_rows(options: IntegrationOptions) -> list[Row]:
     return rows
 
 
+def _embedding(context: RowContext, encoder: ScDMCModel) -> np.ndarray:
+    options = context.options
+    return cell_embeddings(encoder, context.data.cells, options.stream, options.pooling, layer=options.layer)
+
+
 def zero_shot(context: RowContext) -> np.ndarray:
     """Embedding by the model as it is, shape (n_cells, n_dimensions)."""
-    options = context.options
-    return context.once(
-        "zero-shot",
-        lambda: cell_embeddings(context.encoder(), context.data.cells, options.stream, options.pooling),
-        has_seed=False,
-    )
+    return context.once("zero-shot", lambda: _embedding(context, context.encoder()), has_seed=False)
 
 
 def adapted(context: RowContext) -> np.ndarray:
@@ -76,7 +77,7 @@ def adapted(context: RowContext) -> np.ndarray:
             context.place,
             context.pca,
         )
-        return cell_embeddings(encoder, data.cells, options.stream, options.pooling)
+        return _embedding(context, encoder)
 
     return context.once("adapted", embed)
 

@@ -138,7 +138,7 @@ class IntegrationOptions:
     harmony
         Add, for every row of scDMC, the same after Harmony. Harmony was a better second step than moving the batches
         to one mean in every pair that was measured.
-    stream, pooling
+    stream, pooling, layer
         See :func:`scdmc.model.embeddings.cell_embeddings`.
     protocols
         Some of :data:`PROTOCOLS`.
@@ -157,8 +157,9 @@ class IntegrationOptions:
     head: HeadSettings | None = None
     joined: bool = False
     harmony: bool = False
-    stream: str = "both"
-    pooling: str = "cls"
+    stream: str | None = None
+    pooling: str | None = None
+    layer: int | None = None
     protocols: tuple[str, ...] = PROTOCOLS
     resolution: float = 0.2
     seeds: tuple[int, ...] = (42, 43, 44)

@@ -1,48 +1,23 @@
 """Which stream, pooling and layer make the best embedding of a cell: every choice, scored as integrations are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from scdmc.integration.comparison import compare_integrations
+from scdmc.model.embeddings import EmbeddingChoice
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.poolings import pooled_states
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 
-@dataclass(frozen=True)
-class EmbeddingChoice:
-    """How the states of a cell become its embedding.
-
-    Attributes
-    ----------
-    layer
-        0 for the embedding of the genes, then 1 to the number of layers.
-    stream, pooling
-        See :func:`scdmc.model.embeddings.cell_embeddings`.
-    """
-
-    layer: int
-    stream: str
-    pooling: str
-
-    def __str__(self) -> str:
-        return f"layer {self.layer}, {self.stream}, {self.pooling}"
-
-
 def embedding_choices(n_layers: int) -> list[EmbeddingChoice]:
     """All choices for an encoder; ``<cls>`` before the first layer is the same for each cell and left out."""
     choices = (EmbeddingChoice(*choice) for choice in product(range(n_layers + 1), STREAMS, POOLINGS))
     return [choice for choice in choices if choice.layer or choice.pooling != "cls"]
-
-
-def default_choice(n_layers: int) -> EmbeddingChoice:
-    """What ``embed.py`` does unless told otherwise."""
-    return EmbeddingChoice(n_layers, "both", "cls")
 
 
 def embeddings_of_choices(

@@ -87,7 +87,7 @@ def measure_embedding(
     bert = new_bert(sizes, longest)
     encoders = {name: new_encoder(sizes, longest, getattr(torch, name)) for name in DTYPES}
     sides = {BERT: lambda: bert_embeddings(bert, cells)} | {
-        f"scDMC {name}": lambda encoder=encoder: cell_embeddings(encoder, cells, "rank")
+        f"scDMC {name}": lambda encoder=encoder: cell_embeddings(encoder, cells, "rank", "cls")
         for name, encoder in encoders.items()
     }
     seconds = {name: [] for name in sides}

@@ -109,7 +109,7 @@ def test_blocks_give_the_embeddings_of_the_whole_file(
     stream, pooling, tmp_path, data_path, model_directory, encoder, small_blocks
 ):
     output = tmp_path / "out.h5ad"
-    shape = embed_file(data_path, output, model_directory, encoder, stream, pooling, CountOptions())
+    shape = embed_file(data_path, output, model_directory, encoder, CountOptions(), stream, pooling)
     assert small_blocks == [31, 32, 3]
     found = anndata.read_h5ad(output).obsm["X_scDMC"]
     expected = whole(data_path, model_directory, encoder, stream, pooling).obsm["X_scDMC"]
@@ -183,9 +183,7 @@ def test_a_wrong_token_in_a_later_block_is_refused(tmp_path, parquet_path, model
         table.set_column(column, field, pa.array(tokens, field.type)), tmp_path / "bad.parquet", row_group_size=30
     )
     with pytest.raises(ScDMCError, match=r"bad.parquet: token id 99999999 is outside of the vocabulary"):
-        embed_file(
-            tmp_path / "bad.parquet", tmp_path / "out.h5ad", model_directory, encoder, "both", "cls", CountOptions()
-        )
+        embed_file(tmp_path / "bad.parquet", tmp_path / "out.h5ad", model_directory, encoder, CountOptions())
     assert not (tmp_path / "out.h5ad").exists()
 
 

@@ -29,6 +29,7 @@ FLAGS = {
     "--seeds": "how many runs, with seeds from --seed on",
     "--stream": "which streams of a cell are read",
     "--pooling": "how the states of a stream become one vector",
+    "--encoder_layer": "whose states become the embedding",
     "--max_length": "most tokens of a stream",
     "--n_neighbors": "nearest neighbours that count",
     "--min_cells_per_type": "fewest cells of a type that takes part",

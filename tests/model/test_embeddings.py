@@ -1,5 +1,6 @@
 """Embeddings: what must not change them, how states are pooled, and that bfloat16 agrees with float32."""
 
+import re
 import shutil
 
 import anndata
@@ -12,11 +13,12 @@ from scdmc.cells.data import read_cells
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import DEFAULT_GENE_TABLE_FILE
-from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.embeddings import EmbeddingChoice, cell_embeddings, embedding_width
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.packing import pool
 from scdmc.options import POOLINGS
+from scdmc.studies.embedding_choices import embeddings_of_choices
 from scdmc.studies.synthetic_cells import VOCAB_SIZE, synthetic_cells
 from tests.task_scripts import run
 
@@ -153,3 +155,35 @@ def test_embedding_with_a_named_vocabulary_and_back_end_gives_the_same(
     assert status == 0
     embedded = anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_scDMC"]
     np.testing.assert_allclose(embedded, cell_embeddings(encoder, cells), atol=1e-5)
+
+
+def test_who_chooses_nothing_gets_what_config_json_says():
+    encoder = new_encoder(torch.float32)
+    encoder.config.embedding_stream, encoder.config.embedding_pooling = "expression", "weighted"
+    encoder.config.embedding_layer = 1
+    cells = CELLS.select(np.arange(3))
+    expected = embeddings_of_choices(encoder, cells, show_progress=False)
+    for asked, given in {
+        (None, None, None): EmbeddingChoice(1, "expression", "weighted"),
+        ("rank", None, None): EmbeddingChoice(3, "rank", "weighted"),
+        (None, "mean", None): EmbeddingChoice(3, "expression", "mean"),
+        ("both", "mean", 0): EmbeddingChoice(0, "both", "mean"),
+        (None, None, 2): EmbeddingChoice(2, "expression", "weighted"),
+    }.items():
+        stream, pooling, layer = asked
+        found = cell_embeddings(encoder, cells, stream, pooling, layer=layer, show_progress=False)
+        np.testing.assert_allclose(found, expected[given], atol=1e-5, err_msg=str(asked))
+        assert embedding_width(encoder, stream) == found.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"layer": 4}, "--encoder_layer 4: there are layers 1 to 3, and 0 for the vectors of the genes"),
+        ({"layer": 0}, "--encoder_layer 0 --pooling cls: <cls> is the same for all cells there"),
+        ({"pooling": "sum"}, "--pooling sum: there are cls, mean, weighted"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(asked, message):
+    with pytest.raises(ScDMCError, match=re.escape(message)):
+        cell_embeddings(new_encoder(torch.float32), CELLS, **asked)

@@ -73,6 +73,19 @@ def two_types(adata):
     return adata[adata.obs["cell_type"].isin(["alpha", "beta"])].copy()
 
 
+def test_an_export_says_what_the_embedding_of_a_cell_is(folder, load_script, tmp_path, capsys):
+    export = load_script("pretrain/export_model.py").main
+    chosen = ["--stream", "rank", "--pooling", "weighted", "--encoder_layer", "1"]
+    assert export(["--model", str(folder / "tiny"), "--output_dir", str(tmp_path / "other"), *chosen]) == 0
+    config = load_model(tmp_path / "other", ScDMCModel).config
+    assert (config.embedding_stream, config.embedding_pooling, config.embedding_layer) == ("rank", "weighted", 1)
+    # What was chosen before stays where nothing is chosen now.
+    assert export(["--model", str(tmp_path / "other"), "--output_dir", str(tmp_path / "again")]) == 0
+    assert load_model(tmp_path / "again", ScDMCModel).config.embedding_layer == 1
+    assert export(["--model", str(folder / "tiny"), "--output_dir", str(tmp_path / "no"), "--encoder_layer", "9"]) == 2
+    assert "--encoder_layer 9: there are layers 1 to 2" in capsys.readouterr().err
+
+
 # ---- names
 
 

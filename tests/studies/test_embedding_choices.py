@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from scdmc.configuration import ScDMCConfig
-from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.embeddings import EmbeddingChoice, cell_embeddings, embedding_choice
 from scdmc.model.encoder import ScDMCModel
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.studies.embedding_choices import (
-    EmbeddingChoice,
     confirmation,
-    default_choice,
     embedding_choices,
     embeddings_of_choices,
 )
@@ -57,11 +55,11 @@ def test_all_choices_are_there_but_cls_before_the_first_layer(embeddings):
     assert list(embeddings) == embedding_choices(2)
     assert len(embeddings) == 3 * 3 * 3 - 3
     assert not any(choice.layer == 0 and choice.pooling == "cls" for choice in embeddings)
-    assert default_choice(2) in embeddings
+    assert embedding_choice(ScDMCConfig(num_hidden_layers=2)) in embeddings
 
 
 def test_the_choice_of_the_first_data_set_is_followed_to_the_second():
-    first, other = EmbeddingChoice(1, "rank", "mean"), default_choice(2)
+    first, other = EmbeddingChoice(1, "rank", "mean"), EmbeddingChoice(2, "both", "cls")
     tables = {
         "one": pd.DataFrame({"overall": [0.9, 0.5]}, index=[first, other]),
         "two": pd.DataFrame({"overall": [0.3, 0.6]}, index=[first, other]),
