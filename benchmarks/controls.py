@@ -138,8 +138,9 @@ def judge(path: Path, name: str, arguments: argparse.Namespace) -> None:
     if target.is_file():
         return
     embeddings, labels = embeddings_of(path, name, arguments)
+    how = (arguments.label_fractions, arguments.splits, arguments.seed)
     parts = {
-        embedding: few_label_scores(values, labels, arguments.label_fractions, arguments.splits, arguments.seed)
+        embedding: few_label_scores(values, labels, *how, has_one_spread=embedding == PCA)
         for embedding, values in embeddings.items()
     }
     scores = pd.concat(parts, names=["embedding", None]).reset_index("embedding")

@@ -1,7 +1,8 @@
 """How much of the cell types frozen states hold when few cells have a label: the judge of pre-training.
 
 Each split keeps a fifth of the cells for the test and shows a share of the labels of the others. All methods are asked
-on the same splits, and the regularisation of each is chosen on a fifth of the labels that are shown.
+on the same splits, by the fit that ``scdmc annotate`` makes of a view: the regularisation of each is chosen by the log
+loss of folds of the labels that are shown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,18 +13,26 @@ import torch
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from scdmc.annotation.probing import linear_probe
 from scdmc.labels import is_missing
 from scdmc.model.embeddings import inference_batches
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import pool
 from scdmc.options import POOLINGS
 from scdmc.tokens.tokenized_cells import TokenizedCells, expression_of_cells
+from scdmc.views.regression import (
+    CELLS_OF_FOLDS,
+    CompactFeatures,
+    LinearView,
+    Standardisation,
+    fit_view,
+    fold_of_cells,
+    fold_view,
+    sample_of_cells,
+)
 
 # Types with fewer cells count nowhere: one of them would hang on a single test cell.
 MINIMUM_CELLS = 10
 TEST_FRACTION = 0.2
-VALIDATION_FRACTION = 0.2  # of the labels that are shown
 
 
 @torch.inference_mode()
@@ -87,16 +96,15 @@ def mean_gene_vectors(vectors: np.ndarray, cells: TokenizedCells) -> np.ndarray:
 
 def few_label_splits(
     labels: np.ndarray, fraction: float, n_splits: int, seed: int = 42
-) -> Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield training, validation and test cells (rows) of each split.
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Yield the cells (rows) of each split whose labels are shown, and its test cells.
 
     Parameters
     ----------
     labels
         Shape (n_cells,); cells without one, or of types with fewer than 10 cells, are in no part.
     fraction
-        Share of the labels of the training and validation cells that is shown, drawn among all types alike; at least
-        one training cell of each type.
+        Share of the labels of the cells that are no test, drawn among all types alike; at least two of each type.
     n_splits, seed
         How many splits, and the seed of the first.
     """
@@ -107,18 +115,43 @@ def few_label_splits(
     splitter = StratifiedShuffleSplit(n_splits, test_size=TEST_FRACTION, random_state=seed)
     for split, (shown, test) in enumerate(splitter.split(known, number)):
         generator = np.random.default_rng([seed, split])
-        training, validation = [], []
+        with_label = []
         for name in np.unique(number):
             members = generator.permutation(shown[number[shown] == name])
-            members = members[: max(2, round(fraction * len(members)))]
-            n_validation = max(1, round(VALIDATION_FRACTION * len(members)))
-            validation.append(members[:n_validation])
-            training.append(members[n_validation:])
-        yield known[np.concatenate(training)], known[np.concatenate(validation)], known[test]
+            with_label.append(members[: max(2, round(fraction * len(members)))])
+        yield known[np.concatenate(with_label)], known[test]
+
+
+def fitted_probe(embedding: np.ndarray, types: np.ndarray, has_one_spread: bool, seed: int = 42) -> LinearView:
+    """A logistic regression as ``scdmc annotate`` fits it to a view.
+
+    Parameters
+    ----------
+    embedding
+        Of the labelled cells, shape (n_cells, n_dimensions).
+    types
+        Index of the type of each, shape (n_cells,).
+    has_one_spread
+        For principal components, which keep their relative spread; all else is standardised.
+    seed
+        Of the folds.
+    """
+    standard = Standardisation.of(embedding, has_one_spread)
+    scaled, n_types = standard.apply(embedding), int(types.max()) + 1
+    chosen = sample_of_cells(types, CELLS_OF_FOLDS, seed)
+    axes, folds = CompactFeatures(scaled[chosen]), fold_of_cells(types[chosen], seed=seed)
+    C = fold_view(axes.own, axes.variance, types[chosen], folds).C
+    axes = CompactFeatures(scaled)
+    return standard.undo(axes.turned_back(fit_view(axes.own, axes.variance, types, n_types, C)))
 
 
 def few_label_scores(
-    embedding: np.ndarray, labels: np.ndarray, fractions: Sequence[float], n_splits: int = 3, seed: int = 42
+    embedding: np.ndarray,
+    labels: np.ndarray,
+    fractions: Sequence[float],
+    n_splits: int = 3,
+    seed: int = 42,
+    has_one_spread: bool = False,
 ) -> pd.DataFrame:
     """Macro-F1 of linear probes on the test cells.
 
@@ -130,6 +163,8 @@ def few_label_scores(
         See :func:`few_label_splits`.
     fractions
         Shares of the labels that are shown.
+    has_one_spread
+        See :func:`fitted_probe`.
 
     Returns
     -------
@@ -138,11 +173,10 @@ def few_label_scores(
     labels = np.asarray(labels).astype(str)
     rows = []
     for fraction in fractions:
-        for split, parts in enumerate(few_label_splits(labels, fraction, n_splits, seed)):
-            training, validation, test = parts
-            probe = linear_probe(embedding[training], labels[training], embedding[validation], labels[validation])
-            logits = embedding[test] @ probe.weight.T + probe.bias
-            told = probe.names[logits.argmax(axis=1)]
+        for split, (shown, test) in enumerate(few_label_splits(labels, fraction, n_splits, seed)):
+            names, types = np.unique(labels[shown], return_inverse=True)
+            probe = fitted_probe(embedding[shown], types, has_one_spread, seed)
+            told = names[probe.probabilities(embedding[test]).argmax(axis=1)]
             score = f1_score(labels[test], told, average="macro", zero_division=0)
             rows.append({"fraction": fraction, "split": split, "macro_f1": float(score)})
     return pd.DataFrame(rows)

@@ -259,7 +259,7 @@ def test_the_probe_prints_its_table_and_keeps_its_scores(shipped, load_script, i
     scdmc.embed(adata, "tiny", stream="rank", pooling="mean")
     expected = probe_scores(adata.obsm["X_scDMC"], labels_of(adata.obs["cell_type"]), n_splits=2)
     np.testing.assert_allclose(scores, [expected["probe_macro_f1"], expected["neighbours_macro_f1"]], atol=0.01)
-    assert entry["embedding"] == {"stream": "rank", "pooling": "mean"}
+    assert entry["embedding"] == {"layer": 2, "stream": "rank", "pooling": "mean"}
     assert (entry["n_splits"], entry["seed"], entry["label_key"]) == (2, 42, "cell_type")
     assert entry["pca"]["probe_macro_f1"] > entry["probe_macro_f1"]  # the tiny model has learned nothing
     assert f"| scDMC | {scores[0]:.3f} | {scores[1]:.3f} |" in capsys.readouterr().out
