@@ -176,9 +176,7 @@ def across_rows(
     return _named(rows, "across", *names, 1.0, seed)
 
 
-def _of(
-    features: Mapping[str, Features | TokenizedCells], cells: np.ndarray
-) -> dict[str, Features | TokenizedCells]:
+def _of(features: Mapping[str, Features | TokenizedCells], cells: np.ndarray) -> dict[str, Features | TokenizedCells]:
     return {
         view: each.select(cells) if isinstance(each, TokenizedCells) else each[cells] for view, each in features.items()
     }

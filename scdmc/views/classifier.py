@@ -235,15 +235,15 @@ def fit_view_classifier(
     )
     held_out = {view: each[chosen] for view, each in out_of_fold.items()}
     familiarity, aurocs = _familiarity(folded_cells, consensus, held_out, types[chosen], learnable[chosen])
-    distances = None if components is None else TypeDistances.of(components[taught.many], types[taught.many], len(names))
+    distances = (
+        None if components is None else TypeDistances.of(components[taught.many], types[taught.many], len(names))
+    )
     classifier = ViewClassifier(names.astype(object), views, consensus, familiarity, distances)
     of_types = {str(names[number]): auroc for number, auroc in aurocs.items()}
     return classifier, HeldOutViews(out_of_fold, together, learnable, of_types, of_controls)
 
 
-def _fit_one(
-    view: str, of_cells: Features, taught: LabelledFolds
-) -> tuple[CompactFeatures, np.ndarray, LinearView]:
+def _fit_one(view: str, of_cells: Features, taught: LabelledFolds) -> tuple[CompactFeatures, np.ndarray, LinearView]:
     """Axes of the cells in folds, what all cells are called when they are not seen, and the fit of many cells."""
     types, chosen, folds, many = taught.types, taught.chosen, taught.folds, taught.many
     standard = Standardisation.of(of_cells, view in WITH_ONE_SPREAD) if view in STANDARDISED else None

@@ -93,9 +93,7 @@ class FineTuner:
         """Put a model where the encoder is."""
         place_beside(self.encoder, model)
 
-    def fit(
-        self, cells: TokenizedCells, names: np.ndarray, taught: LabelledFolds
-    ) -> tuple[np.ndarray, FineTunedView]:
+    def fit(self, cells: TokenizedCells, names: np.ndarray, taught: LabelledFolds) -> tuple[np.ndarray, FineTunedView]:
         """Fine-tune without each fold, and on all cells.
 
         Parameters
@@ -271,7 +269,9 @@ def read_fine_tuned_view(
         If a weight has another name or shape than the description asks for, or is no finite number.
     """
     stream, pooling = description["stream"], description["pooling"]
-    config = changed_config(encoder.config, classifier_stream=stream, classifier_pooling=pooling, classifier_dropout=0.0)
+    config = changed_config(
+        encoder.config, classifier_stream=stream, classifier_pooling=pooling, classifier_dropout=0.0
+    )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     tensors = load_file(folder / FINE_TUNED_FILE)
