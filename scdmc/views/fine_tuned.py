@@ -5,7 +5,7 @@ Source: docs/method.md, "Views of a cell and their weights".
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from scdmc.annotation.fine_tuning import goodness, seconds_per_cell
 from scdmc.annotation.options import ClassifierOptions
 from scdmc.annotation.prediction import names_of_classes, predict_probabilities
 from scdmc.annotation.runs import new_classifier, settings_of_plan, train_classifier
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.model.devices import autocast, computing_dtype
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, changed_config
@@ -84,15 +84,6 @@ class FineTuner:
     seed: int = 42
     options: ClassifierOptions = field(default_factory=ClassifierOptions)
 
-    @property
-    def dtype(self) -> str:
-        """What a fine-tuned model computes in: what the encoder does."""
-        return dtype_beside(self.encoder)
-
-    def place(self, model: ScDMCForCellClassification) -> None:
-        """Put a model where the encoder is."""
-        place_beside(self.encoder, model)
-
     def fit(self, cells: TokenizedCells, names: np.ndarray, taught: LabelledFolds) -> tuple[np.ndarray, FineTunedView]:
         """Fine-tune without each fold, and on all cells.
 
@@ -120,48 +111,53 @@ class FineTuner:
         whole = training_split(taught.types, taught.many, self.seed)
         if not _can_teach(whole, labels):
             raise ScDMCError(
-                f"--views {FINE_TUNED_VIEW}: the cells with a label have {len(names)} types and {len(labels)} cells; a "
+                f"--views {FINE_TUNED_VIEW}: {len(labels):,} labelled cells of {shown_names(list(names))} are too few; a "
                 "fine-tuning needs two types, and two cells of one of them; leave this view out"
             )
         numbers = np.unique(taught.folds)
         fold_of = np.arange(len(labels)) % len(numbers)  # for cells that are in no fold
         fold_of[taught.chosen] = np.searchsorted(numbers, taught.folds)
-        plans = []
-        for number in range(len(numbers)):
-            rest = taught.chosen[fold_of[taught.chosen] != number]
-            name = f"fine-tuning {number + 1} of {len(numbers) + 1}"
-            plans.append(RunPlan(name, self.seed, training_split(taught.types, rest, self.seed)))
-        plans.append(RunPlan(f"fine-tuning {len(numbers) + 1} of {len(numbers) + 1}", self.seed, whole))
+        rests = [taught.chosen[fold_of[taught.chosen] != number] for number in range(len(numbers))]
+        splits = [*(training_split(taught.types, rest, self.seed) for rest in rests), whole]
+        plans = [
+            RunPlan(f"fine-tuning {number} of {len(splits)}", self.seed, split)
+            for number, split in enumerate(splits, start=1)
+        ]
         progress_line(self._time_needed(plans, cells, labels))
         out_of_fold, best_epochs = np.zeros((len(labels), len(names))), []
         for number, plan in enumerate(plans[:-1]):
             asked = np.flatnonzero(fold_of == number)
-            columns, probabilities, best_epoch = self._out_of_fold(plan, cells, labels, asked)
-            out_of_fold[np.ix_(asked, np.searchsorted(names.astype(str), columns))] = probabilities
+            known, probabilities, best_epoch = self._of_fold(plan, cells, labels, asked)
+            out_of_fold[np.ix_(asked, np.searchsorted(names.astype(str), known))] = probabilities
             best_epochs.append(best_epoch)
-        view, best_epoch = self._fitted(plans[-1], cells, labels)
-        return out_of_fold, FineTunedView(view.model, view.dtype, (*best_epochs, best_epoch))
+        view = self._fitted(plans[-1], cells, labels)
+        return out_of_fold, replace(view, best_epochs=(*best_epochs, *view.best_epochs))
 
-    def _fitted(self, plan: RunPlan, cells: TokenizedCells, labels: np.ndarray) -> tuple[FineTunedView, int]:
-        model, _, history = train_classifier(self.model_directory, cells, labels, plan, self._options(), self.place)
-        return FineTunedView(model.eval(), self.dtype), int(max(history, key=goodness)["epoch"])
+    def _fitted(self, plan: RunPlan, cells: TokenizedCells, labels: np.ndarray) -> FineTunedView:
+        model, settings, history = train_classifier(
+            self.model_directory, cells, labels, plan, self._options(), self._place
+        )
+        return FineTunedView(model.eval(), settings.dtype, (int(max(history, key=goodness)["epoch"]),))
+
+    def _place(self, model: ScDMCForCellClassification) -> None:
+        place_beside(self.encoder, model)
 
     def _options(self) -> ClassifierOptions:
-        return ClassifierOptions(**{**vars(self.options), "settings": {"dtype": self.dtype, **self.options.settings}})
+        return replace(self.options, settings={"dtype": dtype_beside(self.encoder), **self.options.settings})
 
-    def _out_of_fold(
+    def _of_fold(
         self, plan: RunPlan, cells: TokenizedCells, labels: np.ndarray, asked: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Types that a fold's model knows, what it says of the cells that are asked, and its best epoch."""
         if not _can_teach(plan.split, labels):
             known, sizes = np.unique(labels[plan.split != "left_out"].astype(str), return_counts=True)
             return known, np.tile(sizes / max(sizes.sum(), 1), (len(asked), 1)), 0
-        view, best_epoch = self._fitted(plan, cells, labels)
-        return names_of_classes(view.model).astype(str), view.probabilities(cells.select(asked)), best_epoch
+        view = self._fitted(plan, cells, labels)
+        return names_of_classes(view.model).astype(str), view.probabilities(cells.select(asked)), view.best_epochs[0]
 
     def _time_needed(self, plans: Sequence[RunPlan], cells: TokenizedCells, labels: np.ndarray) -> str:
         """How long the fine-tunings will take, by a few steps of the last one."""
-        model, settings = new_classifier(self.model_directory, labels, plans[-1], self._options(), self.place)
+        model, settings = new_classifier(self.model_directory, labels, plans[-1], self._options(), self._place)
         seconds = seconds_per_cell(model, cells, labels, plans[-1].split, settings)
         shortest = longest = 0.0
         for plan in plans:
