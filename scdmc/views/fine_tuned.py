@@ -111,8 +111,8 @@ class FineTuner:
         whole = training_split(taught.types, taught.many, self.seed)
         if not _can_teach(whole, labels):
             raise ScDMCError(
-                f"--views {FINE_TUNED_VIEW}: {len(labels):,} labelled cells of {shown_names(list(names))} are too few; a "
-                "fine-tuning needs two types, and two cells of one of them; leave this view out"
+                f"--views {FINE_TUNED_VIEW}: {len(labels):,} labelled cells of {shown_names(list(names))} are too few; "
+                "a fine-tuning needs two types, and two cells of one of them; leave this view out"
             )
         numbers = np.unique(taught.folds)
         fold_of = np.arange(len(labels)) % len(numbers)  # for cells that are in no fold
