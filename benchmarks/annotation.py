@@ -1,7 +1,7 @@
 """How right the labels are that a reference gives: within data sets, across batches and files, beside controls."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scdmc.studies.annotation_views import Describer
+    from scdmc.views.fine_tuned import FineTuner
 
 EXAMPLES = (
     "{prog} --model scDMC-small --within blood.h5ad islets.h5ad --label_fractions 0.05 0.1 1 --output_file rows.csv",
@@ -40,6 +41,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--pairs", **files, help="two files, each of which labels the other; blood types are made coarse"
     )
     parser.add_argument("--label_fractions", type=share, nargs="+", default=[1.0], help="shares of the labels, within")
+    meaning = "add the fine-tuned view: a fine-tuning for each fold of the labelled cells and one more, in each run"
+    parser.add_argument("--finetuned", action="store_true", help=meaning)
     add_seed_argument(parser, "of the first run")
     parser.add_argument("--seeds", type=positive_int, default=3, help="runs with seeds from --seed on")
     add_output_file_argument(
@@ -59,13 +62,20 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def runs(arguments: argparse.Namespace, describer: "Describer", rows: "pd.DataFrame") -> Iterator["pd.DataFrame"]:
+def runs(
+    arguments: argparse.Namespace, describer: "Describer", rows: "pd.DataFrame", fine_tuner: "FineTuner | None"
+) -> Iterator["pd.DataFrame"]:
     """The rows of each run that is not there yet."""
+    from functools import partial
+
     import numpy as np
 
     from scdmc.labels import labels_of
-    from scdmc.studies.annotation_views import across_rows, is_done, read_labelled, within_rows
+    from scdmc.studies import annotation_views
+    from scdmc.studies.annotation_views import read_labelled, within_rows
 
+    is_done = partial(annotation_views.is_done, with_fine_tuned=arguments.finetuned)
+    across_rows = partial(annotation_views.across_rows, fine_tuner=fine_tuner)
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     for path in arguments.within:
         file = read_labelled(path, describer.tokenizer, arguments.label_key)
@@ -73,7 +83,7 @@ def runs(arguments: argparse.Namespace, describer: "Describer", rows: "pd.DataFr
         for seed in seeds:
             for fraction in arguments.label_fractions:
                 if not is_done(rows, "within", name, name, fraction, seed):
-                    yield within_rows(file, features, fraction, seed)
+                    yield within_rows(file, features, fraction, seed, fine_tuner)
     for path in arguments.batches:
         file = read_labelled(path, describer.tokenizer, arguments.label_key)
         batch, name = labels_of(file.counts.obs[arguments.batch_key]), file.counts.name
@@ -89,7 +99,9 @@ def runs(arguments: argparse.Namespace, describer: "Describer", rows: "pd.DataFr
             yield across_of(describer, names, pair, arguments.seed, across_rows)
 
 
-def across_of(describer: "Describer", names: tuple, parts: list, seed: int, across_rows: object) -> "pd.DataFrame":
+def across_of(
+    describer: "Describer", names: tuple, parts: list, seed: int, across_rows: Callable[..., "pd.DataFrame"]
+) -> "pd.DataFrame":
     """The rows of one reference and its new cells."""
     reference, new = describer.features(*(part.counts for part in parts))
     return across_rows(names, reference, parts[0].labels, new, parts[1].labels, seed)
@@ -112,13 +124,18 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.storage import load_model
     from scdmc.reports.tables import markdown, score_texts
     from scdmc.studies.annotation_views import RUN_COLUMNS, Describer, add_rows, read_rows, summary
+    from scdmc.views.fine_tuned import FineTuner
+    from scdmc.views.options import VIEW_CHOICES, VIEWS
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     if arguments.overwrite:
         arguments.output_file.unlink(missing_ok=True)
     rows = read_rows(arguments.output_file)
-    for more in runs(arguments, Describer.of(model_directory, encoder, arguments.seed), rows):
+    views = VIEW_CHOICES if arguments.finetuned else VIEWS
+    describer = Describer.of(model_directory, encoder, arguments.seed, views)
+    fine_tuner = FineTuner(model_directory, encoder, arguments.seed) if arguments.finetuned else None
+    for more in runs(arguments, describer, rows, fine_tuner):
         rows = add_rows(arguments.output_file, rows, more)
         print(more.drop(columns=RUN_COLUMNS).round(3).to_string(index=False), flush=True)
     texts = score_texts(*summary(rows))

@@ -35,7 +35,7 @@ from scdmc.errors import ScDMCError
 from scdmc.model.names import VIEWS_FILE
 from scdmc.options import LabelOptions
 from scdmc.reading.options import CountOptions, is_counts
-from scdmc.views.options import AUTO, MEANING_OF_VIEWS, METHODS, SHIPPED_MODEL, VIEWS, ViewOptions
+from scdmc.views.options import AUTO, MEANING_OF_VIEWS, METHODS, SHIPPED_MODEL, VIEW_CHOICES, VIEWS, ViewOptions
 
 if TYPE_CHECKING:
     from scdmc.annotation.annotators import Annotator
@@ -101,7 +101,7 @@ def _add_reference_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=METHODS, help=meaning)
     views = parser.add_argument_group("by views")
     meaning = "; ".join(f"{view}: {what}" for view, what in MEANING_OF_VIEWS.items())
-    views.add_argument("--views", nargs="+", choices=VIEWS, help=f"{meaning} (default: {' '.join(VIEWS)})")
+    views.add_argument("--views", nargs="+", choices=VIEW_CHOICES, help=f"{meaning} (default: {' '.join(VIEWS)})")
     views.add_argument(
         "--batch_key",
         help="column of obs with the batches of the reference: whole batches are held out to weigh the views "

@@ -73,6 +73,12 @@ class ProgressLines:
         print(text, file=sys.stderr, flush=True)
 
 
+def progress_line(text: str) -> None:
+    """One line of what is about to be done, where the bars are; a bar that is drawn moves down."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
 ProgressBar = tqdm | ProgressLines
 
 

@@ -11,8 +11,8 @@ import scipy.sparse
 ALL_VIEWS, WITHOUT_MODEL = "all views", "all views without scDMC"
 # And means of co-expression vectors that no training has seen: alone, and in the place of the language model.
 VECTORS_ALONE, OTHER_VIEWS_AND_VECTORS = "untrained vectors", "vectors in place of scDMC"
-# Names of the views of the language model begin so, in whatever case.
-LANGUAGE_MODEL = "scDMC"
+# Names of the views of the language model begin with one of these, in whatever case.
+LANGUAGE_MODEL = ("scdmc", "finetuned")
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HeldOutScores:
         One row per method: every view alone, all views together, and the controls; columns ``weight`` (of the view,
         NaN for what is no view), ``accuracy``, ``macro_f1``, ``log_loss`` (nats), ``calibration_error``. The index is
         the method's name: ``ALL_VIEWS`` for all views together; those of the language model begin with
-        ``LANGUAGE_MODEL``.
+        one of ``LANGUAGE_MODEL``.
     types
         One row per type, the index: ``n_cells`` of the reference, ``precision``, ``recall``, ``f1`` of all views
         together.

@@ -6,6 +6,7 @@ Source: docs/method.md, "Evaluation rules".
 import copy
 import logging
 import math
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,6 +60,9 @@ RATE_FACTORS = {"full": 1.0, "top_layers": 1.0, "lora": 4.0, "classifier": 10.0}
 
 
 WARMUP_SHARE = 0.1
+
+
+STEPS_TIMED = 3
 
 
 _GENE_DROPOUT = 16  # The stream of random numbers; pre-training has others.
@@ -175,6 +179,32 @@ def fit_classifier(
         model.has_adapters = False
     model.requires_grad_(True)
     return history
+
+
+def seconds_per_cell(
+    model: ScDMCForCellClassification,
+    cells: TokenizedCells,
+    labels: np.ndarray,
+    split: np.ndarray,
+    settings: FineTuningSettings,
+) -> float:
+    """How long training takes a cell here: measured by a few real steps after a first one, which would not be typical.
+
+    Parameters
+    ----------
+    model, cells, labels, split, settings
+        See :func:`fit_classifier`. The model moves, and is not to be used afterwards.
+    """
+    rows = np.random.default_rng(settings.seed).permutation(np.flatnonzero(split == "train"))
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        optimizers = make_optimizers(model, settings)
+        with progress_bar(disable=True) as progress:
+            for n_steps in (1, STEPS_TIMED):
+                chosen = rows[: n_steps * settings.batch_size]
+                part, targets = Part(cells.select(chosen), labels[chosen]), class_numbers(model, labels[chosen])
+                started = time.monotonic()
+                _train_epoch(model, part, targets, settings, 0, optimizers, [], progress)
+    return (time.monotonic() - started) / len(chosen)
 
 
 def start_from_probe(

@@ -146,7 +146,7 @@ def _uses_model(methods: pd.Index) -> np.ndarray:
 
 def _is_of_model(view: str) -> bool:
     """True for a view of the language model."""
-    return view.casefold().startswith(LANGUAGE_MODEL.casefold())
+    return view.casefold().startswith(LANGUAGE_MODEL)
 
 
 def _section_of_map(folder: Path, evidence: TypeEvidence) -> Section:

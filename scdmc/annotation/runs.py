@@ -122,11 +122,33 @@ def train_classifier(
     place
         Moves a model to the device where it is to be trained.
     """
+    model, settings = new_classifier(model_directory, labels, plan, options, place)
+    logger.info(
+        "%s: %s training cells; at most %d epochs of batches of %d, learning rate %g",
+        plan.name, f"{int((plan.split == 'train').sum()):,}", settings.epochs, settings.batch_size,
+        settings.learning_rate,
+    )  # fmt: skip
+    return model, settings, fit_classifier(model, cells, labels, plan.split, settings)
+
+
+def settings_of_plan(model_directory: ModelDirectory, plan: RunPlan, options: ClassifierOptions) -> FineTuningSettings:
+    """The settings that were chosen, and for the number of training cells those that were not."""
     chosen = {**options.settings, "seed": plan.seed}
     if chosen.get("classifier_start") is None:  # random weights have to move, and fast
         chosen["classifier_start"] = "probe" if options.is_pretrained else "random"
     n_training = int((plan.split == "train").sum())
-    settings = adapted_settings(n_training, model_directory.config.hidden_size, **chosen)
+    return adapted_settings(n_training, model_directory.config.hidden_size, **chosen)
+
+
+def new_classifier(
+    model_directory: ModelDirectory,
+    labels: np.ndarray,
+    plan: RunPlan,
+    options: ClassifierOptions,
+    place: Callable[[ScDMCForCellClassification], object],
+) -> tuple[ScDMCForCellClassification, FineTuningSettings]:
+    """A classifier before its training, and the settings of that; see :func:`train_classifier`."""
+    settings = settings_of_plan(model_directory, plan, options)
     dropout = CLASSIFIER_DROPOUTS[settings.classifier_start] if options.dropout is None else options.dropout
     with torch.random.fork_rng(devices=[]):  # models are made on the CPU
         torch.default_generator.manual_seed(plan.seed)  # the new head's weights, or all of them
@@ -139,11 +161,7 @@ def train_classifier(
             options.pooling,
         )
     place(model)
-    logger.info(
-        "%s: %s training cells; at most %d epochs of batches of %d, learning rate %g",
-        plan.name, f"{n_training:,}", settings.epochs, settings.batch_size, settings.learning_rate,
-    )  # fmt: skip
-    return model, settings, fit_classifier(model, cells, labels, plan.split, settings)
+    return model, settings
 
 
 def fine_tuned_run(

@@ -47,3 +47,7 @@ TRAINING_GENES_FILE = "training_genes.json"
 
 # Only in the folder of a classifier of views: its words and numbers, and its tensors.
 VIEWS_FILE, VIEW_TENSORS_FILE = "views.json", "views.safetensors"
+
+
+# There, too, where a fine-tuned model is one of the views: its weights.
+FINE_TUNED_FILE = "finetuned.safetensors"

@@ -3,8 +3,8 @@
 Source: docs/method.md, "Views of a cell and their weights".
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,14 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.reading.counts import open_counts
 from scdmc.reading.options import CountOptions
-from scdmc.tokens.tokenized_cells import expression_of_cells
+from scdmc.tokens.tokenized_cells import TokenizedCells, expression_of_cells
 from scdmc.tokens.tokenizer import Tokenizer
 from scdmc.views.classifier import ViewClassifier, fit_view_classifier
 from scdmc.views.features import FeatureMaker
+from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.held_out import VECTORS, untrained_vectors
 from scdmc.views.new_cells import components_of
-from scdmc.views.options import VIEWS
+from scdmc.views.options import FINE_TUNED_VIEW, VIEWS
 from scdmc.views.regression import Features
 from scdmc.views.shift import CARRIES_ACROSS, MOST_SEPARABLE, separability
 
@@ -103,13 +104,16 @@ class Describer:
     encoder: ScDMCModel
     tokenizer: Tokenizer
     seed: int = 42
+    views: tuple[str, ...] = VIEWS
 
     @classmethod
-    def of(cls, model_directory: ModelDirectory, encoder: ScDMCModel, seed: int = 42) -> "Describer":
+    def of(
+        cls, model_directory: ModelDirectory, encoder: ScDMCModel, seed: int = 42, views: tuple[str, ...] = VIEWS
+    ) -> "Describer":
         """By a model."""
-        return cls(encoder, tokenizer_of_model(model_directory, CountOptions()), seed)
+        return cls(encoder, tokenizer_of_model(model_directory, CountOptions()), seed, views)
 
-    def features(self, *parts: CellCounts) -> list[dict[str, Features]]:
+    def features(self, *parts: CellCounts) -> list[dict[str, Features | TokenizedCells]]:
         """Features of each part, of the genes that all of them have; components and vectors are those of all cells."""
         genes = parts[0].keys
         for part in parts[1:]:
@@ -120,28 +124,36 @@ class Describer:
         n_tokens = len(self.tokenizer.vocabulary)
         tokens = [part.tokenized(self.tokenizer) for part in parts]
         values = [expression_of_cells(each, np.arange(len(each)), n_tokens) for each in tokens]
-        features = [dict(maker.of_cells(part, VIEWS, f"encode {part.name}").features) for part in parts]
+        features = [dict(maker.of_cells(part, self.views, f"encode {part.name}").features) for part in parts]
         vectors = untrained_vectors(values, self.seed)
         return [each | {VECTORS: control} for each, control in zip(features, vectors, strict=True)]
 
 
-def within_rows(file: LabelledFile, features: Mapping[str, Features], fraction: float, seed: int) -> pd.DataFrame:
+def within_rows(
+    file: LabelledFile,
+    features: Mapping[str, Features | TokenizedCells],
+    fraction: float,
+    seed: int,
+    fine_tuner: FineTuner | None = None,
+) -> pd.DataFrame:
     """Scores on the test cells of one split, fitted on (a share of) its train and validation cells."""
     split = make_split(file.labels, seed=seed)
     if fraction < 1:
         split = with_fewer_labels(file.labels, split, fraction, seed)
     taught, tested = (np.flatnonzero(np.isin(split, parts)) for parts in (("train", "validation"), ("test",)))
-    rows = _rows(_of(features, taught), file.labels[taught], _of(features, tested), file.labels[tested], VIEWS, seed)
+    cells = (_of(features, taught), file.labels[taught], _of(features, tested), file.labels[tested])
+    rows = _rows(*cells, VIEWS, seed, fine_tuner)
     return _named(rows, "within", file.counts.name, file.counts.name, fraction, seed)
 
 
 def across_rows(
     names: tuple[str, str],
-    reference: Mapping[str, Features],
+    reference: Mapping[str, Features | TokenizedCells],
     reference_labels: np.ndarray,
-    new: Mapping[str, Features],
+    new: Mapping[str, Features | TokenizedCells],
     new_labels: np.ndarray,
     seed: int,
+    fine_tuner: FineTuner | None = None,
 ) -> pd.DataFrame:
     """Scores on the cells of one file or batch, fitted on those of others.
 
@@ -155,15 +167,19 @@ def across_rows(
         Types. Cells of types that the reference lacks are scored, too: they are always wrong.
     seed
         Of folds.
+    fine_tuner
+        Makes the fine-tuned view, if it is among them.
     """
     apart = separability(reference["components"], new["components"], seed) >= MOST_SEPARABLE
     product = [CARRIES_ACROSS] if apart else list(VIEWS)
-    rows = _rows(reference, reference_labels, new, new_labels, product, seed)
+    rows = _rows(reference, reference_labels, new, new_labels, product, seed, fine_tuner)
     return _named(rows, "across", *names, 1.0, seed)
 
 
-def _of(features: Mapping[str, Features], cells: np.ndarray) -> dict[str, Features]:
-    return {view: each[cells] for view, each in features.items()}
+def _of(features: Mapping[str, Features | TokenizedCells], cells: np.ndarray) -> dict[str, Features | TokenizedCells]:
+    return {
+        view: each.select(cells) if isinstance(each, TokenizedCells) else each[cells] for view, each in features.items()
+    }
 
 
 def _named(rows: pd.DataFrame, *values: object) -> pd.DataFrame:
@@ -185,22 +201,33 @@ METHODS = {
 }
 
 
+# Only where a fine-tuned view is asked for.
+METHODS_WITH_FINE_TUNED = {
+    "F: scDMC fine-tuned": (FINE_TUNED_VIEW,),
+    "G+P+F": ("genes", "components", FINE_TUNED_VIEW),
+    "G+P+E+F": ("genes", "components", "scdmc", FINE_TUNED_VIEW),
+}
+
+
 PRODUCT = "scdmc annotate"
 
 
 def _rows(
-    taught: Mapping[str, Features],
+    taught: Mapping[str, Features | TokenizedCells],
     labels: np.ndarray,
-    new: Mapping[str, Features],
+    new: Mapping[str, Features | TokenizedCells],
     truth: np.ndarray,
-    product: list[str],
+    product: Sequence[str],
     seed: int,
+    fine_tuner: FineTuner | None,
 ) -> pd.DataFrame:
     """One row per method."""
-    classifier, held_out = fit_view_classifier(taught, labels, seed=seed)
+    fine_tuner = None if fine_tuner is None else replace(fine_tuner, seed=seed)
+    classifier, held_out = fit_view_classifier(taught, labels, seed=seed, fine_tuner=fine_tuner)
     of_views = classifier.of_views(new)
     rows = []
-    for method, views in {**METHODS, PRODUCT: tuple(product)}.items():
+    methods = METHODS | (METHODS_WITH_FINE_TUNED if FINE_TUNED_VIEW in taught else {})
+    for method, views in {**methods, PRODUCT: tuple(product)}.items():
         scores = _scores(classifier, of_views, views, truth)
         rows.append({"method": method, **scores})
     table = pd.DataFrame(rows)
@@ -231,17 +258,22 @@ def read_rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=[*RUN_COLUMNS, "method"])
 
 
-def is_done(rows: pd.DataFrame, *run: object) -> bool:
-    """True where a run is among the rows."""
-    found = np.ones(len(rows), dtype=bool)
+def is_done(rows: pd.DataFrame, *run: object, with_fine_tuned: bool = False) -> bool:
+    """True where a run is among the rows, with the fine-tuned view if that is asked for."""
+    found = np.isin(rows["method"], list(METHODS_WITH_FINE_TUNED)) if with_fine_tuned else np.ones(len(rows), bool)
     for name, value in zip(RUN_COLUMNS, run, strict=True):
         found &= (rows[name] == value).to_numpy()
     return bool(found.any())
 
 
 def add_rows(path: Path, rows: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
-    """Append the rows of a run to the file, which is replaced as a whole, and return all."""
-    together = pd.concat([rows, more], ignore_index=True) if len(rows) else more
+    """Add the rows of a run to the file, in the place of older ones of this run, and return all.
+
+    The file is replaced as a whole.
+    """
+    older = rows.merge(more[RUN_COLUMNS].drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
+    others = rows[~older.to_numpy(dtype=bool)]
+    together = pd.concat([others, more], ignore_index=True) if len(others) else more
     with atomic_path(path) as temporary:
         together.to_csv(temporary, index=False)
     return together

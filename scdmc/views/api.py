@@ -18,6 +18,7 @@ from scdmc.model.loaded import model_to_run, open_model
 from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions
+from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.new_cells import label_by_fitted, label_new_cells
 from scdmc.views.options import AUTO, METHODS, SHIPPED_MODEL, ViewOptions
 from scdmc.views.pair import read_pair, require_views
@@ -142,6 +143,7 @@ def _by_views(
     else:
         of_reference = counts_of_adata(reference, name="reference", **count_options.of_counts())
         of_new, *labelled_cells = read_pair(new, of_reference, tokenizer, options)
-        cells, _ = label_new_cells(of_new, *labelled_cells, encoder, tokenizer, options)
+        fine_tuner = FineTuner(model_directory, encoder, options.seed)
+        cells, _ = label_new_cells(of_new, *labelled_cells, fine_tuner, tokenizer, options)
     add_results(adata, of_new.rows, result_columns(cells), result_matrices(cells))
     return adata

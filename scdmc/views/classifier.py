@@ -12,11 +12,15 @@ import numpy as np
 
 from scdmc.annotation.calibration import calibrate, with_temperature
 from scdmc.progress import progress_bar
+from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.views.familiarity import Familiarity, TypeDistances, clues_of_cells
+from scdmc.views.fine_tuned import FineTunedView, FineTuner
+from scdmc.views.options import FINE_TUNED_VIEW
 from scdmc.views.regression import (
     CELLS_OF_FOLDS,
     CompactFeatures,
     Features,
+    LabelledFolds,
     LinearView,
     Standardisation,
     combined,
@@ -80,22 +84,23 @@ class ViewClassifier:
     names
         Types, shape (n_types,).
     views
-        View -> its logistic regression, on features as they are.
+        View -> its logistic regression, on features as they are; or the fine-tuned model.
     consensus
         Views that are at hand (sorted, joined by "+") -> how they are combined.
     familiarity
-        Views that are at hand -> the yardstick of familiarity, and the threshold that is recommended.
+        Views that are asked (:func:`views_of_familiarity`) -> the yardstick of familiarity, and the threshold that is
+        recommended.
     distances
         Where the types lie among principal components; None without the view of these.
     """
 
     names: np.ndarray
-    views: Mapping[str, LinearView]
+    views: Mapping[str, LinearView | FineTunedView]
     consensus: Mapping[str, Consensus]
     familiarity: Mapping[str, Familiarity]
     distances: TypeDistances | None
 
-    def of_views(self, features: Mapping[str, Features]) -> dict[str, np.ndarray]:
+    def of_views(self, features: Mapping[str, Features | TokenizedCells]) -> dict[str, np.ndarray]:
         """View -> its probabilities, uncalibrated, shape (n_cells, n_types)."""
         return {view: self.views[view].probabilities(features[view]) for view in self.views if view in features}
 
@@ -105,9 +110,11 @@ class ViewClassifier:
 
     def recommended_of(self, views: Sequence[str]) -> float:
         """Familiarity below which the reference recommends to call a cell Unknown, by these views."""
-        return self.familiarity[key_of(views)].threshold
+        return self.familiarity[key_of(views_of_familiarity(views))].threshold
 
-    def familiarity_of(self, of_views: Mapping[str, np.ndarray], features: Mapping[str, Features]) -> np.ndarray:
+    def familiarity_of(
+        self, of_views: Mapping[str, np.ndarray], features: Mapping[str, Features | TokenizedCells]
+    ) -> np.ndarray:
         """How familiar cells are: the share of held-out reference cells that are not more so, shape (n_cells,).
 
         Parameters
@@ -117,6 +124,7 @@ class ViewClassifier:
         features
             View -> features of the cells.
         """
+        of_views = {view: of_views[view] for view in views_of_familiarity(list(of_views))}
         key = key_of(list(of_views))
         squared = None
         if "components" in of_views:
@@ -155,19 +163,29 @@ def key_of(views: Sequence[str]) -> str:
     return "+".join(sorted(views))
 
 
+def views_of_familiarity(views: Sequence[str]) -> list[str]:
+    """Views that say how familiar a cell is: all but the fine-tuned one, if there are others.
+
+    To learn what cells of an unseen type look like each type is left out once, and every view fitted again. For this
+    one it would be a fine-tuning for each type.
+    """
+    return [view for view in views if view != FINE_TUNED_VIEW] or list(views)
+
+
 def fit_view_classifier(
-    features: Mapping[str, Features],
+    features: Mapping[str, Features | TokenizedCells],
     labels: np.ndarray,
     batch: np.ndarray | None = None,
     seed: int = 42,
     controls: Mapping[str, Features] | None = None,
+    fine_tuner: FineTuner | None = None,
 ) -> tuple[ViewClassifier, HeldOutViews]:
     """Fit every view on labelled cells, and learn from folds of them how much each counts.
 
     Parameters
     ----------
     features
-        View -> shape (n_cells, n_features).
+        View -> shape (n_cells, n_features); of the fine-tuned view the tokens of the cells.
     labels
         Shape (n_cells,), none missing.
     batch
@@ -176,6 +194,8 @@ def fit_view_classifier(
         Of the folds.
     controls
         Features that are only compared: they are fitted in the same folds, and the classifier does not read them.
+    fine_tuner
+        Makes the fine-tuned view, if it is among them.
 
     Returns
     -------
@@ -184,16 +204,20 @@ def fit_view_classifier(
     names, types = np.unique(labels.astype(str), return_inverse=True)
     chosen = sample_of_cells(types, CELLS_OF_FOLDS, seed)
     folds = fold_of_cells(types[chosen], None if batch is None else batch[chosen], seed)
-    many = sample_of_cells(types, CELLS_OF_FIT, seed)
+    taught = LabelledFolds(types, chosen, folds, sample_of_cells(types, CELLS_OF_FIT, seed))
     learnable = np.ones(len(types), dtype=bool)
     learnable[chosen] = is_learnable(types[chosen], folds)
     views, out_of_fold, compact, of_controls = {}, {}, {}, {}
-    for view, of_cells in _shown({**features, **(controls or {})}, "views"):
-        fit = _fit_one(view, of_cells, types, chosen, folds, many)
+    linear = {view: of_cells for view, of_cells in features.items() if view != FINE_TUNED_VIEW}
+    for view, of_cells in _shown({**linear, **(controls or {})}, "views"):
+        fit = _fit_one(view, of_cells, taught)
         if view in features:
             compact[view], out_of_fold[view], views[view] = fit
         else:
             of_controls[view] = fit[1]
+    if FINE_TUNED_VIEW in features:
+        fit = fine_tuner.fit(features[FINE_TUNED_VIEW], names, taught)
+        out_of_fold[FINE_TUNED_VIEW], views[FINE_TUNED_VIEW] = fit
     tested = chosen[learnable[chosen]]
     consensus = {
         key_of(some): consensus_of_views({view: out_of_fold[view][tested] for view in some}, types[tested])
@@ -204,23 +228,24 @@ def fit_view_classifier(
     components = features.get("components")
     folded_cells = _Folded(
         compact,
-        {view: fitted.C for view, fitted in views.items()},
+        {view: views[view].C for view in compact},
         None if components is None else components[chosen],
         types[chosen],
         folds,
     )
     held_out = {view: each[chosen] for view, each in out_of_fold.items()}
     familiarity, aurocs = _familiarity(folded_cells, consensus, held_out, types[chosen], learnable[chosen])
-    distances = None if components is None else TypeDistances.of(components[many], types[many], len(names))
+    distances = (
+        None if components is None else TypeDistances.of(components[taught.many], types[taught.many], len(names))
+    )
     classifier = ViewClassifier(names.astype(object), views, consensus, familiarity, distances)
     of_types = {str(names[number]): auroc for number, auroc in aurocs.items()}
     return classifier, HeldOutViews(out_of_fold, together, learnable, of_types, of_controls)
 
 
-def _fit_one(
-    view: str, of_cells: Features, types: np.ndarray, chosen: np.ndarray, folds: np.ndarray, many: np.ndarray
-) -> tuple[CompactFeatures, np.ndarray, LinearView]:
+def _fit_one(view: str, of_cells: Features, taught: LabelledFolds) -> tuple[CompactFeatures, np.ndarray, LinearView]:
     """Axes of the cells in folds, what all cells are called when they are not seen, and the fit of many cells."""
+    types, chosen, folds, many = taught.types, taught.chosen, taught.folds, taught.many
     standard = Standardisation.of(of_cells, view in WITH_ONE_SPREAD) if view in STANDARDISED else None
     scaled, n_types = of_cells if standard is None else standard.apply(of_cells), int(types.max()) + 1
     axes = CompactFeatures(scaled[chosen])
@@ -259,15 +284,16 @@ def _familiarity(
     types: np.ndarray,
     is_tested: np.ndarray,
 ) -> tuple[dict[str, Familiarity], dict[int, float]]:
-    """Yardsticks for whatever views are at hand, and by all views the AUROC of each type that was left out."""
-    unseen = cells.without_types(consensus)
+    """Yardsticks for whatever views are asked, and by all of them the AUROC of each type that was left out."""
+    unseen = cells.without_types({key: each for key, each in consensus.items() if FINE_TUNED_VIEW not in key})
     found, aurocs = {}, {}
-    for key, each in consensus.items():
+    for key in {key_of(views_of_familiarity(key.split("+"))): None for key in consensus}:
+        each = consensus[key]
         clues = cells.out_of_fold(each, of_views, key.split("+"))
         is_right = each.probabilities(of_views).argmax(axis=1) == types
-        left_out = {number: pair[key] for number, pair in unseen.items()}
+        left_out = {number: pairs[key] for number, pairs in unseen.items() if key in pairs}
         found[key], of_types = Familiarity.learned(clues[is_tested], is_right[is_tested], left_out)
-        if key == key_of(tuple(of_views)):
+        if key == key_of(views_of_familiarity(list(of_views))):
             aurocs = of_types
     return found, aurocs
 

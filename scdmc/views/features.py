@@ -13,7 +13,9 @@ from scdmc.annotation.baselines import N_COMPONENTS, fitted_components
 from scdmc.cells.shared_genes import CellCounts
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.poolings import pooled_states
+from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.tokens.tokenizer import Tokenizer
+from scdmc.views.options import FINE_TUNED_VIEW
 from scdmc.views.regression import Features
 
 # Principal components of more cells would not differ.
@@ -90,7 +92,7 @@ class FeatureMaker:
         """
         cells = cells.of_genes(self.genes)
         expression = cells.expression()
-        features: dict[str, Features] = {}
+        features: dict[str, Features | TokenizedCells] = {}
         components = self.components.of_cells(expression)
         if "genes" in views:
             features["genes"] = expression
@@ -102,6 +104,8 @@ class FeatureMaker:
             features["scdmc"] = np.concatenate(
                 [poolings[choice] for choice in poolings if choice != (0, "cls")], axis=1
             )
+        if FINE_TUNED_VIEW in views:
+            features[FINE_TUNED_VIEW] = tokens
         embedding = poolings[self.encoder.config.num_hidden_layers, "cls"]
         return ViewsOfCells(features, expression, components, embedding)
 
@@ -113,7 +117,7 @@ class ViewsOfCells:
     Attributes
     ----------
     features
-        View -> shape (n_cells, n_features).
+        View -> shape (n_cells, n_features); of the fine-tuned view the tokens of the cells.
     expression
         ln(1 + CP10k) of the shared genes, CSR of shape (n_cells, n_genes).
     components
@@ -122,7 +126,7 @@ class ViewsOfCells:
         State of ``<cls>`` in both streams, shape (n_cells, 2 hidden_size).
     """
 
-    features: Mapping[str, Features]
+    features: Mapping[str, Features | TokenizedCells]
     expression: scipy.sparse.csr_matrix
     components: np.ndarray
     embedding: np.ndarray

@@ -15,6 +15,7 @@ from scdmc.reading.counts import open_counts
 from scdmc.reading.h5ad import require_room_for_results
 from scdmc.reading.options import CountOptions
 from scdmc.result_folders import keep_results, result_folder
+from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.new_cells import label_by_fitted, label_new_cells
 from scdmc.views.options import ViewOptions
 from scdmc.views.pair import read_pair
@@ -81,7 +82,8 @@ def annotate_by_reference(
     ):
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
-    cells, fitted = label_new_cells(new, reference, labels, encoder_of(model), tokenizer, options)
+    fine_tuner = FineTuner(model_directory, encoder_of(model), options.seed)
+    cells, fitted = label_new_cells(new, reference, labels, fine_tuner, tokenizer, options)
     if output.folder is None:
         _write_file(output.file, data_path, new, cells)
         return summary_lines(cells, cells.recommended_familiarity)

@@ -22,7 +22,7 @@ from scdmc.tokens.tokenizer import Tokenizer
 from scdmc.training.coexpression import coexpression_vectors
 from scdmc.views.classifier import HeldOutViews, ViewClassifier, consensus_of_views
 from scdmc.views.features import CELLS_OF_COMPONENTS
-from scdmc.views.options import MODEL_VIEW
+from scdmc.views.options import MODEL_VIEWS
 from scdmc.views.regression import Features, log_loss
 
 # The mean of vectors that no training has seen, each gene weighted by its value: what the language model must beat.
@@ -79,7 +79,7 @@ def held_out_scores(classifier: ViewClassifier, held_out: HeldOutViews, labels: 
         alone = classifier.consensus_of([view]).probabilities(held_out.of_views)
         rows[view] = {"weight": weights[view], **_scores(alone[tested], types[tested])}
     rows[ALL_VIEWS] = {"weight": np.nan, **_scores(held_out.together[tested], types[tested])}
-    others = [view for view in views if view != MODEL_VIEW]
+    others = [view for view in views if view not in MODEL_VIEWS]
     if others and len(others) < len(views):
         without = classifier.consensus_of(others).probabilities(held_out.of_views)
         rows[WITHOUT_MODEL] = {"weight": np.nan, **_scores(without[tested], types[tested])}

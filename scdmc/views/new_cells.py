@@ -1,7 +1,7 @@
 """Label new cells by a labelled reference: from two files' counts to all that is known of the new cells."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,12 @@ from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.ids import UNMATCHED
 from scdmc.genes.symbols import gene_symbols
 from scdmc.labels import is_missing
-from scdmc.model.encoder import ScDMCModel
 from scdmc.tokens.tokenizer import Tokenizer
-from scdmc.views.classifier import ViewClassifier, fit_view_classifier, key_of
+from scdmc.views.classifier import ViewClassifier, fit_view_classifier, key_of, views_of_familiarity
 from scdmc.views.features import Components, FeatureMaker, ViewsOfCells
+from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.held_out import controls_of, held_out_scores
-from scdmc.views.options import MODEL_VIEW, ViewOptions
+from scdmc.views.options import FINE_TUNED_VIEW, MODEL_VIEWS, ViewOptions
 from scdmc.views.shift import views_apart
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def label_new_cells(
     new: CellCounts,
     reference: CellCounts,
     labels: np.ndarray,
-    encoder: ScDMCModel,
+    fine_tuner: FineTuner,
     tokenizer: Tokenizer,
     options: ViewOptions,
 ) -> tuple[AnnotatedCells, FittedReference]:
@@ -199,8 +199,8 @@ def label_new_cells(
         Counts of the cells.
     labels
         Of the reference cells, shape (n_reference,); None for none.
-    encoder
-        On its device.
+    fine_tuner
+        With the encoder, on its device; it trains nothing unless the fine-tuned view is asked for.
     tokenizer
         As the encoder was trained.
     options
@@ -213,7 +213,7 @@ def label_new_cells(
     Raises
     ------
     ScDMCError
-        If no reference cell has a label and counts.
+        If no reference cell has a label and counts, or these are too few for a fine-tuning that was asked for.
     """
     shared = np.intersect1d(reference.keys, new.keys)
     new_of_shared, reference = new.of_genes(shared), reference.of_genes(shared)
@@ -226,13 +226,14 @@ def label_new_cells(
     reference, labels = reference.select(is_taught), labels[is_taught].astype(str).astype(object)
     batch = None if options.batch_key is None else reference.obs[options.batch_key].astype(str).to_numpy()
     both = [reference.expression(), new_of_shared.expression()]
-    maker = FeatureMaker(shared, tokenizer, encoder, components_of(both, options.seed))
+    maker = FeatureMaker(shared, tokenizer, fine_tuner.encoder, components_of(both, options.seed))
     of_reference = maker.of_cells(reference, options.views, "encode the reference")
     of_new = maker.of_cells(new_of_shared, options.views, "encode the new cells")
     left_out = views_apart(new.name, of_reference.components, of_new, options.views, options.seed)
     of_reference = of_reference.without(left_out)
-    controls = controls_of(reference, tokenizer, options.seed) if MODEL_VIEW in of_reference.features else {}
-    classifier, held_out = fit_view_classifier(of_reference.features, labels, batch, options.seed, controls)
+    has_model_views = bool(set(MODEL_VIEWS) & set(of_reference.features))
+    controls = controls_of(reference, tokenizer, options.seed) if has_model_views else {}
+    classifier, held_out = fit_view_classifier(of_reference.features, labels, batch, options.seed, controls, fine_tuner)
     fitted = FittedReference(maker, classifier, ReferenceDistances.of(of_reference.components, options.seed))
     cells = labelled(fitted, of_new.without(left_out), options.min_probability, left_out, options.seed)
     names = _shown_names(reference)
@@ -282,7 +283,9 @@ def _map_of(components: np.ndarray, is_empty: np.ndarray, seed: int) -> np.ndarr
 
 
 def _facts(fitted: FittedReference, new: CellCounts, reference: CellCounts, options: ViewOptions) -> Mapping[str, str]:
-    strengths = ", ".join(f"{view} {fit.C:g}" for view, fit in fitted.classifier.views.items())
+    views = dict(fitted.classifier.views)
+    fine_tuned = views.pop(FINE_TUNED_VIEW, None)
+    strengths = ", ".join(f"{view} {fit.C:g}" for view, fit in views.items())
     n_genes, n_components = fitted.maker.components.loadings.shape
     return {
         "new cells": f"{new.name}, {len(new.rows):,} cells",
@@ -290,14 +293,23 @@ def _facts(fitted: FittedReference, new: CellCounts, reference: CellCounts, opti
         "types": shown_names(list(fitted.classifier.names), 30),
         "shared genes": f"{n_genes:,}",
         "principal components": f"{n_components}, of all cells of both files, labelled or not (transductive)",
-        "C of the views": strengths,
+        **({"C of the views": strengths} if views else {}),
+        **({"fine-tuning": _of_fine_tuning(fine_tuned.best_epochs)} if fine_tuned else {}),
         "familiarity": _of_familiarity(fitted.classifier),
         "folds": "of cells" if options.batch_key is None else f"whole batches of {options.batch_key}",
         "seed": str(options.seed),
     }
 
 
+def _of_fine_tuning(best_epochs: Sequence[int]) -> str:
+    *of_folds, of_all = best_epochs
+    return (
+        f"{len(of_folds)} folds and all cells; best epochs {', '.join(map(str, of_folds))} and {of_all} "
+        "(0 is the probe that a fine-tuning starts from)"
+    )
+
+
 def _of_familiarity(classifier: ViewClassifier) -> str:
-    strengths = classifier.familiarity[key_of(list(classifier.views))].strengths
+    strengths = classifier.familiarity[key_of(views_of_familiarity(list(classifier.views)))].strengths
     clues = ("log probability of the label", "log of the least probability of a view", "squared distance")
     return ", ".join(f"{strength:g} x {clue}" for strength, clue in zip(strengths, clues, strict=True) if strength)

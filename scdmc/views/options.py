@@ -8,13 +8,21 @@ from scdmc.options import LabelOptions
 VIEWS = ("genes", "components", "scdmc")
 
 
-MODEL_VIEW = "scdmc"  # that of the language model
+# Takes long, and is a view only where it is asked for.
+FINE_TUNED_VIEW = "finetuned"
+
+
+VIEW_CHOICES = (*VIEWS, FINE_TUNED_VIEW)
+
+
+MODEL_VIEWS = ("scdmc", FINE_TUNED_VIEW)  # those of the language model
 
 
 MEANING_OF_VIEWS = {
     "genes": "logistic regression on the genes that both files have",
     "components": "logistic regression on principal components of all cells, labelled or not",
     "scdmc": "probe of all frozen poolings of scDMC",
+    FINE_TUNED_VIEW: "scDMC fine-tuned on the labelled cells, once for each fold and once for all: long",
 }
 
 
@@ -35,7 +43,7 @@ class ViewOptions:
     Attributes
     ----------
     views
-        Some of :data:`VIEWS`.
+        Some of :data:`VIEW_CHOICES`.
     label_key
         Column of the reference's obs with the types.
     batch_key

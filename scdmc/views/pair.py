@@ -9,7 +9,7 @@ from scdmc.errors import ScDMCError, shown_names
 from scdmc.labels import is_missing, type_labels
 from scdmc.reading.counts import Counts
 from scdmc.tokens.tokenizer import Tokenizer
-from scdmc.views.options import VIEWS, ViewOptions
+from scdmc.views.options import VIEW_CHOICES, ViewOptions
 
 
 def require_views(views: Sequence[str]) -> None:
@@ -20,10 +20,10 @@ def require_views(views: Sequence[str]) -> None:
     ScDMCError
         Naming the first that is wrong.
     """
-    unknown = [view for view in views if view not in VIEWS]
+    unknown = [view for view in views if view not in VIEW_CHOICES]
     if unknown or not views or len(set(views)) < len(views):
         what = f"{unknown[0]!r} is none" if unknown else ("one is named twice" if views else "none is named")
-        raise ScDMCError(f"--views: {what}; there are {', '.join(VIEWS)}")
+        raise ScDMCError(f"--views: {what}; there are {', '.join(VIEW_CHOICES)}")
 
 
 def read_pair(

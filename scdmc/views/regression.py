@@ -75,6 +75,26 @@ class LinearView:
 
 
 @dataclass(frozen=True)
+class LabelledFolds:
+    """Which labelled cells teach what.
+
+    Attributes
+    ----------
+    types
+        Index of the type of each cell, shape (n_cells,).
+    chosen, folds
+        Cells that are in folds, and the fold of each, shape (n_chosen,) both.
+    many
+        Cells of the last fit, shape (n_many,).
+    """
+
+    types: np.ndarray
+    chosen: np.ndarray
+    folds: np.ndarray
+    many: np.ndarray
+
+
+@dataclass(frozen=True)
 class FoldedView:
     """What folds of labelled cells say of a view.
 

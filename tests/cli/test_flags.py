@@ -135,6 +135,7 @@ FLAGS = {
     "--pairs": "two files, each of which labels the other",
     "--method": "views of a reference, or votes of its cells",
     "--views": "which views of a cell are used",
+    "--finetuned": "the fine-tuned view beside the others",
     "--min_probability": "less certain cells become Unknown",
     "--min_known_genes": "share of the labelled cells' genes that new cells need",
     "--majority_vote": "the most frequent label of a cluster",

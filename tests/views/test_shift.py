@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 
 from scdmc.views.features import ViewsOfCells
-from scdmc.views.options import VIEWS
+from scdmc.views.options import VIEW_CHOICES, VIEWS
 from scdmc.views.shift import separability, views_apart
 
 
@@ -27,6 +27,8 @@ def cells_at(place, rng):
         (9.0, ("genes", "scdmc"), {"scdmc"}),
         (9.0, ("components", "scdmc"), set()),
         (9.0, ("genes",), set()),
+        (9.0, VIEW_CHOICES, {"components", "scdmc", "finetuned"}),
+        (9.0, ("finetuned",), set()),
     ],
 )
 def test_where_components_tell_the_files_apart_only_genes_are_read(rng, place, views, left_out):
