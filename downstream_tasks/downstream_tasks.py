@@ -19,6 +19,7 @@ from scdmc.annotation.options import (
     RunOptions,
 )
 from scdmc.cli.arguments import (
+    BY_MODEL,
     POOLING_HELP,
     SPLIT_DEFAULTS,
     add_count_arguments,
@@ -141,8 +142,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of what is built and which of its weights are trained."""
     group, defaults = parser.add_argument_group("classifier"), FineTuningSettings()
-    group.add_argument("--stream", choices=STREAMS, default="both", help="which stream is classified; both are joined")
-    group.add_argument("--pooling", choices=POOLINGS, default="cls", help=POOLING_HELP)
+    group.add_argument("--stream", choices=STREAMS, help=f"which stream is classified; both are joined {BY_MODEL}")
+    group.add_argument("--pooling", choices=POOLINGS, help=f"{POOLING_HELP} {BY_MODEL}")
     meaning = "most tokens of a stream (default: those of the pre-trained model, which can read more)"
     add_max_length_argument(group, meaning=meaning)
     group.add_argument("--from_scratch", action="store_true", help="start from random weights, not the pre-trained")

@@ -62,11 +62,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def set_embedding(config: "ScDMCConfig", arguments: argparse.Namespace) -> None:
+def set_embedding(config: "ScDMCConfig", chosen: dict[str, object]) -> None:
     """Write into the configuration what was chosen, and check it against what is there."""
     from scdmc.model.embeddings import embedding_choice
 
-    choice = embedding_choice(config, **embedding_options(arguments))
+    choice = embedding_choice(config, **chosen)
     config.embedding_stream, config.embedding_pooling = choice.stream, choice.pooling
     config.embedding_layer = None if choice.layer == config.num_hidden_layers else choice.layer
 
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.max_length:
             model.config.max_position_embeddings = arguments.max_length
             set_context(folder, model_directory, arguments.max_length)
-        set_embedding(model.config, arguments)
+        set_embedding(model.config, embedding_options(arguments))
         save_config(folder, model)
         files = save_weights(folder, model, arguments.max_file_mib * 2**20)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)

@@ -103,7 +103,8 @@ class ClassifierOptions:
     Attributes
     ----------
     stream, pooling
-        What the classifier reads (:class:`scdmc.model.heads.ScDMCForCellClassification`).
+        What the classifier reads (:class:`scdmc.model.heads.ScDMCForCellClassification`); None for what the
+        ``config.json`` of the model says.
     dropout
         Before the classifier; without it 0 where that starts from a probe, whose logits would be far off if a state
         with a mean far from 0 were dropped, and 0.1 where it starts from random weights.
@@ -115,8 +116,8 @@ class ClassifierOptions:
         ``classifier_start`` is ``random`` unless it is given.
     """
 
-    stream: str = "both"
-    pooling: str = "cls"
+    stream: str | None = None
+    pooling: str | None = None
     dropout: float | None = None
     is_pretrained: bool = True
     settings: Mapping[str, object] = field(default_factory=dict)

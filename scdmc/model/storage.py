@@ -163,14 +163,21 @@ def load_weights(model: ScDMCPreTrainedModel, weights: Mapping[str, torch.Tensor
 def load_classifier_for_training(
     model_directory: ModelDirectory,
     label_names: Sequence[str],
-    stream: str,
+    stream: str | None,
     dropout: float,
     is_pretrained: bool = True,
-    pooling: str = "cls",
+    pooling: str | None = None,
 ) -> ScDMCForCellClassification:
-    """A classifier with the encoder of a pre-trained folder (or, to compare, a random one) and a new, random head."""
+    """A classifier with the encoder of a pre-trained folder (or, to compare, a random one) and a new, random head.
+
+    It reads the stream and the pooling that its configuration says, unless these are given.
+    """
+    own = model_directory.config
     config = changed_config(
-        model_directory.config, classifier_stream=stream, classifier_dropout=dropout, classifier_pooling=pooling
+        own,
+        classifier_stream=stream or own.classifier_stream,
+        classifier_dropout=dropout,
+        classifier_pooling=pooling or own.classifier_pooling,
     )
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in enumerate(label_names)}
