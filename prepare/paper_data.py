@@ -73,13 +73,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def add_split(adata: object, seed: int) -> None:
     """Draw the split, and say in ``uns['source']`` which it is; the column of the field's parts goes."""
+    import pandas as pd
+
     from scdmc.labels import type_labels
     from scdmc.public_data.paper.form import PART, QUERY
     from scdmc.studies.paper_splits import split_of_cells
 
     labels, _ = type_labels(adata.obs["cell_type"])
     is_query = (adata.obs[PART] == QUERY).to_numpy() if PART in adata.obs else None
-    adata.obs["split"] = split_of_cells(labels, is_query, seed)
+    adata.obs["split"] = pd.Categorical(split_of_cells(labels, is_query, seed))
     adata.uns["source"]["split"] = "drawn" if is_query is None else "query"
     adata.uns["source"]["seed"] = seed
     if is_query is not None:

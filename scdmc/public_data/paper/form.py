@@ -12,6 +12,7 @@ import scipy.sparse
 
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.ids import match_genes
+from scdmc.genes.symbols import gene_symbols
 from scdmc.genes.vocabulary import ensembl_id, load_vocabulary
 from scdmc.labels import is_missing
 from scdmc.reading.counts import open_counts
@@ -161,7 +162,7 @@ def in_one_form(cells: PaperCells, source: Mapping[str, object]) -> "AnnData":
     """
     from anndata import AnnData
 
-    obs = pd.DataFrame(index=pd.Index(cells.obs.index.astype(str), name=None))
+    obs = pd.DataFrame(index=cells.obs.index.astype(str).rename(None))
     if not obs.index.is_unique:
         raise ScDMCError(f"two cells are called {obs.index[obs.index.duplicated()][0]!r}; the source is damaged")
     for name in (*COLUMNS, *([PART] if PART in cells.obs else [])):
@@ -185,8 +186,10 @@ def _with_ensembl_ids(cells: PaperCells) -> pd.DataFrame:
 
     vocabulary = load_vocabulary(None)
     match = match_genes(cells.var, vocabulary, source="the source")
-    symbols = cells.var[next((name for name in ("gene_symbols", "gene_symbol") if name in cells.var), "gene_ids")]
-    ids = np.array([ensembl_id(str(name)) or str(name) for name in match.names], dtype=object)
+    column = next((name for name in ("gene_symbols", "gene_symbol") if name in cells.var), None)
+    symbols = pd.Series(cells.var.index if column is None else cells.var[column].to_numpy()).astype(str)
+    named = [name or symbol for name, symbol in zip(match.names, symbols, strict=True)]
+    ids = np.array([ensembl_id(name) or name for name in named], dtype=object)
     _, first = np.unique(match.token_ids, return_index=True)
     is_first = np.zeros(len(ids), dtype=bool)
     is_first[first] = True
@@ -195,6 +198,8 @@ def _with_ensembl_ids(cells: PaperCells) -> pd.DataFrame:
     ids[known] = vocabulary.tokens[match.token_ids[known]]
     n_ids = sum(ensembl_id(name) is not None for name in ids)
     cells.note("%s of %s genes have an Ensembl id; the others keep their names", f"{n_ids:,}", f"{len(ids):,}")
-    var = pd.DataFrame({"gene_symbol": symbols.astype(str).to_numpy()})
+    # A source without symbols has ids in their place.
+    official = np.where([ensembl_id(name) is not None for name in symbols], gene_symbols(ids), symbols)
+    var = pd.DataFrame({"gene_symbol": official})
     var.index = make_index_unique(pd.Index(ids, dtype=object))
     return var

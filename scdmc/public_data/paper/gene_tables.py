@@ -112,7 +112,7 @@ def _read_pair(cancer: str, expression: Path, metadata: Path, options: ReadingOp
     part.obs["cell_type"] = [
         CLUSTER_NUMBER.sub("", cluster) if isinstance(cluster, str) else None for cluster in table[TYPE_COLUMN]
     ]
-    for name, column in {"batch": "library_id", "donor": "patient", "tissue": "tissue"}.items():
+    for name, column in {"donor": "patient", "batch": "library_id", "tissue": "tissue"}.items():
         if column in table:
             part.obs[name] = table[column].to_numpy(dtype=object)
     if "batch" not in part.obs and "donor" in part.obs:

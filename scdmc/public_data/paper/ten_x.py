@@ -21,6 +21,7 @@ ZHENG_COLUMNS = ("barcodes", "celltype")
 
 # Of the metadata that scvi-tools reads; "Other" is what its authors put no name to.
 METADATA_KEYS = ("barcodes", "design", "clusters", "list_clusters")
+NO_TYPE = "Other"
 
 
 # Cells that the archives of 10x do not hold any more end like this.
@@ -36,7 +37,7 @@ HARMLESS = frozenset({
     ("pandas._libs.internals", "_unpickle_block"), ("pandas._libs.arrays", "__pyx_unpickle_NDArrayBacked"),
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
     ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("builtins", "slice"), ("_codecs", "encode"),
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("builtins", "slice"), ("__builtin__", "slice"), ("_codecs", "encode"),
 })  # fmt: skip
 
 
@@ -104,6 +105,7 @@ def read_pbmc10k(files: dict[str, Path], scratch: Path, options: ReadingOptions)
     matrix = scipy.sparse.vstack([part.counts[:, names.get_indexer(wanted)] for part, names in pairs])
     order = rows[is_kept]
     types = np.asarray(metadata["list_clusters"], dtype=object)[np.asarray(metadata["clusters"], dtype=int)]
+    types[types == NO_TYPE] = None
     batch = np.where(is_second, "pbmc4k", "pbmc8k")[is_kept]
     names = pd.Index([f"{barcode}_{run}" for barcode, run in zip(barcodes[is_kept], batch, strict=True)])
     obs = pd.DataFrame({"cell_type": types[is_kept], "batch": batch}, index=names)
