@@ -77,7 +77,7 @@ def add_split(adata: object, seed: int) -> None:
 
     from scdmc.labels import type_labels
     from scdmc.public_data.paper.form import PART, QUERY
-    from scdmc.studies.paper_splits import split_of_cells
+    from scdmc.studies.paper.splits import split_of_cells
 
     labels, _ = type_labels(adata.obs["cell_type"])
     is_query = (adata.obs[PART] == QUERY).to_numpy() if PART in adata.obs else None

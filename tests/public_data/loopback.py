@@ -28,7 +28,7 @@ def serving(files):
     shelf = Shelf(files)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802  the name that http.server calls
+        def do_GET(self):
             asked = self.headers.get("Range")
             shelf.asked.append((self.path, asked))
             content = shelf.files.get(self.path)

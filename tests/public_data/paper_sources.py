@@ -196,7 +196,8 @@ def write_myeloid(folder, per_type=PER_TYPE, form="log", cancers=CANCERS, **chan
         stem = folder / f"GSE154763_{cancer}"
         table.to_csv(f"{stem}_normalized_expression.csv.gz", float_format="%.8g")
         metadata = pd.DataFrame({
-            "index": names, "patient": [f"P{n}" for n in donors], "tissue": "T", "library_id": [f"L{n}" for n in donors],
+            "index": names, "patient": [f"P{n}" for n in donors], "library_id": [f"L{n}" for n in donors],
+            "tissue": "T",
             "MajorCluster": [f"M{number:02d}_{name.replace(' ', '_')}" for name in types],
         })  # fmt: skip
         order = np.random.default_rng(0).permutation(len(metadata))

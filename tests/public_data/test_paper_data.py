@@ -1,4 +1,4 @@
-"""Each source of the paper's data, in its own format, becomes one form; what is damaged or of another form is one line."""
+"""Each source of the paper's data, in its own format, becomes one form; what is damaged is one line."""
 
 import dataclasses
 import gzip
