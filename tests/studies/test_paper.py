@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 
 import anndata
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from scdmc.studies.paper.options import DATASETS, METRICS
 from scdmc.studies.paper.splits import split_of_cells
 from scdmc.studies.paper.tables import published_figures
+from tests.conftest import ROOT
 from tests.public_data.paper_sources import WRITERS
 from tests.small_models import save_small_model
 
@@ -190,6 +192,39 @@ def test_what_is_not_there_is_one_line(run, tmp_path, islets_path, capsys, words
     assert run(tmp_path / "out", *words) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_hours_are_said_without_any_file_and_by_the_files_that_are_there(script, model, data_dir, tmp_path, capsys):
+    def said(data_dir):
+        words = ["--model", model, "--data_dir", data_dir, "--output_dir", tmp_path / "out", "--dry_run"]
+        assert script.main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    of_sources, of_files = said(tmp_path / "nowhere"), said(data_dir)
+    assert re.search(r"zheng68k +68579 +its source", of_sources)
+    assert re.search(r"zheng68k +54 +the file", of_files)
+    hours = [float(re.search(r"^ *all .* ([\d.]+)$", text, flags=re.M)[1]) for text in (of_sources, of_files)]
+    assert hours[0] > hours[1] >= 0
+    assert "Computed, not measured" in of_sources
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_reproduce_says_the_hours_first_then_makes_data_and_tables():
+    for words, model in (([], "scDMC-small"), (["MODEL=new"], "pretrained")):
+        command = [
+            "make",
+            "--dry-run",
+            "--old-file=.venv/installed",
+            "--old-file=requirements.txt",
+            "reproduce",
+            *words,
+        ]
+        text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        places = [text.index(word) for word in ("--dry_run", "paper_data.py --dataset $set", "--data_dir", model)]
+        assert places[0] < places[1]
+        assert re.search(rf"paper.py --model \S*{model} --data_dir \S+ --output_dir \S+\n*$", text)
+        assert ("--dataset census_2m" in text) == (model == "pretrained")
+        assert all(name in text for of in DATASETS.values() for name in of)
 
 
 def test_cells_are_tested_on_as_the_field_does_it(data_dir):
