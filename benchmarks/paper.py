@@ -3,6 +3,7 @@
 import argparse
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scdmc.cli.arguments import (
     add_model_argument,
@@ -16,6 +17,11 @@ from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, require_writable_folder
 from scdmc.studies.paper.options import ANNOTATION, DATASETS, PaperOptions
+
+if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
+    from scdmc.studies.paper.data import PaperFile
+    from scdmc.studies.paper.rows import PaperRows
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_dir paper_data --output_dir paper_tables",
@@ -152,7 +158,12 @@ def say_hours(arguments: argparse.Namespace, names: list[str]) -> int:
 
 
 def add_rows(
-    file: object, model_directory: object, tasks: list[str], options: PaperOptions, rows: object, arguments: object
+    file: "PaperFile",
+    model_directory: "ModelDirectory",
+    tasks: list[str],
+    options: PaperOptions,
+    rows: "PaperRows",
+    arguments: argparse.Namespace,
 ) -> None:
     """The rows of one data set, by the tasks that it belongs to."""
     from scdmc.model.devices import place_model, place_model_for_training

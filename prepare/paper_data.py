@@ -4,12 +4,16 @@ import argparse
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scdmc.cli.arguments import add_output_dir_argument, add_seed_argument
 from scdmc.cli.parser import argument_parser, script
 from scdmc.errors import ScDMCError
 from scdmc.files import partial_path, remove_leftovers, require_new_file
 from scdmc.public_data.paper.options import CENSUS_2M, CENSUS_CELLS, CENSUS_RELEASE, SOURCES, ReadingOptions
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 EXAMPLES = (
     "{prog} --dataset zheng68k --output_dir paper_data --download",
@@ -71,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def add_split(adata: object, seed: int) -> None:
+def add_split(adata: "AnnData", seed: int) -> None:
     """Draw the split, and say in ``uns['source']`` which it is; the column of the field's parts goes."""
     import pandas as pd
 

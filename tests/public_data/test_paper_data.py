@@ -358,6 +358,14 @@ def test_the_census_is_read_over_the_network_on_the_users_word_only(paper_data, 
     assert "error:" in capsys.readouterr().err
 
 
+def test_what_a_killed_run_has_unpacked_goes(paper_data, source, tmp_path):
+    write_zheng68k(source)
+    left = tmp_path / "out" / ".zheng68k.99999999.partial.unpacked"
+    left.mkdir(parents=True)
+    assert paper_data("zheng68k", "--source_directory", source) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["zheng68k.h5ad"]
+
+
 def test_what_was_made_is_not_replaced_without_the_users_word(paper_data, source):
     write_zheng68k(source)
     assert paper_data("zheng68k", "--source_directory", source) == 0
