@@ -107,7 +107,9 @@ def test_others_have_their_figures_beside_ours_and_the_papers_column_is_empty(ta
 
 def test_every_published_figure_says_where_it_stands():
     figures = published_figures()
-    assert figures[["source", "note"]].notna().all().all()
+    assert figures[["source", "note", "cited"]].notna().all().all()
+    assert not figures.duplicated(["task", "dataset", "method", "cited", "metric"]).any()
+    assert figures["value"].between(0, 1).all()
     assert not figures["method"].str.startswith("scDMC").any()
     for row in figures.itertuples():
         assert row.dataset in DATASETS[row.task]

@@ -27,7 +27,7 @@ OURS = (PUBLISHED_SETTING, DEFAULT)
 
 
 def published_figures() -> pd.DataFrame:
-    """What others have published: task, dataset, method, metric, value, note, source."""
+    """What others have published: task, dataset, method, cited, metric, value, note, source."""
     file = importlib.resources.files("scdmc.studies.paper").joinpath("published_figures.csv")
     with importlib.resources.as_file(file) as path:
         return pd.read_csv(path, dtype=str).astype({"value": float})
@@ -66,9 +66,9 @@ def beside_others(table: ScoreTable, task: str, dataset: str) -> pd.DataFrame:
     columns[BEST_BASELINE] = pd.Series(best)
     figures = published_figures()
     figures = figures[(figures["task"] == task) & (figures["dataset"] == dataset)]
-    for method, of in figures.groupby("method", sort=False):
+    for (method, cited), of in figures.groupby(["method", "cited"], sort=False):
         values = of.set_index("metric")["value"].map("{:.3f}".format)
-        columns[f"{method}, published"] = values.reindex(table.means.columns).fillna("–")
+        columns[f"{method} ({cited})"] = values.reindex(table.means.columns).fillna("–")
     columns[THE_PAPER] = dash
     found = pd.DataFrame(columns)
     found.index.name = "score"
@@ -148,7 +148,8 @@ def _plain_markdown(table: pd.DataFrame) -> str:
 def _sources(task: str) -> list[str]:
     figures = published_figures()
     of_task = figures[figures["task"] == task]
+    groups = of_task.groupby(["source", "note"], sort=False)
     return [
-        f"{row.method} on {row.dataset}, {row.metric} {row.value:g} ({row.note}): {row.source}"
-        for row in of_task.itertuples()
+        f"{source} ({note}): {', '.join(dict.fromkeys(of['method'] + ' on ' + of['dataset']))}"
+        for (source, note), of in groups
     ]
