@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse
@@ -140,7 +141,7 @@ def write_bmmc(folder, per_type=PER_TYPE, modality="cite", **obs):
     return counts
 
 
-def write_immune(folder, per_type=PER_TYPE, odd=("Villani",)):
+def write_immune(folder, per_type=PER_TYPE, odd=("Villani",), is_old=False):
     counts, types, batches = made_up(4, n_batches=3, per_type=per_type)
     batch = np.array(["10X", "Oetjen_A", "Villani"])[batches]
     values = counts.astype(np.float32)
@@ -152,7 +153,26 @@ def write_immune(folder, per_type=PER_TYPE, odd=("Villani",)):
     adata = anndata.AnnData(np.log1p(values), obs=obs, var=pd.DataFrame(index=genes()[1]))
     adata.layers["counts"] = values
     adata.write_h5ad(folder / "Immune_ALL_human.h5ad")
+    if is_old:
+        make_old(folder / "Immune_ALL_human.h5ad", ("batch", "final_annotation", "tissue"))
     return counts[~np.isin(batch, odd)]
+
+
+def make_old(path, categories):
+    """Write an ``.h5ad`` as AnnData 0.7 did: no word on what a layer is, categories beside their columns."""
+    with h5py.File(path, "a") as file:
+        for name in ("layers/counts", "layers", "/"):
+            for attribute in list(file[name].attrs):
+                del file[name].attrs[attribute]
+        obs, texts = file["obs"], h5py.string_dtype()
+        beside = obs.create_group("__categories")
+        for name in categories:
+            codes, values = obs[name]["codes"][()], obs[name]["categories"][()]
+            del obs[name]
+            obs.create_dataset(name, data=codes)
+            beside.create_dataset(name, data=values, dtype=texts)
+            obs[name].attrs["categories"] = beside[name].ref
+        obs.attrs["encoding-version"] = "0.1.0"
 
 
 def write_ms(folder, per_type=PER_TYPE, fractions=0.0, more_of_design=0, **changes):

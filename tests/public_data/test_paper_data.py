@@ -139,6 +139,13 @@ def test_batches_of_immune_without_counts_are_left_out_or_kept_and_named(read, r
     assert read("immune").n_obs == 54
 
 
+def test_immune_is_read_as_anndata_wrote_it_years_ago(read, source):
+    counts = write_immune(source, is_old=True)
+    adata = read("immune")
+    assert (counts_of(adata) == counts).all()
+    assert set(adata.obs["batch"]) == {"10X", "Oetjen_A"}
+
+
 def test_immune_without_any_counts_is_refused(refused, source):
     write_immune(source, odd=("10X", "Oetjen_A", "Villani"))
     assert "--allow_normalized" in refused("immune")
