@@ -100,7 +100,7 @@ reproduce: $(VENV)/installed
 	$(if $(filter new,$(MODEL)),$(MAKE) pretrained-model)
 	cd benchmarks && $(BIN)/python -u paper.py --model $(PAPER_MODEL) --data_dir $(PAPER)/data --output_dir $(PAPER)/tables
 
-# Days on GPUs; the dry run says first how long it takes on this machine. A run that was cut off goes on.
+# The dry run says first how long it takes on this machine. A run that was cut off goes on.
 pretrained-model: $(VENV)/installed
 	test -f $(PAPER)/census/census_2m.report.json || \
 		$(BIN)/python -u prepare/paper_data.py --dataset census_2m --output_dir $(PAPER)/census --download

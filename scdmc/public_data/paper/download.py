@@ -17,6 +17,7 @@ from pathlib import Path
 from scdmc.disk import require_space, shown_size
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, sha256_of_file, write_json
+from scdmc.locks import output_lock
 from scdmc.public_data.paper.options import PaperSource, SourceFile
 from scdmc.version import __version__
 
@@ -80,11 +81,16 @@ def fetch(file: SourceFile, folder: Path, source: PaperSource) -> Path:
     ------
     ScDMCError
         If there is no network, the file is not there any more, or the download breaks off; what has come stays, and
-        the next call goes on there.
+        the next call goes on there. If another run downloads the same file into the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file.name
-    part = path.with_name(path.name + SUFFIX_OF_PART)
+    with output_lock(path):  # two runs must not append to one part
+        return _fetched(file, path, source)
+
+
+def _fetched(file: SourceFile, path: Path, source: PaperSource) -> Path:
+    part, folder = path.with_name(path.name + SUFFIX_OF_PART), path.parent
     by_hand = f"or download {file.name} by hand from {source.page} into {folder}"
     for attempt in range(1, TRIES + 1):
         try:
