@@ -11,7 +11,14 @@ START_shipped := --model scDMC-small
 START_random := --hidden_size 64 --num_hidden_layers 2 --num_attention_heads 4 --intermediate_size 128 \
 	--initializer_range 0.06 --expression_input value
 
-.PHONY: demo test faults lint format lock audit licences clean
+# What `make reproduce` makes, by which model. MODEL=new pre-trains the paper's on 2 million cells first, on $(GPUS) GPUs.
+PAPER := $(CURDIR)/paper_output
+PAPER_SETS := zheng68k ms myeloid pbmc10k bmmc immune
+MODEL ?= scDMC-small
+GPUS ?= 1
+PAPER_MODEL = $(if $(filter new,$(MODEL)),$(PAPER)/pretrained,$(MODEL))
+
+.PHONY: demo reproduce pretrained-model test faults lint format lock audit licences clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -83,6 +90,24 @@ demo: $(VENV)/installed
 		--data_path $(DEMO)/tokenized/islets.parquet --output_dir $(DEMO)/integration \
 		--batch_key batch --label_key cell_type
 	cd downstream_tasks && $(BIN)/python -u demo_report.py --output_dir $(DEMO)
+
+# The paper's tables from nothing: the hours, then the data, the model and the tables. What is there is not made again.
+reproduce: $(VENV)/installed
+	cd benchmarks && $(BIN)/python -u paper.py --model $(if $(filter new,$(MODEL)),scDMC-small,$(MODEL)) --data_dir $(PAPER)/data \
+		--output_dir $(PAPER)/tables --dry_run
+	cd prepare && for set in $(PAPER_SETS); do test -f $(PAPER)/data/$$set.h5ad || \
+		$(BIN)/python -u paper_data.py --dataset $$set --output_dir $(PAPER)/data --download || exit; done
+	$(if $(filter new,$(MODEL)),$(MAKE) pretrained-model)
+	cd benchmarks && $(BIN)/python -u paper.py --model $(PAPER_MODEL) --data_dir $(PAPER)/data --output_dir $(PAPER)/tables
+
+# The dry run says first how long it takes on this machine. A run that was cut off goes on.
+pretrained-model: $(VENV)/installed
+	test -f $(PAPER)/census/census_2m.report.json || \
+		$(BIN)/python -u prepare/paper_data.py --dataset census_2m --output_dir $(PAPER)/census --download
+	test -d $(PAPER)/pretrained || PYTHON=$(BIN)/python GPUS=$(GPUS) bash pretrain/configs/published.sh \
+		--dataset_path $(PAPER)/census --output_dir $(PAPER)/pretrained --dry_run
+	test -f $(PAPER)/pretrained/model.safetensors || PYTHON=$(BIN)/python GPUS=$(GPUS) bash pretrain/configs/published.sh \
+		--dataset_path $(PAPER)/census --output_dir $(PAPER)/pretrained $$(test ! -d $(PAPER)/pretrained || echo --resume)
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .ruff_cache

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo-data": "prepare/fetch_demo_data.py",
     "regulons": "prepare/fetch_regulons.py",
     "orthologs": "prepare/fetch_orthologs.py",
+    "paper-data": "prepare/paper_data.py",
     "split": "prepare/split_cells.py",
     "vocabulary": "tokenizer/build_vocabulary.py",
     "medians": "tokenizer/gene_medians.py",

@@ -72,7 +72,7 @@ def required_words(parser, stem):
     values = {
         "--data_path": "absent", "--model": "scDMC-small", "--output_dir": "output",
         "--output_prefix": "cells", "--regulons": "absent.csv", "--result_dirs": "absent", "--genes": "INS",
-        "--wheel": "absent.whl", "--uri": "absent.soma",
+        "--wheel": "absent.whl", "--uri": "absent.soma", "--dataset": "ms", "--data_dir": "absent",
     }  # fmt: skip
     needed = {action.option_strings[0] for action in parser._actions if action.required}
     needed |= {"--wheel", "--uri"} & set(parser._option_string_actions)

@@ -70,6 +70,9 @@ FLAGS = {
     "--pair_dir": "folder for a labelled and a new file",
     "--wheel": "local copy of a wheel that is fetched",
     "--database": "which database of regulons",
+    "--dataset": "which data set of the paper",
+    "--source_directory": "original files of a data set",
+    "--download": "what is missing comes over the network",
     # which cells are trained on, held out, left out
     "--split_file": "parts of the cells, drawn before",
     "--split_by": "column of obs whose groups stay together",
@@ -199,6 +202,10 @@ FLAGS = {
     "--map_cells": "cells whose attention is drawn",
     "--map_genes": "genes of such a cell",
     # benchmarks
+    "--data_dir": "folder of the data sets of the paper",
+    "--tasks": "tasks of the paper",
+    "--datasets": "data sets of these tasks",
+    "--tiny": "the smallest run, which measures nothing",
     "--rounds": "how often everything is measured",
     "--steps": "timed steps of a round",
     "--sides": "which sides are measured",

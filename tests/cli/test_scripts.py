@@ -14,7 +14,7 @@ NO_CELLS = {
     *("build_vocabulary", "census", "export_model", "fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
     "learning_curve",
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
-    *("tokenize_cells", "annotation", "integration_speed"),
+    *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper"),
 }
 NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells"}
 
@@ -179,6 +179,8 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
         ("tokenizer/census.py", ["--uri", "absent.soma", "--output_dir", "OUTPUT", "--output_prefix", "cells"]),
         ("downstream_tasks/learning_curve.py", ["--result_dirs", "absent", "--output_dir", "OUTPUT"]),
         ("downstream_tasks/demo_report.py", ["--output_dir", "absent"]),
+        ("prepare/paper_data.py", ["--dataset", "ms", "--output_dir", "OUTPUT", "--source_directory", "absent"]),
+        ("benchmarks/paper.py", ["--model", "scDMC-small", "--output_dir", "OUTPUT", "--data_dir", "absent"]),
     ],
 )
 def test_other_absent_inputs_are_one_line(tmp_path, script, words):

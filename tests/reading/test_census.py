@@ -323,3 +323,14 @@ def test_counts_of_an_experiment_are_those_of_the_matrix(uri, adata):
         np.testing.assert_array_equal(counts.read_rows(1, 4).toarray(), adata.X[chosen[1:4]].toarray())
         assert counts.obs["cell_type"].tolist() == adata.obs["cell_type"].iloc[chosen].tolist()
         assert counts.var.index.tolist() == adata.var_names.tolist()
+
+
+def test_the_papers_cells_are_drawn_by_the_census_command_and_not_replaced(load_script, uri, tmp_path):
+    main = load_script("prepare/paper_data.py").main
+    words = ["--dataset", "census_2m", "--output_dir", str(tmp_path / "out"), "--source_directory", uri]
+    assert main(words) == 0
+    before = (tmp_path / "out" / "census_2m.parquet").read_bytes()
+    assert main(words) == 2
+    assert (tmp_path / "out" / "census_2m.parquet").read_bytes() == before
+    found = read_tokenized(tmp_path / "out" / "census_2m.parquet")
+    assert found.obs["cell_id"].tolist() == [str(row) for row in range(300) if row % 5]  # the primary data

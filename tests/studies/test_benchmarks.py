@@ -105,6 +105,7 @@ def test_no_benchmark_is_left_out():
         "annotation",
         "controls",
         "embedding_choices",
+        "paper",
         "probe",
         "tokenize_cells",
     }
