@@ -11,11 +11,11 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from scdmc.annotation.probing import mean_loss
+from scdmc.cells.components import fitted_components
 from scdmc.cells.expression import checked_expression
 from scdmc.errors import ScDMCError
 
@@ -25,8 +25,6 @@ REGULARISATION_GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 USUAL_REGULARISATION = 1.0
 
 N_COMPONENTS = 50
-
-FEW_OF_COMPONENTS = 500
 
 
 @dataclass(frozen=True)
@@ -121,28 +119,6 @@ def principal_components(
         dense = expression.toarray()
         return dense - dense.mean(axis=0)
     return fitted_components(expression, n_components, seed).transform(expression)
-
-
-def fitted_components(expression: scipy.sparse.csr_matrix, n_components: int, seed: int) -> PCA:
-    """Principal components of sparse values, fitted.
-
-    Of few cells or genes all components are computed: the iteration that finds some of many needs as many steps there,
-    and does not give the same bits twice.
-
-    Parameters
-    ----------
-    expression
-        Shape (n_cells, n_genes).
-    n_components
-        Fewer than cells and genes.
-    seed
-        Of the iteration.
-    """
-    if expression.shape[1] <= FEW_OF_COMPONENTS:
-        return PCA(n_components, svd_solver="covariance_eigh").fit(expression)
-    if expression.shape[0] <= FEW_OF_COMPONENTS:
-        return PCA(n_components, svd_solver="full").fit(expression.toarray())
-    return PCA(n_components, svd_solver="arpack", random_state=seed).fit(expression)
 
 
 def chosen_logistic_regression(

@@ -13,6 +13,7 @@ import scipy.sparse
 from sklearn.metrics import adjusted_rand_score
 
 from scdmc.cells.clustering import leiden_clusters
+from scdmc.cells.leiden import LeidenGraph
 from scdmc.errors import ScDMCError
 
 logger = logging.getLogger(__name__)
@@ -96,9 +97,9 @@ def resolution_by_stability(graph: scipy.sparse.csr_matrix, resolutions: Sequenc
     ScDMCError
         If no resolution gives at least two clusters.
     """
-    rows = []
+    rows, to_cluster = [], LeidenGraph(graph)
     for resolution in resolutions:
-        clusters = leiden_clusters(graph, resolution, seed)
+        clusters = to_cluster.clusters(resolution, seed)
         rows.append((resolution, len(np.unique(clusters)), stability(graph, clusters, resolution, seed).ari))
         logger.info("resolution %g: %d clusters, stability %.3f", *rows[-1])
     table = pd.DataFrame(rows, columns=["resolution", "clusters", "stability"])

@@ -1,13 +1,13 @@
 """From an embedding to a neighbour graph, clusters and a picture in two dimensions; no label is used anywhere."""
 
 import logging
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 from sklearn.metrics import silhouette_score
 
+from scdmc.cells.leiden import LeidenGraph
 from scdmc.errors import ScDMCError
 
 SILHOUETTE_CELLS = 5_000  # The silhouette compares all pairs of cells.
@@ -84,7 +84,7 @@ def _approximate_neighbours(n_neighbors: int, seed: int) -> object:
 
 
 def leiden_clusters(connectivities: scipy.sparse.csr_matrix, resolution: float = 1.0, seed: int = 42) -> np.ndarray:
-    """Leiden communities (Traag et al. 2019; igraph, modularity, two iterations).
+    """Leiden communities of a graph that is clustered once (:class:`scdmc.cells.leiden.LeidenGraph`).
 
     Parameters
     ----------
@@ -100,23 +100,7 @@ def leiden_clusters(connectivities: scipy.sparse.csr_matrix, resolution: float =
     np.ndarray
         Cluster names "0", "1", ... in no order of size, shape (n_cells,).
     """
-    import anndata
-    import scanpy
-
-    adata = anndata.AnnData(shape=connectivities.shape)
-    with warnings.catch_warnings():
-        # scanpy warns that it found no neighbours in the AnnData: they come as adjacency.
-        warnings.simplefilter("ignore", UserWarning)
-        scanpy.tl.leiden(
-            adata,
-            adjacency=connectivities,
-            resolution=resolution,
-            random_state=seed,
-            flavor="igraph",
-            n_iterations=2,
-            directed=False,
-        )
-    return adata.obs["leiden"].to_numpy(dtype=str)
+    return LeidenGraph(connectivities).clusters(resolution, seed)
 
 
 def resolution_by_silhouette(

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import scipy.sparse
-from sklearn.decomposition import PCA
 
+from scdmc.cells.components import component_values
 from scdmc.cells.expression import checked_expression
 from scdmc.errors import ScDMCError
 from scdmc.integration.options import require_packages
@@ -38,9 +38,7 @@ def pca_of_variable_genes(
     expression = checked_expression(expression)
     variable = expression[:, variable_genes(expression, n_top_genes)]
     _require_enough(variable)
-    return PCA(min(n_components, min(variable.shape) - 1), svd_solver="arpack", random_state=seed).fit_transform(
-        variable
-    )
+    return component_values(variable, min(n_components, min(variable.shape) - 1), seed)
 
 
 def _require_enough(variable: scipy.sparse.csr_matrix) -> None:

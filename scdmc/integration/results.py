@@ -72,9 +72,9 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
     shown = " and ".join(key for key in reversed(data.keys) if key)
     figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark)))
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
-    pages.append(("What each row is, and how long it took", method_table(benchmark)))
+    pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
-    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, figures_first=True)
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, figures_first=True, folds=True)
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
@@ -100,7 +100,7 @@ def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
         figures.append((table.title, _draw_scores(folder, protocol, table, table.title)))
         pages.append((f"{table.title}. {BEST_IS_BOLD}", page_table(table)))
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
-    return Section(OF_ALL, text, pages, figures, figures_first=True)
+    return Section(OF_ALL, text, pages, figures, figures_first=True, folds=True)
 
 
 def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> Path:

@@ -3,14 +3,16 @@
 Source: docs/method.md, "Scores of integration".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from scdmc.cells.clustering import leiden_clusters, neighbour_graph
+from scdmc.cells.clustering import neighbour_graph
 from scdmc.cells.label_free_scores import label_free_scores
+from scdmc.cells.leiden import LeidenGraph
 from scdmc.cells.scores import BATCH_WEIGHT, BIO_WEIGHT, full_integration_scores, integration_scores, with_averages
 from scdmc.integration.comparison import warn_of_merged_types
 from scdmc.integration.options import PUBLISHED, SCIB
@@ -63,13 +65,13 @@ def score_embedding(row: Row, embedding: np.ndarray, context: RowContext) -> Row
         return RowScores(scores, {}, graph)
     labels = data.labels[data.shown].astype(str)
     full, of_space = scores.pop(SCIB, {}), scores.pop(PUBLISHED)
+    resolutions = SCIB_RESOLUTIONS if SCIB in options.protocols else ()
+    found = resolution_curve(graph, labels, seed, sorted({*resolutions, options.resolution}))
+    curve = {resolution: found[resolution] for resolution in resolutions}
     if PUBLISHED in options.protocols:
-        clusters = leiden_clusters(graph, options.resolution, seed)
-        scores[PUBLISHED] = with_averages(of_space | _agreement(labels, clusters))
-    curve = resolution_curve(graph, labels, seed) if SCIB in options.protocols else {}
+        scores[PUBLISHED] = with_averages(of_space | _agreement(found[options.resolution]))
     if SCIB in options.protocols:
-        best = curve[best_resolution(curve)]
-        scores[SCIB] = scib_averages(of_space | full | {key: best[key] for key in ("NMI", "ARI")})
+        scores[SCIB] = scib_averages(of_space | full | _agreement(curve[best_resolution(curve)]))
     warn_of_merged_types(row.name, max(scores[protocol]["ARI"] for protocol in options.protocols))
     return RowScores(scores, curve, graph)
 
@@ -84,26 +86,30 @@ def _without_clusters(
     if data.has_labels:
         scored, before = embedding[data.shown], context.pca[data.shown]
         labels, batch = data.labels[data.shown].astype(str), data.batch[data.shown].astype(str)
-        clusters = leiden_clusters(graph, options.resolution, seed)
-        scores[PUBLISHED] = integration_scores(scored, labels, batch, clusters, graph)
+        # Clusters are another matter: the labels stand for them here, and ARI and NMI are overwritten.
+        scores[PUBLISHED] = integration_scores(scored, labels, batch, labels, graph)
         if SCIB in options.protocols:
             scores[SCIB] = full_integration_scores(scored, before, labels, batch)
     return graph, scores
 
 
-def _agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    return {
-        "ARI": float(adjusted_rand_score(labels, clusters)),
-        "NMI": float(normalized_mutual_info_score(labels, clusters)),
-    }
+def _agreement(of_clusters: dict[str, float]) -> dict[str, float]:
+    """ARI and NMI of an entry of :func:`resolution_curve`."""
+    return {name: of_clusters[name] for name in ("ARI", "NMI")}
 
 
-def resolution_curve(graph: scipy.sparse.csr_matrix, labels: np.ndarray, seed: int) -> dict[float, dict[str, float]]:
-    """Resolution -> number of clusters, NMI and ARI with the labels, at each of :data:`SCIB_RESOLUTIONS`."""
-    curve = {}
-    for resolution in SCIB_RESOLUTIONS:
-        clusters = leiden_clusters(graph, resolution, seed)
-        curve[resolution] = {"clusters": float(len(np.unique(clusters))), **_agreement(labels, clusters)}
+def resolution_curve(
+    graph: scipy.sparse.csr_matrix, labels: np.ndarray, seed: int, resolutions: Sequence[float] = SCIB_RESOLUTIONS
+) -> dict[float, dict[str, float]]:
+    """Resolution -> number of clusters, NMI and ARI with the labels."""
+    curve, to_cluster = {}, LeidenGraph(graph)
+    for resolution in resolutions:
+        clusters = to_cluster.clusters(resolution, seed)
+        curve[resolution] = {
+            "clusters": float(len(np.unique(clusters))),
+            "NMI": float(normalized_mutual_info_score(labels, clusters)),
+            "ARI": float(adjusted_rand_score(labels, clusters)),
+        }
     return curve
 
 

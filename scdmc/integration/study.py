@@ -54,12 +54,15 @@ class Benchmark:
         Row that failed -> why, and with which seed if others worked.
     seconds
         Row -> seconds of all seeds, embedding and scores.
+    cpu_seconds
+        The same of the processors, user and system: a machine that others use does not change it.
     """
 
     rows: tuple[Row, ...]
     runs: list[IntegrationRun]
     failures: dict[str, str]
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
 
     @property
     def embeddings(self) -> dict[str, np.ndarray]:
@@ -128,7 +131,7 @@ def run_benchmark(
     if len(failures) == len(rows) and not any(run.results for run in runs):
         told = "; ".join(f"{name}: {why}" for name, why in failures.items())
         raise ScDMCError(f"{data.name}: no method worked, so there is nothing to compare ({told})")
-    return Benchmark(tuple(rows), runs, failures, progress.seconds)
+    return Benchmark(tuple(rows), runs, failures, progress.seconds, progress.cpu_seconds)
 
 
 def _why(error: Exception, seed: int, has_worked: bool) -> str:
@@ -142,7 +145,8 @@ class _Progress:
     """Says which row is computed, how long it took, and about how long the rest takes."""
 
     def __init__(self, n_steps: int) -> None:
-        self.n_steps, self.done, self.seconds, self._runs = n_steps, 0, {}, {}
+        self.n_steps, self.done, self._runs = n_steps, 0, {}
+        self.seconds, self.cpu_seconds = {}, {}
 
     def of(self, name: str, seed: int) -> "_Step":
         """A block that computes a row."""
@@ -152,10 +156,11 @@ class _Progress:
         """A row that failed before is passed over."""
         self.done += 1
 
-    def add(self, name: str, seconds: float) -> None:
+    def add(self, name: str, seconds: float, cpu_seconds: float) -> None:
         """A row was computed."""
         self.done += 1
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + cpu_seconds
         self._runs[name] = self._runs.get(name, 0) + 1
 
     def left(self) -> float:
@@ -172,11 +177,11 @@ class _Step:
         logger.info(
             "method %d of %d: %s (seed %d)", self.progress.done + 1, self.progress.n_steps, self.name, self.seed
         )
-        self.start = time.monotonic()
+        self.start, self.cpu_start = time.monotonic(), time.process_time()
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         seconds = time.monotonic() - self.start
-        self.progress.add(self.name, seconds)
+        self.progress.add(self.name, seconds, time.process_time() - self.cpu_start)
         if kind is None:
             logger.info("  took %s; about %s left", _duration(seconds), _duration(self.progress.left()))
 

@@ -107,6 +107,9 @@ class Section:
         Maps that move.
     figures_first
         True if figures stand above tables.
+    folds
+        True if, on a narrow screen, each row of a table with many columns becomes a block of named values; other
+        tables scroll sideways.
     """
 
     title: str
@@ -116,6 +119,7 @@ class Section:
     points: list[str] = field(default_factory=list)
     maps: list[InteractiveMap] = field(default_factory=list)
     figures_first: bool = False
+    folds: bool = False
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict | None = None) -> None:
@@ -172,6 +176,7 @@ def _section_for_page(section: Section) -> dict:
             }
             for part in section.maps
         ],
+        "folds": section.folds,
         "order": ("figures", "tables") if section.figures_first else ("tables", "figures"),
     }
 

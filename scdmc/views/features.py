@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse
 
-from scdmc.annotation.baselines import N_COMPONENTS, fitted_components
+from scdmc.annotation.baselines import N_COMPONENTS
+from scdmc.cells.components import fitted_components
 from scdmc.cells.shared_genes import CellCounts
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.poolings import pooled_states

@@ -11,7 +11,6 @@ from scdmc.annotation.baselines import (
     REGULARISATION_GRID,
     celltypist_classifier,
     chosen_regularisation,
-    fitted_components,
     logistic_regression,
     logistic_regression_on_components,
     majority_class,
@@ -19,6 +18,7 @@ from scdmc.annotation.baselines import (
     nearest_neighbours_on_pca,
     principal_components,
 )
+from scdmc.cells.components import component_values, fitted_components
 from scdmc.cells.splits import make_split
 from scdmc.errors import ScDMCError
 from scdmc.integration.methods import harmony, pca_of_variable_genes
@@ -216,9 +216,14 @@ def test_components_are_those_of_all_singular_vectors_whatever_finds_them(n_cell
     rng = np.random.default_rng(0)
     spread = np.where(np.arange(n_genes) < 4, 6.0, 0.3)
     values = (rng.random((n_cells, n_genes)) * spread).astype(np.float32)
-    found = fitted_components(scipy.sparse.csr_matrix(values), 4, seed=0).components_
+    sparse = scipy.sparse.csr_matrix(values)
+    found = fitted_components(sparse, 4, seed=0).components_
     exact = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)[2][:4]
     np.testing.assert_allclose(np.abs((found * exact).sum(axis=1)), 1.0, atol=1e-3)
+    of_cells = component_values(sparse, 4, seed=0)
+    np.testing.assert_allclose(np.abs(of_cells), np.abs((values - values.mean(axis=0)) @ exact.T), atol=1e-2)
+    if min(values.shape) <= 500:  # computed in full, so the same bits every time
+        np.testing.assert_array_equal(of_cells, component_values(sparse, 4, seed=1))
 
 
 def test_fewer_genes_than_components_give_fewer_components(cells):

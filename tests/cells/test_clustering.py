@@ -1,11 +1,17 @@
 """Neighbour graph, Leiden clusters, choice of the resolution and UMAP on three islands of cells."""
 
+import random
+
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
+import scanpy
 from sklearn.metrics import adjusted_rand_score
 
 from scdmc.cells import clustering
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
+from scdmc.cells.leiden import LeidenGraph
 from scdmc.errors import ScDMCError
 
 ISLANDS = np.repeat([0, 1, 2], [60, 50, 40])
@@ -43,6 +49,26 @@ def test_leiden_finds_the_islands(graph):
 
 def test_a_higher_resolution_gives_more_clusters(graph):
     assert len(np.unique(leiden_clusters(graph, 3.0))) > len(np.unique(leiden_clusters(graph, 0.1)))
+
+
+def test_a_graph_built_once_gives_the_clusters_of_scanpy_and_leaves_its_random_numbers_alone(graph):
+    import igraph
+
+    built = LeidenGraph(graph)
+    for resolution, seed in ((0.1, 42), (3.0, 42), (3.0, 7)):
+        adata = anndata.AnnData(obs=pd.DataFrame(index=[str(row) for row in range(len(ISLANDS))]))
+        scanpy.tl.leiden(adata, resolution, adjacency=graph, random_state=seed, flavor="igraph", n_iterations=2,
+                         directed=False)  # fmt: skip
+        assert built.clusters(resolution, seed).tolist() == adata.obs["leiden"].tolist()
+    random.seed(0)
+    expected = random.random()
+    random.seed(0)
+    built.clusters(1.0, 1)
+    assert random.random() == expected
+    random.seed(0)
+    before = random.getstate()
+    igraph.Graph.Erdos_Renyi(n=20, p=0.5)
+    assert random.getstate() != before  # igraph draws from Python's numbers again
 
 
 def test_clusters_and_coordinates_repeat_for_a_seed(embedding, graph):

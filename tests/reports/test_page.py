@@ -89,6 +89,19 @@ def test_columns_of_two_levels_have_one_heading(tmp_path):
     assert texts == ["", "ARI mean", "ARI sd", "PCA", "0.500", "0.100"]
 
 
+def test_wide_tables_of_a_section_that_folds_name_their_values(tmp_path):
+    wide = pd.DataFrame({"method": ["PCA"], "a < b": [0.5], "c": [0.6], "d": [0.7]})
+    tables = [("wide", wide), ("narrow", wide[["method", "c"]])]
+    page = written(tmp_path, Section("s", tables=tables, folds=True))
+    assert re.findall(r'<div class="wide ?(.*?)"', page) == ["folds", ""]
+    assert re.findall(r'data-name="(.*?)">(.*?)</td>', page)[:3] == [
+        ("method", "PCA"), ("a &lt; b", "0.500"), ("c", "0.600")
+    ]  # fmt: skip
+    scrolls = written(tmp_path, Section("s", tables=tables))
+    assert re.findall(r'<div class="wide ?(.*?)"', scrolls) == ["pinned", ""]
+    assert "data-name=" not in scrolls
+
+
 def test_figures_are_inside_the_page_and_nothing_is_fetched(tmp_path):
     (tmp_path / "map.png").write_bytes(PNG)
     page = written(tmp_path, Section("s", figures=[('The "map"', tmp_path / "map.png")]))
