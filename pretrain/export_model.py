@@ -15,7 +15,7 @@ from scdmc.cli.arguments import (
 from scdmc.cli.inputs import require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, require_new_folder, write_json
+from scdmc.files import atomic_path, read_json_object, require_new_folder, write_json
 from scdmc.model.hub import require_hub_name
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, MODELING_FILE, TOKENIZATION_FILE, WEIGHTS_NAME
 from scdmc.model.shipped import model_folder
@@ -53,7 +53,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         meaning="tokens of a stream that the exported model reads; ALiBi reads longer ones than it was trained on "
         "(default: as many as before)",
     )
-    add_embedding_arguments(parser.add_argument_group("what its cell embeddings are, unless a user chooses"))
+    meaning = "what its cell embeddings are and what new classifiers read, unless a user chooses"
+    add_embedding_arguments(parser.add_argument_group(meaning))
     parser.add_argument(
         "--push_to_hub",
         metavar="USER/NAME",
@@ -62,13 +63,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def set_embedding(config: "ScDMCConfig", chosen: dict[str, object]) -> None:
-    """Write into the configuration what was chosen, and check it against what is there."""
+def set_embedding(config: "ScDMCConfig", chosen: dict[str, object], is_classifier: bool) -> None:
+    """Write what was chosen into the configuration; a classifier goes on reading what it was trained to read."""
     from scdmc.model.embeddings import embedding_choice
 
     choice = embedding_choice(config, **chosen)
     config.embedding_stream, config.embedding_pooling = choice.stream, choice.pooling
     config.embedding_layer = None if choice.layer == config.num_hidden_layers else choice.layer
+    if not is_classifier and chosen["stream"] is not None:
+        config.classifier_stream = choice.stream
+    if not is_classifier and chosen["pooling"] is not None:
+        config.classifier_pooling = choice.pooling
 
 
 def set_context(folder: Path, model_directory: "ModelDirectory", max_length: int) -> None:
@@ -88,6 +93,17 @@ def copy_other_files(source: Path, target: Path) -> None:
         made_anew = path.name in (CONFIG_FILE, MODELING_FILE, MANIFEST_FILE) or WEIGHTS_NAME.fullmatch(path.name)
         if path.is_file() and not made_anew and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
+    arguments = target / "arguments.json"
+    if arguments.is_file():  # others need not know the folders of this machine
+        values = read_json_object(arguments, "the arguments of the training")
+        write_json(arguments, {name: without_folders(value) for name, value in values.items()})
+
+
+def without_folders(value: object) -> object:
+    """An argument with absolute paths cut down to their names."""
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 @script
@@ -107,6 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ScDMCError(f"--output_dir {arguments.output_dir} is the model itself; choose another folder")
 
     from scdmc.model.folder import open_model_directory
+    from scdmc.model.heads import ScDMCForCellClassification
     from scdmc.model.hub import push_model
     from scdmc.model.storage import load, save_config
     from scdmc.model.weights import save_weights
@@ -123,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.max_length:
             model.config.max_position_embeddings = arguments.max_length
             set_context(folder, model_directory, arguments.max_length)
-        set_embedding(model.config, embedding_options(arguments))
+        set_embedding(model.config, embedding_options(arguments), isinstance(model, ScDMCForCellClassification))
         save_config(folder, model)
         files = save_weights(folder, model, arguments.max_file_mib * 2**20)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)

@@ -73,12 +73,24 @@ def two_types(adata):
     return adata[adata.obs["cell_type"].isin(["alpha", "beta"])].copy()
 
 
+def test_an_export_names_no_folder_of_the_machine(folder, load_script, tmp_path):
+    trained = shutil.copytree(folder / "tiny", tmp_path / "trained")
+    arguments = {"data_path": "/home/someone/cells.parquet", "leave_out": ["/data/a", "dataset=b"], "seed": 42}
+    (trained / "arguments.json").write_text(json.dumps(arguments))
+    (trained / "manifest.json").unlink(missing_ok=True)
+    words = ["--model", str(trained), "--output_dir", str(tmp_path / "exported")]
+    assert load_script("pretrain/export_model.py").main(words) == 0
+    kept = json.loads((tmp_path / "exported" / "arguments.json").read_text())
+    assert kept == {"data_path": "cells.parquet", "leave_out": ["a", "dataset=b"], "seed": 42}
+
+
 def test_an_export_says_what_the_embedding_of_a_cell_is(folder, load_script, tmp_path, capsys):
     export = load_script("pretrain/export_model.py").main
     chosen = ["--stream", "rank", "--pooling", "weighted", "--encoder_layer", "1"]
     assert export(["--model", str(folder / "tiny"), "--output_dir", str(tmp_path / "other"), *chosen]) == 0
     config = load_model(tmp_path / "other", ScDMCModel).config
     assert (config.embedding_stream, config.embedding_pooling, config.embedding_layer) == ("rank", "weighted", 1)
+    assert (config.classifier_stream, config.classifier_pooling) == ("rank", "weighted")
     # What was chosen before stays where nothing is chosen now.
     assert export(["--model", str(tmp_path / "other"), "--output_dir", str(tmp_path / "again")]) == 0
     assert load_model(tmp_path / "again", ScDMCModel).config.embedding_layer == 1
