@@ -43,6 +43,8 @@ EXAMPLES = (
     "{prog} --model pretrained --data_path PBMC.h5ad islets.h5ad --label_fractions 0.05 0.1 1 --output_dir controls",
 )
 PCA = "PCA of 2,000 variable genes"
+# Scores of another probe do not stand beside these.
+PROBE = "fit of a view, C by the log loss of folds"
 # What scores depend on, beside the cells and the weights.
 SETTINGS = (
     "label_key", "max_length", "label_fractions", "splits", "seed", "dtype", "layer", "gene_id_column",
@@ -162,7 +164,7 @@ def require_same_question(path: Path, kept: Path, arguments: argparse.Namespace)
     model = [
         file for file in sorted(model_folder(arguments.model).iterdir()) if file.suffix in (".safetensors", ".json")
     ]
-    question = {name: str(getattr(arguments, name)) for name in SETTINGS}
+    question = {name: str(getattr(arguments, name)) for name in SETTINGS} | {"probe": PROBE}
     question |= {"cells": [known_sha256(file) for file in files], "weights": [known_sha256(file) for file in model]}
     if not kept.is_file():
         write_json(kept, question)

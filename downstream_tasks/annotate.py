@@ -159,6 +159,7 @@ def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirecto
     from scdmc.cells.data import read_cells
     from scdmc.labels import type_labels
     from scdmc.model.devices import place_model
+    from scdmc.model.embeddings import embedding_choice
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.heads import ScDMCForCellClassification
     from scdmc.model.storage import load_model
@@ -166,6 +167,7 @@ def make_annotator(arguments: argparse.Namespace, model_directory: "ModelDirecto
     if not arguments.reference:
         model = load_model(model_directory.path, ScDMCForCellClassification)
         return classifier_annotator(place_model(model, **placement(arguments)), model_directory.path)
+    embedding_choice(model_directory.config, **embedding_options(arguments))  # refuses what the model has not
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     reference = read_cells(arguments.reference, model_directory, [arguments.label_key], count_options(arguments))
     return reference_annotator(

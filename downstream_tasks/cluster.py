@@ -77,10 +77,12 @@ def cluster_options(arguments: argparse.Namespace) -> ClusterOptions:
     return ClusterOptions(chosen, arguments.n_neighbors, arguments.oracle, arguments.seed)
 
 
-def require_no_classifier(model_directory: "ModelDirectory") -> None:
-    """Refuse a model that saw labels."""
+def require_usable_model(model_directory: "ModelDirectory", arguments: argparse.Namespace) -> None:
+    """Refuse a model that saw labels, or has no such stream, pooling or layer."""
+    from scdmc.model.embeddings import embedding_choice
     from scdmc.model.storage import saw_labels
 
+    embedding_choice(model_directory.config, **embedding_options(arguments))
     if saw_labels(model_directory):
         raise ScDMCError(
             f"{model_directory.path} is a classifier, whose encoder saw labels, and clusters are made without; "
@@ -121,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     results.require_own_names(own.names)
     require_room_for_results(arguments.data_path, arguments.output_dir)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    require_no_classifier(model_directory)
+    require_usable_model(model_directory, arguments)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], counts)
     labels = type_labels(cells.obs[label_key])[0] if label_key else None

@@ -125,11 +125,9 @@ def read_baseline_data(
             "pre-trained": load_model(task.model_directory.path, ScDMCModel),
             "untrained": ScDMCModel(task.model_directory.config),
         }
-    options = task.options
-    embeddings = {
-        name: cell_embeddings(place(encoder), task.cells, options.stream, options.pooling)
-        for name, encoder in encoders.items()
-    }
+    options, config = task.options, task.model_directory.config
+    read = options.stream or config.classifier_stream, options.pooling or config.classifier_pooling
+    embeddings = {name: cell_embeddings(place(encoder), task.cells, *read) for name, encoder in encoders.items()}
     return BaselineData(expression, genes, principal_components(expression, seed=seed), embeddings)
 
 

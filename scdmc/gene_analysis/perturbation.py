@@ -202,7 +202,7 @@ def _annotator(data: GeneData, options: ScreenOptions) -> Annotator:
     n_cells = min(len(data.cells), REFERENCE_CELLS)
     reference = data.select(np.sort(generator.choice(len(data.cells), n_cells, replace=False)))
     vocabulary = data.model_directory.vocabulary
-    return reference_annotator(data.encoder, reference.cells, reference.labels, vocabulary, options.stream)
+    return reference_annotator(data.encoder, reference.cells, reference.labels, vocabulary, options.stream, "cls")
 
 
 class _GeneMatcher:

@@ -15,6 +15,7 @@ from scdmc.integration.options import IntegrationOptions
 from scdmc.integration.row import Place, Row, RowContext
 from scdmc.integration.rows import rows_of
 from scdmc.integration.scoring import RowScores, score_embedding
+from scdmc.model.embeddings import embedding_choice
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.storage import saw_labels
 
@@ -80,8 +81,10 @@ def require_runnable(data: IntegrationData, model_directory: ModelDirectory, opt
     Raises
     ------
     ScDMCError
-        If scVI is asked for without counts, a classifier should be adapted, or two rows have one name.
+        If scVI is asked for without counts, a classifier should be adapted, two rows have one name, or the model has
+        no such stream, pooling or layer.
     """
+    embedding_choice(model_directory.config, options.stream, options.pooling, options.layer)
     if "scvi" in options.methods and data.counts is None:
         raise ScDMCError(f"{data.name}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
     if options.adapts and saw_labels(model_directory):

@@ -74,6 +74,9 @@ CONFIG_RULES = {
     "classifier_dropout": Rule(lambda value: value is None or is_number(value, 0, 1), f"null or {SHARE.words}"),
     "classifier_stream": one_of(STREAMS),
     "classifier_pooling": one_of(POOLINGS),
+    "embedding_stream": one_of(STREAMS),
+    "embedding_pooling": one_of(POOLINGS),
+    "embedding_layer": Rule(lambda value: value is None or is_integer(value, 0, 1000), "null or a layer from 0 on"),
     "expression_input": one_of(EXPRESSION_INPUTS),
 }
 
@@ -123,6 +126,13 @@ def require_sound_config(content: Mapping[str, object], source: str) -> None:
             f"{source}: hidden_size {sizes['hidden_size']} is no multiple of num_attention_heads "
             f"{sizes['num_attention_heads']}"
         )
+    layer, n_layers = (
+        content.get(name, getattr(ScDMCConfig, name)) for name in ("embedding_layer", "num_hidden_layers")
+    )
+    if layer is not None and layer > n_layers:
+        raise ScDMCError(f"{source}: embedding_layer {layer} is none of the {n_layers} layers")
+    if layer == 0 and content.get("embedding_pooling", ScDMCConfig.embedding_pooling) == "cls":
+        raise ScDMCError(f"{source}: embedding_layer 0 wants embedding_pooling 'mean' or 'weighted'")
     if "id2label" in content:
         _require_labels(content["id2label"], source)
 

@@ -48,3 +48,8 @@ def pooled_states(
                 joined[layer, pooling][chosen] = torch.cat(pooled.chunk(2), dim=-1).cpu().numpy()
     encoder.train(was_training)
     return joined
+
+
+def columns_of_stream(stream: str, hidden_size: int) -> slice:
+    """Columns of :func:`pooled_states` that a choice of streams means."""
+    return {"rank": slice(hidden_size), "expression": slice(hidden_size, None), "both": slice(None)}[stream]

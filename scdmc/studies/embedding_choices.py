@@ -9,7 +9,7 @@ import pandas as pd
 from scdmc.integration.comparison import compare_integrations
 from scdmc.model.embeddings import EmbeddingChoice
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.poolings import pooled_states
+from scdmc.model.poolings import columns_of_stream, pooled_states
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -40,9 +40,9 @@ def embeddings_of_choices(
     """
     n_layers, hidden_size = encoder.config.num_hidden_layers, encoder.config.hidden_size
     joined = pooled_states(encoder, cells, "embed" if show_progress else None)
-    part = {"rank": slice(hidden_size), "expression": slice(hidden_size, None), "both": slice(None)}
     return {
-        choice: joined[choice.layer, choice.pooling][:, part[choice.stream]] for choice in embedding_choices(n_layers)
+        choice: joined[choice.layer, choice.pooling][:, columns_of_stream(choice.stream, hidden_size)]
+        for choice in embedding_choices(n_layers)
     }
 
 

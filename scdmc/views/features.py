@@ -12,8 +12,9 @@ import scipy.sparse
 from scdmc.annotation.baselines import N_COMPONENTS
 from scdmc.cells.components import fitted_components
 from scdmc.cells.shared_genes import CellCounts
+from scdmc.model.embeddings import embedding_choice
 from scdmc.model.encoder import ScDMCModel
-from scdmc.model.poolings import pooled_states
+from scdmc.model.poolings import columns_of_stream, pooled_states
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.tokens.tokenizer import Tokenizer
 from scdmc.views.options import FINE_TUNED_VIEW
@@ -100,14 +101,16 @@ class FeatureMaker:
         if "components" in views:
             features["components"] = components
         tokens = cells.tokenized(self.tokenizer)
-        poolings = pooled_states(self.encoder, tokens, what, layers_used(self.encoder.config.num_hidden_layers))
+        config = self.encoder.config
+        choice, layers = embedding_choice(config), layers_used(config.num_hidden_layers)
+        poolings = pooled_states(self.encoder, tokens, what, sorted({*layers, choice.layer}))
         if "scdmc" in views:
             features["scdmc"] = np.concatenate(
-                [poolings[choice] for choice in poolings if choice != (0, "cls")], axis=1
+                [poolings[each] for each in poolings if each[0] in layers and each != (0, "cls")], axis=1
             )
         if FINE_TUNED_VIEW in views:
             features[FINE_TUNED_VIEW] = tokens
-        embedding = poolings[self.encoder.config.num_hidden_layers, "cls"]
+        embedding = poolings[choice.layer, choice.pooling][:, columns_of_stream(choice.stream, config.hidden_size)]
         return ViewsOfCells(features, expression, components, embedding)
 
 
@@ -124,7 +127,8 @@ class ViewsOfCells:
     components
         Shape (n_cells, n_components).
     embedding
-        State of ``<cls>`` in both streams, shape (n_cells, 2 hidden_size).
+        What ``config.json`` of the model says (:func:`scdmc.model.embeddings.embedding_choice`), shape
+        (n_cells, hidden_size), or (n_cells, 2 hidden_size) for both streams.
     """
 
     features: Mapping[str, Features | TokenizedCells]
