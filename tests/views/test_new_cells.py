@@ -1,5 +1,8 @@
 """A reference labels new cells: real islet cells, whatever the two files look like."""
 
+import json
+import shutil
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -111,6 +114,17 @@ def test_views_can_be_chosen(halves, model_path):
     reference, new = halves
     found = scdmc.annotate(new.copy(), model_path, reference=reference, views=("scdmc",))
     assert [name for name in found.obs if name.startswith("scDMC_view_")] == ["scDMC_view_scdmc"]
+
+
+def test_the_embedding_is_the_one_that_embed_gives(halves, model_path, tmp_path):
+    model = shutil.copytree(model_path, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    chosen = {"embedding_stream": "rank", "embedding_pooling": "weighted", "embedding_layer": 1}
+    (model / "config.json").write_text(json.dumps(config | chosen))
+    reference, new = halves
+    del (new := new.copy()).obs["n_counts"]  # the totals are those of the genes that both have
+    found = scdmc.annotate(new.copy(), model, reference=reference, views=("genes",)).obsm["X_scDMC"]
+    np.testing.assert_allclose(found, scdmc.embed(new.copy(), model).obsm["X_scDMC"], atol=1e-4)
 
 
 def test_what_cannot_be_labelled_is_refused_in_one_line(halves, model_path):
