@@ -338,6 +338,7 @@ def test_the_script_downloads_goes_on_and_compares(paper_data, source, tmp_path,
         there = SOURCES["zheng68k"]
         files = tuple(dataclasses.replace(file, url=f"{shelf.url}/{file.name}") for file in there.files)
         monkeypatch.setitem(SOURCES, "zheng68k", dataclasses.replace(there, files=files))
+        monkeypatch.setattr("scdmc.public_data.paper.download.FIRST_PAUSE", 0)
         shelf.breaks_after = 300
         assert paper_data("zheng68k", "--download") == 2
         assert "goes on there" in capsys.readouterr().err

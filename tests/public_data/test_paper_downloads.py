@@ -3,6 +3,8 @@
 import io
 import json
 import tarfile
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import PurePosixPath
 
@@ -17,6 +19,11 @@ from scdmc.public_data.paper.options import PaperSource, SourceFile
 from tests.public_data.loopback import serving
 
 CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0)
 
 
 def source_of(url):
@@ -69,6 +76,86 @@ def test_half_of_a_file_that_has_changed_meanwhile_is_not_gone_on_with(shelf, tm
     said_by(fetch, file, tmp_path, source)
     shelf.breaks_after, shelf.files["/cells.bin"] = None, CONTENT[::-1]
     assert fetch(file, tmp_path, source).read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "headers"),
+    [
+        ({"goes_on_at": 0}, {}),
+        ({"goes_on_at": 2_000}, {}),
+        ({"goes_on_anyway": True}, {}),
+        ({}, {"Content-Range": None}),
+        ({}, {"Content-Range": "bytes 1000-1999/10240", "Content-Length": "1000"}),
+        ({}, {"Content-Range": "bytes 1000-10239/20000"}),
+        ({}, {"Content-Range": "bytes 1000-20000/*"}),
+        ({}, {"ETag": '"another"'}),
+    ],
+)
+def test_a_rest_that_does_not_fit_the_part_is_never_appended(shelf, tmp_path, monkeypatch, caplog, changes, headers):
+    monkeypatch.setattr(download, "TRIES", 1)
+    file, source = source_of(shelf.url)
+    shelf.breaks_after = 1_000
+    said_by(fetch, file, tmp_path, source)
+    shelf.breaks_after, shelf.headers = None, headers
+    vars(shelf).update(changes)
+    if shelf.goes_on_anyway:
+        shelf.files["/cells.bin"] = CONTENT[::-1]
+    assert "did not go on where the part ends" in said_by(fetch, file, tmp_path, source)
+    assert list(tmp_path.iterdir()) == []
+    shelf.headers = {}
+    assert fetch(file, tmp_path, source).read_bytes() == shelf.files["/cells.bin"]
+
+
+def test_a_server_that_does_not_know_the_whole_size_may_go_on(shelf, tmp_path):
+    file, source = source_of(shelf.url)
+    shelf.breaks_after = 1_000
+    said_by(fetch, file, tmp_path, source)
+    n_came = 1_000 * download.TRIES
+    shelf.breaks_after, shelf.headers = None, {"Content-Range": f"bytes {n_came}-{len(CONTENT) - 1}/*"}
+    shelf.asked = []
+    assert fetch(file, tmp_path, source).read_bytes() == CONTENT
+    assert shelf.asked == [("/cells.bin", f"bytes={n_came}-")]
+
+
+@pytest.mark.parametrize("length", [None, "abc", "-5"])
+def test_a_file_of_unknown_size_comes_with_a_warning(shelf, tmp_path, caplog, length):
+    file, source = source_of(shelf.url)
+    shelf.headers = {"Content-Length": length}
+    assert fetch(file, tmp_path, source).read_bytes() == CONTENT
+    assert "nobody knows whether that is all" in caplog.text
+
+
+def test_a_file_that_is_sent_packed_is_refused(shelf, tmp_path):
+    file, source = source_of(shelf.url)
+    shelf.headers = {"Content-Encoding": "gzip"}
+    assert "sends it packed, as gzip" in said_by(fetch, file, tmp_path, source)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_redirect_may_not_leave_https():
+    def led(start, end):
+        return (
+            download._StaysEncrypted()
+            .redirect_request(urllib.request.Request(start), None, 302, "Found", {}, end)
+            .full_url
+        )
+
+    for start in ("https://a.org/x", "http://a.org/x"):
+        assert led(start, "https://b.org/y") == "https://b.org/y"
+    assert led("http://a.org/x", "http://b.org/y") == "http://b.org/y"
+    for end in ("http://b.org/y", "ftp://b.org/y"):
+        with pytest.raises(urllib.error.URLError, match="away from https"):
+            led("https://a.org/x", end)
+
+
+def test_a_try_that_failed_is_followed_by_a_pause_that_grows(shelf, tmp_path, monkeypatch):
+    paused = []
+    monkeypatch.setattr(download, "FIRST_PAUSE", 2)
+    monkeypatch.setattr(download.time, "sleep", paused.append)
+    file, source = source_of(shelf.url)
+    shelf.headers = {"Content-Encoding": "gzip"}
+    said_by(fetch, file, tmp_path, source)
+    assert paused == [2, 4]
 
 
 @pytest.mark.parametrize("part", [CONTENT, CONTENT + b"too much", b""])
