@@ -1,12 +1,15 @@
 """Downloads of sources: on the loopback, they go on, are compared, and end in one line where they cannot."""
 
+import gzip
 import io
 import json
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 
@@ -254,6 +257,29 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
     assert "a link" in said_by(unpacked, tmp_path / "a.zip", tmp_path / "into", lambda place: True)
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("a/b", "a//b"), ("./.",), (".",)])
+def test_files_that_are_in_each_others_way_are_one_line(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("fine.mtx", "1")
+        for name in names:
+            archive.writestr(name, "2")
+    assert "a file " in said_by(unpacked, tmp_path / "a.zip", tmp_path / "into", lambda place: True)
+    assert list((tmp_path / "into").iterdir()) == []
+    found = unpacked(tmp_path / "a.zip", tmp_path / "into", lambda place: place.suffix == ".mtx")
+    assert [path.name for path in found] == ["fine.mtx"]  # what is not wanted is in nobody's way
+
+
+def test_what_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    tar_with(tmp_path / "a.tar.gz", ("other/matrix.mtx", tarfile.REGTYPE, ""))
+    (tmp_path / "b.gz").write_bytes(gzip.compress(bytes(5_000)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    said = said_by(unpacked, tmp_path / "a.tar.gz", tmp_path / "into", lambda place: True)
+    assert "what a.tar.gz unpacks to needs 10 bytes, and 9 bytes are free" in said
+    assert list((tmp_path / "into").iterdir()) == []
+    assert "would fill the disk" in said_by(gunzipped, tmp_path / "b.gz", tmp_path / "into")
+    assert (tmp_path / "into" / "b").stat().st_size == 0
 
 
 def test_only_what_is_wanted_is_unpacked(tmp_path):

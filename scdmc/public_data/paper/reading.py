@@ -114,8 +114,10 @@ def read_dataset(
     ScDMCError
         If a file has changed since it was downloaded, is damaged, or has another form.
     """
-    records = {path.name: checked_record(path) for path in files.values() if path.is_file()}
-    url_of = {file.name: file.url for file in source.files}
+    # Under the names of the source: of two folders, two files may have one name.
+    records = {name: checked_record(path) for name, path in files.items() if path.is_file()}
+    shown = [name if files[name].name == name else f"{name} (as {files[name].name})" for name in records]
+    url_of = {file.name: file.url for file in source.files if file.name in files and files[file.name].name == file.name}
     cells = READERS[dataset](files, scratch, options)
     return in_one_form(
         cells,
@@ -125,7 +127,7 @@ def read_dataset(
             "page": source.page,
             "citation": source.citation,
             "terms": source.terms,
-            "files": np.array(list(records), dtype=object),
+            "files": np.array(shown, dtype=object),
             "urls": np.array([of["url"] or url_of.get(name, "") for name, of in records.items()], dtype=object),
             "sha256": np.array([of["sha256"] for of in records.values()], dtype=object),
             "dates": np.array([of["date"] for of in records.values()], dtype=object),

@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from scdmc.studies.paper.options import (
     DEFAULT,
     PUBLISHED_FINE_TUNING,
     PUBLISHED_SETTING,
+    PUBLISHED_STATES,
     TINY_FINE_TUNING,
     PaperOptions,
 )
@@ -115,7 +117,10 @@ class _Study:
         return ClassifierOptions(settings={**settings, **tiny, "dtype": self.options.dtype})
 
     def _fine_tuned(self, method: str, settings: Mapping[str, object], plan: RunPlan) -> dict[str, Predicted]:
-        run = fine_tuned_run(*self.shared, plan, self._classifier(settings), self.task.place)
+        classifier = self._classifier(settings)
+        if method == PUBLISHED_SETTING:
+            classifier = replace(classifier, **PUBLISHED_STATES)
+        run = fine_tuned_run(*self.shared, plan, classifier, self.task.place)
         return {method: run.predicted}
 
     def _from_scratch(self, plan: RunPlan) -> dict[str, Predicted]:
