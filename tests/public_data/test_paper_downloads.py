@@ -138,7 +138,7 @@ def test_a_file_that_is_sent_packed_is_refused(shelf, tmp_path):
 def test_a_redirect_may_not_leave_https():
     def led(start, end):
         return (
-            download._StaysEncrypted()
+            download.StaysEncrypted()
             .redirect_request(urllib.request.Request(start), None, 302, "Found", {}, end)
             .full_url
         )

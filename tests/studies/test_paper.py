@@ -163,10 +163,10 @@ def test_a_file_that_is_no_table_of_rows_is_one_line(run, tables, folder, capsys
 
 
 def test_a_method_that_fails_is_named_and_takes_no_other_with_it(run, folder, monkeypatch, capsys, one_thread):
-    def broken(*arguments, **named):
-        if 42 in (*arguments, *named.values()):
+    def broken(embedding, batch, seed):
+        if seed == 42:
             raise ValueError("it cannot")
-        return harmony(*arguments, **named)
+        return harmony(embedding, batch, seed)
 
     monkeypatch.setattr("scdmc.integration.methods.harmony", broken)
     monkeypatch.setattr("scdmc.integration.rows.harmony", broken)
@@ -259,6 +259,7 @@ def test_the_hours_are_said_without_any_file_and_by_the_files_that_are_there(scr
 
     of_sources, of_files = said(tmp_path / "nowhere"), said(data_dir)
     assert re.search(r"zheng68k +68579 +its source", of_sources)
+    assert re.search(r"myeloid +13178 +Cui et al. 2024, a selection: at least", of_sources)
     assert re.search(r"zheng68k +54 +the file", of_files)
     hours = [float(re.search(r"^ *all .* ([\d.]+)$", text, flags=re.M)[1]) for text in (of_sources, of_files)]
     assert hours[0] > hours[1] >= 0
@@ -267,7 +268,9 @@ def test_the_hours_are_said_without_any_file_and_by_the_files_that_are_there(scr
 
 
 def test_make_reproduce_says_the_hours_first_then_makes_data_and_tables():
-    for words, model in (([], "scDMC-small"), (["MODEL=new"], "pretrained")):
+    # A folder is named from where make is called, and the scripts run elsewhere.
+    folder = ["MODEL=models/scDMC-small"], str(ROOT / "models" / "scDMC-small")
+    for words, model in (([], "scDMC-small"), (["MODEL=new"], "pretrained"), folder):
         command = [
             "make",
             "--dry-run",
@@ -279,8 +282,13 @@ def test_make_reproduce_says_the_hours_first_then_makes_data_and_tables():
         text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         places = [text.index(word) for word in ("--dry_run", "paper_data.py --dataset $set", "--data_dir", model)]
         assert places[0] < places[1]
-        assert re.search(rf"paper.py --model \S*{model} --data_dir \S+ --output_dir \S+\n*$", text)
+        assert re.search(
+            rf"paper.py --model {'/.*/' * (model == 'pretrained')}{model} --data_dir \S+ --output_dir \S+\n*$", text
+        )
         assert ("--dataset census_2m" in text) == (model == "pretrained")
+        assert (re.search(r'echo "These are the hours of scDMC-small.*12 layers.*"', text) is None) == (
+            model != "pretrained"
+        )
         assert all(name in text for of in DATASETS.values() for name in of)
 
 

@@ -135,7 +135,7 @@ def _receive(file: SourceFile, part: Path) -> None:
     headers = {"User-Agent": f"scDMC/{__version__}", "Accept-Encoding": "identity"}
     if n_bytes:
         headers |= {"Range": f"bytes={n_bytes}-", "If-Range": validator}
-    opener = urllib.request.build_opener(_StaysEncrypted)
+    opener = urllib.request.build_opener(StaysEncrypted)
     try:
         response = opener.open(urllib.request.Request(file.url, headers=headers), timeout=SECONDS_TO_ANSWER)
     except urllib.error.HTTPError as error:
@@ -175,7 +175,7 @@ def _write(file: SourceFile, part: Path, response: http.client.HTTPResponse, sta
             )
 
 
-class _StaysEncrypted(urllib.request.HTTPRedirectHandler):
+class StaysEncrypted(urllib.request.HTTPRedirectHandler):
     """Follows no redirect that leaves https: nobody on the way may change a file."""
 
     def redirect_request(

@@ -99,9 +99,7 @@ def read_pbmc10k(files: dict[str, Path], scratch: Path, options: ReadingOptions)
     wanted = [gene for gene in listed if all(gene in of_part for of_part in ids)]
     if not wanted:
         raise ScDMCError(f"{genes_file}: none of its genes is in the matrices; is it the file of this data set?")
-    metadata = _read_metadata(metadata_file)
-    types = _types_of(metadata, metadata_file)
-    barcodes, is_second = _barcodes_of(metadata, metadata_file)
+    barcodes, is_second, types = read_metadata(metadata_file)
     is_kept = np.array([not barcode.endswith(NOT_IN_THE_ARCHIVE) for barcode in barcodes])
     rows = np.zeros(len(barcodes), dtype=int)
     for number, part in enumerate(parts):
@@ -130,6 +128,19 @@ def read_pbmc10k(files: dict[str, Path], scratch: Path, options: ReadingOptions)
 def _ids_of_genes(part: PaperCells) -> pd.Index:
     column = next((name for name in ("gene_ids", "gene_symbols") if name in part.var), None)
     return pd.Index(part.var.index if column is None else part.var[column])
+
+
+def read_metadata(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pickle of scvi-tools: barcodes, whether each is one of the second run, types; all of shape (n_cells,).
+
+    Raises
+    ------
+    ScDMCError
+        If the file is damaged, would make anything but tables and arrays, or has other contents.
+    """
+    metadata = _unpickled(path)
+    types = _types_of(metadata, path)
+    return *_barcodes_of(metadata, path), types
 
 
 def _barcodes_of(metadata: dict, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +182,7 @@ class _CarefulUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_metadata(path: Path) -> dict:
+def _unpickled(path: Path) -> dict:
     """The pickle of scvi-tools, of which only tables and arrays are made."""
     try:
         with path.open("rb") as file:

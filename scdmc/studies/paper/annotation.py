@@ -143,11 +143,12 @@ class _Study:
     def _features(self) -> dict[str, Features]:
         model_directory = self.task.model_directory
         describer = Describer.of(model_directory, self.place(load_model(model_directory.path, ScDMCModel)))
+        describer = replace(describer, has_vectors=False)
         with open_counts(self.file.path, **self.file.counts.of_counts()) as opened:
             counts = read_cell_counts(opened, GeneKeys.of(opened, describer.tokenizer))
         rows = np.searchsorted(counts.rows, self.task.cells.obs[ROW_COLUMN].to_numpy())
         (features,) = describer.features(counts.select(rows))
-        return {view: features[view] for view in VIEWS}
+        return features
 
     @functools.cached_property
     def _baseline_data(self) -> BaselineData:
