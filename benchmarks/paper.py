@@ -162,7 +162,8 @@ def say_hours(arguments: argparse.Namespace, names: list[str]) -> int:
     print(
         f"Computed, not measured: {seconds:.4f} s a cell of {model_directory.context} tokens on this machine now, "
         f"times the passes of {arguments.seeds} seeds. Cells with fewer genes and early stops take less; downloads, "
-        "logistic regression, scVI and the other methods come on top. A set that is known from a selection has more cells."
+        "logistic regression, scVI and the other methods come on top. Of a set that is known from a selection, there "
+        "are more cells."
     )
     return 0
 

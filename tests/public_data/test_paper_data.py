@@ -16,6 +16,7 @@ from scdmc.genes.vocabulary import ensembl_id
 from scdmc.public_data.paper.form import COLUMNS
 from scdmc.public_data.paper.gene_tables import counts_of_units
 from scdmc.public_data.paper.options import SOURCES
+from scdmc.public_data.paper.reading import source_files
 from scdmc.public_data.paper.ten_x import read_metadata
 from tests.public_data.loopback import serving
 from tests.public_data.paper_sources import (
@@ -370,6 +371,15 @@ def test_two_tables_of_one_cancer_are_one_line(refused, source):
         assert there.name in said
         assert other.name in said
         other.unlink()
+
+
+def test_a_table_that_lies_there_under_another_name_is_not_downloaded(source):
+    write_myeloid(source, cancers=("MYE",))
+    there = source / "GSE154763_MYE_normalized_expression.csv.gz"
+    other = there.rename(source / "GSE154763_MYE_expression.csv.gz")
+    files = tuple(dataclasses.replace(file, url="") for file in SOURCES["myeloid"].files if "_MYE_" in file.name)
+    found = source_files("myeloid", dataclasses.replace(SOURCES["myeloid"], files=files), source, is_download=True)
+    assert sorted(found.values()) == sorted([other, source / "GSE154763_MYE_metadata.csv.gz"])
 
 
 def test_a_first_line_without_an_end_is_not_read_whole(refused, source, monkeypatch):

@@ -94,7 +94,7 @@ def test_half_of_a_file_that_has_changed_meanwhile_is_not_gone_on_with(shelf, tm
         ({}, {"ETag": '"another"'}),
     ],
 )
-def test_a_rest_that_does_not_fit_the_part_is_never_appended(shelf, tmp_path, monkeypatch, caplog, changes, headers):
+def test_a_rest_that_does_not_fit_the_part_is_never_appended(shelf, tmp_path, monkeypatch, changes, headers):
     monkeypatch.setattr(download, "TRIES", 1)
     file, source = source_of(shelf.url)
     shelf.breaks_after = 1_000

@@ -71,15 +71,25 @@ def source_files(dataset: str, source: PaperSource, folder: Path, is_download: b
         raise ScDMCError(
             f"{folder} lacks {names}: --download gets what is missing, or download it by hand from {source.page}"
         )
+    there = {_cancer_of(name) for name in more}
     for file in missing:
-        found[file.name] = fetch(file, folder, source)
-    return found | more
+        if _cancer_of(file.name) not in there:  # else under another name
+            found[file.name] = fetch(file, folder, source)
+    return {name: path for name, path in found.items() if path is not None} | more
+
+
+def _cancer_of(name: str) -> tuple[str, str] | None:
+    """Which of the two tables, and of which cancer; None for what is no table of a cancer."""
+    for kind, pattern in (("expression", EXPRESSION_FILE), ("metadata", METADATA_FILE)):
+        match = pattern.fullmatch(name)
+        if match:
+            return kind, match["cancer"].upper()
+    return None
 
 
 def _tables_of_cancers(folder: Path) -> dict[str, Path]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    patterns = (EXPRESSION_FILE, METADATA_FILE)
-    return {path.name: path for path in paths if any(pattern.fullmatch(path.name) for pattern in patterns)}
+    return {path.name: path for path in paths if _cancer_of(path.name) is not None}
 
 
 def _lying_in(folder: Path, patterns: tuple[str, ...]) -> Path | None:
