@@ -15,7 +15,7 @@ from scdmc.cli.arguments import (
 from scdmc.cli.inputs import require_count_file, require_model
 from scdmc.cli.parser import argument_parser, positive_int, script
 from scdmc.errors import ScDMCError
-from scdmc.files import remove, require_writable_folder
+from scdmc.files import known_sha256, require_writable_folder
 from scdmc.studies.paper.options import ANNOTATION, DATASETS, PaperOptions
 
 if TYPE_CHECKING:
@@ -98,14 +98,13 @@ def main(argv: list[str] | None = None) -> int:
     require_files_of(arguments, names)
     require_writable_folder(arguments.output_dir)
 
-    from scdmc.files import known_sha256
     from scdmc.locks import output_lock
     from scdmc.model.devices import choose_device
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import saw_labels
     from scdmc.reports.tables import markdown
     from scdmc.studies.paper.data import open_paper_file
-    from scdmc.studies.paper.rows import ROWS_FILE, RUN_FILE, PaperRows, require_same_run
+    from scdmc.studies.paper.rows import PaperRows
     from scdmc.studies.paper.tables import write_paper_tables
 
     choose_device(arguments.num_gpus)
@@ -113,16 +112,13 @@ def main(argv: list[str] | None = None) -> int:
     if saw_labels(model_directory):
         raise ScDMCError(f"{arguments.model} is a classifier; give a pre-trained model, which saw no labels")
     files = {name: open_paper_file(name, arguments.data_dir / f"{name}.h5ad") for name in names}
-    weights = sorted(path for path in model_directory.path.glob("*") if path.suffix in (".safetensors", ".bin"))
-    facts = {"model": [known_sha256(path) for path in weights], "tiny": arguments.tiny}
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     options = PaperOptions(seeds, arguments.tiny, arguments.dtype)
     with output_lock(arguments.output_dir):
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
-        for name in (ROWS_FILE, RUN_FILE) if arguments.overwrite else ():
-            remove(arguments.output_dir / name)
-        require_same_run(arguments.output_dir, facts, {name: known_sha256(of.path) for name, of in files.items()})
-        rows = PaperRows(arguments.output_dir)
+        rows = PaperRows(arguments.output_dir, names if arguments.overwrite else ())
+        facts = facts_of_rows(model_directory, arguments)
+        rows.require_same_run(facts, {name: known_sha256(of.path) for name, of in files.items()})
         tables = {}
         for name, file in files.items():
             its_tasks = {task: DATASETS[task] for task, of in tasks.items() if name in of}
@@ -132,8 +128,22 @@ def main(argv: list[str] | None = None) -> int:
     for of_task in tables.values():
         for table in of_task:
             print(f"{table.title}\n{markdown(table.texts, table.is_best)}")
+            print("".join(f"- {note}\n" for note in table.notes), end="")
     print(f"wrote {arguments.output_dir}")
     return int(bool(rows.failures))
+
+
+def facts_of_rows(model_directory: "ModelDirectory", arguments: argparse.Namespace) -> dict[str, object]:
+    """What must be the same for all rows of a folder, beside the data: all that scores depend on."""
+    kinds = (".safetensors", ".bin", ".json")
+    model = sorted(path for path in model_directory.path.iterdir() if path.suffix in kinds)
+    dictionary = arguments.token_dictionary_file
+    return {
+        "model": [known_sha256(path) for path in model],
+        "token_dictionary_file": "" if dictionary is None else known_sha256(dictionary),
+        "dtype": arguments.dtype,
+        "tiny": arguments.tiny,
+    }
 
 
 def say_hours(arguments: argparse.Namespace, names: list[str]) -> int:
@@ -152,7 +162,8 @@ def say_hours(arguments: argparse.Namespace, names: list[str]) -> int:
     print(
         f"Computed, not measured: {seconds:.4f} s a cell of {model_directory.context} tokens on this machine now, "
         f"times the passes of {arguments.seeds} seeds. Cells with fewer genes and early stops take less; downloads, "
-        "logistic regression, scVI and the other methods come on top."
+        "logistic regression, scVI and the other methods come on top. Of a set that is known from a selection, there "
+        "are more cells."
     )
     return 0
 

@@ -99,12 +99,13 @@ def _coarse(label: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Describer:
-    """Describes cells by every view and by untrained vectors."""
+    """Describes cells by every view and, unless that is left out, by untrained vectors."""
 
     encoder: ScDMCModel
     tokenizer: Tokenizer
     seed: int = 42
     views: tuple[str, ...] = VIEWS
+    has_vectors: bool = True
 
     @classmethod
     def of(
@@ -121,10 +122,12 @@ class Describer:
         parts = [part.of_genes(genes) for part in parts]
         components = components_of([part.expression() for part in parts], self.seed)
         maker = FeatureMaker(genes, self.tokenizer, self.encoder, components)
+        features = [dict(maker.of_cells(part, self.views, f"encode {part.name}").features) for part in parts]
+        if not self.has_vectors:
+            return features
         n_tokens = len(self.tokenizer.vocabulary)
         tokens = [part.tokenized(self.tokenizer) for part in parts]
         values = [expression_of_cells(each, np.arange(len(each)), n_tokens) for each in tokens]
-        features = [dict(maker.of_cells(part, self.views, f"encode {part.name}").features) for part in parts]
         vectors = untrained_vectors(values, self.seed)
         return [each | {VECTORS: control} for each, control in zip(features, vectors, strict=True)]
 

@@ -84,7 +84,7 @@ def write_zheng68k(folder, per_type=PER_TYPE, **changes):
     return counts
 
 
-def write_pbmc10k(folder, per_type=PER_TYPE, is_old=False):
+def write_pbmc10k(folder, per_type=PER_TYPE, is_old=False, **changes):
     ids, symbols = genes()
     counts, types, batches = made_up(2, types=(*TYPES, "Other"), per_type=per_type)
     names = np.array(barcodes(len(counts), 2))
@@ -104,7 +104,7 @@ def write_pbmc10k(folder, per_type=PER_TYPE, is_old=False):
         "clusters": np.append(clusters, 0),
         "list_clusters": np.array([str(name) for name in list_clusters], dtype=object),
     }
-    content = pickle.dumps(metadata, protocol=2)
+    content = pickle.dumps(metadata | changes, protocol=2)
     if is_old:  # names of classes, as pandas and numpy had them in 2018
         for new, old in (
             (b"cpandas.core.internals.managers\n", b"cpandas.core.internals\n"),

@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
+from scdmc.errors import ScDMCError
 from scdmc.genes.vocabulary import ensembl_id
 from scdmc.public_data.paper.form import COLUMNS
 from scdmc.public_data.paper.gene_tables import counts_of_units
 from scdmc.public_data.paper.options import SOURCES
+from scdmc.public_data.paper.reading import source_files
+from scdmc.public_data.paper.ten_x import read_metadata
 from tests.public_data.loopback import serving
 from tests.public_data.paper_sources import (
     WRITERS,
@@ -294,6 +297,39 @@ def test_metadata_of_another_form_are_one_line(refused, source):
     assert "lacks 'design'" in refused("pbmc10k")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("clusters", np.full(73, -1), "whole numbers from 0 to 3"),
+        ("clusters", np.full(73, 4), "whole numbers from 0 to 3"),
+        ("clusters", np.full(73, 0.5), "whole numbers from 0 to 3"),
+        ("clusters", "0" * 73, "whole numbers from 0 to 3"),
+        ("clusters", np.zeros(5, dtype=int), "different lengths"),
+        ("list_clusters", 7, "no list of names"),
+        ("list_clusters", np.array("B cell"), "no list of names"),
+        ("list_clusters", [1, 2, 3, 4], "no list of names"),
+        ("barcodes", ["ACGT"] * 73, "'barcodes' is no table, but list"),
+        ("design", {"batchpbmc4k": 1}, "'design' is no table, but dict"),
+    ],
+)
+def test_metadata_with_other_contents_are_one_line(refused, source, key, value, said):
+    write_pbmc10k(source, **{key: value})
+    assert said in refused("pbmc10k")
+
+
+def test_a_damaged_pickle_is_one_line_wherever_the_damage_is(source):
+    write_pbmc10k(source)
+    path, n_refused = source / "pbmc_metadata.pickle", 0
+    content = path.read_bytes()
+    for place in range(0, len(content), 37):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x15]) + content[place + 1 :])
+        try:
+            read_metadata(path)
+        except ScDMCError:
+            n_refused += 1
+    assert n_refused > 20
+
+
 def test_an_archive_without_a_matrix_is_one_line(refused, source):
     write_zheng68k(source)
     write_tar(source / "fresh_68k_pbmc_donor_a_filtered_gene_bc_matrices.tar.gz", {"readme.txt": "nothing"})
@@ -318,6 +354,54 @@ def test_half_a_pair_of_myeloid_is_one_line(refused, source):
     assert "no GSE154763_MYE_metadata.csv.gz" in refused("myeloid")
 
 
+def test_a_part_of_myeloid_is_named(read, source, capsys):
+    write_myeloid(source)
+    said = "the tables of THCA, LYM, KIDNEY, OV-FTC, ESCA are missing"
+    assert any(said in note for note in read("myeloid").uns["source"]["notes"])
+    assert f"warning: only a part of the data set is there: {said}" in capsys.readouterr().err
+
+
+def test_two_tables_of_one_cancer_are_one_line(refused, source):
+    write_myeloid(source)
+    for name in ("expression", "metadata"):
+        there = next(source.glob(f"*MYE_*{name}.csv.gz"))
+        other = source / f"GSE154763_MYE_{name}.csv"
+        other.write_bytes(gzip.decompress(there.read_bytes()))
+        said = refused("myeloid")
+        assert there.name in said
+        assert other.name in said
+        other.unlink()
+
+
+def test_a_table_that_lies_there_under_another_name_is_not_downloaded(source):
+    write_myeloid(source, cancers=("MYE",))
+    there = source / "GSE154763_MYE_normalized_expression.csv.gz"
+    other = there.rename(source / "GSE154763_MYE_expression.csv.gz")
+    files = tuple(dataclasses.replace(file, url="") for file in SOURCES["myeloid"].files if "_MYE_" in file.name)
+    found = source_files("myeloid", dataclasses.replace(SOURCES["myeloid"], files=files), source, is_download=True)
+    assert sorted(found.values()) == sorted([other, source / "GSE154763_MYE_metadata.csv.gz"])
+
+
+def test_a_first_line_without_an_end_is_not_read_whole(refused, source, monkeypatch):
+    write_myeloid(source)
+    monkeypatch.setattr("scdmc.public_data.paper.gene_tables.LONGEST_HEADER", 100)
+    assert "first line has more than 100 characters" in refused("myeloid")
+
+
+def test_files_of_one_name_in_two_folders_are_two_sources(read, source):
+    counts = write_pbmc10k(source)
+    for run in ("pbmc8k", "pbmc4k"):
+        (source / run).mkdir()
+        there = source / f"{run}_filtered_gene_bc_matrices.tar.gz"
+        there.rename(source / run / "filtered_gene_bc_matrices.tar.gz")
+    adata = read("pbmc10k")
+    assert (counts_of(adata) == counts).all()
+    about = adata.uns["source"]
+    assert len(set(about["files"])) == len(set(about["sha256"])) == 4
+    assert about["files"][0] == "pbmc8k_filtered_gene_bc_matrices.tar.gz (as filtered_gene_bc_matrices.tar.gz)"
+    assert about["urls"][0] == ""  # nobody knows whether it is the file of that address
+
+
 def test_myeloid_without_cells_to_test_on_is_one_line(refused, source):
     write_myeloid(source, cancers=("UCEC", "PAAD"))
     assert "are needed" in refused("myeloid")
@@ -338,6 +422,7 @@ def test_the_script_downloads_goes_on_and_compares(paper_data, source, tmp_path,
         there = SOURCES["zheng68k"]
         files = tuple(dataclasses.replace(file, url=f"{shelf.url}/{file.name}") for file in there.files)
         monkeypatch.setitem(SOURCES, "zheng68k", dataclasses.replace(there, files=files))
+        monkeypatch.setattr("scdmc.public_data.paper.download.FIRST_PAUSE", 0)
         shelf.breaks_after = 300
         assert paper_data("zheng68k", "--download") == 2
         assert "goes on there" in capsys.readouterr().err

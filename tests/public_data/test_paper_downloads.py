@@ -1,10 +1,15 @@
 """Downloads of sources: on the loopback, they go on, are compared, and end in one line where they cannot."""
 
+import gzip
 import io
 import json
+import shutil
 import tarfile
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +22,11 @@ from scdmc.public_data.paper.options import PaperSource, SourceFile
 from tests.public_data.loopback import serving
 
 CONTENT = bytes(range(256)) * 40
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(download, "FIRST_PAUSE", 0)
 
 
 def source_of(url):
@@ -69,6 +79,86 @@ def test_half_of_a_file_that_has_changed_meanwhile_is_not_gone_on_with(shelf, tm
     said_by(fetch, file, tmp_path, source)
     shelf.breaks_after, shelf.files["/cells.bin"] = None, CONTENT[::-1]
     assert fetch(file, tmp_path, source).read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "headers"),
+    [
+        ({"goes_on_at": 0}, {}),
+        ({"goes_on_at": 2_000}, {}),
+        ({"goes_on_anyway": True}, {}),
+        ({}, {"Content-Range": None}),
+        ({}, {"Content-Range": "bytes 1000-1999/10240", "Content-Length": "1000"}),
+        ({}, {"Content-Range": "bytes 1000-10239/20000"}),
+        ({}, {"Content-Range": "bytes 1000-20000/*"}),
+        ({}, {"ETag": '"another"'}),
+    ],
+)
+def test_a_rest_that_does_not_fit_the_part_is_never_appended(shelf, tmp_path, monkeypatch, changes, headers):
+    monkeypatch.setattr(download, "TRIES", 1)
+    file, source = source_of(shelf.url)
+    shelf.breaks_after = 1_000
+    said_by(fetch, file, tmp_path, source)
+    shelf.breaks_after, shelf.headers = None, headers
+    vars(shelf).update(changes)
+    if shelf.goes_on_anyway:
+        shelf.files["/cells.bin"] = CONTENT[::-1]
+    assert "did not go on where the part ends" in said_by(fetch, file, tmp_path, source)
+    assert list(tmp_path.iterdir()) == []
+    shelf.headers = {}
+    assert fetch(file, tmp_path, source).read_bytes() == shelf.files["/cells.bin"]
+
+
+def test_a_server_that_does_not_know_the_whole_size_may_go_on(shelf, tmp_path):
+    file, source = source_of(shelf.url)
+    shelf.breaks_after = 1_000
+    said_by(fetch, file, tmp_path, source)
+    n_came = 1_000 * download.TRIES
+    shelf.breaks_after, shelf.headers = None, {"Content-Range": f"bytes {n_came}-{len(CONTENT) - 1}/*"}
+    shelf.asked = []
+    assert fetch(file, tmp_path, source).read_bytes() == CONTENT
+    assert shelf.asked == [("/cells.bin", f"bytes={n_came}-")]
+
+
+@pytest.mark.parametrize("length", [None, "abc", "-5"])
+def test_a_file_of_unknown_size_comes_with_a_warning(shelf, tmp_path, caplog, length):
+    file, source = source_of(shelf.url)
+    shelf.headers = {"Content-Length": length}
+    assert fetch(file, tmp_path, source).read_bytes() == CONTENT
+    assert "nobody knows whether that is all" in caplog.text
+
+
+def test_a_file_that_is_sent_packed_is_refused(shelf, tmp_path):
+    file, source = source_of(shelf.url)
+    shelf.headers = {"Content-Encoding": "gzip"}
+    assert "sends it packed, as gzip" in said_by(fetch, file, tmp_path, source)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_redirect_may_not_leave_https():
+    def led(start, end):
+        return (
+            download.StaysEncrypted()
+            .redirect_request(urllib.request.Request(start), None, 302, "Found", {}, end)
+            .full_url
+        )
+
+    for start in ("https://a.org/x", "http://a.org/x"):
+        assert led(start, "https://b.org/y") == "https://b.org/y"
+    assert led("http://a.org/x", "http://b.org/y") == "http://b.org/y"
+    for end in ("http://b.org/y", "ftp://b.org/y"):
+        with pytest.raises(urllib.error.URLError, match="away from https"):
+            led("https://a.org/x", end)
+
+
+def test_a_try_that_failed_is_followed_by_a_pause_that_grows(shelf, tmp_path, monkeypatch):
+    paused = []
+    monkeypatch.setattr(download, "FIRST_PAUSE", 2)
+    monkeypatch.setattr(download.time, "sleep", paused.append)
+    file, source = source_of(shelf.url)
+    shelf.headers = {"Content-Encoding": "gzip"}
+    said_by(fetch, file, tmp_path, source)
+    assert paused == [2, 4]
 
 
 @pytest.mark.parametrize("part", [CONTENT, CONTENT + b"too much", b""])
@@ -167,6 +257,29 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
         info.external_attr = 0o120777 << 16
         archive.writestr(info, "/etc/passwd")
     assert "a link" in said_by(unpacked, tmp_path / "a.zip", tmp_path / "into", lambda place: True)
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("a/b", "a//b"), ("./.",), (".",)])
+def test_files_that_are_in_each_others_way_are_one_line(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("fine.mtx", "1")
+        for name in names:
+            archive.writestr(name, "2")
+    assert "a file " in said_by(unpacked, tmp_path / "a.zip", tmp_path / "into", lambda place: True)
+    assert list((tmp_path / "into").iterdir()) == []
+    found = unpacked(tmp_path / "a.zip", tmp_path / "into", lambda place: place.suffix == ".mtx")
+    assert [path.name for path in found] == ["fine.mtx"]  # what is not wanted is in nobody's way
+
+
+def test_what_would_fill_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    tar_with(tmp_path / "a.tar.gz", ("other/matrix.mtx", tarfile.REGTYPE, ""))
+    (tmp_path / "b.gz").write_bytes(gzip.compress(bytes(5_000)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    said = said_by(unpacked, tmp_path / "a.tar.gz", tmp_path / "into", lambda place: True)
+    assert "what a.tar.gz unpacks to needs 10 bytes, and 9 bytes are free" in said
+    assert list((tmp_path / "into").iterdir()) == []
+    assert "would fill the disk" in said_by(gunzipped, tmp_path / "b.gz", tmp_path / "into")
+    assert (tmp_path / "into" / "b").stat().st_size == 0
 
 
 def test_only_what_is_wanted_is_unpacked(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scdmc.integration.methods import harmony
 from scdmc.studies.paper.options import DATASETS, METRICS
 from scdmc.studies.paper.splits import split_of_cells
 from scdmc.studies.paper.tables import published_figures
@@ -145,13 +146,13 @@ def test_a_run_that_was_cut_off_goes_on_with_the_rows_that_are_missing(run, tabl
 def test_rows_of_another_model_or_of_other_data_are_not_mixed(run, tables, folder, capsys):
     shutil.copytree(tables, folder / "other")
     path = folder / "other" / "run.json"
-    for name in ("model", "ms"):
+    for name in ("model", "dtype", "token_dictionary_file", "ms"):
         content = json.loads((tables / "run.json").read_text())
-        (content if name == "model" else content["datasets"])[name] = ["another"] if name == "model" else "another"
+        (content["datasets"] if name == "ms" else content)[name] = "another"
         path.write_text(json.dumps(content))
         assert run(folder / "other", "--datasets", "ms", "--tasks", "annotation") == 2
         said = capsys.readouterr().err
-        assert re.search(rf"error: .* holds rows with another {name}; .*--overwrite", said)
+        assert re.search(rf"error: .* holds rows of .* with another {name}; .*--overwrite", said)
 
 
 def test_a_file_that_is_no_table_of_rows_is_one_line(run, tables, folder, capsys):
@@ -162,17 +163,71 @@ def test_a_file_that_is_no_table_of_rows_is_one_line(run, tables, folder, capsys
 
 
 def test_a_method_that_fails_is_named_and_takes_no_other_with_it(run, folder, monkeypatch, capsys, one_thread):
-    def broken(*_):
-        raise ValueError("it cannot")
+    def broken(embedding, batch, seed):
+        if seed == 42:
+            raise ValueError("it cannot")
+        return harmony(embedding, batch, seed)
 
     monkeypatch.setattr("scdmc.integration.methods.harmony", broken)
     monkeypatch.setattr("scdmc.integration.rows.harmony", broken)
     monkeypatch.setattr("scdmc.studies.paper.integration.METHODS", ("scdmc", "pca", "harmony"))
     monkeypatch.setattr("scdmc.integration.adapted_rows.harmony", broken)
-    assert run(folder / "failing", "--datasets", "bmmc", "--tasks", "clustering") == 1
+    words = ["--datasets", "bmmc", "--tasks", "clustering", "--seeds"]
+    assert run(folder / "failing", *words, "2") == 1  # though it works with the second seed
     text = (folder / "failing" / "clustering.md").read_text()
     assert "Harmony failed: with seed 42: it cannot" in text
+    assert "Harmony: only 1 of 2 seeds (43)" in text
+    assert "Harmony: only 1 of 2 seeds (43)" in capsys.readouterr().out
     assert "| PCA, not integrated |" in text
+    monkeypatch.undo()
+    monkeypatch.setattr("scdmc.studies.paper.integration.METHODS", ("scdmc", "pca", "harmony"))
+    assert run(folder / "failing", *words, "2") == 0
+    assert "only 1 of" not in (folder / "failing" / "clustering.md").read_text()
+
+
+def test_the_published_setting_is_the_same_whatever_the_config_says(run, folder, model, monkeypatch, one_thread):
+    """Both streams and <cls>; the default follows the config.json of the model."""
+    other = folder / "other_model"
+    shutil.copytree(model, other)
+    config = json.loads((other / "config.json").read_text())
+    reads = {"embedding_stream": "rank", "embedding_pooling": "mean", "embedding_layer": 1}
+    reads |= {"classifier_stream": "rank", "classifier_pooling": "mean"}
+    assert reads.keys() - {"embedding_layer"} <= config.keys()
+    (other / "config.json").write_text(json.dumps(config | reads))
+    asked = []
+
+    class EnoughError(Exception):
+        pass
+
+    def asked_for(cells, labels, directory, plan, options, place):
+        asked.append((options.stream, options.pooling))
+        raise EnoughError
+
+    monkeypatch.setattr("scdmc.studies.paper.integration.METHODS", ("scdmc",))
+    monkeypatch.setattr("scdmc.studies.paper.annotation.fine_tuned_run", asked_for)
+    found = []
+    for each in (model, other):
+        output_dir = folder / f"rows_of_{each.name}"
+        words = ["--model", each, "--datasets", "bmmc", "--tasks", "clustering"]
+        assert run(output_dir, *words) == 0
+        rows = pd.read_csv(output_dir / "rows.csv")
+        found.append({name: of["value"].tolist() for name, of in rows.groupby("run")})
+        with pytest.raises(EnoughError):
+            run(folder / "annotated", "--model", each, "--datasets", "ms", "--tasks", "annotation")
+    assert found[0]["scDMC, published setting"] == found[1]["scDMC, published setting"]
+    assert found[0]["scDMC, default"] != found[1]["scDMC, default"]
+    assert asked == [("both", "cls")] * 2
+
+
+def test_to_overwrite_a_data_set_leaves_the_rows_of_the_others(run, tables, folder):
+    shutil.copytree(tables, folder / "again")
+    before = pd.read_csv(tables / "rows.csv")
+    assert run(folder / "again", "--datasets", "bmmc", "--tasks", "clustering", "--overwrite") == 0
+    after, is_bmmc = pd.read_csv(folder / "again" / "rows.csv"), before["dataset"] == "bmmc"
+    pd.testing.assert_frame_equal(after[: (~is_bmmc).sum()], before[~is_bmmc].reset_index(drop=True))
+    assert set(after["dataset"][(~is_bmmc).sum() :]) == {"bmmc"}
+    kept = [json.loads((of / "run.json").read_text()) for of in (tables, folder / "again")]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +259,7 @@ def test_the_hours_are_said_without_any_file_and_by_the_files_that_are_there(scr
 
     of_sources, of_files = said(tmp_path / "nowhere"), said(data_dir)
     assert re.search(r"zheng68k +68579 +its source", of_sources)
+    assert re.search(r"myeloid +13178 +Cui et al. 2024, a selection: at least", of_sources)
     assert re.search(r"zheng68k +54 +the file", of_files)
     hours = [float(re.search(r"^ *all .* ([\d.]+)$", text, flags=re.M)[1]) for text in (of_sources, of_files)]
     assert hours[0] > hours[1] >= 0
@@ -212,7 +268,9 @@ def test_the_hours_are_said_without_any_file_and_by_the_files_that_are_there(scr
 
 
 def test_make_reproduce_says_the_hours_first_then_makes_data_and_tables():
-    for words, model in (([], "scDMC-small"), (["MODEL=new"], "pretrained")):
+    # A folder is named from where make is called, and the scripts run elsewhere.
+    folder = ["MODEL=models/scDMC-small"], str(ROOT / "models" / "scDMC-small")
+    for words, model in (([], "scDMC-small"), (["MODEL=new"], "pretrained"), folder):
         command = [
             "make",
             "--dry-run",
@@ -224,8 +282,13 @@ def test_make_reproduce_says_the_hours_first_then_makes_data_and_tables():
         text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         places = [text.index(word) for word in ("--dry_run", "paper_data.py --dataset $set", "--data_dir", model)]
         assert places[0] < places[1]
-        assert re.search(rf"paper.py --model \S*{model} --data_dir \S+ --output_dir \S+\n*$", text)
+        assert re.search(
+            rf"paper.py --model {'/.*/' * (model == 'pretrained')}{model} --data_dir \S+ --output_dir \S+\n*$", text
+        )
         assert ("--dataset census_2m" in text) == (model == "pretrained")
+        assert (re.search(r'echo "These are the hours of scDMC-small.*12 layers.*"', text) is None) == (
+            model != "pretrained"
+        )
         assert all(name in text for of in DATASETS.values() for name in of)
 
 

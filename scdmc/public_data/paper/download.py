@@ -7,11 +7,10 @@ Beside each file ``NAME`` lies ``NAME.download.json`` with its size and SHA-256.
 import http.client
 import json
 import logging
+import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from scdmc.disk import require_space, shown_size
@@ -27,8 +26,15 @@ logger = logging.getLogger(__name__)
 SECONDS_TO_ANSWER, TRIES, BLOCK_BYTES = 60, 3, 1 << 20
 
 
+# Seconds before the second try; twice as long before the next one.
+FIRST_PAUSE = 2
+
+
 # Statuses of HTTP: the rest of a file; no such place any more; nothing lies behind the end of the part.
 PARTIAL_CONTENT, GONE, NOTHING_LEFT = 206, (404, 410), 416
+
+
+CONTENT_RANGE = re.compile(r"bytes (?P<start>\d+)-(?P<end>\d+)/(?P<total>\d+|\*)", re.ASCII)
 
 
 SUFFIX_OF_PART, SUFFIX_OF_RECORD = ".part", ".download.json"
@@ -103,7 +109,9 @@ def _fetched(file: SourceFile, path: Path, source: PaperSource) -> Path:
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         if attempt < TRIES:
-            logger.info("%s: %s; trying again", file.name, reason)
+            pause = FIRST_PAUSE * 2 ** (attempt - 1)
+            logger.info("%s: %s; trying again in %g s", file.name, reason, pause)
+            time.sleep(pause)
             continue
         came = f", after {shown_size(part.stat().st_size)}, which are kept" if part.is_file() else ""
         raise ScDMCError(
@@ -127,31 +135,72 @@ def _receive(file: SourceFile, part: Path) -> None:
     headers = {"User-Agent": f"scDMC/{__version__}", "Accept-Encoding": "identity"}
     if n_bytes:
         headers |= {"Range": f"bytes={n_bytes}-", "If-Range": validator}
+    opener = urllib.request.build_opener(StaysEncrypted)
     try:
-        response = urllib.request.urlopen(urllib.request.Request(file.url, headers=headers), timeout=SECONDS_TO_ANSWER)
+        response = opener.open(urllib.request.Request(file.url, headers=headers), timeout=SECONDS_TO_ANSWER)
     except urllib.error.HTTPError as error:
         if error.code == NOTHING_LEFT and n_bytes:
             part.unlink()  # it is whole, or longer than the file is: what came cannot be trusted
         raise
-    with response, _appended(part, response, n_bytes) as (out, total):
+    with response:
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding != "identity":
+            raise ConnectionError(f"the server sends it packed, as {encoding}, which was not asked for")
+        goes_on = response.status == PARTIAL_CONTENT
+        if goes_on and not _is_the_rest(response, n_bytes, validator):
+            part.unlink(missing_ok=True)
+            _validator_path(part).unlink(missing_ok=True)
+            raise ConnectionError("the server did not go on where the part ends")
+        _write(file, part, response, n_bytes if goes_on else 0)
+
+
+def _write(file: SourceFile, part: Path, response: http.client.HTTPResponse, start: int) -> None:
+    """Append what comes to a part of which ``start`` bytes are there, or begin it."""
+    length = _length_of(response)
+    total = None if length is None else start + length
+    with part.open("ab" if start else "wb") as out:
         if total is not None:
-            require_space(part, total - out.tell(), file.name)
-            logger.info("%s: %s of %s", file.name, shown_size(out.tell()), shown_size(total))
+            require_space(part, total - start, file.name)
+            logger.info("%s: %s of %s", file.name, shown_size(start), shown_size(total))
         write_json(_validator_path(part), {"url": file.url, "validator": _validator_of(response)})
         while block := response.read(BLOCK_BYTES):
             out.write(block)
         if total is not None and out.tell() != total:
             raise ConnectionError(f"{out.tell():,} of {total:,} bytes came")
+        if total is None and not response.chunked:  # chunks have an end that is marked
+            logger.warning(
+                "warning: the server does not say how large %s is: %s came, and nobody knows whether that is all",
+                file.name,
+                shown_size(out.tell()),
+            )
 
 
-@contextmanager
-def _appended(part: Path, response: http.client.HTTPResponse, n_bytes: int) -> Iterator[tuple]:
-    """The open part, at its end or emptied, as the server answers; and how many bytes the file has, if it says so."""
-    length = response.headers.get("Content-Length")
-    goes_on = response.status == PARTIAL_CONTENT
-    start = n_bytes if goes_on else 0
-    with part.open("ab" if goes_on else "wb") as out:
-        yield out, None if length is None else start + int(length)
+class StaysEncrypted(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect that leaves https: nobody on the way may change a file."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: object, code: int, msg: str, headers: object, newurl: str
+    ) -> urllib.request.Request | None:
+        """The request for the new place; refuses a step from https to anything else."""
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise urllib.error.URLError(f"the server leads away from https, to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _length_of(response: http.client.HTTPResponse) -> int | None:
+    """Bytes of the body, if the server says it in digits."""
+    length = response.headers.get("Content-Length", "").strip()
+    return int(length) if length.isascii() and length.isdecimal() else None
+
+
+def _is_the_rest(response: http.client.HTTPResponse, n_bytes: int, validator: str) -> bool:
+    """True if a part of ``n_bytes`` goes on with this answer: the same version, from there to the end."""
+    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if not n_bytes or found is None or _validator_of(response) != validator:
+        return False
+    start, end, length = int(found["start"]), int(found["end"]), _length_of(response)
+    total = end + 1 if found["total"] == "*" else int(found["total"])
+    return start == n_bytes and end + 1 == total and length in (None, total - start)
 
 
 def _state_of(part: Path, url: str) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """Myeloid: for each cancer a table of expression and one of metadata; counts are recovered where that is exact."""
 
 import gzip
+import logging
 import re
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ from scdmc.public_data.paper.form import (
     read_table,
     rows_of,
 )
-from scdmc.public_data.paper.options import MYELOID_QUERY, ReadingOptions
+from scdmc.public_data.paper.options import MYELOID_CANCERS, MYELOID_QUERY, ReadingOptions
+
+logger = logging.getLogger(__name__)
+
 
 EXPRESSION_FILE = re.compile(r"GSE154763_(?P<cancer>.+?)_(normalized_)?expression\.csv(\.gz)?", re.IGNORECASE)
 
@@ -40,6 +44,10 @@ CLUSTER_NUMBER = re.compile(r"^M\d+_")
 
 # Rows of a table have some hundred thousand characters: 32 MiB are a few hundred cells.
 CSV_BLOCK_BYTES = 32 << 20
+
+
+# Names of a million cells are far shorter; a packed file of nothing but one line could be of any length.
+LONGEST_HEADER = 64 << 20
 
 
 RECOVERED = "counts, recovered from normalised values"
@@ -64,10 +72,11 @@ def read_myeloid(files: dict[str, Path], scratch: Path, options: ReadingOptions)
     Raises
     ------
     ScDMCError
-        If a pair is not complete, a table is damaged or lacks a column, the cells of a pair do not belong together, or
-        the values are normalised without a unit in every cell and that is not allowed.
+        If a pair is not complete or there are two, a table is damaged or lacks a column, the cells of a pair do not
+        belong together, or the values are normalised without a unit in every cell and that is not allowed.
     """
-    parts = [_read_pair(cancer, *pair, options) for cancer, pair in _pairs(files).items()]
+    pairs = _pairs(files)
+    parts = [_read_pair(cancer, *pair, options) for cancer, pair in pairs.items()]
     genes = parts[0].var.index
     for part in parts[1:]:
         genes = genes[genes.isin(part.var.index)]
@@ -78,6 +87,11 @@ def read_myeloid(files: dict[str, Path], scratch: Path, options: ReadingOptions)
     cells = PaperCells(scipy.sparse.csr_matrix(matrix), obs, var, "; ".join(kinds))
     cells.notes += [note for part in parts for note in part.notes]
     cells.note("%s genes are in all of the %d tables", f"{len(genes):,}", len(parts))
+    absent = [cancer for cancer in MYELOID_CANCERS if cancer not in pairs]
+    if absent:
+        note = f"only a part of the data set is there: the tables of {', '.join(absent)} are missing"
+        logger.warning("warning: %s", note)
+        cells.notes.append(note)
     if (obs[PART] == REFERENCE).all() or (obs[PART] == QUERY).all():
         raise ScDMCError(
             f"the cancers are {shown_names(obs['disease'].unique(), 10)}; one of {', '.join(MYELOID_QUERY)}, which are "
@@ -93,7 +107,9 @@ def _pairs(files: dict[str, Path]) -> dict[str, tuple[Path, Path]]:
         for kind, pattern in ((expression, EXPRESSION_FILE), (metadata, METADATA_FILE)):
             match = pattern.fullmatch(path.name)
             if match:
-                kind[match["cancer"].upper()] = path
+                before = kind.setdefault(match["cancer"].upper(), path)
+                if before != path:
+                    raise ScDMCError(f"{before} and {path.name} are two tables of one cancer; leave one of them there")
     for cancer, path in (expression | metadata).items():
         for kind, what in ((expression, "normalized_expression"), (metadata, "metadata")):
             if cancer not in kind:
@@ -143,7 +159,10 @@ def read_expression_table(path: Path, cells: set[str]) -> tuple[scipy.sparse.csr
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.readline().decode("utf8").rstrip("\r\n").split(",")
+            line = file.readline(LONGEST_HEADER + 1)
+            if len(line) > LONGEST_HEADER:
+                raise ValueError(f"its first line has more than {LONGEST_HEADER:,} characters")
+            header = line.decode("utf8").rstrip("\r\n").split(",")
             columns = pd.Index([name.strip('"') for name in header[1:]])
             names, blocks = [], []
             for of_block, block in _blocks(file, columns):

@@ -71,15 +71,25 @@ def source_files(dataset: str, source: PaperSource, folder: Path, is_download: b
         raise ScDMCError(
             f"{folder} lacks {names}: --download gets what is missing, or download it by hand from {source.page}"
         )
+    there = {_cancer_of(name) for name in more}
     for file in missing:
-        found[file.name] = fetch(file, folder, source)
-    return found | more
+        if _cancer_of(file.name) not in there:  # else under another name
+            found[file.name] = fetch(file, folder, source)
+    return {name: path for name, path in found.items() if path is not None} | more
+
+
+def _cancer_of(name: str) -> tuple[str, str] | None:
+    """Which of the two tables, and of which cancer; None for what is no table of a cancer."""
+    for kind, pattern in (("expression", EXPRESSION_FILE), ("metadata", METADATA_FILE)):
+        match = pattern.fullmatch(name)
+        if match:
+            return kind, match["cancer"].upper()
+    return None
 
 
 def _tables_of_cancers(folder: Path) -> dict[str, Path]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    patterns = (EXPRESSION_FILE, METADATA_FILE)
-    return {path.name: path for path in paths if any(pattern.fullmatch(path.name) for pattern in patterns)}
+    return {path.name: path for path in paths if _cancer_of(path.name) is not None}
 
 
 def _lying_in(folder: Path, patterns: tuple[str, ...]) -> Path | None:
@@ -114,8 +124,10 @@ def read_dataset(
     ScDMCError
         If a file has changed since it was downloaded, is damaged, or has another form.
     """
-    records = {path.name: checked_record(path) for path in files.values() if path.is_file()}
-    url_of = {file.name: file.url for file in source.files}
+    # Under the names of the source: of two folders, two files may have one name.
+    records = {name: checked_record(path) for name, path in files.items() if path.is_file()}
+    shown = [name if files[name].name == name else f"{name} (as {files[name].name})" for name in records]
+    url_of = {file.name: file.url for file in source.files if file.name in files and files[file.name].name == file.name}
     cells = READERS[dataset](files, scratch, options)
     return in_one_form(
         cells,
@@ -125,7 +137,7 @@ def read_dataset(
             "page": source.page,
             "citation": source.citation,
             "terms": source.terms,
-            "files": np.array(list(records), dtype=object),
+            "files": np.array(shown, dtype=object),
             "urls": np.array([of["url"] or url_of.get(name, "") for name, of in records.items()], dtype=object),
             "sha256": np.array([of["sha256"] for of in records.values()], dtype=object),
             "dates": np.array([of["date"] for of in records.values()], dtype=object),

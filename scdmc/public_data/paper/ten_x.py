@@ -41,6 +41,13 @@ HARMLESS = frozenset({
 })  # fmt: skip
 
 
+# What a damaged pickle may raise, beside what pickle promises: the tables in it are made of whatever it holds.
+DAMAGES = (
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError, RuntimeError,
+    ImportError, ArithmeticError, MemoryError,
+)  # fmt: skip
+
+
 def read_archive(path: Path, scratch: Path) -> PaperCells:
     """Cells of an archive of 10x, or of the folder that it unpacks to."""
     if path.is_dir():
@@ -86,14 +93,13 @@ def read_pbmc10k(files: dict[str, Path], scratch: Path, options: ReadingOptions)
         If a file is damaged, has other columns, or names cells that the matrices lack.
     """
     *archives, genes_file, metadata_file = files.values()
-    parts = [read_archive(path, scratch) for path in archives]
+    parts = [read_archive(path, scratch / str(number)) for number, path in enumerate(archives)]  # of one name, perhaps
     ids = [_ids_of_genes(part) for part in parts]
     listed = read_table(genes_file, ("ENSG",), ",")["ENSG"]
     wanted = [gene for gene in listed if all(gene in of_part for of_part in ids)]
     if not wanted:
         raise ScDMCError(f"{genes_file}: none of its genes is in the matrices; is it the file of this data set?")
-    metadata = _read_metadata(metadata_file)
-    barcodes, is_second = _barcodes_of(metadata, metadata_file)
+    barcodes, is_second, types = read_metadata(metadata_file)
     is_kept = np.array([not barcode.endswith(NOT_IN_THE_ARCHIVE) for barcode in barcodes])
     rows = np.zeros(len(barcodes), dtype=int)
     for number, part in enumerate(parts):
@@ -104,7 +110,6 @@ def read_pbmc10k(files: dict[str, Path], scratch: Path, options: ReadingOptions)
     pairs = zip(parts, ids, strict=True)
     matrix = scipy.sparse.vstack([part.counts[:, names.get_indexer(wanted)] for part, names in pairs])
     order = rows[is_kept]
-    types = np.asarray(metadata["list_clusters"], dtype=object)[np.asarray(metadata["clusters"], dtype=int)]
     types[types == NO_TYPE] = None
     batch = np.where(is_second, "pbmc4k", "pbmc8k")[is_kept]
     names = pd.Index([f"{barcode}_{run}" for barcode, run in zip(barcodes[is_kept], batch, strict=True)])
@@ -125,16 +130,44 @@ def _ids_of_genes(part: PaperCells) -> pd.Index:
     return pd.Index(part.var.index if column is None else part.var[column])
 
 
+def read_metadata(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pickle of scvi-tools: barcodes, whether each is one of the second run, types; all of shape (n_cells,).
+
+    Raises
+    ------
+    ScDMCError
+        If the file is damaged, would make anything but tables and arrays, or has other contents.
+    """
+    metadata = _unpickled(path)
+    types = _types_of(metadata, path)
+    return *_barcodes_of(metadata, path), types
+
+
 def _barcodes_of(metadata: dict, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Barcodes of the metadata, and whether each is one of the second run; both of shape (n_cells,)."""
+    for key in ("barcodes", "design"):
+        if not isinstance(metadata[key], pd.DataFrame):
+            raise ScDMCError(f"{path}: {key!r} is no table, but {type(metadata[key]).__name__}: {COPY_AGAIN}")
     barcodes = metadata["barcodes"].index.to_numpy().astype(str)
     column = "batchpbmc4k"
-    if column not in metadata["design"]:
-        raise ScDMCError(f"{path} lacks the column {column!r} of the design; is it the file of this data set?")
-    lengths = {key: len(metadata[key]) for key in METADATA_KEYS[:3]}
+    if (metadata["design"].columns == column).sum() != 1:
+        raise ScDMCError(f"{path} lacks one column {column!r} of the design; is it the file of this data set?")
+    lengths = {"barcodes": len(barcodes), "design": len(metadata["design"]), "clusters": np.size(metadata["clusters"])}
     if len(set(lengths.values())) > 1:
         raise ScDMCError(f"{path}: its parts are of different lengths, {lengths}: {COPY_AGAIN}")
     return barcodes, metadata["design"][column].to_numpy() == 1
+
+
+def _types_of(metadata: dict, path: Path) -> np.ndarray:
+    """The type of each cell of the metadata, shape (n_cells,)."""
+    names, clusters = metadata["list_clusters"], metadata["clusters"]
+    is_list = isinstance(names, (list, pd.Series)) or (isinstance(names, np.ndarray) and names.ndim == 1)
+    if not (is_list and all(isinstance(name, str) for name in names)):
+        raise ScDMCError(f"{path}: 'list_clusters' is no list of names: {COPY_AGAIN}")
+    numbers = np.ravel(clusters) if isinstance(clusters, (np.ndarray, pd.Series)) else np.array([None])
+    if numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= len(names)).any():
+        raise ScDMCError(f"{path}: 'clusters' are not all whole numbers from 0 to {len(names) - 1}: {COPY_AGAIN}")
+    return np.array(list(names), dtype=object)[numbers]
 
 
 class _CarefulUnpickler(pickle.Unpickler):
@@ -149,12 +182,12 @@ class _CarefulUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _read_metadata(path: Path) -> dict:
+def _unpickled(path: Path) -> dict:
     """The pickle of scvi-tools, of which only tables and arrays are made."""
     try:
         with path.open("rb") as file:
             content = _CarefulUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except DAMAGES as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ScDMCError(f"{path} is not the metadata that scvi-tools reads ({reason}): {COPY_AGAIN}") from error
     missing = [key for key in METADATA_KEYS if not (isinstance(content, dict) and key in content)]

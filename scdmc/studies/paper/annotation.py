@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from scdmc.studies.paper.options import (
     DEFAULT,
     PUBLISHED_FINE_TUNING,
     PUBLISHED_SETTING,
+    PUBLISHED_STATES,
     TINY_FINE_TUNING,
     PaperOptions,
 )
@@ -115,7 +117,10 @@ class _Study:
         return ClassifierOptions(settings={**settings, **tiny, "dtype": self.options.dtype})
 
     def _fine_tuned(self, method: str, settings: Mapping[str, object], plan: RunPlan) -> dict[str, Predicted]:
-        run = fine_tuned_run(*self.shared, plan, self._classifier(settings), self.task.place)
+        classifier = self._classifier(settings)
+        if method == PUBLISHED_SETTING:
+            classifier = replace(classifier, **PUBLISHED_STATES)
+        run = fine_tuned_run(*self.shared, plan, classifier, self.task.place)
         return {method: run.predicted}
 
     def _from_scratch(self, plan: RunPlan) -> dict[str, Predicted]:
@@ -138,11 +143,12 @@ class _Study:
     def _features(self) -> dict[str, Features]:
         model_directory = self.task.model_directory
         describer = Describer.of(model_directory, self.place(load_model(model_directory.path, ScDMCModel)))
+        describer = replace(describer, has_vectors=False)
         with open_counts(self.file.path, **self.file.counts.of_counts()) as opened:
             counts = read_cell_counts(opened, GeneKeys.of(opened, describer.tokenizer))
         rows = np.searchsorted(counts.rows, self.task.cells.obs[ROW_COLUMN].to_numpy())
         (features,) = describer.features(counts.select(rows))
-        return {view: features[view] for view in VIEWS}
+        return features
 
     @functools.cached_property
     def _baseline_data(self) -> BaselineData:

@@ -1,6 +1,7 @@
 """Clustering and integration of the paper's data sets: our rows beside all baselines, one embedding for both tasks."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,13 @@ from scdmc.integration.scoring import score_embedding
 from scdmc.integration.study import require_runnable
 from scdmc.model.folder import ModelDirectory
 from scdmc.studies.paper.data import PaperFile
-from scdmc.studies.paper.options import DEFAULT, INTEGRATION, PUBLISHED_SETTING, PaperOptions
+from scdmc.studies.paper.options import (
+    DEFAULT,
+    INTEGRATION,
+    PUBLISHED_SETTING,
+    PUBLISHED_STATES,
+    PaperOptions,
+)
 from scdmc.studies.paper.rows import PaperRows
 
 logger = logging.getLogger(__name__)
@@ -75,10 +82,14 @@ def add_integration_rows(
     chosen = integration_options(options)
     has_counts = "scvi" in chosen.methods
     data = read_integration_data(file.path, file.name, model_directory, KEYS, file.counts, has_counts, OwnEmbeddings())
-    methods, for_all_seeds = require_runnable(data, model_directory, chosen), {}
+    methods, for_all_seeds, for_published = require_runnable(data, model_directory, chosen), {}, {}
     for seed in options.seeds:
-        context = RowContext(data, model_directory, place, chosen, seed, for_all_seeds)
+        by_default = RowContext(data, model_directory, place, chosen, seed, for_all_seeds)
+        # What is kept for all seeds has names that say nothing of streams: two settings must not share it.
+        as_published = replace(chosen, **PUBLISHED_STATES)
+        published = RowContext(data, model_directory, place, as_published, seed, for_published)
         for row in methods:
+            context = published if row.name == SCDMC else by_default
             name = OURS.get(row.name, row.name)
             if rows.is_done(file.name, name, seed):
                 continue
@@ -87,7 +98,7 @@ def add_integration_rows(
                 embedding = np.asarray(row.embedding(context), dtype=np.float32)
             except row.errors as error:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
-                rows.failures[(file.name, name)] = f"with seed {seed}: {why}"
+                rows.add_failure(file.name, name, seed, why)
                 logger.warning("warning: %s failed on %s: %s", name, file.name, why)
                 continue
             scores = score_embedding(row, embedding, context).scores[PUBLISHED]

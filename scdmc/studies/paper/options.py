@@ -38,6 +38,10 @@ PUBLISHED_FINE_TUNING = {
 }
 
 
+# What the paper reads of a cell, whatever the config.json of a model says; of the last layer.
+PUBLISHED_STATES = {"stream": "both", "pooling": "cls"}
+
+
 TINY_FINE_TUNING = {"epochs": 1, "patience": 1}
 
 

@@ -2,6 +2,7 @@
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,25 @@ def published_figures() -> pd.DataFrame:
         return pd.read_csv(path, dtype=str).astype({"value": float})
 
 
-def score_table(rows: PaperRows, task: str, dataset: str) -> ScoreTable | None:
+@dataclass(frozen=True)
+class PaperTable(ScoreTable):
+    """Scores of a task on a data set.
+
+    Attributes
+    ----------
+    fewer_seeds
+        Method -> a note on its seeds, where these are fewer than those of the table.
+    """
+
+    fewer_seeds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """Which methods failed, and which are means of fewer seeds than the title says: a line each."""
+        return [*super().notes, *(f"{name}: {note}" for name, note in self.fewer_seeds.items())]
+
+
+def score_table(rows: PaperRows, task: str, dataset: str) -> PaperTable | None:
     """Methods x scores of a task on a data set, means over seeds; None where there is no row."""
     table = rows.table[(rows.table["dataset"] == dataset) & (rows.table["metric"].isin(METRICS[task]))]
     is_annotation = table["task"] == ANNOTATION
@@ -47,7 +66,13 @@ def score_table(rows: PaperRows, task: str, dataset: str) -> ScoreTable | None:
     n_seeds = table["seed"].nunique()
     title = f"{dataset}, {task}" + (f": mean ± sd of {n_seeds} seeds" if n_seeds > 1 else ": one seed")
     fair = np.ones(len(methods), dtype=bool)
-    return ScoreTable(title, means, deviations if n_seeds > 1 else None, fair, failures)
+    of_methods = table.groupby("method", sort=False)["seed"].unique()
+    fewer = {
+        method: f"only {len(seeds)} of {n_seeds} seeds ({', '.join(map(str, sorted(seeds)))})"
+        for method, seeds in of_methods.items()
+        if len(seeds) < n_seeds
+    }
+    return PaperTable(title, means, deviations if n_seeds > 1 else None, fair, failures, fewer)
 
 
 def beside_others(table: ScoreTable, task: str, dataset: str) -> pd.DataFrame:
