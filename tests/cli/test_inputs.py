@@ -119,7 +119,7 @@ def test_flags_that_were_not_given_are_not_looked_at(files):
 
 def test_a_model_is_a_folder_with_a_configuration_or_a_name(files):
     require_model("scDMC-small")
-    with pytest.raises(ScDMCError, match=r"^tyni: no such model folder; by name there are scDMC-small$"):
+    with pytest.raises(ScDMCError, match=r"^tyni: no such model folder; by name there are scDMC-small, scDMC-tissues$"):
         require_model("tyni")
     with pytest.raises(ScDMCError, match=r"folder.*is .* a model folder\?"):
         require_model(files / "folder")

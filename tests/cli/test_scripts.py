@@ -166,7 +166,9 @@ def test_an_absent_file_beside_the_data_is_one_line(required, islets_path, tmp_p
 @pytest.mark.parametrize("script", scripts_but(NO_MODEL))
 def test_an_absent_model_is_one_line(required, islets_path, script):
     words = [*required(script, islets_path), "--model", "tyni"]
-    assert_refused(run_script(script, *words), "error: tyni: no such model folder; by name there are scDMC-small")
+    assert_refused(
+        run_script(script, *words), "error: tyni: no such model folder; by name there are scDMC-small, scDMC-tissues"
+    )
 
 
 @pytest.mark.parametrize(

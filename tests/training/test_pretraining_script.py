@@ -235,11 +235,14 @@ def test_a_dry_run_of_the_script_says_what_a_run_would_take_and_writes_nothing(s
     assert not (tmp_path / "dry").exists()
 
 
-@pytest.mark.parametrize("name", ["scDMC-small", "published"])
+RECIPES = ("scDMC-small", "scDMC-tissues", "published")
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_and_flags_after_it_win(name, dataset, tmp_path):
     root = ROOT
     recipe = root / "pretrain" / "configs" / f"{name}.sh"
-    more = [*TINY, "--schedule_minutes", "0.01"] if name == "scDMC-small" else [*TINY, "--dry_run"]
+    more = [*TINY, "--schedule_minutes", "0.01"] if name != "published" else [*TINY, "--dry_run"]
     command = [recipe, "--dataset_path", dataset, "--output_dir", tmp_path / "model", *more]
     environment = {**os.environ, "PYTHON": sys.executable, "ACCELERATE_USE_CPU": "true"}
     finished = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
@@ -253,7 +256,7 @@ def test_a_recipe_runs_and_flags_after_it_win(name, dataset, tmp_path):
 
 def test_every_recipe_is_tested():
     recipes = ROOT / "pretrain" / "configs"
-    assert {path.stem for path in recipes.iterdir()} == {"scDMC-small", "published"}
+    assert {path.stem for path in recipes.iterdir()} == set(RECIPES)
 
 
 def test_overwrite_leaves_nothing_of_the_run_before_that_could_be_resumed(script, dataset, tmp_path, capsys):
