@@ -75,7 +75,9 @@ class Benchmark:
         }
 
 
-def require_runnable(data: IntegrationData, model_directory: ModelDirectory, options: IntegrationOptions) -> list[Row]:
+def require_runnable(
+    data: IntegrationData, model_directory: ModelDirectory | None, options: IntegrationOptions
+) -> list[Row]:
     """The rows, after a check that refuses, before anything is computed, what would fail after hours.
 
     Raises
@@ -84,7 +86,8 @@ def require_runnable(data: IntegrationData, model_directory: ModelDirectory, opt
         If scVI is asked for without counts, a classifier should be adapted, two rows have one name, or the model has
         no such stream, pooling or layer.
     """
-    embedding_choice(model_directory.config, options.stream, options.pooling, options.layer)
+    if model_directory is not None:  # all rows may be own embeddings
+        embedding_choice(model_directory.config, options.stream, options.pooling, options.layer)
     if "scvi" in options.methods and data.counts is None:
         raise ScDMCError(f"{data.name}: scVI needs raw counts, and tokenized parquet has none; give the .h5ad")
     if options.adapts and saw_labels(model_directory):
@@ -93,7 +96,7 @@ def require_runnable(data: IntegrationData, model_directory: ModelDirectory, opt
 
 
 def run_benchmark(
-    data: IntegrationData, model_directory: ModelDirectory, place: Place, options: IntegrationOptions
+    data: IntegrationData, model_directory: ModelDirectory | None, place: Place, options: IntegrationOptions
 ) -> Benchmark:
     """Embed and score by every row, once for each seed; a row that fails does not take the others with it.
 
