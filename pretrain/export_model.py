@@ -63,7 +63,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def set_embedding(config: "ScDMCConfig", chosen: dict[str, object], is_classifier: bool) -> None:
+def set_states_read(config: "ScDMCConfig", chosen: dict[str, object], is_classifier: bool) -> None:
     """Write what was chosen into the configuration; a classifier goes on reading what it was trained to read."""
     from scdmc.model.embeddings import embedding_choice
 
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.max_length:
             model.config.max_position_embeddings = arguments.max_length
             set_context(folder, model_directory, arguments.max_length)
-        set_embedding(model.config, embedding_options(arguments), isinstance(model, ScDMCForCellClassification))
+        set_states_read(model.config, embedding_options(arguments), isinstance(model, ScDMCForCellClassification))
         save_config(folder, model)
         files = save_weights(folder, model, arguments.max_file_mib * 2**20)
         sizes = ", ".join(f"{path.name} {path.stat().st_size / 2**20:.1f} MiB" for path in files)

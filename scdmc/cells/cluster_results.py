@@ -11,6 +11,7 @@ import scipy.sparse
 from scdmc.cells.cluster_markers import cluster_sizes
 from scdmc.cells.cluster_stability import Stability, by_size, resolution_by_stability, stability
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph, umap_coordinates
+from scdmc.cells.leiden import LeidenGraph
 from scdmc.cells.options import RESOLUTIONS, ClusterOptions
 from scdmc.cells.scores import clustering_scores, metric_rows
 from scdmc.errors import ScDMCError
@@ -140,9 +141,9 @@ def _oracle_rows(
     """Scores of the clusters that fit the labels best, which no user without labels could choose."""
     rows = []
     for method, clustering in clusterings.items():
-        scores = []
+        scores, to_cluster = [], LeidenGraph(clustering.graph)
         for candidate in RESOLUTIONS:
-            clusters = leiden_clusters(clustering.graph, candidate, seed)[is_labelled]
+            clusters = to_cluster.clusters(candidate, seed)[is_labelled]
             scores.append(clustering_scores(labels[is_labelled], clusters, clustering.embedding[is_labelled]))
         rows += metric_rows(TASK, f"oracle ({method})", max(scores, key=lambda of_one: of_one["NMI"]))
     return rows

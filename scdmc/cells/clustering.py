@@ -138,9 +138,9 @@ def resolution_by_silhouette(
     embedding = _finite(embedding)
     n_sampled = min(len(embedding), SILHOUETTE_CELLS)
     sample = np.sort(np.random.default_rng(seed).choice(len(embedding), n_sampled, replace=False))
-    scores = {}
+    scores, to_cluster = {}, LeidenGraph(connectivities)
     for resolution in resolutions:
-        clusters = leiden_clusters(connectivities, resolution, seed)[sample]
+        clusters = to_cluster.clusters(resolution, seed)[sample]
         n_clusters = len(np.unique(clusters))
         if 1 < n_clusters < n_sampled:
             scores[resolution] = float(silhouette_score(embedding[sample], clusters))

@@ -9,7 +9,8 @@ import pandas as pd
 import scipy.sparse
 from sklearn.decomposition import PCA
 
-from scdmc.cells.clustering import leiden_clusters, neighbour_graph, resolution_by_silhouette, umap_coordinates
+from scdmc.cells.clustering import neighbour_graph, resolution_by_silhouette, umap_coordinates
+from scdmc.cells.leiden import LeidenGraph
 from scdmc.errors import ScDMCError
 from scdmc.gene_analysis.options import RESOLUTIONS
 from scdmc.gene_analysis.states import centred_units
@@ -88,7 +89,8 @@ def find_modules(
         )
     units = centred_units(vectors)
     graph = neighbour_graph(units, n_neighbors, seed)
-    by_resolution = {float(r): _by_size(leiden_clusters(graph, r, seed)) for r in resolutions}
+    to_cluster = LeidenGraph(graph)
+    by_resolution = {float(r): _by_size(to_cluster.clusters(r, seed)) for r in resolutions}
     if n_modules is None:
         chosen = resolution_by_silhouette(units, graph, resolutions, seed)
     else:

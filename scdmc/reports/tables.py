@@ -139,11 +139,11 @@ def best_of_columns(
     return values >= highest - spread
 
 
-def markdown(texts: pd.DataFrame, is_bold: np.ndarray) -> str:
-    """A Markdown table, methods x metrics."""
+def markdown(texts: pd.DataFrame, is_bold: np.ndarray, of_rows: str = "method") -> str:
+    """A Markdown table, methods x metrics, or of other rows."""
     escaped = _for_markdown
     names = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
-    lines = ["| method | " + " | ".join(map(escaped, names)) + " |", "|---|" + "---:|" * texts.shape[1]]
+    lines = [f"| {of_rows} | " + " | ".join(map(escaped, names)) + " |", "|---|" + "---:|" * texts.shape[1]]
     for method, row, bold in zip(texts.index, texts.to_numpy(), is_bold, strict=True):
         cells = [f"**{cell}**" if best else cell for cell, best in zip(row, bold, strict=True)]
         lines.append(f"| {escaped(method)} | " + " | ".join(cells) + " |")

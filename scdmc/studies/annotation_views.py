@@ -149,6 +149,12 @@ def within_rows(
     return _named(rows, "within", file.counts.name, file.counts.name, fraction, seed)
 
 
+def views_read_across(reference: Mapping[str, Features], new: Mapping[str, Features], seed: int) -> list[str]:
+    """What ``scdmc annotate`` reads of new cells, View -> features: genes alone where the two files lie apart."""
+    apart = separability(reference["components"], new["components"], seed) >= MOST_SEPARABLE
+    return [CARRIES_ACROSS] if apart else list(VIEWS)
+
+
 def across_rows(
     names: tuple[str, str],
     reference: Mapping[str, Features | TokenizedCells],
@@ -173,8 +179,7 @@ def across_rows(
     fine_tuner
         Makes the fine-tuned view, if it is among them.
     """
-    apart = separability(reference["components"], new["components"], seed) >= MOST_SEPARABLE
-    product = [CARRIES_ACROSS] if apart else list(VIEWS)
+    product = views_read_across(reference, new, seed)
     rows = _rows(reference, reference_labels, new, new_labels, product, seed, fine_tuner)
     return _named(rows, "across", *names, 1.0, seed)
 

@@ -27,6 +27,8 @@ from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.hub import is_hub_name
+from scdmc.model.names import MODELING_FILE
+from scdmc.model.standalone import standalone_source
 from scdmc.model.storage import load, load_model
 from tests.conftest import ROOT
 from tests.small_models import save_small_model
@@ -308,6 +310,11 @@ def test_a_shipped_model_is_complete_and_small(path):
     assert needed <= names
     assert max(file.stat().st_size for file in files) <= 15 * MIB
     assert sum(file.stat().st_size for file in files) <= 40 * MIB
+
+
+@shipped_model
+def test_the_code_of_a_shipped_model_is_that_of_the_package(path):
+    assert (path / MODELING_FILE).read_text(encoding="utf8") == standalone_source()
 
 
 @shipped_model

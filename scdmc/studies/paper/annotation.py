@@ -21,7 +21,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.storage import load_model
 from scdmc.reading.counts import open_counts
-from scdmc.studies.annotation_views import Describer
+from scdmc.studies.annotation_views import Describer, views_read_across
 from scdmc.studies.paper.data import PaperFile
 from scdmc.studies.paper.options import (
     ANNOTATION,
@@ -36,9 +36,7 @@ from scdmc.studies.paper.rows import PaperRows
 from scdmc.studies.paper.splits import split_of_cells
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 from scdmc.views.classifier import fit_view_classifier
-from scdmc.views.options import VIEWS
 from scdmc.views.regression import Features
-from scdmc.views.shift import CARRIES_ACROSS, MOST_SEPARABLE, separability
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +131,7 @@ class _Study:
         features = self._features
         reference, new = ({view: of[some] for view, of in features.items()} for some in (taught, tested))
         classifier, _ = fit_view_classifier(reference, self.task.labels[taught], seed=plan.seed)
-        # As scdmc annotate does: where new cells lie apart, genes alone are read.
-        apart = separability(reference["components"], new["components"], plan.seed) >= MOST_SEPARABLE
-        consensus = classifier.consensus_of((CARRIES_ACROSS,) if apart else VIEWS)
+        consensus = classifier.consensus_of(views_read_across(reference, new, plan.seed))
         probabilities = consensus.probabilities(classifier.of_views(new))
         return {BY_VIEWS: Predicted.of_probabilities(classifier.names.astype(str), probabilities)}
 

@@ -44,7 +44,7 @@ def split_of_cells(labels: np.ndarray, is_query: np.ndarray | None, seed: int) -
         # A type of one cell is learned from, and not validated on.
         n_validation = min(max(1, round(VALIDATION_FRACTION * len(cells))), len(cells) - 1)
         split[generator.permutation(cells)[:n_validation]] = "validation"
-    of_query, only_here = set(labels[is_query & has_label]), []
+    of_query = set(labels[is_query & has_label])
     only_here = sorted(of_query - known)
     if only_here:
         n_cells = int((is_query & has_label & ~is_known).sum())

@@ -134,7 +134,7 @@ def write_paper_tables(
         for name, table in tables.items():
             others = beside_others(table, task, name)
             parts += [f"## {table.title}\n", markdown(table.texts, table.is_best), *(f"- {n}\n" for n in table.notes)]
-            parts += ["Beside what others have published:\n", _plain_markdown(others)]
+            parts += ["Beside what others have published:\n", markdown(others, np.zeros(others.shape, bool), "score")]
             sections.append(_section(table, others, files.get(name), warning))
         parts += ["Sources of published figures:\n", *(f"- {line}" for line in _sources(task))]
         with atomic_path(folder / f"{task}.md") as temporary:
@@ -163,11 +163,6 @@ def _section(table: ScoreTable, others: pd.DataFrame, file: PaperFile | None, wa
     shown = [("Mean and standard deviation; bold: the best, and all within one sd of it.", texts)]
     shown.append(("Beside what others have published; the column of the paper is empty.", others))
     return Section(table.title, warning + about, shown, points=table.notes)
-
-
-def _plain_markdown(table: pd.DataFrame) -> str:
-    text = markdown(table, np.zeros(table.shape, dtype=bool))
-    return text.replace("| method |", "| score |", 1)
 
 
 def _sources(task: str) -> list[str]:
