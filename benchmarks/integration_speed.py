@@ -1,4 +1,5 @@
-"""The integration benchmark on random cells: seconds of each method, scores included, and the peak of memory.
+"""The integration benchmark on random cells: seconds of each method, scores included, of the page, and the
+peak of memory.
 
 Weights and cells are random, which changes little about the time. The encoder is as large as scDMC-small. scVI, whose
 time is that of its epochs, is left out.

@@ -8,6 +8,7 @@ import scipy.sparse
 from sklearn.metrics import silhouette_score
 
 from scdmc.cells.leiden import LeidenGraph
+from scdmc.cells.neighbours import Neighbours
 from scdmc.errors import ScDMCError
 
 SILHOUETTE_CELLS = 5_000  # The silhouette compares all pairs of cells.
@@ -39,7 +40,9 @@ def require_neighbours(n_cells: int, n_neighbors: int) -> None:
         raise ScDMCError(f"{n_cells} cells are too few for clusters and a map; at least {FEWEST_CELLS} are needed")
 
 
-def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42) -> scipy.sparse.csr_matrix:
+def neighbour_graph(
+    embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42, found: Neighbours | None = None
+) -> scipy.sparse.csr_matrix:
     """UMAP connectivities of the nearest neighbours (scanpy.pp.neighbors, euclidean).
 
     Parameters
@@ -50,6 +53,8 @@ def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42
         Size of the neighbourhood, the cell itself included.
     seed
         Of the approximate search that scanpy uses for many cells.
+    found
+        Exact neighbours that are known already, more than ``n_neighbors``; many cells are searched all the same.
 
     Returns
     -------
@@ -67,9 +72,28 @@ def neighbour_graph(embedding: np.ndarray, n_neighbors: int = 15, seed: int = 42
     require_neighbours(len(embedding), n_neighbors)
     embedding = _finite(embedding)
     adata = anndata.AnnData(embedding)
-    transformer = "sklearn" if len(embedding) <= EXACT_CELLS else _approximate_neighbours(n_neighbors, seed)
+    if len(embedding) > EXACT_CELLS:
+        transformer = _approximate_neighbours(n_neighbors, seed)
+    else:
+        transformer = "sklearn" if found is None else _KnownNeighbours(found, n_neighbors)
     scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)
     return adata.obsp["connectivities"].tocsr()
+
+
+class _KnownNeighbours:
+    """Tells scanpy neighbours that were searched before, in the form of scikit-learn's search."""
+
+    def __init__(self, found: Neighbours, n_neighbors: int) -> None:
+        self._n_neighbors = n_neighbors
+        self._graph = found.graph(n_neighbors + 1)  # scikit-learn counts the cell itself apart
+
+    def get_params(self) -> dict[str, int]:
+        """What scanpy asks a search for."""
+        return {"n_neighbors": self._n_neighbors}
+
+    def fit_transform(self, X: np.ndarray, y: None = None) -> scipy.sparse.csr_matrix:
+        """Distances, shape (n_cells, n_cells)."""
+        return self._graph
 
 
 def _approximate_neighbours(n_neighbors: int, seed: int) -> object:

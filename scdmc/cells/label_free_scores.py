@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 from sklearn.neighbors import NearestNeighbors
 
+from scdmc.cells.neighbours import Neighbours
+
 NEIGHBOURS_KEPT, NEIGHBOURS_MIXED = 15, 50
 
 
-def label_free_scores(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> dict[str, float]:
+def label_free_scores(
+    before: np.ndarray, after: np.ndarray, batch: np.ndarray, found: Neighbours | None = None
+) -> dict[str, float]:
     """What an integration did to the neighbourhoods of cells.
 
     Parameters
@@ -21,6 +25,8 @@ def label_free_scores(before: np.ndarray, after: np.ndarray, batch: np.ndarray) 
         The embedding, shape (n_cells, n_dimensions).
     batch
         Shape (n_cells,), none missing.
+    found
+        Neighbours by the embedding, as for :func:`batch_entropy`.
 
     Returns
     -------
@@ -28,7 +34,10 @@ def label_free_scores(before: np.ndarray, after: np.ndarray, batch: np.ndarray) 
         ``neighbours_kept`` (:func:`neighbours_kept`) and ``batch_entropy`` (:func:`batch_entropy`), each between 0 and
         1. Only both together say something: no integration at all keeps every neighbour, and noise mixes best.
     """
-    return {"neighbours_kept": neighbours_kept(before, after, batch), "batch_entropy": batch_entropy(after, batch)}
+    return {
+        "neighbours_kept": neighbours_kept(before, after, batch),
+        "batch_entropy": batch_entropy(after, batch, found=found),
+    }
 
 
 def neighbours_kept(
@@ -65,7 +74,12 @@ def neighbours_kept(
     return float(kept / n_cells) if n_cells else float("nan")
 
 
-def batch_entropy(embedding: np.ndarray, batch: np.ndarray, n_neighbors: int = NEIGHBOURS_MIXED) -> float:
+def batch_entropy(
+    embedding: np.ndarray,
+    batch: np.ndarray,
+    n_neighbors: int = NEIGHBOURS_MIXED,
+    found: Neighbours | None = None,
+) -> float:
     """How mixed the batches are around a cell: entropy of its neighbours' batches, as a share of that of all cells.
 
     Parameters
@@ -76,6 +90,8 @@ def batch_entropy(embedding: np.ndarray, batch: np.ndarray, n_neighbors: int = N
         Shape (n_cells,), none missing.
     n_neighbors
         Neighbours of a cell, fewer where there are no more.
+    found
+        The nearest cells that are known already, more than ``n_neighbors`` where there are so many.
 
     Returns
     -------
@@ -85,7 +101,9 @@ def batch_entropy(embedding: np.ndarray, batch: np.ndarray, n_neighbors: int = N
     codes, names = pd.factorize(np.asarray(batch, dtype=object).astype(str))
     if len(names) < 2:
         return float("nan")
-    around = codes[_nearest(np.asarray(embedding), min(n_neighbors, len(codes) - 1))]  # (n_cells, n_neighbors)
+    n_neighbors = min(n_neighbors, len(codes) - 1)
+    nearest = _nearest(np.asarray(embedding), n_neighbors) if found is None else found.others(n_neighbors)
+    around = codes[nearest]  # (n_cells, n_neighbors)
     counts = np.stack([(around == code).sum(axis=1) for code in range(len(names))], axis=1)
     entropies = _entropy(counts / counts.sum(axis=1, keepdims=True))
     of_all = _entropy(np.bincount(codes)[None] / len(codes))

@@ -1,4 +1,4 @@
-"""Scores of annotation, clustering and integration, all computed by scikit-learn and scib.
+"""Scores of annotation, clustering and integration, by scikit-learn, scib and scib-metrics.
 
 Source: docs/method.md, "Evaluation rules".
 """
@@ -30,6 +30,8 @@ from sklearn.metrics import (
 )
 from sklearn.neighbors import NearestNeighbors
 
+from scdmc.cells.neighbours import Neighbours, exact_neighbours
+from scdmc.cells.silhouettes import Silhouettes, cosine_silhouettes_of_batches, silhouettes
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
@@ -172,6 +174,7 @@ def integration_scores(
     batch: np.ndarray,
     clusters: np.ndarray,
     connectivities: scipy.sparse.csr_matrix,
+    widths: Silhouettes | None = None,
 ) -> dict[str, float]:
     """How well an embedding keeps the cell types apart and mixes the batches, by scib (Luecken et al. 2022).
 
@@ -185,6 +188,8 @@ def integration_scores(
         Shape (n_cells,).
     connectivities
         Neighbour graph of the embedding, shape (n_cells, n_cells), the one that ``clusters`` comes from.
+    widths
+        :func:`scdmc.cells.silhouettes.silhouettes` of this embedding, if they are known already.
 
     Returns
     -------
@@ -205,35 +210,39 @@ def integration_scores(
 
     labels, batch, clusters = _known(labels=labels, batch=batch, clusters=clusters)
     _require_two_types(labels)
-    obs = pd.DataFrame({"label": labels, "batch": batch, "cluster": clusters}, dtype="category")
+    widths = silhouettes(embedding, labels, batch) if widths is None else widths
+    if not widths.batches:
+        raise ScDMCError("no type has cells in two batches, so mixing cannot be scored; choose another batch column")
+    obs = pd.DataFrame({"label": labels, "cluster": clusters}, dtype="category")
     obs.index = obs.index.astype(str)
     # scib asks only whether uns["neighbors"] is there; it reads the graph from obsp.
-    adata = anndata.AnnData(
-        obs=obs,
-        obsm={"embedding": np.asarray(embedding)},
-        obsp={"connectivities": connectivities},
-        uns={"neighbors": {}},
-    )
+    adata = anndata.AnnData(obs=obs, obsp={"connectivities": connectivities}, uns={"neighbors": {}})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # scib 1.1.7 calls pandas in old ways
         scores = {
             "ARI": scib.metrics.ari(adata, cluster_key="cluster", label_key="label"),
             "NMI": scib.metrics.nmi(adata, cluster_key="cluster", label_key="label"),
-            "ASW_label": scib.metrics.silhouette(adata, label_key="label", embed="embedding"),
-            "ASW_batch": scib.metrics.silhouette_batch(
-                adata, batch_key="batch", label_key="label", embed="embedding", verbose=False
-            ),
+            "ASW_label": (widths.types.mean() + 1) / 2,
+            "ASW_batch": _mean_of_unmixed(list(widths.batches.values())),
             "graph_connectivity": scib.metrics.graph_connectivity(adata, label_key="label"),
         }
-    if np.isnan(scores["ASW_batch"]):
-        raise ScDMCError("no type has cells in two batches, so mixing cannot be scored; choose another batch column")
     return with_averages({name: float(score) for name, score in scores.items()})
 
 
+def _mean_of_unmixed(of_types: list[np.ndarray]) -> float:
+    """The mean over types of 1 - absolute silhouette by batch: 1 if the batches of each type are mixed."""
+    return float(np.mean([np.mean(1 - np.abs(widths)) for widths in of_types]))
+
+
 def full_integration_scores(
-    embedding: np.ndarray, unintegrated: np.ndarray, labels: np.ndarray, batch: np.ndarray
+    embedding: np.ndarray,
+    unintegrated: np.ndarray,
+    labels: np.ndarray,
+    batch: np.ndarray,
+    widths: Silhouettes | None = None,
+    found: Neighbours | None = None,
 ) -> dict[str, float]:
-    """The rest of the scIB table, by scib-metrics (no R and no compiled LISI), with its own numbers of neighbours.
+    """The rest of the scIB table, as scib-metrics has it (no R and no compiled LISI), with its numbers of neighbours.
 
     Parameters
     ----------
@@ -243,6 +252,10 @@ def full_integration_scores(
         Principal components before integration, shape (n_cells, n_components), for the PCR comparison.
     labels, batch
         Shape (n_cells,).
+    widths
+        :func:`scdmc.cells.silhouettes.silhouettes` of this embedding, if they are known already.
+    found
+        At least :data:`LISI_NEIGHBORS` neighbours of each cell by this embedding, if they are known already.
 
     Returns
     -------
@@ -263,21 +276,29 @@ def full_integration_scores(
     labels, batch = _known(labels=labels, batch=batch)
     embedding, unintegrated = _padded(embedding), _padded(unintegrated)
     n_neighbors = min(LISI_NEIGHBORS, len(embedding))
-    # Exact, so that every machine finds the same neighbours; the cell itself comes first.
-    distances, indices = NearestNeighbors(n_neighbors=n_neighbors).fit(embedding).kneighbors(embedding)
-    neighbors = NeighborsResults(indices=indices, distances=distances)
+    # Exact, so that every machine finds the same neighbours.
+    found = exact_neighbours(embedding, n_neighbors) if found is None else found
+    neighbors = NeighborsResults(indices=found.indices[:, :n_neighbors], distances=found.distances[:, :n_neighbors])
     few = neighbors.subset_neighbors(n=min(KBET_NEIGHBORS, n_neighbors))
+    widths = silhouettes(embedding, labels, batch) if widths is None else widths
     with warnings.catch_warnings(), _without_notes(), _exact_search():
         warnings.filterwarnings("ignore", message="PCR comparison score is negative")  # it is 0 then, as it should be
         scores = {
-            "isolated_labels": scib_metrics.isolated_labels(embedding, labels, batch),
+            "isolated_labels": _isolated_labels(widths, labels, batch),
             "cLISI": scib_metrics.clisi_knn(neighbors, labels),
-            "BRAS": scib_metrics.bras(embedding, labels, batch),
+            "BRAS": _mean_of_unmixed(cosine_silhouettes_of_batches(embedding, labels, batch)),
             "iLISI": scib_metrics.ilisi_knn(neighbors, batch),
             "kBET": scib_metrics.kbet_per_label(few, batch, labels),
             "PCR_comparison": scib_metrics.pcr_comparison(unintegrated, embedding, batch, categorical=True),
         }
     return {name: float(score) for name, score in scores.items()}
+
+
+def _isolated_labels(widths: Silhouettes, labels: np.ndarray, batch: np.ndarray) -> float:
+    """How well types of the fewest batches stand apart: the mean over them of their silhouettes, scaled to 0 to 1."""
+    n_batches = pd.DataFrame({"label": labels, "batch": batch}).groupby("label")["batch"].nunique()
+    isolated = n_batches.index[n_batches == n_batches.min()]
+    return float(np.mean([(widths.types[labels == name].mean() + 1) / 2 for name in isolated]))
 
 
 @contextmanager

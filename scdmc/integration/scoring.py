@@ -11,9 +11,18 @@ import scipy.sparse
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from scdmc.cells.clustering import neighbour_graph
-from scdmc.cells.label_free_scores import label_free_scores
+from scdmc.cells.label_free_scores import NEIGHBOURS_MIXED, label_free_scores
 from scdmc.cells.leiden import LeidenGraph
-from scdmc.cells.scores import BATCH_WEIGHT, BIO_WEIGHT, full_integration_scores, integration_scores, with_averages
+from scdmc.cells.neighbours import exact_neighbours
+from scdmc.cells.scores import (
+    BATCH_WEIGHT,
+    BIO_WEIGHT,
+    LISI_NEIGHBORS,
+    full_integration_scores,
+    integration_scores,
+    with_averages,
+)
+from scdmc.cells.silhouettes import silhouettes
 from scdmc.integration.comparison import warn_of_merged_types
 from scdmc.integration.options import PUBLISHED, SCIB
 from scdmc.integration.row import Row, RowContext
@@ -80,16 +89,22 @@ def _without_clusters(
     embedding: np.ndarray, context: RowContext
 ) -> tuple[scipy.sparse.csr_matrix, dict[str, dict[str, float]]]:
     """Neighbours of an embedding, and its scores: of ``published`` and ``scib`` all but ARI and NMI are final."""
-    data, options, seed = context.data, context.options, context.seed
-    scores = {LABEL_FREE: label_free_scores(context.pca, embedding, data.batch)}
-    graph = neighbour_graph(embedding[data.shown], N_NEIGHBORS, seed)
+    data, options = context.data, context.options
+    scored = embedding[data.shown]
+    is_full = data.has_labels and SCIB in options.protocols
+    # One search for all scores: comparing all pairs takes longer than what comes of it.
+    found = exact_neighbours(scored, max(NEIGHBOURS_MIXED + 1, LISI_NEIGHBORS if is_full else 0))
+    of_all = found if data.shown.all() else None
+    scores = {LABEL_FREE: label_free_scores(context.pca, embedding, data.batch, of_all)}
+    graph = neighbour_graph(scored, N_NEIGHBORS, context.seed, found)
     if data.has_labels:
-        scored, before = embedding[data.shown], context.pca[data.shown]
         labels, batch = data.labels[data.shown].astype(str), data.batch[data.shown].astype(str)
+        widths = silhouettes(scored, labels, batch)
         # Clusters are another matter: the labels stand for them here, and ARI and NMI are overwritten.
-        scores[PUBLISHED] = integration_scores(scored, labels, batch, labels, graph)
-        if SCIB in options.protocols:
-            scores[SCIB] = full_integration_scores(scored, before, labels, batch)
+        scores[PUBLISHED] = integration_scores(scored, labels, batch, labels, graph, widths)
+        if is_full:
+            before = context.pca[data.shown]
+            scores[SCIB] = full_integration_scores(scored, before, labels, batch, widths, found)
     return graph, scores
 
 

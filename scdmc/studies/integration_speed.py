@@ -1,9 +1,11 @@
 """How long the integration benchmark takes, and how much memory, on random cells of several batches and types."""
 
 import resource
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,9 @@ import torch
 
 from scdmc.integration.data import IntegrationData
 from scdmc.integration.options import IntegrationOptions
+from scdmc.integration.results import draw_integration_results, write_page
 from scdmc.integration.study import run_benchmark
+from scdmc.integration.tables import write_integration_tables
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.options import EncoderSizes
 from scdmc.studies.embedding_speed import new_encoder
@@ -21,7 +25,7 @@ from scdmc.studies.synthetic_cells import synthetic_cells
 METHODS, OURS = ("pca", "harmony", "scanorama"), "scDMC, its scores"
 
 
-EMBEDDING = "scDMC, embedding"
+EMBEDDING, PAGE = "scDMC, embedding", "maps, tables and page"
 
 
 N_TYPES, TOKENS, BLOCK = 8, 256, 1000
@@ -48,7 +52,7 @@ def random_data(n_cells: int, n_batches: int, n_genes: int, seed: int = 0) -> In
 def measure_integration(
     data: IntegrationData, sizes: EncoderSizes, n_seeds: int, protocols: Sequence[str]
 ) -> tuple[pd.DataFrame, float]:
-    """Run the benchmark.
+    """Run the benchmark and write its results, which are thrown away.
 
     Parameters
     ----------
@@ -63,15 +67,20 @@ def measure_integration(
 
     Returns
     -------
-    Columns method, seconds and cpu_seconds (embedding and scores of all seeds), and last "all"; the peak of memory in
-    MiB.
+    Columns method, seconds and cpu_seconds (embedding and scores of all seeds), of the page, and last "all"; the peak
+    of memory in MiB.
     """
     start, cpu_start = time.monotonic(), time.process_time()
     embedding = cell_embeddings(new_encoder(sizes, TOKENS, torch.float32), data.cells)
     seconds, cpu_seconds = {EMBEDDING: time.monotonic() - start}, {EMBEDDING: time.process_time() - cpu_start}
     options = IntegrationOptions(methods=METHODS, seeds=tuple(range(42, 42 + n_seeds)), protocols=tuple(protocols))
     benchmark = run_benchmark(replace(data, own={OURS: embedding}), None, None, options)
-    seconds |= benchmark.seconds | {"all": time.monotonic() - start}
-    cpu_seconds |= benchmark.cpu_seconds | {"all": time.process_time() - cpu_start}
+    page_start, page_cpu_start = time.monotonic(), time.process_time()
+    with tempfile.TemporaryDirectory() as name:
+        write_integration_tables(Path(name), benchmark, data.name)
+        write_page(Path(name), [draw_integration_results(Path(name), data, benchmark)])
+    end, cpu_end = time.monotonic(), time.process_time()
+    seconds |= benchmark.seconds | {PAGE: end - page_start, "all": end - start}
+    cpu_seconds |= benchmark.cpu_seconds | {PAGE: cpu_end - page_cpu_start, "all": cpu_end - cpu_start}
     table = pd.DataFrame({"seconds": seconds, "cpu_seconds": cpu_seconds}).rename_axis("method").reset_index()
     return table, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
