@@ -45,6 +45,9 @@ HOW_TO_READ = (
 OF_ALL = "All data sets"
 
 
+MAY_BREAK = "\N{ZERO WIDTH SPACE}"
+
+
 def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
     """Draw the figures of one data set; maps of cells are those of the first seed.
 
@@ -82,7 +85,10 @@ def page_table(table: ScoreTable) -> pd.DataFrame:
     texts = table.texts.astype(object)
     for row, column in np.argwhere(table.is_best):
         texts.iat[row, column] = Bold(texts.iat[row, column])
-    texts.columns = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
+    # A long name of a data set may break where it has a low line, so that six columns have room side by side.
+    texts.columns = [
+        ": ".join(name).replace("_", f"_{MAY_BREAK}") if isinstance(name, tuple) else name for name in texts.columns
+    ]
     return texts.reset_index(names="method")
 
 
