@@ -70,7 +70,7 @@ def neighbour_graph(
     import scanpy
 
     require_neighbours(len(embedding), n_neighbors)
-    embedding = _finite(embedding)
+    embedding = finite_embedding(embedding)
     adata = anndata.AnnData(embedding)
     if len(embedding) > EXACT_CELLS:
         transformer = _approximate_neighbours(n_neighbors, seed)
@@ -159,7 +159,7 @@ def resolution_by_silhouette(
     ScDMCError
         If no resolution gives at least two clusters.
     """
-    embedding = _finite(embedding)
+    embedding = finite_embedding(embedding)
     n_sampled = min(len(embedding), SILHOUETTE_CELLS)
     sample = np.sort(np.random.default_rng(seed).choice(len(embedding), n_sampled, replace=False))
     scores, to_cluster = {}, LeidenGraph(connectivities)
@@ -198,7 +198,7 @@ def umap_coordinates(
     import anndata
     import scanpy
 
-    embedding = _finite(embedding)
+    embedding = finite_embedding(embedding)
     if connectivities is None:
         connectivities = neighbour_graph(embedding, seed=seed)
     adata = anndata.AnnData(embedding, obsp={"connectivities": connectivities})
@@ -211,8 +211,14 @@ def umap_coordinates(
     return adata.obsm["X_umap"]
 
 
-def _finite(embedding: np.ndarray) -> np.ndarray:
-    """Return the embedding as float32, shape (n_cells, hidden_size), after a check that every value is finite."""
+def finite_embedding(embedding: np.ndarray) -> np.ndarray:
+    """Return the embedding as float32, shape (n_cells, hidden_size), after a check that every value is finite.
+
+    Raises
+    ------
+    ScDMCError
+        If a value is not.
+    """
     embedding = np.asarray(embedding, dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
     if len(bad):

@@ -45,7 +45,7 @@ HOW_TO_READ = (
 OF_ALL = "All data sets"
 
 
-MAY_BREAK = "\N{ZERO WIDTH SPACE}"
+MAY_BREAK, MOST_COLUMNS = "\N{ZERO WIDTH SPACE}", 10
 
 
 def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
@@ -81,14 +81,18 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
-    """Scores as the page shows them: with their standard deviations, the best bold, methods as the first column."""
+    """Scores as the page shows them: with their standard deviations, the best bold, methods as the first column.
+
+    Of many columns the averages are the first.
+    """
     texts = table.texts.astype(object)
     for row, column in np.argwhere(table.is_best):
         texts.iat[row, column] = Bold(texts.iat[row, column])
-    # A long name of a data set may break where it has a low line, so that six columns have room side by side.
-    texts.columns = [
-        ": ".join(name).replace("_", f"_{MAY_BREAK}") if isinstance(name, tuple) else name for name in texts.columns
-    ]
+    names = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
+    # Long names may break where they have a low line, so that more columns have room side by side.
+    texts.columns = [name.replace("_", f"_{MAY_BREAK}") for name in names]
+    if texts.shape[1] > MOST_COLUMNS:  # the last ones are out of sight on many screens
+        texts = texts[sorted(texts, key=lambda name: name not in SUMMARY)]
     return texts.reset_index(names="method")
 
 

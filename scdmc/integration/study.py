@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from scdmc.cells.clustering import finite_embedding
 from scdmc.errors import ScDMCError
 from scdmc.integration.data import IntegrationData
 from scdmc.integration.options import IntegrationOptions
@@ -127,7 +128,7 @@ def run_benchmark(
                 continue
             with progress.of(row.name, seed):
                 try:
-                    run.embeddings[row.name] = np.asarray(row.embedding(context), dtype=np.float32)
+                    run.embeddings[row.name] = finite_embedding(row.embedding(context))
                 except row.errors as error:
                     failures[row.name] = _why(error, seed, bool(runs))
                     logger.warning("warning: %s failed: %s", row.name, failures[row.name])
