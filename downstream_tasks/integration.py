@@ -213,6 +213,8 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reading.label_colours import label_colours
+    from scdmc.reports.colours import one_colour_per_type
     from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, paths)
@@ -239,7 +241,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
-        sections = [draw_integration_results(folders[data.name], data, benchmarks[data.name]) for data in data_sets]
+        sections = []
+        for path, data in zip(paths, data_sets, strict=True):
+            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
+                sections.append(draw_integration_results(folders[data.name], data, benchmarks[data.name]))
         if study:
             sections.insert(0, draw_study(folder, study))
         made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)

@@ -14,7 +14,9 @@ from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load, model_card
 from scdmc.reading.counts import open_counts
 from scdmc.reading.h5ad import require_room_for_results
+from scdmc.reading.label_colours import label_colours
 from scdmc.reading.options import CountOptions
+from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.views.fine_tuned import FineTuner
@@ -98,7 +100,9 @@ def annotate_by_reference(
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
         keep_results(folder)
         inputs = (data_path, reference_path)
-        write_new_cells_page(folder, cells, Provenance(inputs, model_directory.path.name, options.seed, began))
+        made = Provenance(inputs, model_directory.path.name, options.seed, began)
+        with one_colour_per_type(labels, label_colours(reference_path, options.label_key)):
+            write_new_cells_page(folder, cells, made)
     return summary_lines(cells, cells.recommended_familiarity)
 
 
