@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         keep_results(folder)
         made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
         with one_colour_per_type(labels, label_colours(arguments.data_path, label_key)):
-            write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made)
+            ids = cells.obs["cell_id"].to_numpy()
+            write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made, ids)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 
