@@ -188,7 +188,7 @@ def _finding(table: ScoreTable) -> str:
     best = best_method(table)
     if best is None:
         return f"no method tells the types apart ({table.title})"
-    return f"{best} is best, overall {table.means.loc[best, 'overall']:.2f} ({table.title})"
+    return f"{best} is best, overall {table.means.loc[best, 'overall']:.2f}"
 
 
 def _best_rows(benchmark: Benchmark) -> str:

@@ -27,6 +27,10 @@ LEVELS = ("good", "caution", "bad")
 NOT_IN_HTML = {character: f"\\u{ord(character):04x}" for character in "<>&'"}
 
 
+# A table of more columns of numbers than fit on a sheet of paper is turned, if it then has fewer.
+MOST_COLUMNS = 8
+
+
 # Figures of 200 dots per inch and text of 7 to 9 points; no narrower than a phone shows.
 DOTS_PER_PIXEL, SMALLEST_WIDTH = 1.6, 320
 
@@ -241,7 +245,19 @@ def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
         ]
         for row in table.itertuples(index=False, name=None)
     ]
+    if len(rows) < len(columns) > MOST_COLUMNS and all(column["is_number"] for column in columns[1:]):
+        columns, rows = _transposed(columns, rows)
     return {"caption": caption, "columns": columns, "rows": rows}
+
+
+def _transposed(columns: list[dict], rows: list[list[dict]]) -> tuple[list[dict], list[list[dict]]]:
+    """Scores down and methods across: a wide table of few rows then fits on screen and paper."""
+    first = [{"name": "score", "is_number": False}]
+    turned = [
+        [{"text": column["name"], "is_bold": False}, *(row[place] for row in rows)]
+        for place, column in enumerate(columns)
+    ]
+    return first + [{"name": row[0]["text"], "is_number": True} for row in rows], turned[1:]
 
 
 # Scores as text (:func:`scdmc.reports.tables.score_texts`).

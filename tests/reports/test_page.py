@@ -90,6 +90,13 @@ def test_a_column_has_one_format(tmp_path):
     ]
 
 
+def test_a_table_wider_than_paper_is_turned(tmp_path):
+    wide = pd.DataFrame({"method": ["PCA", "ours"], **{f"score {number}": [0.5, number / 10] for number in range(9)}})
+    texts = [text for text, _ in cells_of(written(tmp_path, Section("s", tables=[("", wide)])))]
+    assert texts[:6] == ["score", "PCA", "ours", "score 0", "0.500", "0.000"]
+    assert texts[-3:] == ["score 8", "0.500", "0.800"]
+
+
 def test_a_named_index_becomes_the_first_column_and_row_numbers_do_not(tmp_path):
     table = pd.DataFrame({"ARI": [0.5]}, index=pd.Index(["PCA"], name="method"))
     assert [text for text, _ in cells_of(written(tmp_path, Section("s", tables=[("", table)])))] == [
