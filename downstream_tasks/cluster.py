@@ -1,6 +1,7 @@
 """Cluster the cells of a data set by their embeddings; labels, where given, only score the result."""
 
 import argparse
+import time
 from typing import TYPE_CHECKING
 
 from scdmc.cells.options import ClusterOptions
@@ -25,6 +26,7 @@ from scdmc.errors import ScDMCError
 from scdmc.result_folders import keep_results, result_folder
 
 if TYPE_CHECKING:
+    from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
@@ -77,23 +79,28 @@ def cluster_options(arguments: argparse.Namespace) -> ClusterOptions:
     return ClusterOptions(chosen, arguments.n_neighbors, arguments.oracle, arguments.seed)
 
 
-def require_usable_model(model_directory: "ModelDirectory", arguments: argparse.Namespace) -> None:
-    """Refuse a model that saw labels, or has no such stream, pooling or layer."""
+def load_encoder(arguments: argparse.Namespace) -> tuple["ModelDirectory", "ScDMCModel"]:
+    """The model; refuses one that saw labels, or has no such stream, pooling or layer."""
+    from scdmc.model.devices import place_model
     from scdmc.model.embeddings import embedding_choice
-    from scdmc.model.storage import saw_labels
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model, saw_labels
 
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     embedding_choice(model_directory.config, **embedding_options(arguments))
     if saw_labels(model_directory):
         raise ScDMCError(
             f"{model_directory.path} is a classifier, whose encoder saw labels, and clusters are made without; "
             "give the pre-trained model"
         )
+    return model_directory, place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     output_dir, label_key, options = arguments.output_dir, arguments.label_key, cluster_options(arguments)
     counts = count_options_for(arguments, arguments.data_path)
     own = own_embeddings(arguments)
@@ -112,19 +119,16 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.scores import require_types, write_metrics
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
-    from scdmc.model.devices import place_model
     from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
-    from scdmc.model.encoder import ScDMCModel
-    from scdmc.model.folder import open_model_directory
-    from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reading.label_colours import label_colours
+    from scdmc.reports.colours import one_colour_per_type
+    from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, [arguments.data_path])
     results.require_own_names(own.names)
     require_room_for_results(arguments.data_path, arguments.output_dir)
-    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    require_usable_model(model_directory, arguments)
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    model_directory, encoder = load_encoder(arguments)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], counts)
     labels = type_labels(cells.obs[label_key])[0] if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
@@ -156,7 +160,10 @@ def main(argv: list[str] | None = None) -> int:
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, options.seed)
+        made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
+        with one_colour_per_type(labels, label_colours(arguments.data_path, label_key)):
+            ids = cells.obs["cell_id"].to_numpy()
+            write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made, ids)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed all cells by each method, score those with a type, all alike, and draw them."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     output_dir, paths = arguments.output_dir, arguments.data_path
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
     names = names_of_files(paths, "--data_path")
@@ -212,6 +213,9 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reading.label_colours import label_colours
+    from scdmc.reports.colours import one_colour_per_type
+    from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, paths)
     for path in paths:
@@ -237,10 +241,14 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
-        sections = [draw_integration_results(folders[data.name], data, benchmarks[data.name]) for data in data_sets]
+        sections = []
+        for path, data in zip(paths, data_sets, strict=True):
+            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
+                sections.append(draw_integration_results(folders[data.name], data, benchmarks[data.name]))
         if study:
             sections.insert(0, draw_study(folder, study))
-        write_page(folder, sections)
+        made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)
+        write_page(folder, sections, benchmarks, made)
     print(f"wrote {output_dir}")
     return int(any(benchmark.failures for benchmark in benchmarks.values()))
 

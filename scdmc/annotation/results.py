@@ -1,7 +1,7 @@
 """What fine-tuning leaves beside the model: scores of one run or of several, figures, and one page that shows them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,10 @@ from scdmc.cells.scores import (
     write_metrics,
 )
 from scdmc.cells.splits import PARTS, write_split
-from scdmc.reports.figures import save_figure, umap_figure
-from scdmc.reports.page import Section, write_report
+from scdmc.reports.cell_map import MappedCells, interactive_map
+from scdmc.reports.figures import save_figure, shortened, umap_figure
+from scdmc.reports.page import InteractiveMap, KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv
 from scdmc.training.figures import loss_curve_figure
 
@@ -37,6 +39,9 @@ MOST_CELLS_OF_MAP = 20_000
 
 
 FEWEST_CELLS_OF_MAP = 5  # the layout of fewer cannot be computed
+
+
+LEAST_GAIN = 0.01  # of macro-F1; what is nearer is level
 
 
 def method_scores(true: np.ndarray, predicted: Predicted, held_out_type: str | None) -> dict[str, float]:
@@ -137,6 +142,7 @@ def draw_fine_tuning_results(
     tables: FineTuningTables,
     held_out_type: str | None,
     facts: Mapping[str, object],
+    made: Provenance,
 ) -> None:
     """Write the figures and the page of one run, or of several together; loss curves and map are those of the best.
 
@@ -150,11 +156,41 @@ def draw_fine_tuning_results(
         What that gave.
     facts
         Name -> value, for the page.
+    made
+        From what.
     """
     best, ours = best_run(runs), tables.scores.iloc[0]
-    figures = _write_figures(folder, tables.test, tables.per_class, best, held_out_type)
-    sections = _sections(best, tables.shown, tables.per_class, figures, held_out_type, facts, ours)
-    write_report(folder / "report.html", f"Cell types annotated by {ours.name}", sections)
+    placed = _placed_cells(best)
+    figures = _write_figures(folder, tables, best, held_out_type, placed)
+    maps = [] if placed is None else [_moving_map(*placed, figures["umap"][1])]
+    sections = _sections(best, tables, figures, held_out_type, maps)
+    made = replace(made, settings=facts)
+    title = f"Cell types annotated by {ours.name}"
+    write_report(folder / "report.html", title, sections, _verdict(tables.scores), made)
+
+
+def _verdict(scores: pd.DataFrame) -> Verdict:
+    """Our scores beside those of the best other method."""
+    ours, others = scores.iloc[0], scores.iloc[1:]
+    others = others[~others.index.str.startswith(ours.name)]
+    best = None if others.empty else others["macro_f1"].idxmax()
+
+    def number(metric: str, name: str) -> KeyNumber:
+        beside = "nothing else was measured" if best is None else f"{others.loc[best, metric]:.3f} for {best}"
+        return KeyNumber(name, f"{ours[metric]:.3f}", beside)
+
+    names = {"macro_f1": "Macro-F1", "accuracy": "Accuracy", "expected_calibration_error": "Calibration error"}
+    numbers = tuple(number(metric, name) for metric, name in names.items())
+    headline = f"{ours['accuracy']:.1%} of the test cells got the right type"
+    if best is None:
+        return Verdict("caution", headline, ("No other method was trained, so nothing says whether that is good.",),
+                       numbers)  # fmt: skip
+    gain = ours["macro_f1"] - others.loc[best, "macro_f1"]
+    if abs(gain) < LEAST_GAIN:
+        return Verdict("good", headline, (f"{ours.name} and {best} are level (macro-F1).",), numbers)
+    place = "above" if gain > 0 else "below"
+    reason = f"The macro-F1 of {ours.name} is {abs(gain):.3f} {place} that of {best}."
+    return Verdict("good" if gain > 0 else "caution", headline, (reason,), numbers)
 
 
 def _rows_of_run(
@@ -207,9 +243,14 @@ def _history(runs: Sequence[FineTunedRun]) -> pd.DataFrame:
 
 
 def _write_figures(
-    folder: Path, test: pd.DataFrame, per_class: pd.DataFrame, best: FineTunedRun, held_out_type: str | None
+    folder: Path,
+    tables: FineTuningTables,
+    best: FineTunedRun,
+    held_out_type: str | None,
+    placed: tuple[pd.DataFrame, np.ndarray] | None,
 ) -> dict[str, tuple[str, Path]]:
     """Name -> caption and PNG of each figure."""
+    test, per_class = tables.test, tables.per_class
     seen = test[test["label"] != held_out_type]
     is_right = (seen["label"] == seen["predicted"]).to_numpy()
     confidence = seen["probability"].to_numpy()
@@ -223,11 +264,11 @@ def _write_figures(
         "reliability": reliability_figure(
             reliability_table(confidence, is_right), f"Confidence is {gap:.1%} away from accuracy, on average"
         ),
-        "per_class": per_class_figure(per_class, "Scores of each type on the test cells"),
-        "loss_curves": loss_curve_figure(pd.DataFrame(best.history), "Fine-tuning"),
+        "per_class": per_class_figure(per_class, worst_type_text(per_class)),
+        "loss_curves": loss_curve_figure(pd.DataFrame(best.history), f"The best epoch is {best.best_epoch_text}"),
     }
-    if len(best.test_embeddings) >= FEWEST_CELLS_OF_MAP:
-        drawn["umap"] = _map_of_cells(best)
+    if placed is not None:
+        drawn["umap"] = _map_of_cells(*placed)
     captions = {
         "confusion_matrix": "Confusion matrix of the test cells",
         "reliability": "Confidence and accuracy of the test cells",
@@ -238,8 +279,16 @@ def _write_figures(
     return {name: (captions[name], save_figure(figure, folder / name)) for name, figure in drawn.items()}
 
 
-def _map_of_cells(run: FineTunedRun) -> Figure:
-    """UMAP of the test cells, by true and predicted type."""
+def worst_type_text(per_class: pd.DataFrame) -> str:
+    """The finding of the scores of each type."""
+    worst = per_class.loc[per_class["f1"].fillna(0).idxmin()]
+    return f"The lowest F1 of a type is {worst['f1']:.2f}, that of {shortened(worst['class'])}"
+
+
+def _placed_cells(run: FineTunedRun) -> tuple[pd.DataFrame, np.ndarray] | None:
+    """Predictions for the test cells, and their UMAP, shape (n_cells, 2); None for too few cells."""
+    if len(run.test_embeddings) < FEWEST_CELLS_OF_MAP:
+        return None
     test, embeddings = run.test_predictions, run.test_embeddings
     if len(test) > MOST_CELLS_OF_MAP:
         chosen = np.sort(np.random.default_rng(run.plan.seed).permutation(len(test))[:MOST_CELLS_OF_MAP])
@@ -249,29 +298,52 @@ def _map_of_cells(run: FineTunedRun) -> Figure:
     graph = neighbour_graph(embeddings, min(15, len(embeddings) - 1), run.plan.seed)
     coordinates = umap_coordinates(embeddings, graph, run.plan.seed)
     torch.set_num_threads(n_threads)
+    return test, coordinates
+
+
+def _map_of_cells(test: pd.DataFrame, coordinates: np.ndarray) -> Figure:
+    """The test cells by true and by predicted type."""
     colourings = {"true type": test["label"].to_numpy(), "predicted type": test["predicted"].to_numpy()}
-    title = f"{len(test):,} test cells as the classifier sees them"
-    return umap_figure(coordinates, colourings, title, same_colours=True)
+    wrong = (test["label"] != test["predicted"]).to_numpy()
+    return umap_figure(coordinates, colourings, wrong_cells_text(test), same_colours=True, wrong=wrong)
+
+
+def wrong_cells_text(test: pd.DataFrame) -> str:
+    """The finding of the map of test cells."""
+    n_wrong = (test["label"] != test["predicted"]).sum()
+    return f"{n_wrong:,} of {len(test):,} test cells have a wrong label (rings)"
+
+
+def _moving_map(test: pd.DataFrame, coordinates: np.ndarray, figure: Path) -> InteractiveMap:
+    """The test cells by predicted type, true type and probability, wrong ones in rings."""
+    mapped = MappedCells(
+        coordinates,
+        test["predicted"].to_numpy(dtype=object),
+        values={"probability": test["probability"].to_numpy(dtype=float)},
+        label_name="predicted type",
+        columns={"true type": test["label"].to_numpy(dtype=object)},
+        wrong=(test["label"] != test["predicted"]).to_numpy(),
+        ids=test["cell_id"].to_numpy() if "cell_id" in test else None,
+    )
+    return interactive_map(mapped, wrong_cells_text(test), figure)
 
 
 def _sections(
     best: FineTunedRun,
-    tables: list[tuple[str, pd.DataFrame]],
-    per_class: pd.DataFrame,
+    tables: FineTuningTables,
     figures: Mapping[str, tuple[str, Path]],
     held_out_type: str | None,
-    facts: Mapping[str, object],
-    ours: pd.Series,
+    maps: list[InteractiveMap],
 ) -> list[Section]:
     """The parts of the page."""
+    ours = tables.scores.iloc[0]
     cells = pd.crosstab(best.predictions["label"], best.predictions["split"]).reindex(columns=PARTS, fill_value=0)
     cells = cells.rename_axis("type").rename_axis(None, axis=1)
-    rows = pd.DataFrame({"": list(facts), "value": [str(value) for value in facts.values()]})
     text = (
         "The best epoch was chosen on validation cells, and test cells were scored once. "
         f"{ours.name}: accuracy {ours['accuracy']:.3f}, macro-F1 {ours['macro_f1']:.3f}."
     )
-    if ON_COMPONENTS in tables[0][1].index:
+    if ON_COMPONENTS in tables.scores.index:
         text += (
             f" The row “{ON_COMPONENTS}” is transductive: the components are those of all cells of the file, test "
             "cells included, without their labels."
@@ -282,21 +354,20 @@ def _sections(
         f"error of 0; on the test cells ours has {ours['expected_calibration_error']:.3f}."
     )
     sections = [
-        Section("Data and settings", "", [("Settings", rows), ("Cells by type and part of the split", cells)]),
-        Section("Scores", text, [(caption, table) for caption, table in tables]),
+        Section("Scores", text, tables.shown),
         Section(
             "Type by type",
             "",
-            [("Scores of each type", per_class)],
+            [("Scores of each type", tables.per_class)],
             [figures["per_class"], figures["confusion_matrix"]],
         ),
         Section("Confidence", calibration, figures=[figures["reliability"]]),
     ]
     if held_out_type is not None:
         sections.append(_section_of_unseen(held_out_type, ours["open_set_auroc"]))
-    maps = [figures["umap"]] if "umap" in figures else []
-    return [*sections, Section("Map of the test cells", "", figures=maps),
-            Section("Training", "", figures=[figures["loss_curves"]])]  # fmt: skip
+    split = [("Cells by type and part of the split", cells)]
+    return [*sections, Section("Map of the test cells", "", maps=maps),
+            Section("Training", "", split, [figures["loss_curves"]])]  # fmt: skip
 
 
 def _section_of_unseen(held_out_type: str, auroc: float) -> Section:

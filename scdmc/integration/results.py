@@ -11,11 +11,15 @@ from scdmc.cells.scores import SUMMARY
 from scdmc.file_names import file_name_of
 from scdmc.integration.data import IntegrationData
 from scdmc.integration.options import PUBLISHED, SCIB
+from scdmc.integration.row import OURS
 from scdmc.integration.scoring import BATCH_SCORES, BIO_SCORES, LABEL_FREE
 from scdmc.integration.study import Benchmark
 from scdmc.integration.tables import best_method, curve_table, method_table, score_tables, summary_lines
+from scdmc.integration.verdict import verdict_of
+from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import save_figure, umap_figure, umap_grid_figure
-from scdmc.reports.page import Bold, Section, write_report
+from scdmc.reports.page import Bold, InteractiveMap, Section, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.score_figures import curves_figure, score_blocks_figure
 from scdmc.reports.tables import BEST_IS_BOLD, ScoreTable
 
@@ -66,18 +70,19 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
     """
     tables = score_tables(benchmark)
     figures = [
-        (table.title, _draw_scores(folder, protocol, table, f"{data.name}: {table.title}"))
+        (table.title, _draw_scores(folder, protocol, table, f"{data.name}: {_finding(table)}"))
         for protocol, table in tables.items()
     ]
     curves = curve_table(benchmark)
     if len(curves):
         figures.append(("NMI at every resolution; the points are the highest", _draw_curves(folder, curves, data.name)))
     shown = " and ".join(key for key in reversed(data.keys) if key)
-    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark)))
+    grid, maps = _draw_maps(folder, data, benchmark)
+    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", grid))
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
-    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, figures_first=True, folds=True)
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, maps, folds=True)
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
@@ -96,11 +101,28 @@ def page_table(table: ScoreTable) -> pd.DataFrame:
     return texts.reset_index(names="method")
 
 
-def write_page(folder: Path, sections: Sequence[Section]) -> None:
-    """Write ``report.html``."""
-    names = " and ".join(section.title for section in sections if section.title != OF_ALL)
+def write_page(
+    folder: Path, sections: Sequence[Section], benchmarks: Mapping[str, Benchmark], made: Provenance
+) -> None:
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    sections
+        From :func:`draw_study` and :func:`draw_integration_results`.
+    benchmarks
+        Name of a data set -> what was compared on it.
+    made
+        From what.
+    """
+    names = list(benchmarks)
+    title = f"Batch integration of {', '.join(names[:-1])} and {names[-1]}" if names[1:] else (
+        f"Batch integration of {names[0]}"
+    )  # fmt: skip
     how = Section("How to read the scores", HOW_TO_READ)
-    write_report(folder / "report.html", f"Batch integration of {names}", [*sections, how])
+    write_report(folder / "report.html", title, [*sections, how], verdict_of(benchmarks), made)
 
 
 def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
@@ -110,7 +132,7 @@ def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
         figures.append((table.title, _draw_scores(folder, protocol, table, table.title)))
         pages.append((f"{table.title}. {BEST_IS_BOLD}", page_table(table)))
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
-    return Section(OF_ALL, text, pages, figures, figures_first=True, folds=True)
+    return Section(OF_ALL, text, pages, figures, folds=True)
 
 
 def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> Path:
@@ -129,28 +151,37 @@ def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
     by_method = curves.groupby("method", sort=False)
     means = {method: part.groupby("resolution")["NMI"].mean() for method, part in by_method}
     chosen = {method: curve.idxmax() for method, curve in means.items()}
-    labels = ("resolution of Leiden (no unit)", "NMI with the labels, mean of the seeds")
-    return save_figure(
-        curves_figure(means, chosen, f"{name}: clusters at every resolution", labels), folder / "resolution"
-    )
+    labels = ("resolution of Leiden", "NMI with the labels, mean of the seeds")
+    highest = {method: curve.max() for method, curve in means.items()}
+    best = max(highest, key=highest.get)
+    title = f"{name}: {best} has the highest NMI, {highest[best]:.2f}"
+    return save_figure(curves_figure(means, chosen, title, labels), folder / "resolution")
 
 
-def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Path:
-    """One figure for each method and one with all; returns the latter."""
+def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark) -> tuple[Path, list[InteractiveMap]]:
+    """One figure for each method and one with all; returns the latter, and our first row as a map that moves."""
     batch_key, label_key = data.keys
     run, shown = benchmark.runs[0], data.shown
     colourings = {label_key: data.labels[shown]} if data.has_labels else {}
     colourings[batch_key] = data.batch[shown]
-    maps = {}
+    maps, moving = {}, []
     for row in benchmark.rows:
         if row.name not in run.results:
             continue
         result = run.results[row.name]
         maps[row.name] = umap_coordinates(run.embeddings[row.name][shown], result.graph, run.seed)
         figure = umap_figure(maps[row.name], colourings, _title(row.name, result.scores), run.seed)
-        save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
-    figure = umap_grid_figure(maps, colourings, f"UMAP of {shown.sum():,} cells of {data.name}", run.seed)
-    return save_figure(figure, folder / "umap_grid")
+        file = save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
+        if row.kind == OURS and not moving:
+            names = list(colourings)
+            mapped = MappedCells(maps[row.name], colourings[names[0]], label_name=names[0],
+                                 columns={name: colourings[name] for name in names[1:]},
+                                 ids=data.cells.obs["cell_id"].to_numpy()[shown])  # fmt: skip
+            moving = [interactive_map(mapped, _title(row.name, result.scores), file, run.seed)]
+    best = _best_rows(benchmark)
+    finding = f"{data.name}: {best} keeps types apart and mixes batches best" if best else f"{data.name} by each method"
+    figure = umap_grid_figure(maps, colourings, f"{finding} ({shown.sum():,} cells)", run.seed)
+    return save_figure(figure, folder / "umap_grid"), moving
 
 
 def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -158,6 +189,23 @@ def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     if of:
         return f"{name}: biology {of['AvgBIO']:.2f}, batches {of['AvgBATCH']:.2f}"
     return f"{name}: {scores[LABEL_FREE]['neighbours_kept']:.0%} of the neighbours kept"
+
+
+def _finding(table: ScoreTable) -> str:
+    """Who is best, in a title."""
+    if "overall" not in table.means:
+        return table.title
+    best = best_method(table)
+    if best is None:
+        return f"no method tells the types apart ({table.title})"
+    return f"{best} is best, overall {table.means.loc[best, 'overall']:.2f}"
+
+
+def _best_rows(benchmark: Benchmark) -> str:
+    """The best method by the scores of the page's verdict; "" without labels."""
+    tables = score_tables(benchmark)
+    table = tables.get(SCIB) or tables.get(PUBLISHED)
+    return (best_method(table) if table is not None else None) or ""
 
 
 def _text(data: IntegrationData, benchmark: Benchmark, tables: Mapping[str, ScoreTable]) -> str:

@@ -5,19 +5,30 @@ The page reads without JavaScript, on paper and on a phone. Scripts of ours let 
 
 import base64
 import importlib.resources
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
+from scdmc.reports.provenance import Provenance, date_text, facts_of, table_of_inputs
 
 LEVELS = ("good", "caution", "bad")
+
+
+# What ends a script or a line of one within HTML; JSON may hold each as a number.
+NOT_IN_HTML = {character: f"\\u{ord(character):04x}" for character in "<>&'"}
+
+
+# A table of more columns of numbers than fit on a sheet of paper is turned, if it then has fewer.
+MOST_COLUMNS = 8
 
 
 # Figures of 200 dots per inch and text of 7 to 9 points; no narrower than a phone shows.
@@ -77,19 +88,16 @@ class InteractiveMap:
         The same map as PNG, for readers without JavaScript and for paper.
     points
         JSON that may stand within HTML.
-    value_names
-        What the points can be coloured by, beside the label.
     """
 
     caption: str
     figure: Path
     points: str
-    value_names: tuple[str, ...]
 
 
 @dataclass
 class Section:
-    """A part of a report: a heading, text, points, maps, then tables and figures.
+    """A part of a report: a heading, text, points, maps, then figures and tables.
 
     Attributes
     ----------
@@ -105,8 +113,6 @@ class Section:
         Items of a list below the text.
     maps
         Maps that move.
-    figures_first
-        True if figures stand above tables.
     folds
         True if, on a narrow screen, each row of a table with many columns becomes a block of named values; other
         tables scroll sideways.
@@ -118,23 +124,28 @@ class Section:
     figures: list[tuple[str, Path] | tuple[str, Path, str]] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     maps: list[InteractiveMap] = field(default_factory=list)
-    figures_first: bool = False
     folds: bool = False
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict | None = None) -> None:
-    """Write a self-contained HTML page: the verdict, contents, then the sections; all text is escaped.
+def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict, made: Provenance) -> None:
+    """Write a self-contained HTML page; all text is escaped.
+
+    The verdict with its numbers stands on top, then contents, then the sections, and how the page was made as the last.
+    ``<script type="application/json" id="summary">`` says the same as the verdict for an index of several pages: title,
+    level, headline, numbers (name, value, beside), date.
 
     Parameters
     ----------
     path
         The HTML file.
     title
-        Of the page.
+        Of the page: what was done, with what.
     sections
         In the order of the page.
     lead
-        What stands on top. Tables of a page that has one can be sorted, filtered and saved.
+        The finding, and up to three numbers with their baselines.
+    made
+        From what the page was made.
 
     Raises
     ------
@@ -142,17 +153,49 @@ def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verd
         If a figure's file is absent or no PNG.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    scripts = ["tables.js"] * (lead is not None) + ["cell_map.js"] * any(section.maps for section in sections)
+    scripts = ["tables.js", *["cell_map.js"] * any(section.maps for section in sections)]
     page = environment.from_string(_own_file("page.html")).render(
         title=title,
         lead=lead,
-        sections=[_section_for_page(section) for section in sections],
+        summary=Markup(_summary(title, lead)),
+        sections=[_section_for_page(section) for section in (*sections, _section_of(made))],
         css=Markup(_own_file("page.css")),
         scripts=[Markup(_own_file(name)) for name in scripts],
     )
     with atomic_path(Path(path)) as temporary:
         # Names of files may hold half characters, which no file can.
         temporary.write_text(page, encoding="utf8", errors="replace")
+
+
+def json_for_html(content: object) -> str:
+    """JSON that may stand within HTML."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+    for character, escape in NOT_IN_HTML.items():
+        text = text.replace(character, escape)
+    return text
+
+
+def _summary(title: str, lead: Verdict) -> str:
+    """What an index of several pages shows of this one."""
+    return json_for_html(
+        {
+            "title": title,
+            "level": lead.level,
+            "headline": lead.headline,
+            "numbers": [asdict(number) for number in lead.numbers],
+            "date": date_text(),
+        }
+    )
+
+
+def _section_of(made: Provenance) -> Section:
+    """The last section: how the page was made."""
+    facts = facts_of(made)
+    tables = [("Run and settings", pd.DataFrame({"": list(facts), "value": list(facts.values())}))]
+    inputs = table_of_inputs(made)
+    if len(inputs):
+        tables.append(("Inputs", inputs))
+    return Section("How it was made", tables=tables)
 
 
 def _own_file(name: str) -> str:
@@ -169,15 +212,9 @@ def _section_for_page(section: Section) -> dict:
         "figures": [_figure_for_page(*figure) for figure in section.figures],
         "points": section.points,
         "maps": [
-            {
-                **_figure_for_page(part.caption, part.figure),
-                "points": Markup(part.points),
-                "value_names": part.value_names,
-            }
-            for part in section.maps
+            {**_figure_for_page(part.caption, part.figure), "points": Markup(part.points)} for part in section.maps
         ],
         "folds": section.folds,
-        "order": ("figures", "tables") if section.figures_first else ("tables", "figures"),
     }
 
 
@@ -200,11 +237,27 @@ def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
         }
         for name, column in table.items()
     ]
+    formats = [_format_of(column) for _, column in table.items()]
     rows = [
-        [{"text": _as_text(value), "is_bold": isinstance(value, Bold)} for value in row]
+        [
+            {"text": _as_text(value, form), "is_bold": isinstance(value, Bold)}
+            for value, form in zip(row, formats, strict=True)
+        ]
         for row in table.itertuples(index=False, name=None)
     ]
+    if len(rows) < len(columns) > MOST_COLUMNS and all(column["is_number"] for column in columns[1:]):
+        columns, rows = _transposed(columns, rows)
     return {"caption": caption, "columns": columns, "rows": rows}
+
+
+def _transposed(columns: list[dict], rows: list[list[dict]]) -> tuple[list[dict], list[list[dict]]]:
+    """Scores down and methods across: a wide table of few rows then fits on screen and paper."""
+    first = [{"name": "score", "is_number": False}]
+    turned = [
+        [{"text": column["name"], "is_bold": False}, *(row[place] for row in rows)]
+        for place, column in enumerate(columns)
+    ]
+    return first + [{"name": row[0]["text"], "is_number": True} for row in rows], turned[1:]
 
 
 # Scores as text (:func:`scdmc.reports.tables.score_texts`).
@@ -221,12 +274,22 @@ def _is_number(column: pd.Series) -> bool:
     )
 
 
-def _as_text(value: object) -> str:
-    """Write a cell: three decimals (significant digits below a thousandth), thousands apart, a dash for nothing."""
+def _format_of(column: pd.Series) -> str:
+    """One format for the floats of a column: whole, with three decimals, or with powers of ten for tiny ones."""
+    values = [abs(value) for value in column if isinstance(value, float) and np.isfinite(value)]
+    if all(value.is_integer() for value in values) and any(value > 1 for value in values):
+        return ",.0f"
+    if any(0 < value < 0.001 for value in values):
+        return ".2e"
+    return ",.1f" if any(value >= 1000 for value in values) else ",.3f"
+
+
+def _as_text(value: object, form: str) -> str:
+    """Write a cell: floats in the format of their column, thousands apart, a dash for nothing."""
     if pd.isna(value):
         return "–"
     if isinstance(value, float):
-        return f"{value:,.3g}" if 0 < abs(value) < 0.001 else f"{value:,.3f}"
+        return "0" if value == 0 and form == ".2e" else format(value, form)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
@@ -261,5 +324,7 @@ def write_verdict_page(
     figures
         Captions and PNG files.
     """
-    parts = [Section("Verdict", verdict), *sections, Section("Figures", "", [], list(figures))]
-    write_report(output_dir / "report.html", title, parts)
+    headline, _, rest = verdict.partition(". ")
+    lead = Verdict("caution", headline.removesuffix(".") + ".", (rest,) if rest else ())
+    parts = [Section("Figures", figures=list(figures)), *sections]
+    write_report(output_dir / "report.html", title, parts, lead, Provenance())

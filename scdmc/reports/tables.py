@@ -67,7 +67,7 @@ class ScoreTable:
         return best_of_columns(self.means, self.is_fair, self.deviations)
 
 
-BEST_IS_BOLD = "Bold: the best of a column, and all within one standard deviation of it."
+BEST_IS_BOLD = "Bold: the best of each score, and all within one standard deviation of it."
 
 
 def write_metric_tables(folder: Path, tables: Sequence[ScoreTable], label: str) -> None:
