@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.own_embeddings import read_own_embeddings, require_own_embeddings
     from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import require_types, write_metrics
+    from scdmc.cells.viewers import ForViewers
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
     from scdmc.model.devices import place_model
@@ -150,9 +151,10 @@ def main(argv: list[str] | None = None) -> int:
 
     obs = {"scDMC_cluster": ours.clusters.astype(object)}
     obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
+    viewers = ForViewers(model_directory.path.name, options.seed, columns=(label_key,) if label_key else ())
     with result_folder(output_dir) as folder:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
-        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
+        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm, viewers)
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)

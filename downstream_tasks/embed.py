@@ -10,9 +10,13 @@ from scdmc.cli.arguments import (
     add_model_argument,
     add_model_arguments,
     add_output_file_argument,
+    add_seed_argument,
+    add_umap_argument,
+    complete_umap,
     count_options_for,
     embedding_options,
     placement,
+    wanted_map,
 )
 from scdmc.cli.parser import argument_parser, script
 from scdmc.cli.task_inputs import require_task_inputs
@@ -30,9 +34,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_data_argument(parser)
     add_output_file_argument(parser, ".h5ad to write, or .csv with a table", OUTPUT_SUFFIXES)
     add_embedding_arguments(parser)
+    add_umap_argument(parser)
+    add_seed_argument(parser, "of the UMAP")
     add_model_arguments(parser)
     add_count_arguments(parser)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    complete_umap(arguments, arguments.output_file.suffix == ".h5ad", "on a table")
+    return arguments
 
 
 @script
@@ -43,13 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     require_task_inputs(arguments)
 
     from scdmc.annotation.annotate_file import embed_file
+    from scdmc.cells.viewers import ForViewers
     from scdmc.model.devices import place_model
-    from scdmc.model.embeddings import EMBEDDING_KEY
+    from scdmc.model.embeddings import EMBEDDING_KEY, embedding_choice
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    choice = embedding_choice(model_directory.config, **embedding_options(arguments))
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     shape = embed_file(
         arguments.data_path,
@@ -57,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
         model_directory,
         encoder,
         counts,
-        **embedding_options(arguments),
+        choice,
+        ForViewers(model_directory.path.name, arguments.seed, wanted_map(arguments)),
     )
     print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file}")
     return 0

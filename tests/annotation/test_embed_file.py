@@ -15,7 +15,7 @@ from scdmc.annotation.annotate_file import embed_file
 from scdmc.cells.data import read_cells
 from scdmc.cells.results import write_annotated
 from scdmc.errors import ScDMCError
-from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.embeddings import cell_embeddings, embedding_choice
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import CountOptions
 from scdmc.tokens import tokenizer as tokenization
@@ -109,7 +109,9 @@ def test_blocks_give_the_embeddings_of_the_whole_file(
     stream, pooling, tmp_path, data_path, model_directory, encoder, small_blocks
 ):
     output = tmp_path / "out.h5ad"
-    shape = embed_file(data_path, output, model_directory, encoder, CountOptions(), stream, pooling)
+    shape = embed_file(
+        data_path, output, model_directory, encoder, CountOptions(), embedding_choice(encoder.config, stream, pooling)
+    )
     assert small_blocks == [31, 32, 3]
     found = anndata.read_h5ad(output).obsm["X_scDMC"]
     expected = whole(data_path, model_directory, encoder, stream, pooling).obsm["X_scDMC"]
@@ -125,7 +127,7 @@ def test_the_rest_of_the_file_is_as_it_was(tmp_path, data_path, model_path, embe
     assert embed(model_path, data_path, data_path, "--overwrite") == 0  # in its own place
     assert "obsm['X_scDMC'] of shape (66, 32); wrote" in capsys.readouterr().out
     after = anndata.read_h5ad(data_path)
-    assert set(after.obsm) == {"X_scDMC", "X_other"}
+    assert set(after.obsm) == {"X_scDMC", "X_other", "X_umap"}
     pd.testing.assert_frame_equal(after.obs, before.obs)
     pd.testing.assert_frame_equal(after.var, before.var)
     assert (after.X != before.X).nnz == (after.layers["other"] != before.layers["other"]).nnz == 0
