@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,7 +90,7 @@ def require_files_of(arguments: argparse.Namespace, names: list[str]) -> None:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Compute the rows that are missing, and write the tables of all rows."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     require_model(arguments.model)
     tasks = chosen_datasets(arguments)
     names = list(dict.fromkeys(name for of in tasks.values() for name in of))
@@ -102,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.devices import choose_device
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import saw_labels
+    from scdmc.reports.provenance import Provenance
     from scdmc.reports.tables import markdown
     from scdmc.studies.paper.data import open_paper_file
     from scdmc.studies.paper.rows import PaperRows
@@ -119,12 +121,14 @@ def main(argv: list[str] | None = None) -> int:
         rows = PaperRows(arguments.output_dir, names if arguments.overwrite else ())
         facts = facts_of_rows(model_directory, arguments)
         rows.require_same_run(facts, {name: known_sha256(of.path) for name, of in files.items()})
+        inputs = tuple(file.path for file in files.values())
+        made = Provenance(inputs, model_directory.path.name, arguments.seed, began)
         tables = {}
         for name, file in files.items():
             its_tasks = {task: DATASETS[task] for task, of in tasks.items() if name in of}
             add_rows(file, model_directory, list(its_tasks), options, rows, arguments)
             # With the rows of earlier runs, too.
-            tables |= write_paper_tables(arguments.output_dir, rows, its_tasks, files, arguments.tiny)
+            tables |= write_paper_tables(arguments.output_dir, rows, its_tasks, files, arguments.tiny, made)
     for of_task in tables.values():
         for table in of_task:
             print(f"{table.title}\n{markdown(table.texts, table.is_best)}")

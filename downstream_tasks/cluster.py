@@ -1,6 +1,7 @@
 """Cluster the cells of a data set by their embeddings; labels, where given, only score the result."""
 
 import argparse
+import time
 from typing import TYPE_CHECKING
 
 from scdmc.cells.options import ClusterOptions
@@ -93,7 +94,7 @@ def require_usable_model(model_directory: "ModelDirectory", arguments: argparse.
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     output_dir, label_key, options = arguments.output_dir, arguments.label_key, cluster_options(arguments)
     counts = count_options_for(arguments, arguments.data_path)
     own = own_embeddings(arguments)
@@ -119,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, [arguments.data_path])
     results.require_own_names(own.names)
@@ -158,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, options.seed)
+        made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
+        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

@@ -4,6 +4,7 @@ import argparse
 import functools
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from scdmc.annotation.options import (
@@ -246,7 +247,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Split, fine-tune, score once on the test cells, save."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
     require_task_inputs(arguments)
     require_files(split_file=arguments.split_file)
@@ -257,6 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.labels import left_out_text, type_labels
     from scdmc.model.devices import choose_device, place_model, place_model_for_training
     from scdmc.model.folder import open_model_directory
+    from scdmc.reports.provenance import Provenance
 
     choose_device(arguments.num_gpus)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
@@ -274,6 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         hold_out_type=arguments.hold_out_type,
         labels_of_no_type=left_out_text(left_out),
         command=["python", "-u", "downstream_tasks.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)],
+        made=Provenance((arguments.data_path,), model_directory.path.name, arguments.seed, began),
     )
     baseline_data = None
     if arguments.baselines != "none":

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def benchmark_options(arguments: argparse.Namespace) -> IntegrationOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed all cells by each method, score those with a type, all alike, and draw them."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     output_dir, paths = arguments.output_dir, arguments.data_path
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
     names = names_of_files(paths, "--data_path")
@@ -212,6 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, paths)
     for path in paths:
@@ -240,7 +242,8 @@ def main(argv: list[str] | None = None) -> int:
         sections = [draw_integration_results(folders[data.name], data, benchmarks[data.name]) for data in data_sets]
         if study:
             sections.insert(0, draw_study(folder, study))
-        write_page(folder, sections)
+        made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)
+        write_page(folder, sections, benchmarks, made)
     print(f"wrote {output_dir}")
     return int(any(benchmark.failures for benchmark in benchmarks.values()))
 

@@ -30,6 +30,14 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def same_date():
+    """Pages say when they were made: here, and in the processes of the tests, at one time, so that bytes repeat."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SOURCE_DATE_EPOCH", "1767225600")
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def undrawn_figures():
     """Scripts in the process of the tests save figures of one pixel; ``drawn_figures`` has them drawn."""
     import matplotlib.figure

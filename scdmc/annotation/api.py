@@ -1,6 +1,7 @@
 """Annotation in a notebook: what ``import scdmc`` offers beside tokens, on an AnnData in memory."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ from scdmc.model.storage import model_card
 from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions, count_options_of
+from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
 
@@ -94,6 +96,7 @@ def fine_tune(
     """
     output_dir = Path(output_dir)
     require_new_folder(output_dir, overwrite)
+    began = time.time()
     kinds = (CountOptions, LabelOptions, SplitOptions, FineTuningSettings)
     groups = (*map(field_names, kinds), CLASSIFIER_READS)
     of_counts, of_labels, of_split, settings, reads = part_options("fine_tune", options, *groups)
@@ -125,7 +128,8 @@ def fine_tune(
         card = model_card("scDMC, fine-tuned for cell types", facts, metrics, command, "tabular-classification")
         save_classifier(folder, run, model_directory, card)
         keep_results(folder)
-        draw_fine_tuning_results(folder, [run], tables, None, facts)
+        made = Provenance((), name, of_split.seed, began)
+        draw_fine_tuning_results(folder, [run], tables, None, facts, made)
     return tables.scores
 
 

@@ -1,6 +1,7 @@
 """The page of new cells: how far to trust their labels, where the cells lie, and what to check by hand."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from scdmc.labels import is_missing
 from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import group_colours, save_figure, shortened, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 
 MOST_CELLS_OF_PICTURE = 20_000
 
@@ -32,7 +34,7 @@ MOST_CELLS_OF_PICTURE = 20_000
 MOST_NAMED, MOST_POINTS, MOST_PAIRS = 20, 12, 15
 
 
-def write_new_cells_page(folder: Path, cells: AnnotatedCells) -> None:
+def write_new_cells_page(folder: Path, cells: AnnotatedCells, made: Provenance) -> None:
     """Write ``report.html`` and its figures, each as PNG and PDF; the same cells give the same bytes.
 
     Parameters
@@ -41,6 +43,8 @@ def write_new_cells_page(folder: Path, cells: AnnotatedCells) -> None:
         Where to; it is there.
     cells
         The new cells with their labels, and what is known of these.
+    made
+        From what they were labelled.
     """
     folder, evidence = Path(folder), TypeEvidence(cells)
     scored = _held_out_cells(evidence)
@@ -51,10 +55,10 @@ def write_new_cells_page(folder: Path, cells: AnnotatedCells) -> None:
         _section_of_doubts(evidence),
         _section_of_methods(folder, cells),
         _section_of_types(folder, cells, scored),
-        _section_of_facts(cells),
     ]
     title = f"Labels of {cells.new.name} by {cells.reference.name}"
-    write_report(folder / "report.html", title, sections, _verdict(evidence, scored))
+    made = replace(made, settings=_settings(cells))
+    write_report(folder / "report.html", title, sections, _verdict(evidence, scored), made)
 
 
 def _held_out_cells(evidence: TypeEvidence) -> pd.DataFrame:
@@ -224,7 +228,7 @@ def _section_of_composition(folder: Path, evidence: TypeEvidence) -> Section:
         figure = composition_figure(types, group_colours(evidence.labels), title)
         caption = "Bars: share of each label in the new cells; lines: share of the type in the reference"
         figures = [(caption, save_figure(figure, folder / "composition"), f"{title}. {caption}")]
-    return Section("Composition", text, [("Cells by label", table)], figures, figures_first=True)
+    return Section("Composition", text, [("Cells by label", table)], figures)
 
 
 def _section_of_markers(folder: Path, evidence: TypeEvidence) -> Section:
@@ -264,7 +268,7 @@ def _section_of_markers(folder: Path, evidence: TypeEvidence) -> Section:
         f"Markers of the {len(labels):,} largest labels in the new cells. Frames: where the reference has these markers"
     )
     figures = [(caption, figure, f"{finding}. {caption}")]
-    return Section(title, text, [("Markers by label", table)], figures, figures_first=True)
+    return Section(title, text, [("Markers by label", table)], figures)
 
 
 def _section_of_doubts(evidence: TypeEvidence) -> Section:
@@ -399,13 +403,13 @@ def _section_of_types(folder: Path, cells: AnnotatedCells, scored: pd.DataFrame)
             reliability_figure(reliability_table(probability, is_right), finding), folder / "reliability"
         )
         figures.append(("Probability and share of right labels, held-out reference cells", drawn, finding))
-    return Section(title, text, [("Scores of each type of the reference", table)], figures, figures_first=True)
+    return Section(title, text, [("Scores of each type of the reference", table)], figures)
 
 
-def _section_of_facts(cells: AnnotatedCells) -> Section:
+def _settings(cells: AnnotatedCells) -> dict[str, str]:
     """What was done with what."""
     new, reference = cells.new, cells.reference
-    facts = {
+    return {
         "new cells": f"{new.name}: {len(cells.labels):,} cells, {new.n_genes:,} genes",
         "reference": f"{reference.name}: {len(cells.reference_labels):,} cells, {reference.n_genes:,} genes",
         "shared genes": f"{len(cells.reference.genes):,}",
@@ -414,5 +418,3 @@ def _section_of_facts(cells: AnnotatedCells) -> Section:
         "familiarity recommended": f"{cells.recommended_familiarity:.2f}",
         **{str(name): str(value) for name, value in cells.facts.items()},
     }
-    table = pd.DataFrame({"": list(facts), "value": list(facts.values())})
-    return Section("How this page was made", "", [("Inputs and settings", table)])

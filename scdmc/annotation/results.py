@@ -1,7 +1,7 @@
 """What fine-tuning leaves beside the model: scores of one run or of several, figures, and one page that shows them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,8 @@ from scdmc.cells.scores import (
 )
 from scdmc.cells.splits import PARTS, write_split
 from scdmc.reports.figures import save_figure, umap_figure
-from scdmc.reports.page import Section, write_report
+from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv
 from scdmc.training.figures import loss_curve_figure
 
@@ -37,6 +38,9 @@ MOST_CELLS_OF_MAP = 20_000
 
 
 FEWEST_CELLS_OF_MAP = 5  # the layout of fewer cannot be computed
+
+
+LEAST_GAIN = 0.01  # of macro-F1; what is nearer is level
 
 
 def method_scores(true: np.ndarray, predicted: Predicted, held_out_type: str | None) -> dict[str, float]:
@@ -137,6 +141,7 @@ def draw_fine_tuning_results(
     tables: FineTuningTables,
     held_out_type: str | None,
     facts: Mapping[str, object],
+    made: Provenance,
 ) -> None:
     """Write the figures and the page of one run, or of several together; loss curves and map are those of the best.
 
@@ -150,11 +155,39 @@ def draw_fine_tuning_results(
         What that gave.
     facts
         Name -> value, for the page.
+    made
+        From what.
     """
     best, ours = best_run(runs), tables.scores.iloc[0]
     figures = _write_figures(folder, tables.test, tables.per_class, best, held_out_type)
-    sections = _sections(best, tables.shown, tables.per_class, figures, held_out_type, facts, ours)
-    write_report(folder / "report.html", f"Cell types annotated by {ours.name}", sections)
+    sections = _sections(best, tables.shown, tables.per_class, figures, held_out_type, ours)
+    made = replace(made, settings=facts)
+    title = f"Cell types annotated by {ours.name}"
+    write_report(folder / "report.html", title, sections, _verdict(tables.scores), made)
+
+
+def _verdict(scores: pd.DataFrame) -> Verdict:
+    """Our scores beside those of the best other method."""
+    ours, others = scores.iloc[0], scores.iloc[1:]
+    others = others[~others.index.str.startswith(ours.name)]
+    best = None if others.empty else others["macro_f1"].idxmax()
+
+    def number(metric: str, name: str) -> KeyNumber:
+        beside = "nothing else was measured" if best is None else f"{others.loc[best, metric]:.3f} for {best}"
+        return KeyNumber(name, f"{ours[metric]:.3f}", beside)
+
+    names = {"macro_f1": "Macro-F1", "accuracy": "Accuracy", "expected_calibration_error": "Calibration error"}
+    numbers = tuple(number(metric, name) for metric, name in names.items())
+    headline = f"{ours['accuracy']:.1%} of the test cells got the right type"
+    if best is None:
+        return Verdict("caution", headline, ("No other method was trained, so nothing says whether that is good.",),
+                       numbers)  # fmt: skip
+    gain = ours["macro_f1"] - others.loc[best, "macro_f1"]
+    if abs(gain) < LEAST_GAIN:
+        return Verdict("good", headline, (f"{ours.name} and {best} are level (macro-F1).",), numbers)
+    place = "above" if gain > 0 else "below"
+    reason = f"The macro-F1 of {ours.name} is {abs(gain):.3f} {place} that of {best}."
+    return Verdict("good" if gain > 0 else "caution", headline, (reason,), numbers)
 
 
 def _rows_of_run(
@@ -260,13 +293,11 @@ def _sections(
     per_class: pd.DataFrame,
     figures: Mapping[str, tuple[str, Path]],
     held_out_type: str | None,
-    facts: Mapping[str, object],
     ours: pd.Series,
 ) -> list[Section]:
     """The parts of the page."""
     cells = pd.crosstab(best.predictions["label"], best.predictions["split"]).reindex(columns=PARTS, fill_value=0)
     cells = cells.rename_axis("type").rename_axis(None, axis=1)
-    rows = pd.DataFrame({"": list(facts), "value": [str(value) for value in facts.values()]})
     text = (
         "The best epoch was chosen on validation cells, and test cells were scored once. "
         f"{ours.name}: accuracy {ours['accuracy']:.3f}, macro-F1 {ours['macro_f1']:.3f}."
@@ -282,7 +313,6 @@ def _sections(
         f"error of 0; on the test cells ours has {ours['expected_calibration_error']:.3f}."
     )
     sections = [
-        Section("Data and settings", "", [("Settings", rows), ("Cells by type and part of the split", cells)]),
         Section("Scores", text, [(caption, table) for caption, table in tables]),
         Section(
             "Type by type",
@@ -295,8 +325,9 @@ def _sections(
     if held_out_type is not None:
         sections.append(_section_of_unseen(held_out_type, ours["open_set_auroc"]))
     maps = [figures["umap"]] if "umap" in figures else []
+    split = [("Cells by type and part of the split", cells)]
     return [*sections, Section("Map of the test cells", "", figures=maps),
-            Section("Training", "", figures=[figures["loss_curves"]])]  # fmt: skip
+            Section("Training", "", split, [figures["loss_curves"]])]  # fmt: skip
 
 
 def _section_of_unseen(held_out_type: str, auroc: float) -> Section:

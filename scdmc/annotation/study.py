@@ -1,7 +1,7 @@
 """Fine-tuning as the script does it: every run that was planned, its baselines, and what is left on the disk."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.storage import load_model, model_card
 from scdmc.reading.options import CountOptions
+from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -67,6 +68,8 @@ class FineTuningTask:
         Those that were left out, and their cells, for the report (:func:`scdmc.labels.left_out_text`).
     command
         Words of the command, for the model card.
+    made
+        From what, for the pages.
     """
 
     model_directory: ModelDirectory
@@ -78,6 +81,7 @@ class FineTuningTask:
     hold_out_type: str | None = None
     labels_of_no_type: str = "none"
     command: Sequence[str] = ()
+    made: Provenance = field(default_factory=Provenance)
 
 
 @dataclass(frozen=True)
@@ -200,7 +204,7 @@ def run_study(
     saved.append(save_runs(output_dir, task, runs, methods))
     keep_results(output_dir)
     for each in saved:
-        draw_fine_tuning_results(each.folder, each.runs, each.tables, task.hold_out_type, each.facts)
+        draw_fine_tuning_results(each.folder, each.runs, each.tables, task.hold_out_type, each.facts, task.made)
     return saved[-1].tables.scores
 
 

@@ -9,9 +9,13 @@ import pandas as pd
 from scdmc.cells.cluster_markers import cluster_sizes
 from scdmc.cells.cluster_results import Clustering
 from scdmc.reports.figures import save_figure, umap_figure
-from scdmc.reports.page import Section, write_report
+from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 
 NAMING_GENES, LEAST_SHARE, GENES_SHOWN = 3, 0.5, 10
+
+
+STABLE, LEAST_STABILITY = 0.8, 0.5
 
 
 def cluster_names(sizes: pd.DataFrame, markers: pd.DataFrame) -> dict[str, str]:
@@ -43,7 +47,7 @@ def write_cluster_page(
     labelled: tuple[str | None, np.ndarray | None],
     markers: pd.DataFrame,
     scores: pd.DataFrame,
-    seed: int,
+    made: Provenance,
 ) -> None:
     """Draw a map for each method and write ``report.html``.
 
@@ -59,8 +63,8 @@ def write_cluster_page(
         Marker genes of the clusters of the first method; may be empty.
     scores
         Methods x scores by the labels; may be empty.
-    seed
-        Of the order in which the cells are drawn.
+    made
+        From what; its seed is that of the order in which the cells are drawn.
     """
     label_key, labels = labelled
     method, first = next(iter(clusterings.items()))
@@ -73,12 +77,12 @@ def write_cluster_page(
         if label_key:
             colourings[label_key] = labels
         title = f"UMAP of {len(clustering.clusters):,} cells: {name}"
-        figure = umap_figure(clustering.coordinates, colourings, title, seed)
+        figure = umap_figure(clustering.coordinates, colourings, title, made.seed)
         figures.append((title, save_figure(figure, output_dir / clustering.file_stem)))
     table = sizes.assign(stability=sizes["cluster"].map(first.stability.of_cluster))
     table.insert(1, "name", [names[cluster].partition(": ")[2] or "–" for cluster in table["cluster"]])
     sections = [
-        Section("Clusters", _text(method, first), [("The largest first", table)], figures, figures_first=True),
+        Section("Clusters", _text(method, first), [("The largest first", table)], figures),
         Section("Resolution", RESOLUTION_TEXT, _resolution_tables(clusterings)),
     ]
     if len(scores):
@@ -88,7 +92,34 @@ def write_cluster_page(
         )
     if len(markers):
         sections.append(Section("Marker genes", MARKER_TEXT, [("Of each cluster", _genes(markers, names))]))
-    write_report(output_dir / "report.html", f"Clusters of {len(first.clusters):,} cells", sections)
+    title = f"Clusters of {len(first.clusters):,} cells"
+    write_report(output_dir / "report.html", title, sections, _verdict(method, first, scores, label_key), made)
+
+
+def _verdict(method: str, clustering: Clustering, scores: pd.DataFrame, label_key: str | None) -> Verdict:
+    """How many clusters, how stable, and how well they agree with the labels."""
+    n_clusters, stability = len(set(clustering.clusters)), clustering.stability
+    weak = [name for name in sorted(set(clustering.clusters)) if stability.of_cluster[name] < LEAST_STABILITY]
+    is_stable = stability.ari >= STABLE and not weak
+    headline = f"{n_clusters} clusters; {'all are' if not weak else f'{n_clusters - len(weak)} of them are'} stable"
+    numbers = [
+        KeyNumber("Clusters", f"{n_clusters}", f"at resolution {clustering.resolution:g} of Leiden"),
+        KeyNumber("Stability", f"{stability.ari:.2f}", f"1 is the same clusters each time; above {STABLE} is good"),
+    ]
+    reasons = [
+        f"When a fifth of the cells is left out, the clusters of {method} agree with these by an adjusted Rand index "
+        f"of {stability.ari:.2f}."
+    ]
+    if "ARI" in scores and method in scores.index:
+        others = scores["ARI"].drop(method).dropna()
+        beside = f"{others.max():.2f} for {others.idxmax()}" if len(others) else "0 is chance, 1 is the same groups"
+        numbers.append(KeyNumber(f"Agreement with {label_key} (ARI)", f"{scores['ARI'][method]:.2f}", beside))
+        if len(others):
+            is_above = scores["ARI"][method] > others.max()
+            reasons.append(f"They agree {'better' if is_above else 'no better'} with the labels than those of "
+                           f"{others.idxmax()}.")  # fmt: skip
+    level = "good" if is_stable else "bad" if stability.ari < LEAST_STABILITY else "caution"
+    return Verdict(level, headline, tuple(reasons), tuple(numbers))
 
 
 RESOLUTION_TEXT = (
@@ -105,7 +136,7 @@ MARKER_TEXT = (
 def _text(method: str, clustering: Clustering) -> str:
     sizes = cluster_sizes(clustering.clusters)
     stability = clustering.stability
-    weak = [name for name in sizes["cluster"] if stability.of_cluster[name] < 0.5]
+    weak = [name for name in sizes["cluster"] if stability.of_cluster[name] < LEAST_STABILITY]
     sentences = [
         f"{len(clustering.clusters):,} cells in {len(sizes)} clusters of {method}, at resolution "
         f"{clustering.resolution:g}; the stability is {stability.ari:.2f}.",

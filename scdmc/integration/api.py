@@ -1,5 +1,6 @@
 """The integration benchmark in a notebook, on an AnnData in memory."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.loaded import open_model
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import with_count_options
+from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 
@@ -73,7 +75,7 @@ def integration_benchmark(
     ScDMCError
         If a column is missing, the cells cannot be tokenized or scored, or a method's package is not installed.
     """
-    keys = (batch_key, label_key)
+    began, keys = time.time(), (batch_key, label_key)
     chosen, of_counts = with_count_options("integration_benchmark", options, IntegrationOptions)
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
@@ -95,5 +97,6 @@ def integration_benchmark(
         with result_folder(output_dir) as folder:
             write_integration_tables(folder, benchmark, data.name)
             keep_results(folder)
-            write_page(folder, [draw_integration_results(folder, data, benchmark)])
+            made = Provenance((), model_directory.path.name, chosen.seeds[0], began)
+            write_page(folder, [draw_integration_results(folder, data, benchmark)], {data.name: benchmark}, made)
     return pd.concat({protocol: table.means for protocol, table in score_tables(benchmark).items()}, axis=1)

@@ -14,8 +14,10 @@ from scdmc.integration.options import PUBLISHED, SCIB
 from scdmc.integration.scoring import BATCH_SCORES, BIO_SCORES, LABEL_FREE
 from scdmc.integration.study import Benchmark
 from scdmc.integration.tables import best_method, curve_table, method_table, score_tables, summary_lines
+from scdmc.integration.verdict import verdict_of
 from scdmc.reports.figures import save_figure, umap_figure, umap_grid_figure
 from scdmc.reports.page import Bold, Section, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.score_figures import curves_figure, score_blocks_figure
 from scdmc.reports.tables import BEST_IS_BOLD, ScoreTable
 
@@ -74,7 +76,7 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
-    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, figures_first=True, folds=True)
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, folds=True)
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
@@ -86,11 +88,28 @@ def page_table(table: ScoreTable) -> pd.DataFrame:
     return texts.reset_index(names="method")
 
 
-def write_page(folder: Path, sections: Sequence[Section]) -> None:
-    """Write ``report.html``."""
-    names = " and ".join(section.title for section in sections if section.title != OF_ALL)
+def write_page(
+    folder: Path, sections: Sequence[Section], benchmarks: Mapping[str, Benchmark], made: Provenance
+) -> None:
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    sections
+        From :func:`draw_study` and :func:`draw_integration_results`.
+    benchmarks
+        Name of a data set -> what was compared on it.
+    made
+        From what.
+    """
+    names = list(benchmarks)
+    title = f"Batch integration of {', '.join(names[:-1])} and {names[-1]}" if names[1:] else (
+        f"Batch integration of {names[0]}"
+    )  # fmt: skip
     how = Section("How to read the scores", HOW_TO_READ)
-    write_report(folder / "report.html", f"Batch integration of {names}", [*sections, how])
+    write_report(folder / "report.html", title, [*sections, how], verdict_of(benchmarks), made)
 
 
 def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
@@ -100,7 +119,7 @@ def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
         figures.append((table.title, _draw_scores(folder, protocol, table, table.title)))
         pages.append((f"{table.title}. {BEST_IS_BOLD}", page_table(table)))
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
-    return Section(OF_ALL, text, pages, figures, figures_first=True, folds=True)
+    return Section(OF_ALL, text, pages, figures, folds=True)
 
 
 def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> Path:

@@ -1,7 +1,6 @@
 """Cells packed for the map that a page lets move: a few bytes for each, whatever their number."""
 
 import base64
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from matplotlib.colors import to_hex
 
 from scdmc.labels import is_missing
 from scdmc.reports.figures import GREY, group_colours
-from scdmc.reports.page import InteractiveMap
+from scdmc.reports.page import InteractiveMap, json_for_html
 
 MOST_CELLS = 100_000
 
@@ -25,10 +24,6 @@ MOST_POSITIONS = 65_535  # of a coordinate, 16 bits
 
 
 RAMP = tuple(to_hex(colormaps["viridis"](place)) for place in np.linspace(0, 1, 9))
-
-
-# What ends a script or a line of one within HTML; JSON may hold each as a number.
-NOT_IN_HTML = {character: f"\\u{ord(character):04x}" for character in "<>&'"}
 
 
 @dataclass(frozen=True)
@@ -97,10 +92,7 @@ def interactive_map(cells: MappedCells, caption: str, figure: Path, seed: int = 
         "rows": (rows + 1).tolist() if len(rows) < len(coordinates) else None,
         "ramp": RAMP,
     }
-    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
-    for character, escape in NOT_IN_HTML.items():
-        text = text.replace(character, escape)
-    return InteractiveMap(caption, Path(figure), text, tuple(cells.values))
+    return InteractiveMap(caption, Path(figure), json_for_html(content), tuple(cells.values))
 
 
 def _coded(columns: list[np.ndarray]) -> tuple[list[str], list[np.ndarray]]:

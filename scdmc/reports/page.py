@@ -5,9 +5,10 @@ The page reads without JavaScript, on paper and on a phone. Scripts of ours let 
 
 import base64
 import importlib.resources
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -16,8 +17,13 @@ from markupsafe import Markup
 
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
+from scdmc.reports.provenance import Provenance, date_text, facts_of, table_of_inputs
 
 LEVELS = ("good", "caution", "bad")
+
+
+# What ends a script or a line of one within HTML; JSON may hold each as a number.
+NOT_IN_HTML = {character: f"\\u{ord(character):04x}" for character in "<>&'"}
 
 
 # Figures of 200 dots per inch and text of 7 to 9 points; no narrower than a phone shows.
@@ -89,7 +95,7 @@ class InteractiveMap:
 
 @dataclass
 class Section:
-    """A part of a report: a heading, text, points, maps, then tables and figures.
+    """A part of a report: a heading, text, points, maps, then figures and tables.
 
     Attributes
     ----------
@@ -105,8 +111,6 @@ class Section:
         Items of a list below the text.
     maps
         Maps that move.
-    figures_first
-        True if figures stand above tables.
     folds
         True if, on a narrow screen, each row of a table with many columns becomes a block of named values; other
         tables scroll sideways.
@@ -118,23 +122,28 @@ class Section:
     figures: list[tuple[str, Path] | tuple[str, Path, str]] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     maps: list[InteractiveMap] = field(default_factory=list)
-    figures_first: bool = False
     folds: bool = False
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict | None = None) -> None:
-    """Write a self-contained HTML page: the verdict, contents, then the sections; all text is escaped.
+def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict, made: Provenance) -> None:
+    """Write a self-contained HTML page; all text is escaped.
+
+    The verdict with its numbers stands on top, then contents, then the sections, and how the page was made as the last.
+    ``<script type="application/json" id="summary">`` says the same as the verdict for an index of several pages: title,
+    level, headline, numbers (name, value, beside), date.
 
     Parameters
     ----------
     path
         The HTML file.
     title
-        Of the page.
+        Of the page: what was done, with what.
     sections
         In the order of the page.
     lead
-        What stands on top. Tables of a page that has one can be sorted, filtered and saved.
+        The finding, and up to three numbers with their baselines.
+    made
+        From what the page was made.
 
     Raises
     ------
@@ -142,17 +151,49 @@ def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verd
         If a figure's file is absent or no PNG.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    scripts = ["tables.js"] * (lead is not None) + ["cell_map.js"] * any(section.maps for section in sections)
+    scripts = ["tables.js", *["cell_map.js"] * any(section.maps for section in sections)]
     page = environment.from_string(_own_file("page.html")).render(
         title=title,
         lead=lead,
-        sections=[_section_for_page(section) for section in sections],
+        summary=Markup(_summary(title, lead)),
+        sections=[_section_for_page(section) for section in (*sections, _section_of(made))],
         css=Markup(_own_file("page.css")),
         scripts=[Markup(_own_file(name)) for name in scripts],
     )
     with atomic_path(Path(path)) as temporary:
         # Names of files may hold half characters, which no file can.
         temporary.write_text(page, encoding="utf8", errors="replace")
+
+
+def json_for_html(content: object) -> str:
+    """JSON that may stand within HTML."""
+    text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
+    for character, escape in NOT_IN_HTML.items():
+        text = text.replace(character, escape)
+    return text
+
+
+def _summary(title: str, lead: Verdict) -> str:
+    """What an index of several pages shows of this one."""
+    return json_for_html(
+        {
+            "title": title,
+            "level": lead.level,
+            "headline": lead.headline,
+            "numbers": [asdict(number) for number in lead.numbers],
+            "date": date_text(),
+        }
+    )
+
+
+def _section_of(made: Provenance) -> Section:
+    """The last section: how the page was made."""
+    facts = facts_of(made)
+    tables = [("Run and settings", pd.DataFrame({"": list(facts), "value": list(facts.values())}))]
+    inputs = table_of_inputs(made)
+    if len(inputs):
+        tables.append(("Inputs", inputs))
+    return Section("How it was made", tables=tables)
 
 
 def _own_file(name: str) -> str:
@@ -177,7 +218,6 @@ def _section_for_page(section: Section) -> dict:
             for part in section.maps
         ],
         "folds": section.folds,
-        "order": ("figures", "tables") if section.figures_first else ("tables", "figures"),
     }
 
 
@@ -261,5 +301,7 @@ def write_verdict_page(
     figures
         Captions and PNG files.
     """
-    parts = [Section("Verdict", verdict), *sections, Section("Figures", "", [], list(figures))]
-    write_report(output_dir / "report.html", title, parts)
+    headline, _, rest = verdict.partition(". ")
+    lead = Verdict("caution", headline.removesuffix(".") + ".", (rest,) if rest else ())
+    parts = [Section("Figures", figures=list(figures)), *sections]
+    write_report(output_dir / "report.html", title, parts, lead, Provenance())

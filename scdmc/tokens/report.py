@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from scdmc.reports.figures import PALETTE, shortened
-from scdmc.reports.page import Section, write_report
+from scdmc.reports.page import Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.tokens.file_report import FileReport, add_histograms, bin_edges, rounded
 from scdmc.tokens.tokenized_cells import TokenizationSettings
 
@@ -74,6 +75,7 @@ def write_html_report(
     reports: Sequence[FileReport],
     warnings: Sequence[str],
     entries: Sequence[Mapping[str, str]] = (),
+    made: Provenance | None = None,
 ) -> None:
     """Write the page; the same reports give the same bytes.
 
@@ -91,6 +93,8 @@ def write_html_report(
         Sentences for the user.
     entries
         What became of each entry of the input folder: name, status, why.
+    made
+        From what, if that is known.
     """
     with tempfile.TemporaryDirectory() as folder:
         sections = [
@@ -99,7 +103,8 @@ def write_html_report(
             Section("Genes", figures=_save_all(_gene_figures(reports), Path(folder) / "genes")),
             Section("Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)]),
         ]
-        write_report(path, f"Tokenized cells: {name}", sections)
+        lead = Verdict("caution" if warnings else "good", f"{sum(report.cells_out for report in reports):,} cells", ())
+        write_report(path, f"Tokenized cells: {name}", sections, lead, made or Provenance())
 
 
 def _summary(settings: TokenizationSettings, reports: Sequence[FileReport], warnings: Sequence[str]) -> Section:

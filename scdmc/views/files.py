@@ -1,5 +1,6 @@
 """From files to files: new cells labelled by a reference, or by the folder that one left."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from scdmc.model.storage import load, model_card
 from scdmc.reading.counts import open_counts
 from scdmc.reading.h5ad import require_room_for_results
 from scdmc.reading.options import CountOptions
+from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.new_cells import label_by_fitted, label_new_cells
@@ -76,6 +78,7 @@ def annotate_by_reference(
     ScDMCError
         As :func:`scdmc.views.pair.read_pair` and :func:`scdmc.views.new_cells.label_new_cells`.
     """
+    began = time.time()
     tokenizer = tokenizer_of_model(model_directory, count_options)
     with (
         open_counts(data_path, **count_options.of_counts()) as of_new,
@@ -96,7 +99,8 @@ def annotate_by_reference(
         write_score_tables(folder, cells)
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
         keep_results(folder)
-        write_new_cells_page(folder, cells)
+        inputs = (data_path, reference_path)
+        write_new_cells_page(folder, cells, Provenance(inputs, model_directory.path.name, options.seed, began))
     return summary_lines(cells, cells.recommended_familiarity)
 
 

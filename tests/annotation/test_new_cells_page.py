@@ -26,6 +26,7 @@ from scdmc.annotation.new_cells_tables import TypeEvidence
 from scdmc.annotation.new_cells_verdict import Evidence, verdict_of
 from scdmc.cells.group_expression import group_expression, log2_fold_change, marker_columns
 from scdmc.reports.cell_map import MappedCells, interactive_map
+from scdmc.reports.provenance import Provenance
 
 METHODS = (ALL_VIEWS, "scDMC, frozen", "logistic regression, genes", "without views")
 ODD_NAMES = ["</script><b>&\"'", "T cells 🧬", "=1+1", "x" * 300, "a\u2028b", "$\\alpha_{1$", "other (2 groups)"]
@@ -74,7 +75,7 @@ def held_out_scores(names, true, probabilities):
 
 
 def page_of(tmp_path, cells):
-    write_new_cells_page(tmp_path, cells)
+    write_new_cells_page(tmp_path, cells, Provenance())
     return (tmp_path / "report.html").read_text(encoding="utf8")
 
 
@@ -96,7 +97,7 @@ def test_a_page_leads_from_the_verdict_to_how_it_was_made(cells, tmp_path):
     assert re.findall(r"<h2>(.*?)</h2>", page) == [
         "Map of the new cells", "Composition", "Do the markers of the reference rise in the new cells?",
         "Doubtful groups, and what to check by hand", "How much did the language model help?",
-        "Types of the reference, held out", "How this page was made",
+        "Types of the reference, held out", "How it was made",
     ]  # fmt: skip
     assert "scdmc annotate &lt;new&gt;" in page
     assert "Left out: scDMC, fine-tuned. It was not asked for." in page

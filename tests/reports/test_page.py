@@ -10,6 +10,10 @@ import pytest
 
 from scdmc.errors import ScDMCError
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
+
+LEAD = Verdict("good", "All is well", ())
+
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"not much of a picture"
 
@@ -36,13 +40,14 @@ class Cells(HTMLParser):
 
 
 def cells_of(page):
+    """Those of all tables but the last section's, which says how the page was made."""
     parser = Cells()
-    parser.feed(page)
+    parser.feed(page.partition(">How it was made</h2>")[0])
     return [tuple(cell) for cell in parser.cells]
 
 
 def written(tmp_path, *sections):
-    write_report(tmp_path / "report.html", "Islets", sections)
+    write_report(tmp_path / "report.html", "Islets", sections, LEAD, Provenance())
     return (tmp_path / "report.html").read_text(encoding="utf8")
 
 
@@ -50,13 +55,15 @@ def test_contents_lead_to_the_sections_in_their_order(tmp_path):
     page = written(tmp_path, Section("Annotation"), Section("Integration"))
     links = re.findall(r'<li><a href="#(.*?)">(.*?)</a>', page)
     anchors = re.findall(r'<section id="(.*?)">\s*<h2>(.*?)</h2>', page)
-    assert links == anchors == [("section-1", "Annotation"), ("section-2", "Integration")]
+    assert links == anchors == [
+        ("section-1", "Annotation"), ("section-2", "Integration"), ("section-3", "How it was made")
+    ]  # fmt: skip
 
 
 def test_text_is_escaped_and_blank_lines_make_paragraphs(tmp_path):
     page = written(tmp_path, Section("a < b", "First <script>line\nand on.\n\n\nSecond & last.\n"))
     assert re.findall(r"<p>(.*?)</p>", page) == ["First &lt;script&gt;line and on.", "Second &amp; last."]
-    assert "<script" not in page
+    assert page.count("<script") == 2  # the summary and that of the tables
     assert "<h2>a &lt; b</h2>" in page
 
 
@@ -93,12 +100,12 @@ def test_wide_tables_of_a_section_that_folds_name_their_values(tmp_path):
     wide = pd.DataFrame({"method": ["PCA"], "a < b": [0.5], "c": [0.6], "d": [0.7]})
     tables = [("wide", wide), ("narrow", wide[["method", "c"]])]
     page = written(tmp_path, Section("s", tables=tables, folds=True))
-    assert re.findall(r'<div class="wide ?(.*?)"', page) == ["folds", ""]
+    assert re.findall(r'<div class="wide ?(.*?)"', page)[:2] == ["folds", ""]
     assert re.findall(r'data-name="(.*?)">(.*?)</td>', page)[:3] == [
         ("method", "PCA"), ("a &lt; b", "0.500"), ("c", "0.600")
     ]  # fmt: skip
     scrolls = written(tmp_path, Section("s", tables=tables))
-    assert re.findall(r'<div class="wide ?(.*?)"', scrolls) == ["pinned", ""]
+    assert re.findall(r'<div class="wide ?(.*?)"', scrolls)[:2] == ["pinned", ""]
     assert "data-name=" not in scrolls
 
 
@@ -108,14 +115,14 @@ def test_figures_are_inside_the_page_and_nothing_is_fetched(tmp_path):
     (source, caption) = re.search(r'<img src="data:image/png;base64,(.*?)" alt="(.*?)">', page).groups()
     assert base64.b64decode(source) == PNG
     assert caption == "The &#34;map&#34;"
-    assert not re.search(r"https?://|<script|<link|url\(", page)
+    assert not re.search(r"https?://|<script src|<link|url\(", page)
 
 
 def test_a_verdict_stands_on_top_with_its_numbers_and_the_tables_can_be_sorted(tmp_path):
     number = KeyNumber("F1 <", "0.9", "0.8 without")
     lead = Verdict("caution", "Look & see", ("Why.", "Why more."), (number,))
     section = Section("s", points=["first <point>"], tables=[("t", pd.DataFrame({"a": range(101)}))])
-    write_report(tmp_path / "report.html", "Islets", [section], lead)
+    write_report(tmp_path / "report.html", "Islets", [section], lead, Provenance())
     page = (tmp_path / "report.html").read_text(encoding="utf8")
     verdict = re.search(r'<div class="verdict caution">(.*?)</div>', page, re.S)[1]
     assert verdict.split("\n") == ["", "<strong>Look &amp; see</strong>", "Why. Why more.", ""]

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from scdmc.files import atomic_path
-from scdmc.reports.page import Bold, Section, write_report
+from scdmc.reports.page import Bold, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import ScoreTable, markdown, score_texts, write_csv
 from scdmc.studies.paper.data import PaperFile
 from scdmc.studies.paper.options import ANNOTATION, DEFAULT, METRICS, PUBLISHED_SETTING
@@ -101,7 +102,12 @@ def beside_others(table: ScoreTable, task: str, dataset: str) -> pd.DataFrame:
 
 
 def write_paper_tables(
-    folder: Path, rows: PaperRows, tasks: Mapping[str, Sequence[str]], files: Mapping[str, PaperFile], is_tiny: bool
+    folder: Path,
+    rows: PaperRows,
+    tasks: Mapping[str, Sequence[str]],
+    files: Mapping[str, PaperFile],
+    is_tiny: bool,
+    made: Provenance,
 ) -> dict[str, list[ScoreTable]]:
     """Write ``TASK.csv``, ``TASK.md`` and ``TASK.html`` of each task that has rows.
 
@@ -117,6 +123,8 @@ def write_paper_tables(
         The data sets that were opened, for the pages.
     is_tiny
         True if the rows measure nothing; the pages say so.
+    made
+        From what.
 
     Returns
     -------
@@ -140,8 +148,20 @@ def write_paper_tables(
         with atomic_path(folder / f"{task}.md") as temporary:
             temporary.write_text("\n".join(parts) + "\n", encoding="utf8")
         sections.append(Section("Sources of published figures", points=_sources(task)))
-        write_report(folder / f"{task}.html", f"The paper's data: {task}", sections)
+        write_report(folder / f"{task}.html", f"The paper's data: {task}", sections, _verdict(tables, is_tiny), made)
     return written
+
+
+def _verdict(tables: Mapping[str, ScoreTable], is_tiny: bool) -> Verdict:
+    """How many data sets have scores, and what may be read from them."""
+    failures = [note for table in tables.values() for note in table.notes]
+    headline = f"Scores of {len(tables)} of the paper's data sets" if len(tables) > 1 else (
+        f"Scores of one of the paper's data sets: {next(iter(tables))}"
+    )  # fmt: skip
+    if is_tiny:
+        return Verdict("bad", f"{headline}, which mean nothing", ("A tiny run shows only that everything runs.",))
+    means = "Methods within one standard deviation of the best are bold: they are level."
+    return Verdict("caution" if failures else "good", headline, (means, *failures))
 
 
 def _long(tables: Mapping[str, ScoreTable]) -> pd.DataFrame:

@@ -1,0 +1,146 @@
+"""How a page was made: command, version, date, seed, inputs, model, time taken.
+
+Source: docs/reliability.md, "The same bytes".
+"""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from scdmc.errors import ScDMCError
+from scdmc.files import known_sha256, without_folders
+from scdmc.version import __version__
+
+# Larger ones take seconds to read once more.
+MOST_HASHED_BYTES = 2**30
+
+
+MOST_FILES_OF_FOLDER = 20
+
+
+# A page that is made with this variable set is the same each time (reproducible-builds.org).
+DATE_VARIABLE = "SOURCE_DATE_EPOCH"
+
+
+FOLDERS_OF_SCRIPTS = ("prepare", "tokenizer", "pretrain", "downstream_tasks", "benchmarks")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a page was made from.
+
+    Attributes
+    ----------
+    inputs
+        Files and folders that were read.
+    model
+        Name of the model; "" for none.
+    seed
+        Of all that is drawn by chance; None where nothing is.
+    began
+        When the work began, as ``time.time()`` gives it; None if that is not known.
+    settings
+        More that a reader may ask for: name -> value.
+    """
+
+    inputs: tuple[Path, ...] = ()
+    model: str = ""
+    seed: int | None = None
+    began: float | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def date_text() -> str:
+    """The time now, or that of ``SOURCE_DATE_EPOCH``, to the minute.
+
+    Raises
+    ------
+    ScDMCError
+        If the variable is set, but is no number of seconds.
+    """
+    fixed = os.environ.get(DATE_VARIABLE)
+    try:
+        now = datetime.fromtimestamp(time.time() if fixed is None else int(fixed), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ScDMCError(f"{DATE_VARIABLE}={fixed}: give a number of seconds since 1970, or unset it") from None
+    return f"{now:%Y-%m-%d %H:%M} UTC"
+
+
+def command_text() -> str:
+    """The command that runs, without folders of this machine; that of a notebook is not known."""
+    program, *words = sys.argv or [""]
+    script = Path(program)
+    if program.startswith("scdmc "):
+        shown = program.split(" ")
+    elif script.suffix == ".py" and script.absolute().parent.name in FOLDERS_OF_SCRIPTS:
+        shown = ["python", f"{script.absolute().parent.name}/{script.name}"]
+    else:
+        return "called from Python"
+    return shlex.join([*shown, *map(without_folders, words)])
+
+
+def size_text(n_bytes: int) -> str:
+    """A size as people read it."""
+    size, unit = float(n_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{n_bytes:,} bytes" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+def time_text(seconds: float) -> str:
+    """A time as people read it."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
+
+
+def facts_of(made: Provenance) -> dict[str, str]:
+    """Name -> text of all but the inputs, in the order of the page."""
+    facts = {"command": command_text(), "scDMC": __version__, "date": date_text()}
+    if made.seed is not None:
+        facts["seed"] = str(made.seed)
+    if made.model:
+        facts["model"] = made.model
+    # It differs from run to run.
+    if made.began is not None and DATE_VARIABLE not in os.environ:
+        facts["time taken"] = time_text(max(time.time() - made.began, 0))
+    return facts | {str(name): str(value) for name, value in made.settings.items()}
+
+
+def table_of_inputs(made: Provenance) -> pd.DataFrame:
+    """Columns input, size, sha256: one row for each file, and for a folder one more than for its first files."""
+    rows = [row for path in made.inputs for row in _rows_of(Path(path))]
+    return pd.DataFrame(rows, columns=["input", "size", "sha256"])
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, str, str]]:
+    if not path.is_dir():
+        yield _row_of_file(path, path.name)
+        return
+    name = f"{path.absolute().name}/"
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    shown = files[:MOST_FILES_OF_FOLDER]
+    total = sum(file.stat().st_size for file in files)
+    left = f"of its first {len(shown)} files below" if len(shown) < len(files) else "of each file below"
+    yield name, f"{size_text(total)} in {len(files):,} files", left if files else "–"
+    for file in shown:
+        yield _row_of_file(file, name + file.relative_to(path).as_posix())
+
+
+def _row_of_file(path: Path, name: str) -> tuple[str, str, str]:
+    if not path.is_file():
+        return name, "–", "not there any more"
+    size = path.stat().st_size
+    digest = known_sha256(path) if size <= MOST_HASHED_BYTES else "not computed: the file is larger than 1 GB"
+    return name, size_text(size), digest
