@@ -216,6 +216,7 @@ def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
     from scdmc.cells.viewers import ForViewers
     from scdmc.model.folder import open_model_directory
+    from scdmc.reports.provenance import Provenance
 
     counts = count_options(arguments)
     options = AnnotationOptions(
@@ -228,7 +229,7 @@ def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
     annotator = make_annotator(arguments, model_directory)
-    viewers = ForViewers(model_directory.path.name, options.seed, wanted_map(arguments))
+    viewers = ForViewers(Provenance((), model_directory.path.name, options.seed), wanted_map(arguments))
     paths = (arguments.data_path, arguments.output_file)
     results = annotate_file(*paths, model_directory, annotator, options, counts, viewers)
     return summary_lines(results, options.min_probability)

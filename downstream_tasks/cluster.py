@@ -26,6 +26,7 @@ from scdmc.errors import ScDMCError
 from scdmc.result_folders import keep_results, result_folder
 
 if TYPE_CHECKING:
+    from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import ModelDirectory
 
 EXAMPLES = (
@@ -91,6 +92,18 @@ def require_usable_model(model_directory: "ModelDirectory", arguments: argparse.
         )
 
 
+def usable_model(arguments: argparse.Namespace) -> "tuple[ModelDirectory, ScDMCModel]":
+    """The folder, and the encoder where it runs, of a model that may cluster (:func:`require_usable_model`)."""
+    from scdmc.model.devices import place_model
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model
+
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    require_usable_model(model_directory, arguments)
+    return model_directory, place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
@@ -114,20 +127,14 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.viewers import ForViewers
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
-    from scdmc.model.devices import place_model
     from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
-    from scdmc.model.encoder import ScDMCModel
-    from scdmc.model.folder import open_model_directory
-    from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
     from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, [arguments.data_path])
     results.require_own_names(own.names)
     require_room_for_results(arguments.data_path, arguments.output_dir)
-    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    require_usable_model(model_directory, arguments)
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    model_directory, encoder = usable_model(arguments)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], counts)
     labels = type_labels(cells.obs[label_key])[0] if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
@@ -153,14 +160,14 @@ def main(argv: list[str] | None = None) -> int:
 
     obs = {"scDMC_cluster": ours.clusters.astype(object)}
     obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
-    viewers = ForViewers(model_directory.path.name, options.seed, columns=(label_key,) if label_key else ())
+    made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
+    viewers = ForViewers(made, columns=(label_key,) if label_key else ())
     with result_folder(output_dir) as folder:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
         write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm, viewers)
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
         write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0

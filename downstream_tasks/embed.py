@@ -1,6 +1,7 @@
 """Write cell embeddings of a pre-trained or fine-tuned model into obsm['X_scDMC'] of an .h5ad; no label is used."""
 
 import argparse
+import time
 
 from scdmc.annotation.options import OUTPUT_SUFFIXES
 from scdmc.cli.arguments import (
@@ -46,7 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Embed all cells, block by block."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
     require_task_inputs(arguments)
 
@@ -57,10 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
+    from scdmc.reports.provenance import Provenance
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     choice = embedding_choice(model_directory.config, **embedding_options(arguments))
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    made = Provenance((arguments.data_path,), model_directory.path.name, arguments.seed, began)
     shape = embed_file(
         arguments.data_path,
         arguments.output_file,
@@ -68,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         encoder,
         counts,
         choice,
-        ForViewers(model_directory.path.name, arguments.seed, wanted_map(arguments)),
+        ForViewers(made, wanted_map(arguments)),
     )
     print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file}")
     return 0

@@ -204,7 +204,9 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.cells.own_embeddings import require_own_embeddings
     from scdmc.cells.results import write_annotated
+    from scdmc.cells.viewers import ForViewers
     from scdmc.integration.data import read_integration_data
+    from scdmc.integration.maps import cell_maps, map_for_viewers
     from scdmc.integration.results import draw_integration_results, draw_study, write_page
     from scdmc.integration.study import require_runnable, run_benchmark
     from scdmc.integration.tables import printed_scores, write_integration_tables, write_study_tables
@@ -228,21 +230,27 @@ def main(argv: list[str] | None = None) -> int:
     for data in data_sets:
         require_runnable(data, model_directory, options)
 
+    made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)
     with result_folder(output_dir) as folder:
         folders = {data.name: folder / data.name if len(paths) > 1 else folder for data in data_sets}
-        benchmarks = {}
+        benchmarks, maps = {}, {}
+        viewers = ForViewers(made, columns=tuple(filter(None, keys)))
         for path, data in zip(paths, data_sets, strict=True):
             benchmark = benchmarks[data.name] = run_benchmark(data, model_directory, place, options)
             write_integration_tables(folders[data.name], benchmark, data.name)
             new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
-            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=new)
+            maps[data.name] = cell_maps(data, benchmark)
+            new |= map_for_viewers(data, maps[data.name])
+            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=new, viewers=viewers)
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
-        sections = [draw_integration_results(folders[data.name], data, benchmarks[data.name]) for data in data_sets]
+        sections = [
+            draw_integration_results(folders[data.name], data, benchmarks[data.name], maps[data.name])
+            for data in data_sets
+        ]
         if study:
             sections.insert(0, draw_study(folder, study))
-        made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)
         write_page(folder, sections, benchmarks, made)
     print(f"wrote {output_dir}")
     return int(any(benchmark.failures for benchmark in benchmarks.values()))

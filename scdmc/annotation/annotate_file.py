@@ -440,7 +440,7 @@ def _add_for_viewers(file: h5py.File, embeddings: h5py.Dataset, viewers: ForView
     if wants_map(viewers.has_map, len(embeddings)):
         map_key, states = key_of_map(file), embeddings[:]
         is_embedded = np.isfinite(states).all(axis=1)
-        new_obsm(file, map_key, (len(states), 2))[:] = map_of_cells(states, is_embedded, viewers.seed)
+        new_obsm(file, map_key, (len(states), 2))[:] = map_of_cells(states, is_embedded, viewers.made.seed)
     add_for_viewers(file, viewers, ours, map_key)
 
 

@@ -203,7 +203,8 @@ def annotate(
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
-    add_results(adata, _rows(cells), columns, {EMBEDDING_KEY: embeddings}, ForViewers(model_directory.path.name))
+    made = Provenance((), model_directory.path.name)
+    add_results(adata, _rows(cells), columns, {EMBEDDING_KEY: embeddings}, ForViewers(made))
     return adata
 
 
@@ -238,7 +239,8 @@ def embed(
     cells = tokenize(adata, model=model_directory, **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
     embedding = cell_embeddings(encoder, cells, stream, pooling, layer=layer)
-    add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: embedding}, ForViewers(model_directory.path.name))
+    made = Provenance((), model_directory.path.name)
+    add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: embedding}, ForViewers(made))
     return adata
 
 

@@ -5,9 +5,8 @@ categories for labels. Nothing of the user's is replaced: a map that is there st
 """
 
 import logging
-import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import h5py
@@ -16,8 +15,8 @@ import pandas as pd
 
 from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.options import MOST_CELLS_OF_MAP
-from scdmc.locks import command_of_run
 from scdmc.reports.figures import GREY, group_colours
+from scdmc.reports.provenance import Provenance, command_text
 from scdmc.version import __version__
 
 if TYPE_CHECKING:
@@ -36,27 +35,25 @@ class ForViewers:
 
     Attributes
     ----------
-    model, seed
-        Names of what made the results; they stand in ``uns['scdmc']``.
+    made
+        What made the results: model, seed, version and command stand in ``uns['scdmc']``.
     has_map
         True for ``obsm['X_umap']``, False for none, None for a map of at most 100,000 cells.
     columns
         Columns of the user's obs that get colours, where they have none.
     """
 
-    model: str = ""
-    seed: int | None = None
+    made: Provenance = field(default_factory=Provenance)
     has_map: bool | None = False
     columns: tuple[str, ...] = ()
 
-    def made(self, map_key: str | None) -> dict[str, str]:
+    def facts(self, map_key: str | None) -> dict[str, str]:
         """The texts of ``uns['scdmc']``; ``map`` is which key of obsm is ours."""
-        words = command_of_run()
         return {
-            "model": self.model,
+            "model": self.made.model,
             "version": __version__,
-            "command": shlex.join(words) if words else "called from Python",
-            "seed": "" if self.seed is None else str(self.seed),
+            "command": command_text(),
+            "seed": "" if self.made.seed is None else str(self.made.seed),
             "map": map_key or "",
         }
 
@@ -138,7 +135,7 @@ def add_for_viewers(file: h5py.File, viewers: ForViewers, ours: Iterable[str], m
         labels = file["obs"].get(column)
         if isinstance(labels, h5py.Group) and "categories" in labels:
             _replace(uns, f"{column}_colors", colours_of(anndata.io.read_elem(labels)))
-    _replace(uns, MADE_KEY, viewers.made(map_key))
+    _replace(uns, MADE_KEY, viewers.facts(map_key))
 
 
 def add_to_adata(
@@ -148,7 +145,7 @@ def add_to_adata(
     for column in _coloured(ours, viewers.columns, adata.uns):
         if column in adata.obs and isinstance(adata.obs[column].dtype, pd.CategoricalDtype):
             adata.uns[f"{column}_colors"] = colours_of(adata.obs[column].array)
-    adata.uns[MADE_KEY] = viewers.made(map_key)
+    adata.uns[MADE_KEY] = viewers.facts(map_key)
 
 
 def key_of_map_in(adata: "anndata.AnnData") -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.scores import SUMMARY
 from scdmc.file_names import file_name_of
 from scdmc.integration.data import IntegrationData
@@ -47,7 +46,9 @@ HOW_TO_READ = (
 OF_ALL = "All data sets"
 
 
-def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
+def draw_integration_results(
+    folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]
+) -> Section:
     """Draw the figures of one data set; maps of cells are those of the first seed.
 
     Parameters
@@ -58,6 +59,8 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
         The cells.
     benchmark
         What was compared.
+    maps
+        From :func:`scdmc.integration.maps.cell_maps`.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
     if len(curves):
         figures.append(("NMI at every resolution; the points are the highest", _draw_curves(folder, curves, data.name)))
     shown = " and ".join(key for key in reversed(data.keys) if key)
-    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark)))
+    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark, maps)))
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
@@ -144,19 +147,17 @@ def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
     )
 
 
-def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Path:
+def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]) -> Path:
     """One figure for each method and one with all; returns the latter."""
     batch_key, label_key = data.keys
     run, shown = benchmark.runs[0], data.shown
     colourings = {label_key: data.labels[shown]} if data.has_labels else {}
     colourings[batch_key] = data.batch[shown]
-    maps = {}
     for row in benchmark.rows:
-        if row.name not in run.results:
+        if row.name not in maps:
             continue
-        result = run.results[row.name]
-        maps[row.name] = umap_coordinates(run.embeddings[row.name][shown], result.graph, run.seed)
-        figure = umap_figure(maps[row.name], colourings, _title(row.name, result.scores), run.seed)
+        title = _title(row.name, run.results[row.name].scores)
+        figure = umap_figure(maps[row.name], colourings, title, run.seed)
         save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
     figure = umap_grid_figure(maps, colourings, f"UMAP of {shown.sum():,} cells of {data.name}", run.seed)
     return save_figure(figure, folder / "umap_grid")

@@ -88,7 +88,8 @@ def annotate_by_reference(
         new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
     fine_tuner = FineTuner(model_directory, encoder_of(model), options.seed)
     cells, fitted = label_new_cells(new, reference, labels, fine_tuner, tokenizer, options)
-    viewers = ForViewers(model_directory.path.name, options.seed)
+    made = Provenance((data_path, reference_path), model_directory.path.name, options.seed, began)
+    viewers = ForViewers(made)
     if output.folder is None:
         _write_file(output.file, data_path, new, cells, viewers)
         return summary_lines(cells, cells.recommended_familiarity)
@@ -99,8 +100,7 @@ def annotate_by_reference(
         write_score_tables(folder, cells)
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
         keep_results(folder)
-        inputs = (data_path, reference_path)
-        write_new_cells_page(folder, cells, Provenance(inputs, model_directory.path.name, options.seed, began))
+        write_new_cells_page(folder, cells, made)
     return summary_lines(cells, cells.recommended_familiarity)
 
 
@@ -136,7 +136,7 @@ def annotate_by_folder(
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new = read_cell_counts(counts, GeneKeys.of(counts, tokenizer))
     cells = label_by_fitted(fitted, new, options)
-    viewers = ForViewers(model_directory.path.name, options.seed)
+    viewers = ForViewers(Provenance((data_path,), model_directory.path.name, options.seed))
     if output.folder is None:
         _write_file(output.file, data_path, new, cells, viewers)
     else:

@@ -30,6 +30,7 @@ FLAGS = {
     "--stream": "which streams of a cell are read",
     "--pooling": "how the states of a stream become one vector",
     "--encoder_layer": "whose states become the embedding",
+    "--umap": "whether a map is added for viewers",
     "--max_length": "most tokens of a stream",
     "--n_neighbors": "nearest neighbours that count",
     "--min_cells_per_type": "fewest cells of a type that takes part",
