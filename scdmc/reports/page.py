@@ -283,25 +283,3 @@ def _png_of(path: Path) -> bytes:
 
 
 Figures = list[tuple[str, Path]]  # captions and PNG files
-
-
-def write_verdict_page(
-    output_dir: Path, title: str, verdict: str, sections: Sequence[Section], figures: Sequence[tuple[str, Path]]
-) -> None:
-    """Write ``report.html``.
-
-    Parameters
-    ----------
-    output_dir
-        Where to.
-    title, verdict
-        What was done, and what was found, in plain words.
-    sections
-        Tables and what they mean.
-    figures
-        Captions and PNG files.
-    """
-    headline, _, rest = verdict.partition(". ")
-    lead = Verdict("caution", headline.removesuffix(".") + ".", (rest,) if rest else ())
-    parts = [Section("Figures", figures=list(figures)), *sections]
-    write_report(output_dir / "report.html", title, parts, lead, Provenance())
