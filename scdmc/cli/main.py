@@ -26,6 +26,7 @@ COMMANDS = {
     "tokenize": "tokenizer/tokenizer_combine.py",
     "census": "tokenizer/census.py",
     "pretrain": "pretrain/scDMC_pretrain.py",
+    "watch": "pretrain/watch.py",
     "export": "pretrain/export_model.py",
     "fine-tune": "downstream_tasks/downstream_tasks.py",
     "annotate": "downstream_tasks/annotate.py",
@@ -42,7 +43,7 @@ COMMANDS = {
 
 
 # Subcommand -> the flag that its first word stands for where that is none.
-FIRST_WORDS = {"annotate": "--data_path"}
+FIRST_WORDS = {"annotate": "--data_path", "watch": "--output_dir"}
 
 
 WIDEST_HELP = 100

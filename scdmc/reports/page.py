@@ -125,7 +125,9 @@ class Section:
     folds: bool = False
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict, made: Provenance) -> None:
+def write_report(
+    path: Path, title: str, sections: Sequence[Section], lead: Verdict, made: Provenance, reload: int | None = None
+) -> None:
     """Write a self-contained HTML page; all text is escaped.
 
     The verdict with its numbers stands on top, then contents, then the sections, and how the page was made as the last.
@@ -144,6 +146,8 @@ def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verd
         The finding, and up to three numbers with their baselines.
     made
         From what the page was made.
+    reload
+        Seconds after which a page of work that goes on loads itself anew; None for a page that is final.
 
     Raises
     ------
@@ -155,6 +159,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verd
     page = environment.from_string(_own_file("page.html")).render(
         title=title,
         lead=lead,
+        reload=reload,
         summary=Markup(_summary(title, lead)),
         sections=[_section_for_page(section) for section in (*sections, _section_of(made))],
         css=Markup(_own_file("page.css")),
