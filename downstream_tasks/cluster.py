@@ -79,28 +79,21 @@ def cluster_options(arguments: argparse.Namespace) -> ClusterOptions:
     return ClusterOptions(chosen, arguments.n_neighbors, arguments.oracle, arguments.seed)
 
 
-def require_usable_model(model_directory: "ModelDirectory", arguments: argparse.Namespace) -> None:
-    """Refuse a model that saw labels, or has no such stream, pooling or layer."""
+def load_encoder(arguments: argparse.Namespace) -> tuple["ModelDirectory", "ScDMCModel"]:
+    """The model; refuses one that saw labels, or has no such stream, pooling or layer."""
+    from scdmc.model.devices import place_model
     from scdmc.model.embeddings import embedding_choice
-    from scdmc.model.storage import saw_labels
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model, saw_labels
 
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     embedding_choice(model_directory.config, **embedding_options(arguments))
     if saw_labels(model_directory):
         raise ScDMCError(
             f"{model_directory.path} is a classifier, whose encoder saw labels, and clusters are made without; "
             "give the pre-trained model"
         )
-
-
-def usable_model(arguments: argparse.Namespace) -> "tuple[ModelDirectory, ScDMCModel]":
-    """The folder, and the encoder where it runs, of a model that may cluster (:func:`require_usable_model`)."""
-    from scdmc.model.devices import place_model
-    from scdmc.model.encoder import ScDMCModel
-    from scdmc.model.folder import open_model_directory
-    from scdmc.model.storage import load_model
-
-    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    require_usable_model(model_directory, arguments)
     return model_directory, place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
 
 
@@ -109,8 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
     began, arguments = time.time(), parse_arguments(argv)
     output_dir, label_key, options = arguments.output_dir, arguments.label_key, cluster_options(arguments)
-    counts = count_options_for(arguments, arguments.data_path)
-    own = own_embeddings(arguments)
+    counts, own = count_options_for(arguments, arguments.data_path), own_embeddings(arguments)
     require_task_inputs(arguments)
 
     import pandas as pd
@@ -129,12 +121,14 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.labels import type_labels
     from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reading.label_colours import label_colours
+    from scdmc.reports.colours import one_colour_per_type
     from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, [arguments.data_path])
     results.require_own_names(own.names)
     require_room_for_results(arguments.data_path, arguments.output_dir)
-    model_directory, encoder = usable_model(arguments)
+    model_directory, encoder = load_encoder(arguments)
     cells = read_cells(arguments.data_path, model_directory, [label_key] if label_key else [], counts)
     labels = type_labels(cells.obs[label_key])[0] if label_key else None
     is_labelled = require_types(labels, label_key) if label_key else None
@@ -158,12 +152,13 @@ def main(argv: list[str] | None = None) -> int:
     ours = clusterings[results.METHOD]
     markers = marker_genes(expression, genes, ours.clusters, arguments.markers) if arguments.markers else pd.DataFrame()
 
-    obs = {"scDMC_cluster": ours.clusters.astype(object)}
     obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
     made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
-    viewers = ForViewers(made, columns=(label_key,) if label_key else ())
-    with result_folder(output_dir) as folder:
+    viewers = ForViewers(made, columns=tuple(filter(None, [label_key])))
+    one_colour = one_colour_per_type(labels, label_colours(arguments.data_path, label_key))
+    with one_colour, result_folder(output_dir) as folder:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
+        obs = {"scDMC_cluster": ours.clusters.astype(object)}
         write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm, viewers)
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))

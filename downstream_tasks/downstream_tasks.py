@@ -258,6 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.labels import left_out_text, type_labels
     from scdmc.model.devices import choose_device, place_model, place_model_for_training
     from scdmc.model.folder import open_model_directory
+    from scdmc.reading.label_colours import label_colours
     from scdmc.reports.provenance import Provenance
 
     choose_device(arguments.num_gpus)
@@ -276,6 +277,7 @@ def main(argv: list[str] | None = None) -> int:
         hold_out_type=arguments.hold_out_type,
         labels_of_no_type=left_out_text(left_out),
         command=["python", "-u", "downstream_tasks.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)],
+        colours=label_colours(arguments.data_path, arguments.label_key),
         made=Provenance((arguments.data_path,), model_directory.path.name, arguments.seed, began),
     )
     baseline_data = None

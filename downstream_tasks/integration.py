@@ -203,10 +203,9 @@ def main(argv: list[str] | None = None) -> int:
         require_launch()
 
     from scdmc.cells.own_embeddings import require_own_embeddings
-    from scdmc.cells.results import write_annotated
     from scdmc.cells.viewers import ForViewers
     from scdmc.integration.data import read_integration_data
-    from scdmc.integration.maps import cell_maps, map_for_viewers
+    from scdmc.integration.maps import cell_maps, write_integrated
     from scdmc.integration.results import draw_integration_results, draw_study, write_page
     from scdmc.integration.study import require_runnable, run_benchmark
     from scdmc.integration.tables import printed_scores, write_integration_tables, write_study_tables
@@ -215,6 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.reading.h5ad import require_room_for_results
+    from scdmc.reading.label_colours import label_colours
+    from scdmc.reports.colours import one_colour_per_type
     from scdmc.reports.provenance import Provenance
 
     require_own_embeddings(own, paths)
@@ -238,17 +239,17 @@ def main(argv: list[str] | None = None) -> int:
         for path, data in zip(paths, data_sets, strict=True):
             benchmark = benchmarks[data.name] = run_benchmark(data, model_directory, place, options)
             write_integration_tables(folders[data.name], benchmark, data.name)
-            new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
             maps[data.name] = cell_maps(data, benchmark)
-            new |= map_for_viewers(data, maps[data.name])
-            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=new, viewers=viewers)
+            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
+                write_integrated(folders[data.name], path, data, benchmark, (maps[data.name], viewers))
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
-        sections = [
-            draw_integration_results(folders[data.name], data, benchmarks[data.name], maps[data.name])
-            for data in data_sets
-        ]
+        sections = []
+        for path, data in zip(paths, data_sets, strict=True):
+            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
+                drawn = (data, benchmarks[data.name], maps[data.name])
+                sections.append(draw_integration_results(folders[data.name], *drawn))
         if study:
             sections.insert(0, draw_study(folder, study))
         write_page(folder, sections, benchmarks, made)

@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from sklearn.metrics import confusion_matrix
 
-from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, series_colour, shortened
+from scdmc.reports.colours import series_colour
+from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, shortened
 
 
 def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str) -> Figure:
@@ -94,8 +95,37 @@ def per_class_figure(per_class: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
+LEAST_CELLS_OF_POINT = 20
+
+
+def _without_small_bins(table: pd.DataFrame) -> pd.DataFrame:
+    """Neighbouring bins together until each has enough cells for a share that means something; the last joins in."""
+    points: list[dict[str, float]] = []
+    for row in table.to_dict("records"):
+        if points and points[-1]["cells"] < LEAST_CELLS_OF_POINT:
+            points[-1] = _together(points[-1], row)
+        else:
+            points.append(row)
+    if len(points) > 1 and points[-1]["cells"] < LEAST_CELLS_OF_POINT:
+        last = points.pop()
+        points[-1] = _together(points[-1], last)
+    return pd.DataFrame(points, columns=table.columns)
+
+
+def _together(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    cells = first["cells"] + second["cells"]
+    means = {
+        name: (first[name] * first["cells"] + second[name] * second["cells"]) / cells
+        for name in ("confidence", "accuracy")
+    }
+    return {**means, "cells": cells}
+
+
 def reliability_figure(table: pd.DataFrame, title: str) -> Figure:
     """Draw accuracy against confidence, with the diagonal of perfect calibration, above the number of cells.
+
+    Neighbouring bins of fewer than 20 cells are one point: one cell of two makes a cliff that means nothing. Bars are
+    95% intervals (Wilson).
 
     Parameters
     ----------
@@ -107,10 +137,14 @@ def reliability_figure(table: pd.DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(PANEL_INCHES, PANEL_INCHES + 1.2), layout="constrained")
     curve, cells = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     curve.plot([0, 1], [0, 1], color="#555555", linewidth=0.8, linestyle="--", label="perfect calibration")
-    curve.plot(table["confidence"], table["accuracy"], marker="o", ms=4, color=PALETTE[0], label="test cells")
+    points = _without_small_bins(table)
+    low, high = proportion_interval(points["accuracy"].to_numpy(), points["cells"].to_numpy())
+    curve.vlines(points["confidence"], low, high, color=PALETTE[0], linewidth=1)
+    curve.plot(points["confidence"], points["accuracy"], marker="o", ms=4, color=PALETTE[0], label="cells")
     curve.set(xlim=(0, 1.02), ylim=(0, 1.02))
     curve.set_ylabel("accuracy (share of cells)", fontsize=8)
-    curve.legend(fontsize=7, frameon=False, loc="upper left")
+    # The curve of a good classifier lies in the upper right.
+    curve.legend(fontsize=7, frameon=False, loc="upper left" if points["confidence"].min() > 0.4 else "lower right")
     cells.bar(table["confidence"], table["cells"], width=0.03, color=PALETTE[8])
     cells.set_yscale("log")
     cells.yaxis.set_major_formatter("{x:,.0f}")
@@ -122,6 +156,14 @@ def reliability_figure(table: pd.DataFrame, title: str) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def proportion_interval(share: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the 95% interval of a share of some cells (Wilson 1927); both of shape (n_shares,)."""
+    z = 1.96
+    middle = (share + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
+    return middle - half, middle + half
 
 
 def learning_curve_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:

@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, shortened
+from scdmc.reports.colours import UNKNOWN_GREY
+from scdmc.reports.figures import MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, shortened
 
 MOST_TYPES_WITH_MARKERS, MOST_MARKER_ROWS, MOST_MARKERS_OF_TYPE = 20, 45, 5
 
@@ -40,8 +41,8 @@ def value_map_figure(coordinates: np.ndarray, values: Mapping[str, np.ndarray], 
         )  # fmt: skip
         axes.set(xticks=[], yticks=[], box_aspect=1)
         axes.set_title(shortened(name), fontsize=8)
-        axes.set_xlabel("UMAP 1 (no unit)", fontsize=7)
-        axes.set_ylabel("UMAP 2 (no unit)", fontsize=7)
+        axes.set_xlabel("UMAP 1", fontsize=7)
+        axes.set_ylabel("UMAP 2", fontsize=7)
         bar = figure.colorbar(drawn, ax=axes, shrink=0.7)
         bar.ax.tick_params(labelsize=7)
         bar.ax.yaxis.set_major_formatter("{x:.0%}")
@@ -64,7 +65,7 @@ def composition_figure(types: pd.DataFrame, colours: Mapping[str, str], title: s
     height = np.arange(len(shown))
     figure = Figure(figsize=(PANEL_INCHES + 1.8, 1.2 + 0.2 * max(len(shown), 1)), layout="constrained")
     axes = figure.subplots()
-    axes.barh(height, 100 * shown["share"], height=0.7, color=[colours.get(name, GREY) for name in shown.index])
+    axes.barh(height, 100 * shown["share"], height=0.7, color=[colours.get(name, UNKNOWN_GREY) for name in shown.index])
     axes.plot(100 * shown["reference_share"], height, ls="", marker="|", ms=10, mew=2, color="black")
     names = [f"{shortened(name)} ({cells:,})" for name, cells in shown["cells"].items()]
     axes.set_yticks(height, names, fontsize=7)

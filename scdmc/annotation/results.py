@@ -25,7 +25,7 @@ from scdmc.cells.scores import (
     write_metrics,
 )
 from scdmc.cells.splits import PARTS, write_split
-from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.figures import save_figure, shortened, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv
@@ -256,8 +256,8 @@ def _write_figures(
         "reliability": reliability_figure(
             reliability_table(confidence, is_right), f"Confidence is {gap:.1%} away from accuracy, on average"
         ),
-        "per_class": per_class_figure(per_class, "Scores of each type on the test cells"),
-        "loss_curves": loss_curve_figure(pd.DataFrame(best.history), "Fine-tuning"),
+        "per_class": per_class_figure(per_class, worst_type_text(per_class)),
+        "loss_curves": loss_curve_figure(pd.DataFrame(best.history), f"The best epoch is {best.best_epoch_text}"),
     }
     if len(best.test_embeddings) >= FEWEST_CELLS_OF_MAP:
         drawn["umap"] = _map_of_cells(best)
@@ -269,6 +269,12 @@ def _write_figures(
         "umap": "Test cells as the classifier sees them (UMAP), by true and by predicted type",
     }
     return {name: (captions[name], save_figure(figure, folder / name)) for name, figure in drawn.items()}
+
+
+def worst_type_text(per_class: pd.DataFrame) -> str:
+    """The finding of the scores of each type."""
+    worst = per_class.loc[per_class["f1"].fillna(0).idxmin()]
+    return f"The lowest F1 of a type is {worst['f1']:.2f}, that of {shortened(worst['class'])}"
 
 
 def _map_of_cells(run: FineTunedRun) -> Figure:
@@ -283,8 +289,9 @@ def _map_of_cells(run: FineTunedRun) -> Figure:
     coordinates = umap_coordinates(embeddings, graph, run.plan.seed)
     torch.set_num_threads(n_threads)
     colourings = {"true type": test["label"].to_numpy(), "predicted type": test["predicted"].to_numpy()}
-    title = f"{len(test):,} test cells as the classifier sees them"
-    return umap_figure(coordinates, colourings, title, same_colours=True)
+    wrong = (test["label"] != test["predicted"]).to_numpy()
+    title = f"{wrong.sum():,} of {len(test):,} test cells as the classifier sees them have a wrong label (rings)"
+    return umap_figure(coordinates, colourings, title, same_colours=True, wrong=wrong)
 
 
 def _sections(

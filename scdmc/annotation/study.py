@@ -39,6 +39,7 @@ from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.storage import load_model, model_card
 from scdmc.reading.options import CountOptions
+from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results
 from scdmc.tokens.tokenized_cells import TokenizedCells
@@ -70,6 +71,8 @@ class FineTuningTask:
         Words of the command, for the model card.
     made
         From what, for the pages.
+    colours
+        Type -> colour that the file gives it.
     """
 
     model_directory: ModelDirectory
@@ -82,6 +85,7 @@ class FineTuningTask:
     labels_of_no_type: str = "none"
     command: Sequence[str] = ()
     made: Provenance = field(default_factory=Provenance)
+    colours: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,9 @@ def run_study(
             runs = with_best_model_only(runs)
     saved.append(save_runs(output_dir, task, runs, methods))
     keep_results(output_dir)
-    for each in saved:
-        draw_fine_tuning_results(each.folder, each.runs, each.tables, task.hold_out_type, each.facts, task.made)
+    with one_colour_per_type(task.labels, task.colours):
+        for each in saved:
+            draw_fine_tuning_results(each.folder, each.runs, each.tables, task.hold_out_type, each.facts, task.made)
     return saved[-1].tables.scores
 
 

@@ -76,7 +76,8 @@ def write_cluster_page(
         colourings = {f"{len(set(clustering.clusters))} Leiden clusters": shown}
         if label_key:
             colourings[label_key] = labels
-        title = f"UMAP of {len(clustering.clusters):,} cells: {name}"
+        stability = f"stability {clustering.stability.ari:.2f}"
+        title = f"{name}: {len(set(clustering.clusters))} clusters of {len(clustering.clusters):,} cells, {stability}"
         figure = umap_figure(clustering.coordinates, colourings, title, made.seed)
         figures.append((title, save_figure(figure, output_dir / clustering.file_stem)))
     table = sizes.assign(stability=sizes["cluster"].map(first.stability.of_cluster))

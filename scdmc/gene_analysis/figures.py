@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, series_colour, shortened
+from scdmc.reports.colours import series_colour
+from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, shortened
 
 MOST_BAR_PANELS = 12
 

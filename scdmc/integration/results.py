@@ -68,7 +68,7 @@ def draw_integration_results(
     """
     tables = score_tables(benchmark)
     figures = [
-        (table.title, _draw_scores(folder, protocol, table, f"{data.name}: {table.title}"))
+        (table.title, _draw_scores(folder, protocol, table, f"{data.name}: {_finding(table)}"))
         for protocol, table in tables.items()
     ]
     curves = curve_table(benchmark)
@@ -141,10 +141,11 @@ def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
     by_method = curves.groupby("method", sort=False)
     means = {method: part.groupby("resolution")["NMI"].mean() for method, part in by_method}
     chosen = {method: curve.idxmax() for method, curve in means.items()}
-    labels = ("resolution of Leiden (no unit)", "NMI with the labels, mean of the seeds")
-    return save_figure(
-        curves_figure(means, chosen, f"{name}: clusters at every resolution", labels), folder / "resolution"
-    )
+    labels = ("resolution of Leiden", "NMI with the labels, mean of the seeds")
+    highest = {method: curve.max() for method, curve in means.items()}
+    best = max(highest, key=highest.get)
+    title = f"{name}: {best} has the highest NMI, {highest[best]:.2f}"
+    return save_figure(curves_figure(means, chosen, title, labels), folder / "resolution")
 
 
 def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]) -> Path:
@@ -159,7 +160,9 @@ def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark, maps: 
         title = _title(row.name, run.results[row.name].scores)
         figure = umap_figure(maps[row.name], colourings, title, run.seed)
         save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
-    figure = umap_grid_figure(maps, colourings, f"UMAP of {shown.sum():,} cells of {data.name}", run.seed)
+    best = _best_rows(benchmark)
+    finding = f"{data.name}: {best} keeps types apart and mixes batches best" if best else f"{data.name} by each method"
+    figure = umap_grid_figure(maps, colourings, f"{finding} ({shown.sum():,} cells)", run.seed)
     return save_figure(figure, folder / "umap_grid")
 
 
@@ -168,6 +171,23 @@ def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     if of:
         return f"{name}: biology {of['AvgBIO']:.2f}, batches {of['AvgBATCH']:.2f}"
     return f"{name}: {scores[LABEL_FREE]['neighbours_kept']:.0%} of the neighbours kept"
+
+
+def _finding(table: ScoreTable) -> str:
+    """Who is best, in a title."""
+    if "overall" not in table.means:
+        return table.title
+    best = best_method(table)
+    if best is None:
+        return f"no method tells the types apart ({table.title})"
+    return f"{best} is best, overall {table.means.loc[best, 'overall']:.2f} ({table.title})"
+
+
+def _best_rows(benchmark: Benchmark) -> str:
+    """The best method by the scores of the page's verdict; "" without labels."""
+    tables = score_tables(benchmark)
+    table = tables.get(SCIB) or tables.get(PUBLISHED)
+    return (best_method(table) if table is not None else None) or ""
 
 
 def _text(data: IntegrationData, benchmark: Benchmark, tables: Mapping[str, ScoreTable]) -> str:

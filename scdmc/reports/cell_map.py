@@ -11,7 +11,8 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
 from scdmc.labels import is_missing
-from scdmc.reports.figures import GREY, group_colours
+from scdmc.reports.colours import UNKNOWN_GREY
+from scdmc.reports.figures import group_colours
 from scdmc.reports.page import InteractiveMap, json_for_html
 
 MOST_CELLS = 100_000
@@ -85,7 +86,7 @@ def interactive_map(cells: MappedCells, caption: str, figure: Path, seed: int = 
             {"name": name, "cells": _packed(_levels(value[rows]), "u1")} for name, value in cells.values.items()
         ],
         "names": [name[:LONGEST_NAME_TO_HOVER] for name in (*names, cells.unknown)],
-        "colours": [*(colours.get(name, GREY) for name in names), GREY],
+        "colours": [*(colours.get(name, UNKNOWN_GREY) for name in names), UNKNOWN_GREY],
         "counts": counts.tolist(),
         "order": [int(code) for code in np.argsort(-counts, kind="stable") if counts[code]],
         "unknown": len(names),

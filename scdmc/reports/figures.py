@@ -6,14 +6,12 @@ figure shows a bounded number of them and says so.
 """
 
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -23,6 +21,8 @@ from matplotlib.text import Text
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
 from scdmc.labels import is_missing
+from scdmc.reports.colours import UNKNOWN_GREY, colours_of, in_natural_order
+from scdmc.reports.map_names import LETTERS_ON_MAP, plain_text, write_names
 
 DOTS_PER_INCH = 200
 
@@ -30,7 +30,7 @@ DOTS_PER_INCH = 200
 PANEL_INCHES = 3.4
 
 
-MOST_CATEGORIES = 20
+MOST_CATEGORIES = 30
 
 
 MOST_NAMES = 40  # along an axis
@@ -51,7 +51,8 @@ MOST_INCHES, MOST_PIXELS = 36, 7200
 SMALLEST_SPAN = 0.15  # of the axis of a score, in a figure of trends
 
 
-# Ten colours chosen for colour-blind readers (Petroff 2021, arXiv:2107.02270), brown and the greys last.
+# Ten colours of bars and lines, chosen for colour-blind readers (Petroff 2021, arXiv:2107.02270), brown and the greys
+# last. Groups of cells have those of scdmc.reports.colours.
 PALETTE = (
     "#3f90da",
     "#ffa90e",
@@ -64,18 +65,6 @@ PALETTE = (
     "#717581",
     "#94a4a2",
 )
-
-
-# Twenty more for many groups: each as far as could be from all before it (distance in OKLab, to normal and to
-# colour-blind eyes), with a contrast of at least 3 to white and 2.5 to the dark ground of a page.
-MORE_COLOURS = (
-    "#ff3ce1", "#004bff", "#a55aff", "#3c692d", "#ff1e69", "#c35aa5", "#5a9600", "#c300c3", "#0fa587", "#006996",
-    "#874b78", "#695ae1", "#9687c3", "#b41e69", "#87782d", "#2d875a", "#8787ff", "#a500ff", "#0087a5", "#e16987",
-)  # fmt: skip
-
-
-# No palette keeps more colours than this apart for every reader: beyond it, numbers on the points name the groups.
-NUMBERED_FROM = 7
 
 
 GREY = "#d0d0d0"
@@ -117,13 +106,9 @@ def save_figure(figure: Figure, path_stem: Path) -> Path:
     figure.set_size_inches(inches)
     dots_per_inch = min(DOTS_PER_INCH, MOST_PIXELS / inches.max())
     for text in figure.findobj(Text):
-        text.set_parse_math(False)
         text.set_text(_bounded(text.get_text()))
-    # Type 42 keeps text in the PDF as text; without a date two runs give the same file. Labels of ticks are made anew
-    # while a figure is drawn, so they need the setting, too.
-    settings = {"pdf.fonttype": 42, "text.parse_math": False}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # emoji become boxes
+    # Type 42 keeps text in the PDF as text; without a date two runs give the same file.
+    with matplotlib.rc_context({"pdf.fonttype": 42}), plain_text(figure):
         for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
             # Not with_suffix: "leiden_0.2" is a stem, too.
             with atomic_path(path_stem.with_name(path_stem.name + suffix)) as temporary:
@@ -148,11 +133,12 @@ def umap_figure(
     title: str,
     seed: int = 42,
     same_colours: bool = False,
+    wrong: np.ndarray | None = None,
 ) -> Figure:
     """Draw the same points once for each colouring, side by side.
 
-    From seven groups on, numbers on the points repeat what the colours say. At most 20 groups are drawn apart: the 19
-    largest and "other". Of more than eight colourings the first eight are drawn.
+    Names of groups that lie together stand on the map (:func:`scdmc.reports.map_names.write_names`). At most 30 groups
+    are drawn apart: the 29 largest and "other". Of more than eight colourings the first eight are drawn.
 
     Parameters
     ----------
@@ -165,8 +151,10 @@ def umap_figure(
     seed
         Of the order in which the points are drawn; a fixed order would put one group on top.
     same_colours
-        True if the colourings share their groups (true and predicted types, say): a group then has one colour and
-        number in all panels.
+        True if the colourings share their groups (true and predicted types, say): a group then has one colour in all
+        panels.
+    wrong
+        True for cells to mark by a ring in the last panel, shape (n_cells,); None for none.
 
     Raises
     ------
@@ -193,10 +181,24 @@ def umap_figure(
     legend_rows = max(-(-len(legend) // _legend_columns(legend)) for legend in legends.values())
     figure = Figure(figsize=(PANEL_INCHES * len(drawn), PANEL_INCHES + 0.6 + 0.15 * legend_rows), layout="constrained")
     figure.suptitle(title, fontsize=9)
-    for axes, name in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True):
-        _draw_groups(axes, coordinates[order], drawn[name], legends[name])
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axes, name in zip(panels, drawn, strict=True):
+        marked = coordinates[np.asarray(wrong, dtype=bool)] if wrong is not None and axes is panels[-1] else None
+        _draw_groups(axes, coordinates[order], drawn[name], legends[name], marked)
         axes.set_title(shortened(name), fontsize=8)
+    groups = {axes: _named_points(coordinates[order], drawn[name], legends[name])
+              for axes, name in zip(panels, drawn, strict=True)}  # fmt: skip
+    write_names(figure, groups)
     return figure
+
+
+def _named_points(coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
+    """What is written on the map, and points of the group; nothing of small groups that are drawn together."""
+    return [
+        (text, coordinates[labels == name])
+        for name, text in legend.loc[legend["on_map"] != "", "on_map"].items()
+        if (labels == name).any()
+    ]
 
 
 def _first_panels(title: str, colourings: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
@@ -240,11 +242,15 @@ def umap_grid_figure(
     for top, bottom, name in zip(panels[0], panels[-1], drawn, strict=True):
         top.set_title(shortened(name), fontsize=8)
         _draw_legend(bottom, legends[name])
+    names = {axes: _named_points(np.asarray(points)[order], drawn[name][order], legends[name])
+             for row, points in zip(panels, coordinates.values(), strict=True)
+             for axes, name in zip(row, drawn, strict=True)}  # fmt: skip
+    write_names(figure, names)
     return figure
 
 
 def _few_groups(labels: np.ndarray) -> np.ndarray:
-    """Labels as text, shape (n_cells,), with small groups beyond the twentieth as "other (n groups)"."""
+    """Labels as text, shape (n_cells,), with small groups beyond the thirtieth as "other (n groups)"."""
     labels = np.where(is_missing(labels), WITHOUT_LABEL, np.asarray(labels, dtype=object))
     labels = np.array([str(label) for label in labels], dtype=object)  # of fixed width, one long name would cost all
     sizes = pd.Series(labels[labels != WITHOUT_LABEL]).value_counts()
@@ -255,24 +261,34 @@ def _few_groups(labels: np.ndarray) -> np.ndarray:
 
 
 def _legend(labels: np.ndarray) -> pd.DataFrame:
-    """Colour, number on the points ("" for none) and legend text of each group; index: the groups in order."""
-    names = _in_natural_order(labels)
+    """Colour, text on the map ("" for none) and in the legend of each group; index: the groups in order."""
+    names = in_natural_order({str(name) for name in np.unique(labels)} - {WITHOUT_LABEL})
     legend = pd.DataFrame(
         {
-            "colour": [series_colour(index) for index in range(len(names))],
-            "number": "",
+            "colour": list(colours_of(names).values()),
+            "on_map": _on_map(names),
             "text": [shortened(name) for name in names],
         },
         names,
     )
-    if len(names) >= NUMBERED_FROM:
-        # Clusters are numbers already.
-        are_numbers = all(name.isdecimal() for name in names)
-        legend["number"] = names if are_numbers else [str(index) for index in range(1, len(names) + 1)]
-        legend["text"] = legend["number"] if are_numbers else legend["number"] + "  " + legend["text"]
     if WITHOUT_LABEL in labels:
-        legend.loc[WITHOUT_LABEL] = [GREY, "", WITHOUT_LABEL]
+        legend.loc[WITHOUT_LABEL] = [UNKNOWN_GREY, "", WITHOUT_LABEL]
     return legend
+
+
+def _on_map(names: list[str]) -> list[str]:
+    """Names as they fit on a map: of a cluster its number; nothing for groups that are drawn together."""
+    texts = []
+    for name in names:
+        number = name.partition(": ")[0]
+        text = number if number.isdecimal() else shortened(name)
+        texts.append("" if name.startswith("other (") else text)
+    cut = [text if len(text) <= LETTERS_ON_MAP else text[: LETTERS_ON_MAP - 1] + "…" for text in texts]
+    # Long names that begin alike are told apart by their ends.
+    return [
+        f"{text[: LETTERS_ON_MAP // 2 - 1]}…{text[-LETTERS_ON_MAP // 2 :]}" if cut.count(short) > 1 and short else short
+        for text, short in zip(texts, cut, strict=True)
+    ]
 
 
 def _legend_columns(legend: pd.DataFrame) -> int:
@@ -283,32 +299,37 @@ def _legend_columns(legend: pd.DataFrame) -> int:
     return 4 if longest <= 6 else 2 if longest <= 24 else 1
 
 
-def _draw_groups(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> None:
-    """Points coloured by group, the legend below them."""
+def _draw_groups(
+    axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame, marked: np.ndarray | None
+) -> None:
+    """Points coloured by group, some of them in rings, the legend below them."""
     _draw_points(axes, coordinates, labels, legend)
-    _draw_legend(axes, legend)
-    axes.set_xlabel("UMAP 1 (no unit)", fontsize=7)
-    axes.set_ylabel("UMAP 2 (no unit)", fontsize=7)
+    rings = []
+    if marked is not None and len(marked):
+        axes.scatter(*marked.T, s=16, facecolors="none", edgecolors="black", linewidths=0.5, rasterized=True)
+        rings = [Line2D([], [], ls="", marker="o", ms=5, mfc="none", mec="black", label=f"wrong ({len(marked):,})")]
+    _draw_legend(axes, legend, rings)
+    axes.set_xlabel("UMAP 1", fontsize=7)
+    axes.set_ylabel("UMAP 2", fontsize=7)
 
 
 def _draw_points(axes: Axes, coordinates: np.ndarray, labels: np.ndarray, legend: pd.DataFrame) -> None:
-    """Points coloured by group, with the groups' numbers if there are any."""
+    """Points coloured by group; cells without a label lie below the others."""
     area = float(np.clip(12_000 / len(labels), 0.5, 12))  # points²
+    below_first = np.argsort(labels != WITHOUT_LABEL, kind="stable")
+    coordinates, labels = coordinates[below_first], labels[below_first]
     colours = legend["colour"].map(to_rgb)[labels].to_list()
     axes.scatter(*coordinates.T, c=colours, s=area, linewidths=0, alpha=0.85, rasterized=True)
-    for name, number in legend.loc[legend["number"] != "", "number"].items():
-        if (labels == name).any():
-            _write_number(axes, coordinates[labels == name], number)
     axes.set(xticks=[], yticks=[], box_aspect=1)
 
 
-def _draw_legend(axes: Axes, legend: pd.DataFrame) -> None:
+def _draw_legend(axes: Axes, legend: pd.DataFrame, more: Sequence[Line2D] = ()) -> None:
     """The groups, below the axes."""
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=group.colour, label=group.text) for group in legend.itertuples()
     ]
     axes.legend(
-        handles=handles,
+        handles=[*handles, *more],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.08),
         ncols=_legend_columns(legend),
@@ -317,18 +338,6 @@ def _draw_legend(axes: Axes, legend: pd.DataFrame) -> None:
         handletextpad=0.2,
         columnspacing=1.0,
     )
-
-
-def _in_natural_order(labels: np.ndarray) -> list[str]:
-    """Names of the groups, clusters as numbers ("2" before "10"), the collected rest last, without the unknown."""
-    names = [str(name) for name in np.unique(labels) if name != WITHOUT_LABEL]
-    return sorted(names, key=lambda name: (name.startswith("other ("), int(name) if name.isdecimal() else -1, name))
-
-
-def series_colour(index: int) -> str:
-    """Colour of a group, one of thirty; the thirty-first group has the colour of the first."""
-    colours = (*PALETTE, *MORE_COLOURS)
-    return colours[index % len(colours)]
 
 
 def group_colours(labels: np.ndarray) -> dict[str, str]:
@@ -344,23 +353,5 @@ def group_colours(labels: np.ndarray) -> dict[str, str]:
     drawn = _legend(_few_groups(labels))["colour"].to_dict()
     names = {str(name) for name in np.asarray(labels, dtype=object)[~is_missing(labels)]}
     apart = {name: colour for name, colour in drawn.items() if not name.startswith("other (")}
-    n_apart = len(apart) - (WITHOUT_LABEL in apart)
-    others = sorted(names - set(apart))
-    return apart | {name: series_colour(n_apart + index) for index, name in enumerate(others)}
-
-
-def _write_number(axes: Axes, points: np.ndarray, number: str) -> None:
-    """Write a group's number beside the cell nearest to its median: on it, the number would hide a small group."""
-    middle = points[np.linalg.norm(points - np.median(points, axis=0), axis=1).argmin()]
-    axes.annotate(
-        number,
-        middle,
-        xytext=(7, 7),
-        textcoords="offset points",
-        fontsize=7.5,
-        weight="bold",
-        ha="center",
-        va="center",
-        arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 0},
-        path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
-    )
+    in_order = [*(name for name in apart if name != WITHOUT_LABEL), *sorted(names - set(apart))]
+    return colours_of(in_order) | {name: colour for name, colour in apart.items() if name == WITHOUT_LABEL}

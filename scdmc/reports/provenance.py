@@ -16,6 +16,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256, without_folders
+from scdmc.locks import command_of_run
 from scdmc.version import __version__
 
 # Larger ones take seconds to read once more.
@@ -27,9 +28,6 @@ MOST_FILES_OF_FOLDER = 20
 
 # A page that is made with this variable set is the same each time (reproducible-builds.org).
 DATE_VARIABLE = "SOURCE_DATE_EPOCH"
-
-
-FOLDERS_OF_SCRIPTS = ("prepare", "tokenizer", "pretrain", "downstream_tasks", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,11 @@ def date_text() -> str:
 
 def command_text() -> str:
     """The command that runs, without folders of this machine; that of a notebook is not known."""
-    program, *words = sys.argv or [""]
-    script = Path(program)
-    if program.startswith("scdmc "):
-        shown = program.split(" ")
-    elif script.suffix == ".py" and script.absolute().parent.name in FOLDERS_OF_SCRIPTS:
-        shown = ["python", f"{script.absolute().parent.name}/{script.name}"]
-    else:
+    if not command_of_run():
         return "called from Python"
+    script, *words = command_of_run()
+    program = sys.argv[0] if sys.argv else ""
+    shown = program.split(" ") if program.startswith("scdmc ") else ["python", script]
     return shlex.join([*shown, *map(without_folders, words)])
 
 

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from scdmc.reports.figures import series_colour, shortened
+from scdmc.reports.colours import series_colour
+from scdmc.reports.figures import shortened
 
 CIRCLES, BARS = "Blues", "Greens"
 

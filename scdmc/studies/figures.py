@@ -4,7 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from scdmc.reports.figures import SMALLEST_SPAN, series_colour
+from scdmc.reports.colours import series_colour
+from scdmc.reports.figures import SMALLEST_SPAN
 
 
 def dot_plot_figure(rows: pd.DataFrame, title: str) -> Figure:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from scdmc.reports.figures import PALETTE, shortened
 from scdmc.reports.page import Section, Verdict, write_report
@@ -201,6 +201,7 @@ def histogram_figure(histogram: Mapping[str, int], label: str, limit: float | No
     axes.bar(left[bins], list(histogram.values()), np.diff(left)[bins], align="edge", color=PALETTE[0], linewidth=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if limit is not None:
         axes.axvline(limit, color="black", linestyle="--", linewidth=0.8)

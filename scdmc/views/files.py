@@ -15,7 +15,9 @@ from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.storage import load, model_card
 from scdmc.reading.counts import open_counts
 from scdmc.reading.h5ad import require_room_for_results
+from scdmc.reading.label_colours import label_colours
 from scdmc.reading.options import CountOptions
+from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.views.fine_tuned import FineTuner
@@ -90,12 +92,14 @@ def annotate_by_reference(
     cells, fitted = label_new_cells(new, reference, labels, fine_tuner, tokenizer, options)
     made = Provenance((data_path, reference_path), model_directory.path.name, options.seed, began)
     viewers = ForViewers(made)
+    one_colour = one_colour_per_type(labels, label_colours(reference_path, options.label_key))
     if output.folder is None:
-        _write_file(output.file, data_path, new, cells, viewers)
+        with one_colour:
+            _write_file(output.file, data_path, new, cells, viewers)
         return summary_lines(cells, cells.recommended_familiarity)
     metrics = cells.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
     card = model_card("scDMC, views of a reference", dict(cells.facts), metrics, ["scdmc", "annotate"])
-    with result_folder(output.folder) as folder:
+    with one_colour, result_folder(output.folder) as folder:
         _write_both(folder, data_path, new, cells, viewers)
         write_score_tables(folder, cells)
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)

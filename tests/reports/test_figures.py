@@ -1,17 +1,25 @@
 """Figures: the right marks in the right places, and files that repeat."""
 
+import itertools
 import struct
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.text import Text
 
-from scdmc.annotation.figures import confusion_matrix_figure, per_class_figure, reliability_figure
+from scdmc.annotation.figures import (
+    confusion_matrix_figure,
+    per_class_figure,
+    proportion_interval,
+    reliability_figure,
+)
 from scdmc.errors import ScDMCError
-from scdmc.reports.figures import group_colours, save_figure, series_colour, umap_figure
+from scdmc.reports.figures import group_colours, save_figure, umap_figure
 from scdmc.reports.score_figures import score_blocks_figure
 from scdmc.reports.tables import best_of_columns
 from scdmc.studies.figures import dot_plot_figure, scaling_figure
@@ -76,18 +84,61 @@ def test_no_group_is_drawn_on_top_of_all_others():
     assert len(first_half) == 2
 
 
-def test_many_groups_are_numbered_on_the_points_and_in_the_legend():
+def apart(labels):
+    """Points of groups that lie apart, one beside the other."""
+    return (
+        COORDINATES / 20
+        + np.unique(labels, return_inverse=True)[1][:, None] % 5 * [3, 0]
+        + (np.unique(labels, return_inverse=True)[1][:, None] // 5 * [0, 3])
+    )
+
+
+def test_names_stand_on_the_map_and_in_the_legend_where_groups_lie_apart():
     labels = np.array([f"type {letter}" for letter in "abcdefgh"])[np.arange(200) % 8]
-    axes = umap_figure(COORDINATES, {"type": labels}, "t").axes[0]
-    assert drawn_texts(axes) == [str(number) for number in range(1, 9)]
-    assert legend_texts(axes)[:2] == ["1  type a", "2  type b"]
+    axes = umap_figure(apart(labels), {"type": labels}, "t").axes[0]
+    names = [f"type {letter}" for letter in "abcdefgh"]
+    assert sorted(drawn_texts(axes)) == legend_texts(axes) == names
+    batches, points = np.arange(2_000) % 8, np.random.default_rng(0).normal(size=(2_000, 2))
+    assert drawn_texts(umap_figure(points, {"batch": batches}, "t").axes[0]) == []  # they lie in one another
+
+
+def test_no_name_lies_on_another_and_all_are_inside():
+    names = [f"a long name of type {number}" for number in range(30)]
+    labels = np.repeat(np.array(names), 40)
+    points = np.random.default_rng(0).normal(size=(1200, 2)) / 9 + np.repeat(
+        np.random.default_rng(1).normal(size=(30, 2)), 40, axis=0
+    )
+    figure = umap_figure(points, {"type": labels}, "t")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [Text.get_window_extent(text, renderer) for text in axes.texts]
+    assert len(boxes) == 30
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    inside = axes.get_window_extent().padded(1)
+    assert all(inside.contains(*corner) for box in boxes for corner in (box.min, box.max))
 
 
 def test_clusters_keep_their_own_numbers_and_ten_comes_after_nine():
-    axes = umap_figure(COORDINATES, {"cluster": (np.arange(200) % 12).astype(str)}, "t").axes[0]
+    labels = (np.arange(200) % 12).astype(str)
+    axes = umap_figure(apart(labels), {"cluster": labels}, "t").axes[0]
     names = [str(number) for number in range(12)]
     assert legend_texts(axes) == names
-    assert drawn_texts(axes) == names
+    assert sorted(drawn_texts(axes), key=int) == names
+    named = np.char.add(labels, ": beta (INS)")
+    axes = umap_figure(apart(labels), {"cluster": named}, "t").axes[0]
+    assert sorted(drawn_texts(axes), key=int) == names
+    assert legend_texts(axes)[2] == "2: beta (INS)"
+
+
+def test_wrong_cells_are_ringed_in_the_last_panel_and_counted():
+    true = np.tile(["a", "b"], 100)
+    predicted = np.where(np.arange(200) < 3, "b", true)
+    figure = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t", wrong=true != predicted)
+    first, last = figure.axes
+    assert len(first.collections) == 1
+    np.testing.assert_array_equal(np.asarray(last.collections[1].get_offsets()), COORDINATES[[0, 2]])
+    assert legend_texts(last) == ["a", "b", "wrong (2)"]
 
 
 def test_twenty_groups_have_twenty_colours():
@@ -96,39 +147,26 @@ def test_twenty_groups_have_twenty_colours():
     assert len({to_hex(colour) for colour in points.get_facecolors()}) == 20
 
 
-def luminance(colour):
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour))
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def test_colours_from_the_eleventh_on_can_be_seen_on_white_and_on_the_dark_ground_of_a_page():
-    colours = [series_colour(index) for index in range(30)]
-    assert len(set(colours)) == 30
-    dark = luminance("#16181b") + 0.05
-    for colour in colours[10:]:
-        assert 1.05 / (luminance(colour) + 0.05) >= 3
-        assert (luminance(colour) + 0.05) / dark >= 2.5
-
-
 def test_groups_have_the_colours_of_the_figure_and_those_drawn_together_have_others():
-    indices = np.concatenate([np.repeat(np.arange(19), 10), np.arange(19, 29)])
+    indices = np.concatenate([np.repeat(np.arange(29), 6), np.arange(29, 55)])
     labels = np.array([f"type {index:02}" for index in indices], dtype=object)
     labels[0] = "Unknown"
     colours = group_colours(labels)
     legend = umap_figure(COORDINATES, {"type": labels}, "t").axes[0].get_legend().legend_handles
-    drawn = {handle.get_label().split("  ")[-1]: to_hex(handle.get_color()) for handle in legend}
+    drawn = {handle.get_label(): to_hex(handle.get_color()) for handle in legend}
     apart = {name for name in drawn if name.startswith("type ")}
     assert {name: colours[name] for name in apart} == {name: drawn[name] for name in apart}
     assert colours["unknown"] == drawn["unknown"]
-    assert len(set(colours.values())) == len(colours) == 30
+    assert len(apart) == 29
+    assert len(colours) == 56
 
 
-def test_groups_beyond_the_twentieth_are_drawn_as_one():
-    indices = np.concatenate([np.repeat(np.arange(19), 10), np.arange(19, 29)])
+def test_groups_beyond_the_thirtieth_are_drawn_as_one():
+    indices = np.concatenate([np.repeat(np.arange(29), 6), np.arange(29, 55)])
     labels = np.array([f"type {index:02}" for index in indices])
     texts = legend_texts(umap_figure(COORDINATES, {"type": labels}, "t").axes[0])
-    assert len(texts) == 20
-    assert texts[-1] == "20  other (10 groups)"
+    assert len(texts) == 30
+    assert texts[-1] == "other (26 groups)"
 
 
 def test_cells_without_a_label_are_grey_and_called_unknown():
@@ -136,7 +174,7 @@ def test_cells_without_a_label_are_grey_and_called_unknown():
     axes = umap_figure(COORDINATES, {"type": labels}, "t").axes[0]
     assert legend_texts(axes) == ["a", "unknown"]
     colours = [to_hex(colour) for colour in axes.collections[0].get_facecolors()]
-    assert colours.count("#d0d0d0") == 150
+    assert colours.count("#a6a6a6") == 150
 
 
 def test_labels_of_other_cells_are_refused():
@@ -211,24 +249,30 @@ def test_scores_are_circles_and_bars_on_one_scale_and_the_best_are_bold():
     assert bars[0] / bars[1] == pytest.approx(0.5 / 0.7)
 
 
-def test_panels_that_share_their_groups_share_colours_and_numbers():
+def test_panels_that_share_their_groups_share_colours_and_names():
     true = np.tile([f"type {index}" for index in range(8)], 25)
     predicted = np.where(true == "type 0", "type 7", true)
-    figure = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t", same_colours=True)
+    figure = umap_figure(apart(true), {"true": true, "predicted": predicted}, "t", same_colours=True)
     first, second = figure.axes
     assert legend_texts(first) == legend_texts(second)
-    assert "1" in drawn_texts(first)
-    assert "1" not in drawn_texts(second)
-    apart = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t")
-    assert legend_texts(apart.axes[0]) != legend_texts(apart.axes[1])
+    assert "type 0" in drawn_texts(first)
+    assert "type 0" not in drawn_texts(second)
+    alone = umap_figure(COORDINATES, {"true": true, "predicted": predicted}, "t")
+    assert legend_texts(alone.axes[0]) != legend_texts(alone.axes[1])
 
 
 def test_a_reliability_figure_shows_accuracy_against_confidence():
-    table = pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.5, 0.8], "cells": [4, 100]})
+    table = pd.DataFrame({"confidence": [0.1, 0.3, 0.9, 1.0], "accuracy": [0, 0.5, 0.8, 0], "cells": [10, 30, 100, 1]})
     curve, cells = reliability_figure(table, "t").axes
-    points = next(line for line in curve.lines if line.get_label() == "test cells")
-    np.testing.assert_allclose(points.get_xydata(), [[0.3, 0.5], [0.9, 0.8]])
-    assert [bar.get_height() for bar in cells.patches] == [4, 100]
+    points = next(line for line in curve.lines if line.get_label() == "cells")
+    # bins of less than 20 cells are one point with their neighbour: no cliff of a single cell
+    np.testing.assert_allclose(points.get_xydata(), [[0.25, 0.375], [91 / 101, 80 / 101]])
+    assert [bar.get_height() for bar in cells.patches] == [10, 30, 100, 1]
+
+
+def test_the_interval_of_a_share_is_that_of_statsmodels():
+    low, high = proportion_interval(np.array([0.0, 0.8]), np.array([10, 50]))
+    np.testing.assert_allclose([low, high], [[0, 0.66962], [0.27754, 0.88757]], atol=1e-4)
 
 
 def test_trends_are_drawn_of_what_was_run_with_several_budgets_and_noise_looks_small():
