@@ -21,6 +21,7 @@ from scdmc.cli.arguments import (
 )
 from scdmc.cli.parser import argument_parser, script
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.files import require_new_file
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_file embedded.h5ad",
@@ -50,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     began, arguments = time.time(), parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
     require_task_inputs(arguments)
+    page = arguments.output_file.with_name(f"{arguments.output_file.stem}.report.html")
+    require_new_file(page, arguments.overwrite)
 
     from scdmc.annotation.annotate_file import embed_file
+    from scdmc.annotation.embedding_page import write_embedding_page
     from scdmc.cells.viewers import ForViewers
     from scdmc.model.devices import place_model
     from scdmc.model.embeddings import EMBEDDING_KEY, embedding_choice
@@ -64,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     choice = embedding_choice(model_directory.config, **embedding_options(arguments))
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     made = Provenance((arguments.data_path,), model_directory.path.name, arguments.seed, began)
-    shape = embed_file(
+    embedded = embed_file(
         arguments.data_path,
         arguments.output_file,
         model_directory,
@@ -73,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         choice,
         ForViewers(made, wanted_map(arguments)),
     )
-    print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file}")
+    write_embedding_page(page, embedded, made)
+    shape = (embedded.n_embedded, embedded.width)
+    print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file} and {page.name}")
     return 0
 
 

@@ -195,9 +195,8 @@ def main(argv: list[str] | None = None) -> int:
     began, arguments = time.time(), parse_arguments(argv)
     output_dir, paths = arguments.output_dir, arguments.data_path
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
-    names = names_of_files(paths, "--data_path")
+    names, own = names_of_files(paths, "--data_path"), own_embeddings(arguments)
     counts = [count_options_for(arguments, path) for path in paths]
-    own = own_embeddings(arguments)
     require_task_inputs(arguments)
     if options.adaptation is not None:
         require_launch()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scdmc.annotation.annotators import Annotator
+from scdmc.annotation.embedding_page import COUNTS_LOST, GENES, GENES_MATCHED, EmbeddedFile
 from scdmc.annotation.options import OUTPUT_SUFFIXES, UNKNOWN, AnnotationOptions
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
@@ -61,6 +62,9 @@ class CellSource(Protocol):
     def obs(self) -> pd.DataFrame:
         """Annotation of all cells, once the blocks have been read."""
 
+    def coverage(self) -> dict[str, float]:
+        """How much of the file the model could read, once the blocks have been read; empty where that is not known."""
+
     def log_summary(self) -> None:
         """Say what was read and dropped, once the blocks have been read."""
 
@@ -99,6 +103,10 @@ class _CountsSource:
 
     def obs(self) -> pd.DataFrame:
         return self.counts.obs
+
+    def coverage(self) -> dict[str, float]:
+        shares = (self.report.share_of_counts_lost, self.report.genes, self.report.genes_matched)
+        return dict(zip((COUNTS_LOST, GENES, GENES_MATCHED), shares, strict=True))
 
     def log_summary(self) -> None:
         logger.info(self.report.summary())
@@ -145,6 +153,10 @@ class _ParquetSource:
         adata = anndata.AnnData(obs=table.set_index(table.pop("cell_id").astype(str)))
         adata.strings_to_categoricals()  # as anndata does where it writes a whole file
         return adata.obs
+
+    def coverage(self) -> dict[str, float]:
+        """Nothing is known."""
+        return {}
 
     def log_summary(self) -> None:
         """Nothing is dropped."""
@@ -194,7 +206,7 @@ def embed_file(
     count_options: CountOptions,
     choice: EmbeddingChoice | None = None,
     viewers: ForViewers | None = None,
-) -> tuple[int, int]:
+) -> EmbeddedFile:
     """Write a copy of a file with ``obsm['X_scDMC']``; memory grows by the annotation of the cells only.
 
     Parameters
@@ -217,7 +229,7 @@ def embed_file(
 
     Returns
     -------
-    Number of cells that were embedded, and of the columns of their embeddings.
+    What was written, for its page.
 
     Raises
     ------
@@ -226,7 +238,7 @@ def embed_file(
     """
     choice = choice or embedding_choice(encoder.config)
     how = (choice.stream, choice.pooling, False, choice.layer)
-    width, n_embedded = embedding_width(encoder, choice.stream), 0
+    width, n_embedded, coordinates = embedding_width(encoder, choice.stream), 0, None
     output_file = _require_suffix(output_file)
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         with _output(temporary, data_path, source.n_cells, width) as (file, embeddings):
@@ -240,9 +252,9 @@ def embed_file(
             else:
                 if not is_h5ad(data_path):
                     _write_obs(file, source.obs())
-                _add_for_viewers(file, embeddings, viewers or ForViewers(), ())
+                coordinates = _add_for_viewers(file, embeddings, viewers or ForViewers(), ())
         source.log_summary()
-    return n_embedded, width
+        return EmbeddedFile(source.n_cells, n_embedded, width, source.coverage(), source.obs(), coordinates)
 
 
 def _require_suffix(output_file: Path) -> Path:
@@ -434,14 +446,18 @@ def _output(
         yield file, new_obsm(file, EMBEDDING_KEY, (n_cells, width))
 
 
-def _add_for_viewers(file: h5py.File, embeddings: h5py.Dataset, viewers: ForViewers, ours: Iterable[str]) -> None:
-    """A map of the embedded cells, if it is wanted, and what else viewers look for."""
-    map_key = None
+def _add_for_viewers(
+    file: h5py.File, embeddings: h5py.Dataset, viewers: ForViewers, ours: Iterable[str]
+) -> np.ndarray | None:
+    """A map of the embedded cells, if it is wanted, and what else viewers look for; returns the map."""
+    map_key = place = None
     if wants_map(viewers.has_map, len(embeddings)):
         map_key, states = key_of_map(file), embeddings[:]
         is_embedded = np.isfinite(states).all(axis=1)
-        new_obsm(file, map_key, (len(states), 2))[:] = map_of_cells(states, is_embedded, viewers.made.seed)
+        place = map_of_cells(states, is_embedded, viewers.made.seed)
+        new_obsm(file, map_key, place.shape)[:] = place
     add_for_viewers(file, viewers, ours, map_key)
+    return place
 
 
 def _write_obs(file: h5py.File, obs: pd.DataFrame) -> None:

@@ -110,14 +110,13 @@ def test_blocks_give_the_embeddings_of_the_whole_file(
     stream, pooling, tmp_path, data_path, model_directory, encoder, small_blocks
 ):
     output = tmp_path / "out.h5ad"
-    shape = embed_file(
-        data_path, output, model_directory, encoder, CountOptions(), embedding_choice(encoder.config, stream, pooling)
-    )
+    choice = embedding_choice(encoder.config, stream, pooling)
+    made = embed_file(data_path, output, model_directory, encoder, CountOptions(), choice)
     assert small_blocks == [31, 32, 3]
     found = anndata.read_h5ad(output).obsm["X_scDMC"]
     expected = whole(data_path, model_directory, encoder, stream, pooling).obsm["X_scDMC"]
     assert (found.dtype, found.shape) == (np.float32, (100, 32 if stream == "both" else 16))
-    assert shape == (66, found.shape[1])
+    assert (made.n_cells, made.n_embedded, made.width) == (100, 66, found.shape[1])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (np.isnan(found).all(axis=1) == (anndata.read_h5ad(data_path).obs["filter_pass"] == 0)).all()
     assert np.nanstd(found, axis=0).min() > 1e-3  # the cells are not all alike
@@ -134,7 +133,8 @@ def test_the_rest_of_the_file_is_as_it_was(tmp_path, data_path, model_path, embe
     assert (after.X != before.X).nnz == (after.layers["other"] != before.layers["other"]).nnz == 0
     assert (after.obsm["X_other"] == 1).all()
     assert after.uns["note"] == "kept"
-    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "cells.report.html"]
+    assert "66 cells have an embedding of 32 numbers" in (tmp_path / "cells.report.html").read_text(encoding="utf8")
 
 
 def test_parquet_gives_its_cells_without_genes(

@@ -1,0 +1,102 @@
+"""The page of an embedded file: how many cells got a state, what of their counts the model read, and their map."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scdmc.labels import is_missing
+from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
+
+# A column with so many different values is a label; others name cells or measure them.
+FEWEST_GROUPS, MOST_GROUPS, MOST_COLOURINGS = 2, 40, 2
+MOST_COUNTS_LOST = 0.2
+COUNTS_LOST, GENES, GENES_MATCHED = "share of counts lost", "genes", "genes matched"
+
+
+@dataclass(frozen=True)
+class EmbeddedFile:
+    """What was written.
+
+    Attributes
+    ----------
+    n_cells, n_embedded, width
+        Cells of the file, those that were embedded, and the columns of their embeddings.
+    coverage
+        Of counts: ``share of counts lost``, ``genes``, ``genes matched``; empty for tokenized cells.
+    obs
+        Annotation of all cells.
+    coordinates
+        The map, shape (n_cells, 2), NaN for cells that are not on it; None for none.
+    """
+
+    n_cells: int
+    n_embedded: int
+    width: int
+    coverage: Mapping[str, float]
+    obs: pd.DataFrame
+    coordinates: np.ndarray | None
+
+
+def write_embedding_page(path: Path, embedded: EmbeddedFile, made: Provenance) -> None:
+    """Write the page.
+
+    Parameters
+    ----------
+    path
+        The HTML file.
+    embedded
+        What was written.
+    made
+        From what.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sections = [_map_section(embedded, Path(folder), made)] if embedded.coordinates is not None else []
+        title = f"Embeddings of {embedded.n_embedded:,} cells by {made.model}"
+        write_report(path, title, sections, verdict_of(embedded), made)
+
+
+def verdict_of(embedded: EmbeddedFile) -> Verdict:
+    """Whether the model could read the cells; whether the embedding is good, no file can say without labels."""
+    left_out = embedded.n_cells - embedded.n_embedded
+    whole = "every cell of the file" if not left_out else f"{left_out:,} of {embedded.n_cells:,} were left out"
+    numbers = [KeyNumber("Cells embedded", f"{embedded.n_embedded:,}", whole)]
+    level, headline = "good", f"{embedded.n_embedded:,} cells have an embedding of {embedded.width} numbers"
+    if embedded.coverage:
+        lost, genes = embedded.coverage[COUNTS_LOST], int(embedded.coverage[GENES])
+        matched = int(embedded.coverage[GENES_MATCHED])
+        numbers.append(KeyNumber("Genes that the model knows", f"{matched:,}", f"of {genes:,} in the file"))
+        numbers.append(KeyNumber("Counts in unknown genes", f"{lost:.1%}", f"a caution from {MOST_COUNTS_LOST:.0%} on"))
+        if lost >= MOST_COUNTS_LOST:
+            level, headline = "caution", f"The model could not read {lost:.0%} of the counts"
+    reason = "Whether cells of one type lie together, scdmc cluster measures (with --label_key)."
+    return Verdict(level, headline, (reason,), tuple(numbers))
+
+
+def _map_section(embedded: EmbeddedFile, folder: Path, made: Provenance) -> Section:
+    is_drawn = np.isfinite(embedded.coordinates).all(axis=1)
+    colourings = {name: labels[is_drawn] for name, labels in _labels_of(embedded.obs).items()}
+    colourings = colourings or {"all cells": np.full(int(is_drawn.sum()), "cells", dtype=object)}
+    names = " and ".join(colourings)
+    title = f"UMAP of {int(is_drawn.sum()):,} cells, coloured by {names}; no label had a part in it"
+    figure = umap_figure(embedded.coordinates[is_drawn], colourings, title, made.seed or 0)
+    return Section("Map", figures=[(title, save_figure(figure, folder / "umap"))])
+
+
+def _labels_of(obs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The first columns of obs that look like labels, those called like cell types first."""
+    found = {}
+    for name in sorted(obs, key=lambda name: "type" not in str(name).lower()):
+        if isinstance(obs[name].dtype, pd.CategoricalDtype) or obs[name].dtype == object:
+            labels = obs[name].to_numpy(dtype=object)
+            groups = pd.unique(labels[~is_missing(labels)])
+            if FEWEST_GROUPS <= len(groups) <= MOST_GROUPS:
+                found[str(name)] = labels
+        if len(found) == MOST_COLOURINGS:
+            break
+    return found
