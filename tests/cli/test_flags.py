@@ -23,6 +23,8 @@ FLAGS = {
     "--overwrite": "replace what is there",
     "--arguments_file": "flags in a file",
     "--resume": "go on with an interrupted run",
+    "--every": "seconds between two looks",
+    "--once": "one look",
     "--label_key": "column of obs with the labels",
     "--batch_key": "column of obs with the batches",
     "--seed": "of all that is drawn",
