@@ -23,7 +23,7 @@ from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.group_expression import group_expression
 from scdmc.cells.scores import classification_scores
 from scdmc.labels import is_missing
-from scdmc.reports.cell_map import MappedCells, interactive_map
+from scdmc.reports.cell_map import MappedCells, columns_to_map, interactive_map
 from scdmc.reports.figures import group_colours, save_figure, shortened, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
@@ -174,7 +174,17 @@ def _section_of_map(folder: Path, evidence: TypeEvidence) -> Section:
         folder / "umap_sureness",
     )
     names = np.array([*evidence.names, None], dtype=object)
-    mapped = MappedCells(cells.umap, evidence.labels, names[evidence.best], names[evidence.second], values, UNKNOWN)
+    obs = cells.new.obs
+    mapped = MappedCells(
+        cells.umap,
+        evidence.labels,
+        names[evidence.best],
+        names[evidence.second],
+        values,
+        UNKNOWN,
+        columns=columns_to_map(obs),
+        ids=obs.index.to_numpy(),
+    )
     text = (
         "Each point is a cell, laid out by UMAP: neighbours are alike, but sizes of groups and gaps between them mean "
         "little. Distance is the share of reference cells that lie nearer to the reference than the cell does: 0% is "

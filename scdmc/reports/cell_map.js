@@ -1,6 +1,6 @@
 "use strict";
-// A map of cells on a canvas: pan, zoom, hover, colours by label or by a value, search. Without this script the page
-// shows the same map as a picture.
+// A map of cells on a canvas: pan, zoom, hover, colours by any column, search, a lasso that shows what is within it.
+// Without this script the page shows the same map as a picture.
 function unpack(text, Kind) {
   return new Kind(Uint8Array.from(atob(text), (character) => character.charCodeAt(0)).buffer);
 }
@@ -9,51 +9,41 @@ function rgb(hex) {
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 
+function newElement(name, text, properties) {
+  return Object.assign(document.createElement(name), { textContent: text }, properties);
+}
+
 function startMap(figure) {
   const data = JSON.parse(figure.querySelector(".points").textContent);
-  const Codes = data.wide ? Uint16Array : Uint8Array;
   const x = unpack(data.x, Uint16Array);
   const y = unpack(data.y, Uint16Array);
-  const label = unpack(data.label, Codes);
-  const best = unpack(data.best, Codes);
-  const second = unpack(data.second, Codes);
-  const values = data.values.map((value) => ({ name: value.name, cells: unpack(value.cells, Uint8Array) }));
+  const groups = data.groups.map((group) => ({ ...group, codes: unpack(group.codes, group.wide ? Uint16Array : Uint8Array), pixels: group.colours.map(rgb).map(pixelOf) }));
+  const values = data.values.map((value) => ({ ...value, cells: unpack(value.cells, Uint8Array) }));
+  const wrong = data.wrong ? unpack(data.wrong, Uint8Array) : null;
+  const ids = data.ids === null ? null : data.ids.split("\n");
+  const label = groups[0].codes;
   const find = (name) => figure.querySelector(name);
   const canvas = find("canvas");
   const tip = find(".tip");
   const context = canvas.getContext("2d");
-  const groupColours = data.colours.map(rgb);
   const ramp = data.ramp.map(rgb);
-  const shortName = (code) => (data.names[code].length > 28 ? data.names[code].slice(0, 27) + "…" : data.names[code]);
-  const middle = middles();
+  const rampPixels = Array.from({ length: 256 }, (_, level) => pixelOf(rampColour(level / 255)));
+  const middle = groups.map(middles);
+  const colouring = find(".colour");
   let scale = 1;
   let centre = [0.5, 0.5];
-  let chosen = new Set();
+  let chosen = new Set(); // codes of the groups that are shown
+  let within = null; // for each cell 1 within the selection; null for none
+  let line = []; // of the lasso, in pixels of the canvas
+  let found = -1; // a cell that was searched for, or stands in the middle
   let scheduled = false;
+  const group = () => groups[colouring.value] || null;
+  const shortName = (name) => (name.length > 28 ? name.slice(0, 27) + "…" : name);
 
-  // Of each group, the cell that lies nearest to the means of its places.
-  function middles() {
-    const sums = data.names.map(() => [0, 0, 0]);
-    for (let index = 0; index < x.length; index++) {
-      const sum = sums[label[index]];
-      sum[0] += x[index];
-      sum[1] += y[index];
-      sum[2] += 1;
-    }
-    const found = new Int32Array(data.names.length);
-    const least = new Float64Array(data.names.length).fill(Infinity);
-    for (let index = 0; index < x.length; index++) {
-      const [ofX, ofY, number] = sums[label[index]];
-      const far = (x[index] - ofX / number) ** 2 + (y[index] - ofY / number) ** 2;
-      if (far < least[label[index]]) [least[label[index]], found[label[index]]] = [far, index];
-    }
-    return found;
+  // A colour as a pixel of the canvas: alpha, blue, green, red.
+  function pixelOf([red, green, blue]) {
+    return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
   }
-
-  // Pixels from the middle of the canvas to its shorter side stand for half of the map.
-  const unit = () => scale * (Math.min(canvas.width, canvas.height) - 24 * devicePixelRatio);
-  const across = (index) => (x[index] / 65535 - centre[0]) * unit() + canvas.width / 2;
-  const down = (index) => (centre[1] - y[index] / 65535) * unit() + canvas.height / 2;
 
   function rampColour(share) {
     const place = share * (ramp.length - 1);
@@ -61,42 +51,101 @@ function startMap(figure) {
     return ramp[low].map((part, channel) => Math.round(part + (place - low) * (ramp[low + 1][channel] - part)));
   }
 
-  // Colour of each group or of each of the 256 levels of a value, as a pixel of the canvas: alpha, blue, green, red.
-  const pixel = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
+  // Of each group, the cell that lies nearest to the means of its places; -1 where the group is all over the map.
+  function middles({ codes, names }) {
+    const sums = names.map(() => [0, 0, 0, 0]);
+    for (let index = 0; index < x.length; index++) {
+      const sum = sums[codes[index]];
+      sum[0] += x[index];
+      sum[1] += y[index];
+      sum[2] += 1;
+    }
+    const nearestOf = new Int32Array(names.length).fill(-1);
+    const least = new Float64Array(names.length).fill(Infinity);
+    const all = sums.reduce((total, sum) => total.map((part, place) => part + sum[place]), [0, 0, 0, 0]);
+    let spread = 0;
+    for (let index = 0; index < x.length; index++) {
+      const sum = sums[codes[index]];
+      const far = (x[index] - sum[0] / sum[2]) ** 2 + (y[index] - sum[1] / sum[2]) ** 2;
+      sum[3] += far;
+      spread += (x[index] - all[0] / all[2]) ** 2 + (y[index] - all[1] / all[2]) ** 2;
+      if (far < least[codes[index]]) [least[codes[index]], nearestOf[codes[index]]] = [far, index];
+    }
+    sums.forEach((sum, code) => {
+      if (sum[3] / sum[2] > 0.6 * (spread / all[2])) nearestOf[code] = -1;
+    });
+    return nearestOf;
+  }
+
+  // Pixels from the middle of the canvas to its shorter side stand for half of the map.
+  const unit = () => scale * (Math.min(canvas.width, canvas.height) - 24 * devicePixelRatio);
+  const across = (index) => (x[index] / 65535 - centre[0]) * unit() + canvas.width / 2;
+  const down = (index) => (centre[1] - y[index] / 65535) * unit() + canvas.height / 2;
+  const isShown = (index) => (within ? within[index] === 1 : !chosen.size || chosen.has(group().codes[index]));
 
   function draw() {
     scheduled = false;
-    const image = context.createImageData(canvas.width, canvas.height);
+    const { width, height } = canvas;
+    const image = context.createImageData(width, height);
     const pixels = new Uint32Array(image.data.buffer);
-    const by = find(".colour").value;
-    const shades = by === "label" ? groupColours.map(pixel) : Array.from({ length: 256 }, (_, level) => pixel(rampColour(level / 255)));
-    const codes = by === "label" ? label : values[by].cells;
-    const faint = pixel(matchMedia("(prefers-color-scheme: dark)").matches ? [60, 64, 70] : [222, 222, 222]);
+    const by = group();
+    const [shades, codes] = by ? [by.pixels, by.codes] : [rampPixels, values[colouring.value - groups.length].cells];
+    const faint = pixelOf(matchMedia("(prefers-color-scheme: dark)").matches ? [60, 64, 70] : [222, 222, 222]);
     const radius = Math.max(1, Math.min(4, Math.sqrt((60000 * scale) / x.length))) * Math.max(1, devicePixelRatio * 0.7);
     // Small points are squares of four pixels: a disc of that size looks like a cross.
     const disc = radius < 1.5 ? [[0, 0], [1, 0], [0, 1], [1, 1]] : [];
     for (let b = -Math.ceil(radius); b <= radius && radius >= 1.5; b++)
       for (let a = -Math.ceil(radius); a <= radius; a++) if (a * a + b * b <= radius * radius) disc.push([a, b]);
+    const offsets = Int32Array.from(disc, ([a, b]) => b * width + a);
+    const margin = Math.ceil(radius) + 1;
+    const [ofX, ofY, size] = [width / 2 - centre[0] * unit(), height / 2 + centre[1] * unit(), unit() / 65535];
+    const isFiltered = within !== null || chosen.size > 0;
     // What was not chosen, and cells without a label, lie below the others.
-    const isBelow = (index) => (chosen.size ? !chosen.has(label[index]) : label[index] === data.unknown);
     for (const below of [true, false]) {
       for (let index = 0; index < x.length; index++) {
-        if (isBelow(index) !== below) continue;
-        const shade = below && chosen.size ? faint : shades[codes[index]];
-        const left = Math.round(across(index));
-        const top = Math.round(down(index));
-        for (const [a, b] of disc) {
-          if (left + a >= 0 && left + a < canvas.width && top + b >= 0 && top + b < canvas.height)
-            pixels[(top + b) * canvas.width + left + a] = shade;
-        }
+        const isBelow = isFiltered ? !isShown(index) : by !== null && codes[index] === by.unknown;
+        if (isBelow !== below) continue;
+        const left = Math.round(x[index] * size + ofX);
+        const top = Math.round(ofY - y[index] * size);
+        if (left < margin || left >= width - margin || top < margin || top >= height - margin) continue;
+        const shade = below && isFiltered ? faint : shades[codes[index]];
+        const place = top * width + left;
+        for (let part = 0; part < offsets.length; part++) pixels[place + offsets[part]] = shade;
       }
     }
     context.putImageData(image, 0, 0);
-    if (by === "label") writeNames();
+    const ink = getComputedStyle(document.body).color;
+    if (wrong && find(".wrong").checked) ringWrong(ink, radius);
+    if (by) writeNames(by, middle[colouring.value]);
+    if (found >= 0) ring(found, radius + 6, ink, 2);
+    if (line.length) drawLine(ink);
+  }
+
+  function ring(index, radius, ink, thickness) {
+    context.strokeStyle = ink;
+    context.lineWidth = thickness * devicePixelRatio;
+    context.beginPath();
+    context.arc(across(index), down(index), radius, 0, 7);
+    context.stroke();
+  }
+
+  function ringWrong(ink, radius) {
+    for (let index = 0; index < x.length; index++) if (wrong[index] && isShown(index)) ring(index, radius + 2.5, ink, 0.8);
+  }
+
+  function drawLine(ink) {
+    context.strokeStyle = ink;
+    context.lineWidth = 1.5 * devicePixelRatio;
+    context.setLineDash([5 * devicePixelRatio, 4 * devicePixelRatio]);
+    context.beginPath();
+    line.forEach(([left, top]) => context.lineTo(left, top));
+    context.closePath();
+    context.stroke();
+    context.setLineDash([]);
   }
 
   // Names in the middle of their groups, the largest group first; a name that would lie on another is not written.
-  function writeNames() {
+  function writeNames(by, places) {
     const style = getComputedStyle(document.body);
     const size = 12 * devicePixelRatio;
     const boxes = [];
@@ -104,18 +153,18 @@ function startMap(figure) {
     context.textAlign = "center";
     context.lineWidth = 3.5 * devicePixelRatio;
     context.lineJoin = "round";
-    for (const code of data.order) {
-      if (code === data.unknown || (chosen.size && !chosen.has(code))) continue;
-      const [left, top] = [across(middle[code]), down(middle[code])];
-      const half = context.measureText(shortName(code)).width / 2;
+    for (const code of by.order) {
+      if (places[code] < 0 || code === by.unknown || (chosen.size && !chosen.has(code))) continue;
+      const [left, top] = [across(places[code]), down(places[code])];
+      const half = context.measureText(shortName(by.names[code])).width / 2;
       const box = [left - half, top - size, left + half, top + size / 3];
       const isFree = boxes.every((other) => box[0] > other[2] || box[2] < other[0] || box[1] > other[3] || box[3] < other[1]);
       if (!isFree || box[0] < 0 || box[2] > canvas.width || box[1] < 0 || box[3] > canvas.height) continue;
       boxes.push(box);
       context.strokeStyle = style.backgroundColor;
-      context.strokeText(shortName(code), left, top);
+      context.strokeText(shortName(by.names[code]), left, top);
       context.fillStyle = style.color;
-      context.fillText(shortName(code), left, top);
+      context.fillText(shortName(by.names[code]), left, top);
     }
   }
 
@@ -136,8 +185,14 @@ function startMap(figure) {
   function zoom(factor) {
     scale = Math.max(1, Math.min(200, scale * factor));
     if (scale === 1) centre = [0.5, 0.5];
-    canvas.style.touchAction = scale > 1 ? "none" : "pan-y";
+    touch();
     redraw();
+  }
+
+  // A finger scrolls the page, unless there is something to move or to draw.
+  function touch() {
+    canvas.style.touchAction = scale > 1 || isLasso() ? "none" : "pan-y";
+    canvas.style.cursor = isLasso() ? "crosshair" : "";
   }
 
   function move(toRight, downwards) {
@@ -145,89 +200,203 @@ function startMap(figure) {
     redraw();
   }
 
-  function nearest(left, top) {
-    let found = -1;
-    let least = (12 * devicePixelRatio) ** 2;
+  function nearest(left, top, farthest) {
+    let best = -1;
+    let least = (farthest * devicePixelRatio) ** 2;
     for (let index = 0; index < x.length; index++) {
-      if (chosen.size && !chosen.has(label[index])) continue;
       const far = (across(index) - left) ** 2 + (down(index) - top) ** 2;
-      if (far < least) [least, found] = [far, index];
+      if (far < least && isShownOrValue(index)) [least, best] = [far, index];
     }
-    return found;
+    return best;
   }
 
-  function point(event) {
-    const box = canvas.getBoundingClientRect();
-    const [left, top] = [event.clientX - box.left, event.clientY - box.top];
-    const index = nearest(left * devicePixelRatio, top * devicePixelRatio);
+  const isShownOrValue = (index) => (within || (chosen.size && group()) ? isShown(index) : true);
+
+  function describe(index) {
+    const row = "cell " + (data.rows ? data.rows[index] : index + 1) + " of the file";
+    const lines = ids ? [data.idStart + ids[index] + data.idEnd, row] : [row];
+    for (const by of groups) {
+      const unknown = by.codes[index] === by.unknown;
+      lines.push((by === groups[0] ? "" : by.name + ": ") + by.names[by.codes[index]]);
+      if (by === groups[0] && data.best) {
+        const [best, second] = [data.best[index], data.second[index]];
+        if (unknown && best !== by.unknown) lines.push("nearest: " + by.names[best]);
+        if (second !== by.unknown) lines.push("second: " + by.names[second]);
+      }
+    }
+    if (wrong && wrong[index]) lines.push("the label is wrong");
+    for (const value of values) lines.push(value.name + ": " + shown(value, value.cells[index] / 255));
+    return lines.join("\n");
+  }
+
+  // A share in percent, or a number between the ends of its column.
+  function shown(value, share) {
+    if (value.isShare) return Math.round(100 * share) + "%";
+    return (value.low + share * (value.high - value.low)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  }
+
+  function showTip(index, left, top) {
     tip.hidden = index < 0;
     if (index < 0) return;
-    const lines = ["cell " + (data.rows ? data.rows[index] : index + 1) + " of the file", data.names[label[index]]];
-    if (label[index] === data.unknown && best[index] !== data.unknown) lines.push("nearest: " + data.names[best[index]]);
-    if (second[index] !== data.unknown) lines.push("second: " + data.names[second[index]]);
-    for (const value of values) lines.push(value.name + ": " + Math.round(value.cells[index] / 2.55) + "%");
-    tip.textContent = lines.join("\n");
-    tip.style.left = Math.min(left + 14, box.width - tip.offsetWidth) + "px";
+    tip.textContent = describe(index);
+    tip.style.left = Math.max(0, Math.min(left + 14, canvas.clientWidth - tip.offsetWidth)) + "px";
     tip.style.top = Math.max(0, top - tip.offsetHeight - 10) + "px";
+  }
+
+  function place(event) {
+    const box = canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  }
+
+  // Go to a cell and say what is known of it.
+  function goTo(index) {
+    found = index;
+    scale = Math.max(scale, 4);
+    centre = [x[index] / 65535, y[index] / 65535];
+    touch();
+    redraw();
+    showTip(index, canvas.clientWidth / 2, canvas.clientHeight / 2);
   }
 
   function choose(codes) {
     chosen = new Set(codes);
+    within = null;
     for (const button of find(".legend").querySelectorAll("button"))
       button.setAttribute("aria-pressed", chosen.has(+button.dataset.code));
-    const number = label.reduce((sum, code) => sum + chosen.has(code), 0);
-    find(".count").textContent = chosen.size ? number.toLocaleString("en") + " cells chosen" : "";
+    showComposition();
     redraw();
   }
 
+  function select(isWithin) {
+    within = Uint8Array.from(x, (_, index) => +isWithin(index));
+    if (!within.includes(1)) within = null;
+    chosen = new Set();
+    for (const button of find(".legend").querySelectorAll("button")) button.setAttribute("aria-pressed", false);
+    showComposition();
+    redraw();
+  }
+
+  function selectLine() {
+    const corners = line;
+    line = [];
+    if (corners.length < 3) return select(() => false);
+    select((index) => {
+      const [left, top] = [across(index), down(index)];
+      let inside = false;
+      for (let i = 0, j = corners.length - 1; i < corners.length; j = i++) {
+        const [ax, ay] = corners[i];
+        const [bx, by] = corners[j];
+        if (ay > top !== by > top && left < ((bx - ax) * (top - ay)) / (by - ay) + ax) inside = !inside;
+      }
+      return inside;
+    });
+  }
+
+  // What the chosen cells are: groups of the column that colours the map (or labels), and means of the values.
+  function showComposition() {
+    const by = group() || groups[0];
+    const counts = by.names.map(() => 0);
+    const sums = values.map(() => 0);
+    let number = 0;
+    for (let index = 0; index < x.length; index++) {
+      if (!(within ? within[index] : chosen.has(by.codes[index]))) continue;
+      number += 1;
+      counts[by.codes[index]] += 1;
+      values.forEach((value, place) => (sums[place] += value.cells[index] / 255));
+    }
+    find(".count").textContent = number ? number.toLocaleString("en") + " cells chosen" : "";
+    find(".none").hidden = !number;
+    const order = by.names.map((_, code) => code).filter((code) => counts[code]);
+    order.sort((a, b) => counts[b] - counts[a]);
+    const lines = order.slice(0, 12).map((code) => by.names[code] + ": " + counts[code].toLocaleString("en") + " (" + Math.round((100 * counts[code]) / number) + "%)");
+    if (order.length > 12) lines.push(order.length - 12 + " more");
+    values.forEach((value, place) => lines.push("mean " + value.name + ": " + shown(value, sums[place] / number)));
+    find(".chosen").replaceChildren(...(number ? lines : []).map((text) => newElement("li", text)));
+  }
+
   function showLegend() {
-    const by = find(".colour").value;
+    const by = group();
     const items = [];
-    if (by === "label") {
-      for (const code of data.order) {
-        const button = document.createElement("button");
+    if (by) {
+      for (const code of by.order) {
+        const button = newElement("button", "", { type: "button" });
         const dot = document.createElement("i");
-        dot.style.background = data.colours[code];
-        button.type = "button";
+        dot.style.background = by.colours[code];
         button.dataset.code = code;
         button.setAttribute("aria-pressed", chosen.has(code));
-        button.append(dot, data.names[code] + " (" + data.counts[code].toLocaleString("en") + ")");
+        button.append(dot, by.names[code] + " (" + by.counts[code].toLocaleString("en") + ")");
         button.onclick = () => choose(chosen.has(code) ? [...chosen].filter((other) => other !== code) : [...chosen, code]);
         items.push(button);
       }
     } else {
-      const bar = document.createElement("div");
-      bar.className = "ramp";
+      const value = values[colouring.value - groups.length];
+      const bar = newElement("div", "", { className: "ramp" });
       bar.style.background = "linear-gradient(to right, " + data.ramp.join(", ") + ")";
-      items.push("0%", bar, "100%");
+      items.push(shown(value, 0), bar, shown(value, 1));
     }
-    find(".legend").replaceChildren(
-      ...items.map((item) => {
-        const entry = document.createElement("li");
-        entry.append(item);
-        return entry;
-      }),
-    );
+    const entries = items.map((item) => document.createElement("li"));
+    entries.forEach((entry, place) => entry.append(items[place]));
+    find(".legend").replaceChildren(...entries);
   }
 
+  function search(text) {
+    const wanted = text.trim().toLowerCase();
+    found = -1;
+    tip.hidden = true;
+    const codes = wanted ? groups[0].order.filter((code) => groups[0].names[code].toLowerCase().includes(wanted)) : [];
+    if (codes.length && colouring.value !== "0") {
+      colouring.value = "0";
+      showLegend();
+    }
+    if (group() || !wanted) choose(codes);
+    if (!wanted || codes.length) return;
+    const index = ids ? ids.findIndex((id) => (data.idStart + id + data.idEnd).toLowerCase() === wanted) : -1;
+    const inside = index < 0 && ids && wanted.length > 3 ? ids.findIndex((id) => id.toLowerCase().includes(wanted)) : index;
+    find(".count").textContent = inside < 0 ? "no such type" + (ids ? " or cell" : "") : "";
+    if (inside >= 0) goTo(inside);
+  }
+
+  const isLasso = () => find(".lasso").getAttribute("aria-pressed") === "true";
+  [...groups, ...values].forEach((column, place) => colouring.append(newElement("option", column.name, { value: place })));
   find(".screen").hidden = false;
   find(".paper").hidden = true;
-  find(".colour").onchange = () => (showLegend(), redraw());
-  find(".search").oninput = (event) => {
-    const wanted = event.target.value.trim().toLowerCase();
-    choose(wanted ? data.order.filter((code) => data.names[code].toLowerCase().includes(wanted)) : []);
-    if (wanted && !chosen.size) find(".count").textContent = "no such type";
+  find(".mark").hidden = !wrong;
+  find(".wrong").onchange = redraw;
+  colouring.onchange = () => {
+    chosen = new Set();
+    showLegend();
+    showComposition();
+    redraw();
   };
+  find(".search").oninput = (event) => search(event.target.value);
   find(".closer").onclick = () => zoom(1.6);
   find(".farther").onclick = () => zoom(1 / 1.6);
-  find(".whole").onclick = () => zoom(0);
+  find(".whole").onclick = () => {
+    found = -1;
+    tip.hidden = true;
+    zoom(0);
+  };
+  find(".lasso").onclick = (event) => {
+    event.currentTarget.setAttribute("aria-pressed", !isLasso());
+    touch();
+  };
+  find(".view").onclick = () =>
+    select((index) => across(index) >= 0 && across(index) < canvas.width && down(index) >= 0 && down(index) < canvas.height);
+  find(".none").onclick = () => select(() => false);
   canvas.onkeydown = (event) => {
     const step = 40 * devicePixelRatio;
     const actions = {
-      "+": () => zoom(1.6), "=": () => zoom(1.6), "-": () => zoom(1 / 1.6), 0: () => zoom(0),
+      "+": () => zoom(1.6), "=": () => zoom(1.6), "-": () => zoom(1 / 1.6), 0: () => find(".whole").click(),
       ArrowLeft: () => move(step, 0), ArrowRight: () => move(-step, 0), ArrowUp: () => move(0, step), ArrowDown: () => move(0, -step),
+      Enter: () => {
+        found = nearest(canvas.width / 2, canvas.height / 2, 400);
+        redraw();
+        if (found >= 0) showTip(found, across(found) / devicePixelRatio, down(found) / devicePixelRatio);
+        find(".count").textContent = found < 0 ? "" : describe(found).replaceAll("\n", ", ");
+      },
+      Escape: () => find(".none").click(),
     };
-    if (!actions[event.key]) return;
+    if (!actions[event.key] || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     actions[event.key]();
   };
@@ -237,24 +406,36 @@ function startMap(figure) {
     (event) => {
       if (document.activeElement !== canvas) return;
       event.preventDefault();
-      const box = canvas.getBoundingClientRect();
-      const offset = [event.clientX - box.left - box.width / 2, event.clientY - box.top - box.height / 2].map((part) => part * devicePixelRatio);
+      const [left, top] = place(event);
+      const offset = [left - canvas.clientWidth / 2, top - canvas.clientHeight / 2].map((part) => part * devicePixelRatio);
       move(-offset[0], -offset[1]);
       zoom(Math.exp(-event.deltaY / 400));
       if (scale > 1) move(...offset);
     },
     { passive: false },
   );
-  canvas.onpointerdown = (event) => canvas.setPointerCapture(event.pointerId);
-  canvas.onpointermove = (event) => {
-    if (event.buttons & 1) move(event.movementX * devicePixelRatio, event.movementY * devicePixelRatio);
-    point(event);
+  canvas.onpointerdown = (event) => {
+    canvas.setPointerCapture(event.pointerId);
+    if (isLasso()) line = [place(event).map((part) => part * devicePixelRatio)];
   };
+  canvas.onpointermove = (event) => {
+    const [left, top] = place(event);
+    if (line.length) {
+      line.push([left * devicePixelRatio, top * devicePixelRatio]);
+      return redraw();
+    }
+    if (event.buttons & 1) move(event.movementX * devicePixelRatio, event.movementY * devicePixelRatio);
+    showTip(nearest(left * devicePixelRatio, top * devicePixelRatio, 12), left, top);
+  };
+  canvas.onpointerup = () => line.length && selectLine();
+  canvas.onpointercancel = () => (line = []);
   canvas.onpointerleave = () => (tip.hidden = true);
-  canvas.style.touchAction = "pan-y";
   matchMedia("(prefers-color-scheme: dark)").onchange = redraw;
   new ResizeObserver(fit).observe(find(".stage"));
+  if (data.best) [data.best, data.second] = [data.best, data.second].map((codes) => unpack(codes, groups[0].wide ? Uint16Array : Uint8Array));
+  touch();
   showLegend();
+  showComposition();
   fit();
 }
 

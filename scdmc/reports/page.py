@@ -83,14 +83,11 @@ class InteractiveMap:
         The same map as PNG, for readers without JavaScript and for paper.
     points
         JSON that may stand within HTML.
-    value_names
-        What the points can be coloured by, beside the label.
     """
 
     caption: str
     figure: Path
     points: str
-    value_names: tuple[str, ...]
 
 
 @dataclass
@@ -215,12 +212,7 @@ def _section_for_page(section: Section) -> dict:
         "figures": [_figure_for_page(*figure) for figure in section.figures],
         "points": section.points,
         "maps": [
-            {
-                **_figure_for_page(part.caption, part.figure),
-                "points": Markup(part.points),
-                "value_names": part.value_names,
-            }
-            for part in section.maps
+            {**_figure_for_page(part.caption, part.figure), "points": Markup(part.points)} for part in section.maps
         ],
         "folds": section.folds,
     }
