@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.labels import is_missing
+from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
@@ -80,12 +81,19 @@ def verdict_of(embedded: EmbeddedFile) -> Verdict:
 
 def _map_section(embedded: EmbeddedFile, folder: Path, made: Provenance) -> Section:
     is_drawn = np.isfinite(embedded.coordinates).all(axis=1)
-    colourings = {name: labels[is_drawn] for name, labels in _labels_of(embedded.obs).items()}
-    colourings = colourings or {"all cells": np.full(int(is_drawn.sum()), "cells", dtype=object)}
-    names = " and ".join(colourings)
-    title = f"UMAP of {int(is_drawn.sum()):,} cells, coloured by {names}; no label had a part in it"
-    figure = umap_figure(embedded.coordinates[is_drawn], colourings, title, made.seed or 0)
-    return Section("Map", figures=[(title, save_figure(figure, folder / "umap"))])
+    labels = _labels_of(embedded.obs) or {"all cells": np.full(len(is_drawn), "cell", dtype=object)}
+    first, *others = labels
+    title = f"UMAP of {int(is_drawn.sum()):,} cells, coloured by {' and '.join(labels)}; no label had a part in it"
+    drawn = {name: column[is_drawn] for name, column in labels.items()}
+    figure = umap_figure(embedded.coordinates[is_drawn], drawn, title, made.seed or 0)
+    cells = MappedCells(
+        embedded.coordinates,
+        labels[first],
+        label_name=first,
+        columns={name: labels[name] for name in others},
+        ids=embedded.obs.index.astype(str).to_numpy(),
+    )
+    return Section("Map", maps=[interactive_map(cells, title, save_figure(figure, folder / "umap"), made.seed or 0)])
 
 
 def _labels_of(obs: pd.DataFrame) -> dict[str, np.ndarray]:
