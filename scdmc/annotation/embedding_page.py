@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.labels import is_missing
-from scdmc.reports.cell_map import MappedCells, interactive_map
+from scdmc.reports.cell_map import MappedCells, columns_to_map, interactive_map
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
@@ -82,7 +82,7 @@ def verdict_of(embedded: EmbeddedFile) -> Verdict:
 def _map_section(embedded: EmbeddedFile, folder: Path, made: Provenance) -> Section:
     is_drawn = np.isfinite(embedded.coordinates).all(axis=1)
     labels = _labels_of(embedded.obs) or {"all cells": np.full(len(is_drawn), "cell", dtype=object)}
-    first, *others = labels
+    first = next(iter(labels))
     title = f"UMAP of {int(is_drawn.sum()):,} cells, coloured by {' and '.join(labels)}; no label had a part in it"
     drawn = {name: column[is_drawn] for name, column in labels.items()}
     figure = umap_figure(embedded.coordinates[is_drawn], drawn, title, made.seed or 0)
@@ -90,7 +90,7 @@ def _map_section(embedded: EmbeddedFile, folder: Path, made: Provenance) -> Sect
         embedded.coordinates,
         labels[first],
         label_name=first,
-        columns={name: labels[name] for name in others},
+        columns=columns_to_map(embedded.obs, {first}),
         ids=embedded.obs.index.astype(str).to_numpy(),
     )
     return Section("Map", maps=[interactive_map(cells, title, save_figure(figure, folder / "umap"), made.seed or 0)])
