@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from scdmc.labels import is_missing
 from scdmc.reports.cell_map import MappedCells, columns_to_map, interactive_map
@@ -17,6 +18,7 @@ from scdmc.reports.provenance import Provenance
 # A column with so many different values is a label; others name cells or measure them.
 FEWEST_GROUPS, MOST_GROUPS, MOST_COLOURINGS = 2, 40, 2
 MOST_COUNTS_LOST = 0.2
+NEAREST = 15
 COUNTS_LOST, GENES, GENES_MATCHED = "share of counts lost", "genes", "genes matched"
 
 
@@ -71,12 +73,41 @@ def verdict_of(embedded: EmbeddedFile) -> Verdict:
     if embedded.coverage:
         lost, genes = embedded.coverage[COUNTS_LOST], int(embedded.coverage[GENES])
         matched = int(embedded.coverage[GENES_MATCHED])
-        numbers.append(KeyNumber("Genes that the model knows", f"{matched:,}", f"of {genes:,} in the file"))
-        numbers.append(KeyNumber("Counts in unknown genes", f"{lost:.1%}", f"a caution from {MOST_COUNTS_LOST:.0%} on"))
+        beside = f"{matched:,} of {genes:,} genes are known; a caution from {MOST_COUNTS_LOST:.0%} on"
+        numbers.append(KeyNumber("Counts in unknown genes", f"{lost:.1%}", beside))
         if lost >= MOST_COUNTS_LOST:
             level, headline = "caution", f"The model could not read {lost:.0%} of the counts"
     reason = "Whether cells of one type lie together, scdmc cluster measures (with --label_key)."
+    labels = _labels_of(embedded.obs)
+    if embedded.coordinates is not None and labels:
+        name, column = next(iter(labels.items()))
+        shared = shared_neighbours(embedded.coordinates, column)
+        if shared is not None:
+            title = f"Neighbours on the map with the same {name}"
+            numbers.append(
+                KeyNumber(title, f"{shared[0]:.0%}", f"{shared[1]:.0%} by chance; no label had a part in it")
+            )
     return Verdict(level, headline, (reason,), tuple(numbers))
+
+
+def shared_neighbours(coordinates: np.ndarray, labels: np.ndarray) -> tuple[float, float] | None:
+    """How many of a cell's 15 nearest on the map have its label, and how many of any others have; None for few cells.
+
+    Parameters
+    ----------
+    coordinates
+        Shape (n_cells, 2); cells without a place, and those without a label, take no part.
+    labels
+        Shape (n_cells,).
+    """
+    takes_part = np.isfinite(coordinates).all(axis=1) & ~is_missing(labels)
+    codes, names = pd.factorize(labels[takes_part])
+    if len(codes) <= NEAREST:
+        return None
+    nearest = cKDTree(coordinates[takes_part]).query(coordinates[takes_part], NEAREST + 1)[1][:, 1:]
+    sizes = np.bincount(codes, minlength=len(names))
+    by_chance = (sizes * (sizes - 1)).sum() / (len(codes) * (len(codes) - 1))
+    return float((codes[nearest] == codes[:, None]).mean()), float(by_chance)
 
 
 def _map_section(embedded: EmbeddedFile, folder: Path, made: Provenance) -> Section:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scdmc.errors import ScDMCError
 from scdmc.reports.figures import PALETTE, PANEL_INCHES
@@ -67,6 +68,7 @@ def _draw_loss(axes: Axes, history: pd.DataFrame, name: str) -> None:
             logged = history[["step", column]].dropna()
             axes.plot(logged["step"], logged[column], **style)
     axes.set_xlabel("optimizer step", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("loss (nats)", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,7 @@ from scdmc.training.data import PretrainingData
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import write_history
-from scdmc.training.run_state import write_progress
+from scdmc.training.run_state import curves_title, write_progress
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -190,5 +190,5 @@ def draw_loss_curves(history: Sequence[Mapping[str, float]], guesses: Mapping[st
         for stream in ("rank", "expression")
     }
     save_figure(
-        loss_curve_figure(pd.DataFrame(list(history)), "Pre-training losses", levels), output_dir / "loss_curves"
+        loss_curve_figure(pd.DataFrame(list(history)), curves_title(history), levels), output_dir / "loss_curves"
     )

@@ -8,7 +8,7 @@ import pandas as pd
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.training.guessing import best_guess
-from scdmc.training.run_state import split_history
+from scdmc.training.run_state import curves_title, split_history
 
 STREAMS = {"rank": "Masked genes, rank stream", "expression": "Masked genes, expression stream"}
 SECONDS_TO_RELOAD = 30
@@ -40,7 +40,8 @@ def write_run_page(
     lead = run_verdict(history, guesses, progress)
     table = pd.DataFrame([row for row in history if "eval_loss" in row])
     table = table.dropna(axis=1, how="all").rename(columns=lambda name: name.removeprefix("eval_").replace("_", " "))
-    caption = f"{lead.headline}. Thin: batches of training cells; thick: held-out cells; dashed: guessing"
+    lines = "thin: batches of training cells; thick: held-out cells" + ("; dashed: guessing" if guesses else "")
+    caption = f"{curves_title(history)} ({lines})"
     sections = [
         Section("Losses", figures=[(caption, folder / "loss_curves.png")]),
         Section("Held-out cells", tables=[("Every evaluation; losses in nats", table)]),

@@ -74,6 +74,17 @@ def split_history(history: Sequence[Mapping[str, float]]) -> tuple[dict[str, flo
     return (dict(trained[-1]) if trained else {}), evaluation
 
 
+def curves_title(history: Sequence[Mapping[str, float]]) -> str:
+    """What the loss curves say: how far the loss of held-out cells went, and in how many steps."""
+    judged = [row for row in history if "eval_loss" in row]
+    if not judged:
+        return f"Losses of training cells until step {history[-1]['step']:,.0f}"
+    first, last = judged[0], judged[-1]
+    return (
+        f"Loss of held-out cells: from {first['eval_loss']:.3f} to {last['eval_loss']:.3f} in {last['step']:,.0f} steps"
+    )
+
+
 def write_progress(
     folder: Path, history: Sequence[Mapping[str, float]], total_steps: int | None, seconds_left: float | None
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from scdmc.annotation import annotate_file as annotated_file
 from scdmc.annotation.annotate_file import embed_file
+from scdmc.annotation.embedding_page import EmbeddedFile, shared_neighbours, verdict_of
 from scdmc.cells.data import read_cells
 from scdmc.cells.results import write_annotated
 from scdmc.errors import ScDMCError
@@ -216,3 +217,19 @@ def test_a_table_has_one_row_for_each_cell_and_its_name(tmp_path, data_path, mod
     whole, table = anndata.read_h5ad(tmp_path / "whole.h5ad"), pd.read_csv(tmp_path / "table.csv", index_col="cell_id")
     assert table.index.tolist() == whole.obs_names.tolist()
     np.testing.assert_allclose(table.to_numpy(), whole.obsm["X_scDMC"], atol=1e-6)
+
+
+def test_the_page_tells_what_the_model_could_not_read_and_whose_neighbours_are_alike():
+    generator = np.random.default_rng(0)
+    labels = np.array(["a", "b"] * 30, dtype=object)
+    apart = generator.normal(size=(60, 2)) + 50 * (labels == "a")[:, None]
+    shared, by_chance = shared_neighbours(apart, labels)
+    assert shared == 1
+    assert by_chance == pytest.approx(29 / 59)
+    apart[:50] = np.nan
+    assert shared_neighbours(apart, labels) is None
+    obs = pd.DataFrame({"cell_type": pd.Categorical(labels)})
+    coverage = {"share of counts lost": 0.4, "genes": 100, "genes matched": 60}
+    verdict = verdict_of(EmbeddedFile(60, 58, 32, coverage, obs, None))
+    assert (verdict.level, verdict.headline) == ("caution", "The model could not read 40% of the counts")
+    assert verdict.numbers[0].beside == "2 of 60 were left out"
