@@ -37,6 +37,7 @@ function startMap(figure) {
   let line = []; // of the lasso, in pixels of the canvas
   let found = -1; // a cell that was searched for, or stands in the middle
   let scheduled = false;
+  let sequence = null; // of drawing; null after a change of what is shown
   const group = () => groups[colouring.value] || null;
   const shortName = (name) => (name.length > 28 ? name.slice(0, 27) + "…" : name);
 
@@ -100,18 +101,15 @@ function startMap(figure) {
     const margin = Math.ceil(radius) + 1;
     const [ofX, ofY, size] = [width / 2 - centre[0] * unit(), height / 2 + centre[1] * unit(), unit() / 65535];
     const isFiltered = within !== null || chosen.size > 0;
-    // What was not chosen, and cells without a label, lie below the others.
-    for (const below of [true, false]) {
-      for (let index = 0; index < x.length; index++) {
-        const isBelow = isFiltered ? !isShown(index) : by !== null && codes[index] === by.unknown;
-        if (isBelow !== below) continue;
-        const left = Math.round(x[index] * size + ofX);
-        const top = Math.round(ofY - y[index] * size);
-        if (left < margin || left >= width - margin || top < margin || top >= height - margin) continue;
-        const shade = below && isFiltered ? faint : shades[codes[index]];
-        const place = top * width + left;
-        for (let part = 0; part < offsets.length; part++) pixels[place + offsets[part]] = shade;
-      }
+    const { indices, below } = sequence || (sequence = inSequence(by));
+    for (let turn = 0; turn < indices.length; turn++) {
+      const index = indices[turn];
+      const left = Math.round(x[index] * size + ofX);
+      const top = Math.round(ofY - y[index] * size);
+      if (left < margin || left >= width - margin || top < margin || top >= height - margin) continue;
+      const shade = turn < below && isFiltered ? faint : shades[codes[index]];
+      const place = top * width + left;
+      for (let part = 0; part < offsets.length; part++) pixels[place + offsets[part]] = shade;
     }
     context.putImageData(image, 0, 0);
     const ink = getComputedStyle(document.body).color;
@@ -119,6 +117,19 @@ function startMap(figure) {
     if (by) writeNames(by, middle[colouring.value]);
     if (found >= 0) ring(found, radius + 6, ink, 2);
     if (line.length) drawLine(ink);
+  }
+
+  // Cells in the order in which they are drawn: what was not chosen, and cells without a label, lie below the others.
+  function inSequence(by) {
+    const indices = new Uint32Array(x.length);
+    const isFiltered = within !== null || chosen.size > 0;
+    let below = 0;
+    let above = x.length;
+    for (let index = 0; index < x.length; index++) {
+      const isBelow = isFiltered ? !isShown(index) : by !== null && by.codes[index] === by.unknown;
+      indices[isBelow ? below++ : --above] = index;
+    }
+    return { indices, below };
   }
 
   function ring(index, radius, ink, thickness) {
@@ -201,16 +212,19 @@ function startMap(figure) {
   }
 
   function nearest(left, top, farthest) {
+    const size = unit() / 65535;
+    const [atX, atY] = [(left - canvas.width / 2) / size + 65535 * centre[0], 65535 * centre[1] - (top - canvas.height / 2) / size];
     let best = -1;
-    let least = (farthest * devicePixelRatio) ** 2;
+    let least = ((farthest * devicePixelRatio) / size) ** 2;
     for (let index = 0; index < x.length; index++) {
-      const far = (across(index) - left) ** 2 + (down(index) - top) ** 2;
-      if (far < least && isShownOrValue(index)) [least, best] = [far, index];
+      const far = (x[index] - atX) * (x[index] - atX) + (y[index] - atY) * (y[index] - atY);
+      if (far < least && isShown(index)) {
+        least = far;
+        best = index;
+      }
     }
     return best;
   }
-
-  const isShownOrValue = (index) => (within || (chosen.size && group()) ? isShown(index) : true);
 
   function describe(index) {
     const row = "cell " + (data.rows ? data.rows[index] : index + 1) + " of the file";
@@ -264,6 +278,7 @@ function startMap(figure) {
     for (const button of find(".legend").querySelectorAll("button"))
       button.setAttribute("aria-pressed", chosen.has(+button.dataset.code));
     showComposition();
+    sequence = null;
     redraw();
   }
 
@@ -273,15 +288,18 @@ function startMap(figure) {
     chosen = new Set();
     for (const button of find(".legend").querySelectorAll("button")) button.setAttribute("aria-pressed", false);
     showComposition();
+    sequence = null;
     redraw();
   }
 
   function selectLine() {
     const corners = line;
+    const size = unit() / 65535;
+    const [ofX, ofY] = [canvas.width / 2 - centre[0] * unit(), canvas.height / 2 + centre[1] * unit()];
     line = [];
     if (corners.length < 3) return select(() => false);
     select((index) => {
-      const [left, top] = [across(index), down(index)];
+      const [left, top] = [x[index] * size + ofX, ofY - y[index] * size];
       let inside = false;
       for (let i = 0, j = corners.length - 1; i < corners.length; j = i++) {
         const [ax, ay] = corners[i];
@@ -364,6 +382,7 @@ function startMap(figure) {
   find(".wrong").onchange = redraw;
   colouring.onchange = () => {
     chosen = new Set();
+    sequence = null;
     showLegend();
     showComposition();
     redraw();

@@ -198,10 +198,8 @@ def _common_start(texts: list[str]) -> str:
     if len(texts) < 2:
         return ""
     first, last = min(texts), max(texts)
-    n_same = next(
-        (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first)
-    )
-    return first[:n_same]
+    pairs = zip(first, last, strict=False)
+    return first[: next((place for place, (one, other) in enumerate(pairs) if one != other), len(first))]
 
 
 def _coded(columns: list[np.ndarray]) -> tuple[list[str], list[np.ndarray]]:

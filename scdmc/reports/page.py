@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -237,8 +238,12 @@ def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
         }
         for name, column in table.items()
     ]
+    formats = [_format_of(column) for _, column in table.items()]
     rows = [
-        [{"text": _as_text(value), "is_bold": isinstance(value, Bold)} for value in row]
+        [
+            {"text": _as_text(value, form), "is_bold": isinstance(value, Bold)}
+            for value, form in zip(row, formats, strict=True)
+        ]
         for row in table.itertuples(index=False, name=None)
     ]
     return {"caption": caption, "columns": columns, "rows": rows}
@@ -258,12 +263,22 @@ def _is_number(column: pd.Series) -> bool:
     )
 
 
-def _as_text(value: object) -> str:
-    """Write a cell: three decimals (significant digits below a thousandth), thousands apart, a dash for nothing."""
+def _format_of(column: pd.Series) -> str:
+    """One format for the floats of a column: whole, with three decimals, or with powers of ten for tiny ones."""
+    values = [abs(value) for value in column if isinstance(value, float) and np.isfinite(value)]
+    if all(value.is_integer() for value in values) and any(value > 1 for value in values):
+        return ",.0f"
+    if any(0 < value < 0.001 for value in values):
+        return ".2e"
+    return ",.1f" if any(value >= 1000 for value in values) else ",.3f"
+
+
+def _as_text(value: object, form: str) -> str:
+    """Write a cell: floats in the format of their column, thousands apart, a dash for nothing."""
     if pd.isna(value):
         return "–"
     if isinstance(value, float):
-        return f"{value:,.3g}" if 0 < abs(value) < 0.001 else f"{value:,.3f}"
+        return "0" if value == 0 and form == ".2e" else format(value, form)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)

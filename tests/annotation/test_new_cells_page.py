@@ -149,8 +149,9 @@ def test_a_page_repeats_and_asks_nothing_of_a_network(cells, tmp_path):
 
 def test_the_map_holds_place_label_second_and_probability_of_each_cell(cells, tmp_path):
     points = points_of(page_of(tmp_path, cells))
-    names = np.array(points["names"])
-    np.testing.assert_array_equal(names[unpacked(points["label"], "u1")], cells.labels.astype(str))
+    group = points["groups"][0]
+    names = np.array(group["names"])
+    np.testing.assert_array_equal(names[unpacked(group["codes"], "u1")], cells.labels.astype(str))
     ranked = np.argsort(-cells.probabilities, axis=1, kind="stable")
     is_labelled = cells.labels != "Unknown"
     second = names[unpacked(points["second"], "u1")]
@@ -160,10 +161,10 @@ def test_the_map_holds_place_label_second_and_probability_of_each_cell(cells, tm
     slope = np.polyfit(cells.umap[:, 0], x, 1)[0]
     np.testing.assert_allclose(x - x[0], slope * (cells.umap[:, 0] - cells.umap[0, 0]), atol=1.1)
     np.testing.assert_allclose(y - y[0], slope * (cells.umap[:, 1] - cells.umap[0, 1]), atol=1.1)
-    probability, distance = (unpacked(value["cells"], "u1") for value in points["values"])
+    probability, distance = (unpacked(value["cells"], "u1") for value in points["values"][:2])
     np.testing.assert_allclose(probability / 255, cells.probabilities.max(axis=1), atol=0.003)
     np.testing.assert_allclose(distance / 255, cells.distance, atol=0.003)
-    assert sum(points["counts"]) == len(cells.labels)
+    assert sum(group["counts"]) == len(cells.labels)
 
 
 def test_odd_names_end_no_script_and_come_back_whole(cells, tmp_path):
@@ -177,9 +178,9 @@ def test_odd_names_end_no_script_and_come_back_whole(cells, tmp_path):
     scores = replace(cells.held_out, types=types, labels=held_out, unseen_auroc={})
     odd = replace(cells, names=renamed, labels=relabelled, reference_labels=given, held_out=scores)
     page = page_of(tmp_path, replace(odd, facts={"file": "half \udce9 character"}))
-    assert len(re.findall("<script", page)) == len(re.findall("</script", page)) == 3
+    assert len(re.findall("<script", page)) == len(re.findall("</script", page)) == 4
     assert "<b>" not in page
-    found = set(points_of(page)["names"])
+    found = set(points_of(page)["groups"][0]["names"])
     assert {name[:120] for name in relabelled} <= found
 
 
@@ -187,8 +188,8 @@ def test_more_than_255_names_need_two_bytes(tmp_path):
     labels = np.array([f"type {index:03}" for index in range(300)], dtype=object)
     mapped = MappedCells(np.random.default_rng(0).normal(size=(300, 2)), labels, labels, labels[::-1], {})
     points = json.loads(interactive_map(mapped, "", tmp_path / "map.png").points)
-    names = np.array(points["names"])
-    assert points["wide"]
+    names = np.array(points["groups"][0]["names"])
+    assert points["groups"][0]["wide"]
     np.testing.assert_array_equal(names[unpacked(points["second"], "<u2")], labels[::-1].astype(str))
 
 
@@ -234,7 +235,7 @@ def test_600_types_have_a_bounded_page(tmp_path):
     page = page_of(tmp_path, many_types(600))
     assert len(page) < 1_500_000
     assert "more types, in the table below" in page
-    assert points_of(page)["wide"]
+    assert points_of(page)["groups"][0]["wide"]
 
 
 def test_one_type_only_is_no_reason_to_trust(tmp_path):

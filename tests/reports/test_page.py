@@ -74,10 +74,20 @@ def test_tables_have_rounded_right_aligned_numbers(tmp_path):
     cells = cells_of(written(tmp_path, Section("s", tables=[("Scores", table)])))
     assert [text for text, _ in cells] == [
         *("class", "f1", "cells", "p", "found"),
-        *("<b>", "0.988", "1,234", "1e-12", "True"),
-        *("c", "–", "5", "0.000", "False"),
+        *("<b>", "0.988", "1,234", "1.00e-12", "True"),
+        *("c", "–", "5", "0", "False"),
     ]
     assert [kind for _, kind in cells[:5]] == [kind for _, kind in cells[5:10]] == [None, *["number"] * 3, None]
+
+
+def test_a_column_has_one_format(tmp_path):
+    table = pd.DataFrame(
+        {"p": [0.5, 3e-5], "score": [0.5, 1.0], "whole": [9.0, 1200.0], "large": [1234.56, 0.5], "none": [np.nan] * 2}
+    )
+    assert [text for text, _ in cells_of(written(tmp_path, Section("s", tables=[("", table)])))][5:] == [
+        *("5.00e-01", "0.500", "9", "1,234.6", "–"),
+        *("3.00e-05", "1.000", "1,200", "0.5", "–"),
+    ]
 
 
 def test_a_named_index_becomes_the_first_column_and_row_numbers_do_not(tmp_path):

@@ -19,6 +19,7 @@ SMALLEST = {
     "data_loading": "--cells 40 --max_length 64 --batch_size 8",
     "embedding": f"{SMALL_ENCODER} --cells 4 --shortest 8 --longest 16 --rounds 1",
     "integration_speed": f"{SMALL_ENCODER} --cells 120 --n_batches 2 --n_genes 60 --seeds 1 --protocols published",
+    "page_speed": "--cells 200 --frames 2",
     "pretrain_step": f"{SMALL_ENCODER} --batch_size 2 --shortest 8 --longest 16 --steps 1 --rounds 1",
 }
 
