@@ -84,9 +84,7 @@ def verdict_of(embedded: EmbeddedFile) -> Verdict:
         shared = shared_neighbours(embedded.coordinates, column)
         if shared is not None:
             title = f"Neighbours on the map with the same {name}"
-            numbers.append(
-                KeyNumber(title, f"{shared[0]:.0%}", f"{shared[1]:.0%} by chance; no label had a part in it")
-            )
+            numbers.append(KeyNumber(title, f"{shared[0]:.0%}", f"{shared[1]:.0%} by chance; no label made the map"))
     return Verdict(level, headline, (reason,), tuple(numbers))
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -98,11 +99,14 @@ def write_html_report(
     """
     with tempfile.TemporaryDirectory() as folder:
         sections = [
-            _summary(settings, reports, warnings),
+            *([Section("Warnings", points=list(warnings))] if warnings else []),
             Section("Cells", figures=_save_all(_cell_figures(settings, reports), Path(folder) / "cells")),
             Section("Genes", figures=_save_all(_gene_figures(reports), Path(folder) / "genes")),
-            Section("Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)]),
+            Section(
+                "Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)], folds=True
+            ),
         ]
+        made = replace(made, settings=settings.to_dict())
         write_report(path, f"Tokenized cells: {name}", sections, verdict_of(settings, reports, warnings), made)
 
 
@@ -119,31 +123,16 @@ def verdict_of(settings: TokenizationSettings, reports: Sequence[FileReport], wa
     )
     headline = f"{n_out:,} of {n_in:,} cells were tokenized, with {1 - lost:.1%} of their counts"
     if not warnings:
-        return Verdict("good", headline, ("Nothing stood out.",), numbers)
+        lowest = (
+            f"In {cut:.0%} of the cells the lowest genes were cut, since no more fit." if cut else "No gene was cut."
+        )
+        return Verdict("good", headline, (lowest,), numbers)
     more = f" There are {len(warnings) - 1:,} more warnings below." if len(warnings) > 1 else ""
     return Verdict("caution", headline, (f"{warnings[0]}.{more}",), numbers)
 
 
 def _files(number: int) -> str:
     return "file" if number == 1 else "files"
-
-
-def _summary(settings: TokenizationSettings, reports: Sequence[FileReport], warnings: Sequence[str]) -> Section:
-    n_out = sum(report.cells_out for report in reports)
-    n_truncated = sum(report.cells_truncated for report in reports)
-    total = sum(report.counts_total for report in reports)
-    lost = sum(report.counts_of_unmatched_genes for report in reports)
-    text = (
-        f"{n_out:,} of {sum(report.cells_in for report in reports):,} cells of {len(reports):,} files were written, "
-        f"with at most {settings.model_input_size:,} tokens each; {n_truncated / max(n_out, 1):.1%} of them had more "
-        f"genes than fit. {lost / total if total else 0:.1%} of the counts lie in genes outside of the vocabulary."
-    )
-    content = {**settings.to_dict(), "cells": n_out}
-    rows = pd.DataFrame({"setting": list(content), "value": [str(value) for value in content.values()]})
-    tables = [("Settings", rows)]
-    if warnings:
-        tables.insert(0, ("Warnings", pd.DataFrame({"warning": list(warnings)})))
-    return Section("Summary", text, tables)
 
 
 def _table_of_files(reports: Sequence[FileReport]) -> pd.DataFrame:
