@@ -163,7 +163,8 @@ def main(argv: list[str] | None = None) -> int:
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made)
+        ids = cells.obs["cell_id"].to_numpy()
+        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made, ids)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

@@ -239,14 +239,14 @@ def main(argv: list[str] | None = None) -> int:
             benchmark = benchmarks[data.name] = run_benchmark(data, model_directory, place, options)
             write_integration_tables(folders[data.name], benchmark, data.name)
             maps[data.name] = cell_maps(data, benchmark)
-            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
+            with one_colour_per_type(data.labels, label_colours(path, data.keys[1])):
                 write_integrated(folders[data.name], path, data, benchmark, (maps[data.name], viewers))
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
         sections = []
         for path, data in zip(paths, data_sets, strict=True):
-            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
+            with one_colour_per_type(data.labels, label_colours(path, data.keys[1])):
                 drawn = (data, benchmarks[data.name], maps[data.name])
                 sections.append(draw_integration_results(folders[data.name], *drawn))
         if study:

@@ -25,8 +25,9 @@ from scdmc.cells.scores import (
     write_metrics,
 )
 from scdmc.cells.splits import PARTS, write_split
+from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import save_figure, shortened, umap_figure
-from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.page import InteractiveMap, KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv
 from scdmc.training.figures import loss_curve_figure
@@ -159,8 +160,10 @@ def draw_fine_tuning_results(
         From what.
     """
     best, ours = best_run(runs), tables.scores.iloc[0]
-    figures = _write_figures(folder, tables.test, tables.per_class, best, held_out_type)
-    sections = _sections(best, tables.shown, tables.per_class, figures, held_out_type, ours)
+    placed = _placed_cells(best)
+    figures = _write_figures(folder, tables, best, held_out_type, placed)
+    maps = [] if placed is None else [_moving_map(*placed, figures["umap"][1])]
+    sections = _sections(best, tables, figures, held_out_type, maps)
     made = replace(made, settings=facts)
     title = f"Cell types annotated by {ours.name}"
     write_report(folder / "report.html", title, sections, _verdict(tables.scores), made)
@@ -240,9 +243,14 @@ def _history(runs: Sequence[FineTunedRun]) -> pd.DataFrame:
 
 
 def _write_figures(
-    folder: Path, test: pd.DataFrame, per_class: pd.DataFrame, best: FineTunedRun, held_out_type: str | None
+    folder: Path,
+    tables: FineTuningTables,
+    best: FineTunedRun,
+    held_out_type: str | None,
+    placed: tuple[pd.DataFrame, np.ndarray] | None,
 ) -> dict[str, tuple[str, Path]]:
     """Name -> caption and PNG of each figure."""
+    test, per_class = tables.test, tables.per_class
     seen = test[test["label"] != held_out_type]
     is_right = (seen["label"] == seen["predicted"]).to_numpy()
     confidence = seen["probability"].to_numpy()
@@ -259,8 +267,8 @@ def _write_figures(
         "per_class": per_class_figure(per_class, worst_type_text(per_class)),
         "loss_curves": loss_curve_figure(pd.DataFrame(best.history), f"The best epoch is {best.best_epoch_text}"),
     }
-    if len(best.test_embeddings) >= FEWEST_CELLS_OF_MAP:
-        drawn["umap"] = _map_of_cells(best)
+    if placed is not None:
+        drawn["umap"] = _map_of_cells(*placed)
     captions = {
         "confusion_matrix": "Confusion matrix of the test cells",
         "reliability": "Confidence and accuracy of the test cells",
@@ -277,8 +285,10 @@ def worst_type_text(per_class: pd.DataFrame) -> str:
     return f"The lowest F1 of a type is {worst['f1']:.2f}, that of {shortened(worst['class'])}"
 
 
-def _map_of_cells(run: FineTunedRun) -> Figure:
-    """UMAP of the test cells, by true and predicted type."""
+def _placed_cells(run: FineTunedRun) -> tuple[pd.DataFrame, np.ndarray] | None:
+    """Predictions for the test cells, and their UMAP, shape (n_cells, 2); None for too few cells."""
+    if len(run.test_embeddings) < FEWEST_CELLS_OF_MAP:
+        return None
     test, embeddings = run.test_predictions, run.test_embeddings
     if len(test) > MOST_CELLS_OF_MAP:
         chosen = np.sort(np.random.default_rng(run.plan.seed).permutation(len(test))[:MOST_CELLS_OF_MAP])
@@ -288,28 +298,52 @@ def _map_of_cells(run: FineTunedRun) -> Figure:
     graph = neighbour_graph(embeddings, min(15, len(embeddings) - 1), run.plan.seed)
     coordinates = umap_coordinates(embeddings, graph, run.plan.seed)
     torch.set_num_threads(n_threads)
+    return test, coordinates
+
+
+def _map_of_cells(test: pd.DataFrame, coordinates: np.ndarray) -> Figure:
+    """The test cells by true and by predicted type."""
     colourings = {"true type": test["label"].to_numpy(), "predicted type": test["predicted"].to_numpy()}
     wrong = (test["label"] != test["predicted"]).to_numpy()
-    title = f"{wrong.sum():,} of {len(test):,} test cells as the classifier sees them have a wrong label (rings)"
-    return umap_figure(coordinates, colourings, title, same_colours=True, wrong=wrong)
+    return umap_figure(coordinates, colourings, wrong_cells_text(test), same_colours=True, wrong=wrong)
+
+
+def wrong_cells_text(test: pd.DataFrame) -> str:
+    """The finding of the map of test cells."""
+    n_wrong = (test["label"] != test["predicted"]).sum()
+    return f"{n_wrong:,} of {len(test):,} test cells have a wrong label (rings)"
+
+
+def _moving_map(test: pd.DataFrame, coordinates: np.ndarray, figure: Path) -> InteractiveMap:
+    """The test cells by predicted type, true type and probability, wrong ones in rings."""
+    mapped = MappedCells(
+        coordinates,
+        test["predicted"].to_numpy(dtype=object),
+        values={"probability": test["probability"].to_numpy(dtype=float)},
+        label_name="predicted type",
+        columns={"true type": test["label"].to_numpy(dtype=object)},
+        wrong=(test["label"] != test["predicted"]).to_numpy(),
+        ids=test["cell_id"].to_numpy() if "cell_id" in test else None,
+    )
+    return interactive_map(mapped, wrong_cells_text(test), figure)
 
 
 def _sections(
     best: FineTunedRun,
-    tables: list[tuple[str, pd.DataFrame]],
-    per_class: pd.DataFrame,
+    tables: FineTuningTables,
     figures: Mapping[str, tuple[str, Path]],
     held_out_type: str | None,
-    ours: pd.Series,
+    maps: list[InteractiveMap],
 ) -> list[Section]:
     """The parts of the page."""
+    ours = tables.scores.iloc[0]
     cells = pd.crosstab(best.predictions["label"], best.predictions["split"]).reindex(columns=PARTS, fill_value=0)
     cells = cells.rename_axis("type").rename_axis(None, axis=1)
     text = (
         "The best epoch was chosen on validation cells, and test cells were scored once. "
         f"{ours.name}: accuracy {ours['accuracy']:.3f}, macro-F1 {ours['macro_f1']:.3f}."
     )
-    if ON_COMPONENTS in tables[0][1].index:
+    if ON_COMPONENTS in tables.scores.index:
         text += (
             f" The row “{ON_COMPONENTS}” is transductive: the components are those of all cells of the file, test "
             "cells included, without their labels."
@@ -320,20 +354,19 @@ def _sections(
         f"error of 0; on the test cells ours has {ours['expected_calibration_error']:.3f}."
     )
     sections = [
-        Section("Scores", text, [(caption, table) for caption, table in tables]),
+        Section("Scores", text, tables.shown),
         Section(
             "Type by type",
             "",
-            [("Scores of each type", per_class)],
+            [("Scores of each type", tables.per_class)],
             [figures["per_class"], figures["confusion_matrix"]],
         ),
         Section("Confidence", calibration, figures=[figures["reliability"]]),
     ]
     if held_out_type is not None:
         sections.append(_section_of_unseen(held_out_type, ours["open_set_auroc"]))
-    maps = [figures["umap"]] if "umap" in figures else []
     split = [("Cells by type and part of the split", cells)]
-    return [*sections, Section("Map of the test cells", "", figures=maps),
+    return [*sections, Section("Map of the test cells", "", maps=maps),
             Section("Training", "", split, [figures["loss_curves"]])]  # fmt: skip
 
 

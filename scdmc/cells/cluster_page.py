@@ -8,6 +8,7 @@ import pandas as pd
 
 from scdmc.cells.cluster_markers import cluster_sizes
 from scdmc.cells.cluster_results import Clustering
+from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
@@ -48,6 +49,7 @@ def write_cluster_page(
     markers: pd.DataFrame,
     scores: pd.DataFrame,
     made: Provenance,
+    cell_ids: np.ndarray | None = None,
 ) -> None:
     """Draw a map for each method and write ``report.html``.
 
@@ -65,12 +67,14 @@ def write_cluster_page(
         Methods x scores by the labels; may be empty.
     made
         From what; its seed is that of the order in which the cells are drawn.
+    cell_ids
+        Names of the cells, shape (n_cells,).
     """
     label_key, labels = labelled
     method, first = next(iter(clusterings.items()))
     sizes = cluster_sizes(first.clusters, labels)
     names = cluster_names(sizes, markers)
-    figures = []
+    figures, maps = [], []
     for name, clustering in clusterings.items():
         shown = np.array([names[c] for c in first.clusters]) if name == method else clustering.clusters
         colourings = {f"{len(set(clustering.clusters))} Leiden clusters": shown}
@@ -79,11 +83,16 @@ def write_cluster_page(
         stability = f"stability {clustering.stability.ari:.2f}"
         title = f"{name}: {len(set(clustering.clusters))} clusters of {len(clustering.clusters):,} cells, {stability}"
         figure = umap_figure(clustering.coordinates, colourings, title, made.seed)
-        figures.append((title, save_figure(figure, output_dir / clustering.file_stem)))
+        file = save_figure(figure, output_dir / clustering.file_stem)
+        figures.append((title, file))
+        if name == method:
+            columns = {} if label_key is None else {label_key: np.asarray(labels, dtype=object)}
+            mapped = MappedCells(clustering.coordinates, shown, label_name="cluster", columns=columns, ids=cell_ids)
+            maps.append(interactive_map(mapped, title, file, made.seed))
     table = sizes.assign(stability=sizes["cluster"].map(first.stability.of_cluster))
     table.insert(1, "name", [names[cluster].partition(": ")[2] or "–" for cluster in table["cluster"]])
     sections = [
-        Section("Clusters", _text(method, first), [("The largest first", table)], figures),
+        Section("Clusters", _text(method, first), [("The largest first", table)], figures[1:], maps=maps),
         Section("Resolution", RESOLUTION_TEXT, _resolution_tables(clusterings)),
     ]
     if len(scores):

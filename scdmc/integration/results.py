@@ -10,12 +10,14 @@ from scdmc.cells.scores import SUMMARY
 from scdmc.file_names import file_name_of
 from scdmc.integration.data import IntegrationData
 from scdmc.integration.options import PUBLISHED, SCIB
+from scdmc.integration.row import OURS
 from scdmc.integration.scoring import BATCH_SCORES, BIO_SCORES, LABEL_FREE
 from scdmc.integration.study import Benchmark
 from scdmc.integration.tables import best_method, curve_table, method_table, score_tables, summary_lines
 from scdmc.integration.verdict import verdict_of
+from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import save_figure, umap_figure, umap_grid_figure
-from scdmc.reports.page import Bold, Section, write_report
+from scdmc.reports.page import Bold, InteractiveMap, Section, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.score_figures import curves_figure, score_blocks_figure
 from scdmc.reports.tables import BEST_IS_BOLD, ScoreTable
@@ -75,11 +77,12 @@ def draw_integration_results(
     if len(curves):
         figures.append(("NMI at every resolution; the points are the highest", _draw_curves(folder, curves, data.name)))
     shown = " and ".join(key for key in reversed(data.keys) if key)
-    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", _draw_maps(folder, data, benchmark, maps)))
+    grid, moving = _draw_maps(folder, data, benchmark, maps)
+    figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", grid))
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
-    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, folds=True)
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, moving, folds=True)
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
@@ -148,22 +151,31 @@ def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
     return save_figure(curves_figure(means, chosen, title, labels), folder / "resolution")
 
 
-def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]) -> Path:
-    """One figure for each method and one with all; returns the latter."""
+def _draw_maps(
+    folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]
+) -> tuple[Path, list[InteractiveMap]]:
+    """One figure for each method and one with all; returns the latter, and our first row as a map that moves."""
     batch_key, label_key = data.keys
     run, shown = benchmark.runs[0], data.shown
     colourings = {label_key: data.labels[shown]} if data.has_labels else {}
     colourings[batch_key] = data.batch[shown]
+    moving = []
     for row in benchmark.rows:
         if row.name not in maps:
             continue
-        title = _title(row.name, run.results[row.name].scores)
-        figure = umap_figure(maps[row.name], colourings, title, run.seed)
-        save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
+        result = run.results[row.name]
+        figure = umap_figure(maps[row.name], colourings, _title(row.name, result.scores), run.seed)
+        file = save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
+        if row.kind == OURS and not moving:
+            names = list(colourings)
+            mapped = MappedCells(maps[row.name], colourings[names[0]], label_name=names[0],
+                                 columns={name: colourings[name] for name in names[1:]},
+                                 ids=data.cells.obs["cell_id"].to_numpy()[shown])  # fmt: skip
+            moving = [interactive_map(mapped, _title(row.name, result.scores), file, run.seed)]
     best = _best_rows(benchmark)
     finding = f"{data.name}: {best} keeps types apart and mixes batches best" if best else f"{data.name} by each method"
     figure = umap_grid_figure(maps, colourings, f"{finding} ({shown.sum():,} cells)", run.seed)
-    return save_figure(figure, folder / "umap_grid")
+    return save_figure(figure, folder / "umap_grid"), moving
 
 
 def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:

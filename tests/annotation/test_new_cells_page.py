@@ -34,6 +34,11 @@ ODD_NAMES = ["</script><b>&\"'", "T cells 🧬", "=1+1", "x" * 300, "a\u2028b", 
 
 @pytest.fixture(scope="module")
 def cells(islets_path):
+    """Half of the real cells, labelled by the other half."""
+    return labelled_cells(islets_path)
+
+
+def labelled_cells(islets_path):
     """Half of the real cells, labelled by the other half through a plain logistic regression."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.linear_model import LogisticRegression
