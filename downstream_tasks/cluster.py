@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.viewers import ForViewers
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
-    from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
+    from scdmc.model.embeddings import cell_embeddings
     from scdmc.reading.h5ad import require_room_for_results
     from scdmc.reading.label_colours import label_colours
     from scdmc.reports.colours import one_colour_per_type
@@ -152,14 +152,12 @@ def main(argv: list[str] | None = None) -> int:
     ours = clusterings[results.METHOD]
     markers = marker_genes(expression, genes, ours.clusters, arguments.markers) if arguments.markers else pd.DataFrame()
 
-    obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
     made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
     viewers = ForViewers(made, columns=tuple(filter(None, [label_key])))
     one_colour = one_colour_per_type(labels, label_colours(arguments.data_path, label_key))
     with one_colour, result_folder(output_dir) as folder:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
-        obs = {"scDMC_cluster": ours.clusters.astype(object)}
-        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm, viewers)
+        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, *results.of_cells(ours), viewers)
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
