@@ -62,8 +62,8 @@ def write_attention_results(output_dir: Path, results: AttentionResults, made: P
     )
     recovery = [("Mean over the types", results.mean_recovery), ("By type", results.recovery)]
     sections = [
-        Section("In words", results.verdict),
         Section("Figures", figures=figures),
+        Section("In words", results.verdict),
         Section("Marker recovery", about, recovery),
         Section("Heads", "", [("Every layer and head", results.heads)]),
     ]

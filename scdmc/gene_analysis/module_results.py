@@ -54,8 +54,8 @@ def write_module_results(
         f"{results.found.resolution:g}."
     )
     sections = [
-        Section("In words", results.verdict),
         Section("Figures", figures=figures),
+        Section("In words", results.verdict),
         Section("Modules", about, shown),
     ]
     title = f"{results.found.n_modules} modules of {len(results.genes):,} genes"
@@ -68,7 +68,9 @@ def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
     modules = np.array([str(number + 1) for number in results.found.modules], dtype=object)
     title = f"UMAP of {len(modules):,} genes, {results.found.n_modules} modules"
     figure = umap_figure(results.found.coordinates, {"Leiden modules": modules}, title, seed)
-    figures.append(("Genes by module (1 is the largest: M1)", save_figure(figure, output_dir / "umap")))
+    largest = int(np.unique(results.found.modules, return_counts=True)[1].max())
+    caption = f"The largest of {results.found.n_modules} modules, 1, has {largest:,} of {len(modules):,} genes"
+    figures.append((caption, save_figure(figure, output_dir / "umap")))
     if results.activity.notna().any(axis=None):
         figures.append(_activity_figure(results, output_dir))
     if results.tests is None:

@@ -179,8 +179,8 @@ def write_network_results(
     largest = tables["hubs"].groupby("cell_type").head(3)
     shown = [("Networks of the strongest pairs, mean over the types", sizes), ("Strongest hubs", largest)]
     sections = [
-        Section("In words", verdict),
         Section("Figures", figures=figures),
+        Section("In words", verdict),
         Section("Agreement with known regulons", about, agreement),
         Section("Topology and hubs", "", shown),
     ]

@@ -59,8 +59,8 @@ def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenO
         f"have it before one has an FDR below {LARGEST_FDR}."
     )
     sections = [
-        Section("In words", text),
         Section("Figures", figures=figures),
+        Section("In words", text),
         Section("Perturbations", about, [("By type and gene", table)]),
     ]
     genes, types = table["perturbed"].nunique(), table["cell_type"].nunique()
@@ -108,11 +108,20 @@ def draw(table: pd.DataFrame, output_dir: Path) -> Figures:
             wide = table.pivot(index="perturbed", columns="cell_type", values=name)
             wide = wide.loc[wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index].head(MOST_ROWS)
             fdr = table.pivot(index="perturbed", columns="cell_type", values=f"{name}_fdr").loc[wide.index]
-            title = f"{LABELS[name].capitalize()} (* FDR below {LARGEST_FDR})"
+            strongest = wide.abs().stack().dropna()
+            of, in_type = strongest.idxmax() if len(strongest) else ("nothing", "any type")
+            title = f"{LABELS[name].capitalize()}: most for {of} in {in_type}"
             wide, unit = readable(wide, UNITS[name])
             figure = heat_map_figure(
-                wide, title, unit, "cell type", "perturbed", name != "shift", ".2f", fdr < LARGEST_FDR
+                wide,
+                f"{title} (* FDR below {LARGEST_FDR})",
+                unit,
+                "cell type",
+                "perturbed",
+                name != "shift",
+                ".2f",
+                fdr < LARGEST_FDR,
             )
-            caption = f"{title}, {unit}; blank: no cell has the gene"
+            caption = f"{title} ({unit}; * FDR below {LARGEST_FDR}; blank: no cell has the gene)"
             figures.append((caption, save_figure(figure, output_dir / name)))
     return figures

@@ -147,6 +147,9 @@ def screen_verdict(table: pd.DataFrame, options: ScreenOptions, labels: Mapping[
         for name, rows in hits.items()
     )
     needed, reasons = rows_needed(len(table), options.null_draws), ()
+    if needed > len(table):
+        reason = f"With {options.null_draws} random genes no FDR can be below {LARGEST_FDR}: raise --null_draws."
+        return Verdict("bad", "This screen can show no hit: its random genes are too few", (reason,), numbers[:3])
     if needed > 1:
         reasons = (
             f"With {options.null_draws} random genes a hit needs {needed} rows beyond all of them; --null_draws raises "

@@ -49,6 +49,7 @@ def loss_curve_figure(
         _draw_loss(axes, history, name)
         _draw_levels(axes, (levels or {}).get(name, {}))
         axes.set_title(text, fontsize=8)
+        axes.margins(y=0.12)  # the name of a level stands below its line
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     lines = {line.get_label(): line for axes in panels for line in axes.lines if line.get_label()[0] != "_"}
