@@ -5,6 +5,7 @@ categories for labels. Nothing of the user's is replaced: a map that is there st
 """
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAP_KEY, SECOND_MAP_KEY, MADE_KEY = "X_umap", "X_umap_scDMC", "scdmc"
-OUR_COLUMNS = "scDMC_"
+AGAIN = re.compile(r" --overwrite\b")  # says nothing of the result
 FEWEST_CELLS_OF_MAP = 16  # the neighbours of fewer cannot be laid out
 
 
@@ -52,7 +53,7 @@ class ForViewers:
         return {
             "model": self.made.model,
             "version": __version__,
-            "command": command_text(),
+            "command": AGAIN.sub("", command_text()),
             "seed": "" if self.made.seed is None else str(self.made.seed),
             "map": map_key or "",
         }

@@ -100,10 +100,12 @@ def test_a_map_of_the_user_stays_and_ours_is_made_anew(tmp_path, data_path, mode
     runs = ((tmp_path / "mapped.h5ad", ()), (data_path, ()), (tmp_path / "out1.h5ad", ("--umap", "no")))
     for number, (path, flags) in enumerate(runs):
         command = ["--model", model_path, "--data_path", path, "--output_file", tmp_path / f"out{number}.h5ad", *flags]
+        command.append("--overwrite")
         assert embed([str(word) for word in command]) == 0
     mapped, plain, again = (anndata.read_h5ad(tmp_path / f"out{number}.h5ad") for number in range(3))
     assert (mapped.obsm["X_umap"] == 1).all()
     assert mapped.uns["scdmc"]["map"] == "X_umap_scDMC"
+    assert mapped.uns["scdmc"]["command"].endswith("--output_file out0.h5ad")
     assert "obsm['X_umap'] stays as it is" in capsys.readouterr().err
     np.testing.assert_array_equal(mapped.obsm["X_umap_scDMC"], plain.obsm["X_umap"])
     np.testing.assert_array_equal(again.obsm["X_umap"], plain.obsm["X_umap"])
