@@ -21,7 +21,7 @@ from scdmc.cli.arguments import (
 )
 from scdmc.cli.parser import argument_parser, script
 from scdmc.cli.task_inputs import require_task_inputs
-from scdmc.files import require_new_file
+from scdmc.files import remove, require_new_file
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path cells.h5ad --output_file embedded.h5ad",
@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         choice,
         ForViewers(made, wanted_map(arguments)),
     )
+    remove(page)  # which is of the older file
     write_embedding_page(page, embedded, made)
     shape = (embedded.n_embedded, embedded.width)
     print(f"obsm['{EMBEDDING_KEY}'] of shape {shape}; wrote {arguments.output_file} and {page.name}")

@@ -122,7 +122,10 @@ JOBS = {
     ),
     "annotate": Job("downstream_tasks/annotate.py", a_file("classifier", "labels.h5ad", umap="no"), "h5ad", weight=8),
     "annotate over an older one": Job(
-        "downstream_tasks/annotate.py", a_file("classifier", "labels.h5ad", umap="no"), "h5ad", other(min_probability=0.9),
+        "downstream_tasks/annotate.py",
+        a_file("classifier", "labels.h5ad", umap="no"),
+        "h5ad",
+        other(min_probability=0.9),
         weight=6,
     ),
     "annotate to a table": Job("downstream_tasks/annotate.py", a_file("classifier", "labels.csv"), "files"),
