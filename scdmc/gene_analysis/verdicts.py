@@ -92,9 +92,11 @@ def module_verdict(results: ModuleResults) -> Verdict:
 
 def _distance(name: str, rows: pd.DataFrame) -> KeyNumber:
     """How far scDMC is from random sets beside the best baseline, in standard deviations."""
-    others = rows["z"].drop(METHOD).dropna()
-    beside = f"{others.max():.1f} for {others.idxmax()}" if len(others) else "random sets do not vary"
-    return KeyNumber(f"{name}, sd above random", f"{rows.loc[METHOD, 'z']:.1f}", beside)
+    ours, others = rows.loc[METHOD, "z"], rows["z"].drop(METHOD).dropna()
+    beside = f"{others.max():.1f} for {others.idxmax()}" if len(others) else "no baseline has a number"
+    if np.isnan(ours):
+        return KeyNumber(f"{name}, sd above random", "–", f"random sets do not vary; {beside}")
+    return KeyNumber(f"{name}, sd above random", f"{ours:.1f}", beside)
 
 
 def network_numbers(evaluation: pd.DataFrame) -> Verdict:
