@@ -19,6 +19,9 @@ NAMING_GENES, LEAST_SHARE, GENES_SHOWN = 3, 0.5, 10
 STABLE, LEAST_STABILITY = 0.8, 0.5
 
 
+LEVEL_ARI = 0.05  # clusters whose agreement differs by less are level
+
+
 def cluster_names(sizes: pd.DataFrame, markers: pd.DataFrame) -> dict[str, str]:
     """Cluster -> what it is called: its number, the label of most of its labelled cells, its first marker genes.
 
@@ -110,7 +113,7 @@ def _verdict(method: str, clustering: Clustering, scores: pd.DataFrame, label_ke
     """How many clusters, how stable, and how well they agree with the labels."""
     n_clusters, stability = len(set(clustering.clusters)), clustering.stability
     weak = [name for name in sorted(set(clustering.clusters)) if stability.of_cluster[name] < LEAST_STABILITY]
-    is_stable = stability.ari >= STABLE and not weak
+    is_good = stability.ari >= STABLE and not weak
     headline = f"{n_clusters} clusters; {'all are' if not weak else f'{n_clusters - len(weak)} of them are'} stable"
     numbers = [
         KeyNumber("Clusters", f"{n_clusters}", f"at resolution {clustering.resolution:g} of Leiden"),
@@ -126,9 +129,10 @@ def _verdict(method: str, clustering: Clustering, scores: pd.DataFrame, label_ke
         numbers.append(KeyNumber(f"Agreement with {label_key} (ARI)", f"{scores['ARI'][method]:.2f}", beside))
         if len(others):
             is_above = scores["ARI"][method] > others.max()
+            is_good = is_good and scores["ARI"][method] >= others.max() - LEVEL_ARI
             reasons.append(f"They agree {'better' if is_above else 'no better'} with the labels than those of "
                            f"{others.idxmax()}.")  # fmt: skip
-    level = "good" if is_stable else "bad" if stability.ari < LEAST_STABILITY else "caution"
+    level = "good" if is_good else "bad" if stability.ari < LEAST_STABILITY else "caution"
     return Verdict(level, headline, tuple(reasons), tuple(numbers))
 
 

@@ -30,10 +30,13 @@ def series_colour(index: int) -> str:
 
 
 def colours_of(names: Iterable[str]) -> dict[str, str]:
-    """Colour of each group, given in the order of the legend: that of the run where it has one, else the next free."""
+    """Colour of each group, given in the order of the legend: that of the run where it has one, else the next free.
+
+    Groups of another kind than the types of the run, such as clusters, have the first colours again.
+    """
     names, known = list(names), _of_run.get() or {}
     colours = {name: known[name] for name in names if name in known}
-    taken = set(known.values())
+    taken = set(known.values()) if colours else set()
     others = [name for name in names if name not in colours]
     free = [colour for colour in GROUP_COLOURS if colour not in taken]
     if len(free) < len(others):

@@ -69,6 +69,8 @@ def test_a_type_has_one_colour_in_all_figures_of_a_run_also_where_others_are_abs
     with one_colour_per_type([*labels, None], {"c": "black", "b": "no colour", "x": "red"}):
         of_all = colours_in(umap_figure(points, {"type": labels}, "t"))
         of_some = colours_in(umap_figure(points[:2], {"type": np.array(["b", "new"])}, "t"))
+        of_clusters = colours_in(umap_figure(points[:2], {"cluster": np.array(["0", "1"])}, "t"))
+    assert of_clusters == {"0": GROUP_COLOURS[0], "1": GROUP_COLOURS[1]}
     assert of_all == {"a": GROUP_COLOURS[0], "b": GROUP_COLOURS[1], "c": "#000000"}
     assert of_some == {"b": GROUP_COLOURS[1], "new": GROUP_COLOURS[2]}
     assert colours_of(["b"]) == {"b": GROUP_COLOURS[0]}  # the run is over
