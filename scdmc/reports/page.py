@@ -145,7 +145,8 @@ def write_report(
     made
         From what the page was made.
     reload
-        Seconds after which a page of work that goes on loads itself anew; None for a page that is final.
+        Seconds after which a page of work that goes on loads itself anew, unless the reader takes a mark away; None for
+        a page that is final.
 
     Raises
     ------
@@ -154,6 +155,7 @@ def write_report(
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     scripts = ["tables.js", *["cell_map.js"] * any(section.maps for section in sections)]
+    scripts += ["reload.js"] * (reload is not None)
     page = environment.from_string(_own_file("page.html")).render(
         title=title,
         lead=lead,

@@ -237,6 +237,21 @@ def test_a_lasso_says_what_is_within_it_and_every_column_colours(opened):
     assert complaints == []
 
 
+def test_the_page_of_a_run_loads_itself_anew_unless_the_mark_is_taken_away(opened):
+    page, complaints = opened("run")
+    page.clock.install()
+    page.reload()
+    page.evaluate("window.isOld = true")
+    page.get_by_label("Load this page anew every 30 s").uncheck()
+    page.clock.run_for(60_000)
+    assert page.evaluate("window.isOld") is True
+    page.get_by_label("Load this page anew every 30 s").check()
+    with page.expect_navigation():
+        page.clock.run_for(31_000)
+    assert page.evaluate("window.isOld") is None
+    assert complaints == []
+
+
 def axe_source():
     """The script of axe-core, or None."""
     places = [Path(os.environ.get("AXE_CORE", "")), ROOT / "node_modules" / "axe-core" / "axe.min.js"]

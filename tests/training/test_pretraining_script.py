@@ -368,7 +368,7 @@ def test_a_run_shows_how_it_goes_while_it_goes(script, dataset, tmp_path, monkey
         "model.safetensors": False, "rows": 4,
     }  # fmt: skip
     assert not (tmp_path / "out" / "progress.json").exists()
-    reload = '<meta http-equiv="refresh" content="30">'
+    reload = '<p id="reload" data-seconds="30" hidden>'
     final = (tmp_path / "out" / "report.html").read_text(encoding="utf8")
     assert (reload in pages[0], reload in final) == (True, False)
     assert "The run goes on; this page loads itself anew." in pages[0]
