@@ -24,6 +24,7 @@ FLAGS = {
     "--arguments_file": "flags in a file",
     "--resume": "go on with an interrupted run",
     "--every": "seconds between two looks",
+    "--frames": "pictures that are timed",
     "--once": "one look",
     "--label_key": "column of obs with the labels",
     "--batch_key": "column of obs with the batches",
