@@ -15,10 +15,13 @@ from scdmc.cli.arguments import (
     add_model_argument,
     add_model_arguments,
     add_seed_argument,
+    add_umap_argument,
+    complete_umap,
     count_options,
     embedding_options,
     label_options,
     placement,
+    wanted_map,
 )
 from scdmc.cli.inputs import require_input
 from scdmc.cli.parser import (
@@ -78,6 +81,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         type=positive_float,
         help=f"resolution of these clusters, with --majority_vote (default: {VOTE_RESOLUTION})",
     )
+    add_umap_argument(parser)
     add_seed_argument(parser, "of folds, components, clusters and UMAP")
     _add_reference_arguments(parser)
     add_model_arguments(parser)
@@ -134,6 +138,8 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     if (arguments.output_file is None) == (arguments.output_dir is None):
         either = "--output_file or --output_dir" if arguments.by_views else "--output_file"
         raise ScDMCError(f"name one place for the results: {either}")
+    is_h5ad = arguments.output_file is None or arguments.output_file.suffix == ".h5ad"
+    complete_umap(arguments, is_h5ad and not arguments.by_views, "on a table, and by views, which draw a map")
     fill_in(arguments, {"majority_vote": False}, not arguments.by_views, "by views")
     fill_in(arguments, {"vote_resolution": VOTE_RESOLUTION}, arguments.majority_vote, "without --majority_vote")
     paths = [path for path in (arguments.data_path, arguments.reference) if path]
@@ -208,7 +214,9 @@ def annotate_by_views(arguments: argparse.Namespace) -> list[str]:
 def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     """Label block by block, by a fine-tuned classifier or by neighbours; the cells are never in memory all at once."""
     from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
+    from scdmc.cells.viewers import ForViewers
     from scdmc.model.folder import open_model_directory
+    from scdmc.reports.provenance import Provenance
 
     counts = count_options(arguments)
     options = AnnotationOptions(
@@ -221,7 +229,9 @@ def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
     annotator = make_annotator(arguments, model_directory)
-    results = annotate_file(arguments.data_path, arguments.output_file, model_directory, annotator, options, counts)
+    viewers = ForViewers(Provenance((), model_directory.path.name, options.seed), wanted_map(arguments))
+    paths = (arguments.data_path, arguments.output_file)
+    results = annotate_file(*paths, model_directory, annotator, options, counts, viewers)
     return summary_lines(results, options.min_probability)
 
 

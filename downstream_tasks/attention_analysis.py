@@ -1,6 +1,7 @@
 """Attention of a model: which genes get it in which cell type, whether these are markers, and what <cls> rests on."""
 
 import argparse
+import time
 
 from scdmc.cli.arguments import add_gene_arguments, gene_data_options
 from scdmc.cli.parser import argument_parser, positive_int, script
@@ -45,19 +46,21 @@ def attention_options(arguments: argparse.Namespace) -> AttentionOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Stream attention over the cells, score, draw."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     data_options, options = gene_data_options(arguments), attention_options(arguments)
     require_task_inputs(arguments)
 
     from scdmc.gene_analysis.attention_analysis import analyse_attention
     from scdmc.gene_analysis.attention_results import write_attention_results
     from scdmc.gene_analysis.data import open_gene_data
+    from scdmc.reports.provenance import Provenance
 
     data = open_gene_data(arguments.model, arguments.data_path, data_options)
     print(f"cells for maps and attributions are drawn with seed {options.seed}")
     results = analyse_attention(data, options)
+    made = Provenance((arguments.data_path,), data.model_directory.path.name, options.seed, began)
     with result_folder(arguments.output_dir) as folder:
-        write_attention_results(folder, results, options.seed)
+        write_attention_results(folder, results, made)
     print(results.verdict)
     print(f"wrote {arguments.output_dir}")
     return 0

@@ -102,8 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     """Embed, cluster, score, draw."""
     began, arguments = time.time(), parse_arguments(argv)
     output_dir, label_key, options = arguments.output_dir, arguments.label_key, cluster_options(arguments)
-    counts = count_options_for(arguments, arguments.data_path)
-    own = own_embeddings(arguments)
+    counts, own = count_options_for(arguments, arguments.data_path), own_embeddings(arguments)
     require_task_inputs(arguments)
 
     import pandas as pd
@@ -117,9 +116,10 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.cells.own_embeddings import read_own_embeddings, require_own_embeddings
     from scdmc.cells.results import write_annotated
     from scdmc.cells.scores import require_types, write_metrics
+    from scdmc.cells.viewers import ForViewers
     from scdmc.integration.methods import pca_of_variable_genes
     from scdmc.labels import type_labels
-    from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings
+    from scdmc.model.embeddings import cell_embeddings
     from scdmc.reading.h5ad import require_room_for_results
     from scdmc.reading.label_colours import label_colours
     from scdmc.reports.colours import one_colour_per_type
@@ -152,18 +152,17 @@ def main(argv: list[str] | None = None) -> int:
     ours = clusterings[results.METHOD]
     markers = marker_genes(expression, genes, ours.clusters, arguments.markers) if arguments.markers else pd.DataFrame()
 
-    obs = {"scDMC_cluster": ours.clusters.astype(object)}
-    obsm = {EMBEDDING_KEY: ours.embedding, "X_umap": ours.coordinates}
-    with result_folder(output_dir) as folder:
+    made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
+    viewers = ForViewers(made, columns=tuple(filter(None, [label_key])))
+    one_colour = one_colour_per_type(labels, label_colours(arguments.data_path, label_key))
+    with one_colour, result_folder(output_dir) as folder:
         results.write_clusters(folder, cells, ours.clusters, labels, markers)
-        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, obs, obsm)
+        write_annotated(folder / "clustered.h5ad", arguments.data_path, cells, *results.of_cells(ours), viewers)
         scores = write_metrics(folder / "metrics.csv", rows) if rows else pd.DataFrame()
         print(scores.round(3).to_string() if rows else "", end="\n" * bool(rows))
         keep_results(folder)
-        made = Provenance((arguments.data_path,), model_directory.path.name, options.seed, began)
-        with one_colour_per_type(labels, label_colours(arguments.data_path, label_key)):
-            ids = cells.obs["cell_id"].to_numpy()
-            write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made, ids)
+        ids = cells.obs["cell_id"].to_numpy()
+        write_cluster_page(folder, clusterings, (label_key, labels), markers, scores, made, ids)
     print(f"{len(set(ours.clusters))} clusters; wrote {output_dir}")
     return 0
 

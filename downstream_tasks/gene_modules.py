@@ -1,6 +1,7 @@
 """Gene modules of a model: clusters of gene embeddings, their activity, and whether known gene sets confirm them."""
 
 import argparse
+import time
 from pathlib import Path
 
 from scdmc.cli.arguments import add_gene_arguments, gene_data_options
@@ -64,7 +65,7 @@ def module_options(arguments: argparse.Namespace) -> ModuleOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Find modules, score, test, draw."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     data_options, options = gene_data_options(arguments), module_options(arguments)
     require_task_inputs(arguments)
     require_files(gene_sets=arguments.gene_sets)
@@ -73,12 +74,19 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.gene_analysis.module_results import write_module_results
     from scdmc.gene_analysis.modules import analyse_modules
     from scdmc.gene_analysis.sets import read_gene_sets
+    from scdmc.reports.provenance import Provenance
 
     gene_sets = read_gene_sets(arguments.gene_sets) if arguments.gene_sets else None
     data = open_gene_data(arguments.model, arguments.data_path, data_options)
     results = analyse_modules(data, gene_sets, options, str(arguments.gene_sets))
+    made = Provenance(
+        tuple(filter(None, (arguments.data_path, arguments.gene_sets))),
+        data.model_directory.path.name,
+        options.seed,
+        began,
+    )
     with result_folder(arguments.output_dir) as folder:
-        write_module_results(folder, results, options, len(data.cells))
+        write_module_results(folder, results, options, len(data.cells), made)
     print(results.verdict)
     print(f"{results.found.n_modules} modules of {len(results.genes):,} genes; wrote {arguments.output_dir}")
     return 0

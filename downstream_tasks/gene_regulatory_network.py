@@ -1,6 +1,7 @@
 """Gene regulatory networks of every cell type: association, attention and in-silico perturbation, beside baselines."""
 
 import argparse
+import time
 from pathlib import Path
 
 from scdmc.cli.arguments import add_gene_arguments, gene_data_options
@@ -95,7 +96,7 @@ def network_options(arguments: argparse.Namespace) -> NetworkOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Score, stream the edges, judge, draw."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     data_options, options = gene_data_options(arguments), network_options(arguments)
     graph = GraphOptions(arguments.graph_score, arguments.n_neighbors)
     require_task_inputs(arguments)
@@ -105,15 +106,17 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.gene_analysis.network_results import score_networks, write_network_results
     from scdmc.gene_analysis.networks import regulons_by_token, require_layers_and_heads, require_masked_gene_head
     from scdmc.public_data.regulons import load_regulons
+    from scdmc.reports.provenance import Provenance
 
     pairs = load_regulons(arguments.regulons)
     data = open_gene_data(arguments.model, arguments.data_path, data_options)
     require_layers_and_heads(data, options)
     require_masked_gene_head(data, options)
     regulons = regulons_by_token(pairs, data, str(arguments.regulons))
+    made = Provenance((arguments.data_path, arguments.regulons), data.model_directory.path.name, options.seed, began)
     with result_folder(arguments.output_dir) as folder:
         collected = score_networks(folder, data, regulons, options, graph)
-        verdict = write_network_results(folder, collected, graph, arguments.regulons.name)
+        verdict = write_network_results(folder, collected, graph, arguments.regulons.name, made)
     print(verdict)
     print(f"{collected.n_edges:,} scored pairs; wrote {arguments.output_dir}")
     return 0

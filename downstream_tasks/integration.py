@@ -195,16 +195,16 @@ def main(argv: list[str] | None = None) -> int:
     began, arguments = time.time(), parse_arguments(argv)
     output_dir, paths = arguments.output_dir, arguments.data_path
     keys, options = (arguments.batch_key, arguments.label_key), benchmark_options(arguments)
-    names = names_of_files(paths, "--data_path")
+    names, own = names_of_files(paths, "--data_path"), own_embeddings(arguments)
     counts = [count_options_for(arguments, path) for path in paths]
-    own = own_embeddings(arguments)
     require_task_inputs(arguments)
     if options.adaptation is not None:
         require_launch()
 
     from scdmc.cells.own_embeddings import require_own_embeddings
-    from scdmc.cells.results import write_annotated
+    from scdmc.cells.viewers import ForViewers
     from scdmc.integration.data import read_integration_data
+    from scdmc.integration.maps import cell_maps, write_integrated
     from scdmc.integration.results import draw_integration_results, draw_study, write_page
     from scdmc.integration.study import require_runnable, run_benchmark
     from scdmc.integration.tables import printed_scores, write_integration_tables, write_study_tables
@@ -230,24 +230,27 @@ def main(argv: list[str] | None = None) -> int:
     for data in data_sets:
         require_runnable(data, model_directory, options)
 
+    made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)
     with result_folder(output_dir) as folder:
         folders = {data.name: folder / data.name if len(paths) > 1 else folder for data in data_sets}
-        benchmarks = {}
+        benchmarks, maps = {}, {}
+        viewers = ForViewers(made, columns=tuple(filter(None, keys)))
         for path, data in zip(paths, data_sets, strict=True):
             benchmark = benchmarks[data.name] = run_benchmark(data, model_directory, place, options)
             write_integration_tables(folders[data.name], benchmark, data.name)
-            new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
-            write_annotated(folders[data.name] / "integrated.h5ad", path, data.cells, obsm=new)
+            maps[data.name] = cell_maps(data, benchmark)
+            with one_colour_per_type(data.labels, label_colours(path, data.keys[1])):
+                write_integrated(folders[data.name], path, data, benchmark, (maps[data.name], viewers))
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)
         sections = []
         for path, data in zip(paths, data_sets, strict=True):
-            with one_colour_per_type(data.labels, label_colours(path, arguments.label_key)):
-                sections.append(draw_integration_results(folders[data.name], data, benchmarks[data.name]))
+            with one_colour_per_type(data.labels, label_colours(path, data.keys[1])):
+                drawn = (data, benchmarks[data.name], maps[data.name])
+                sections.append(draw_integration_results(folders[data.name], *drawn))
         if study:
             sections.insert(0, draw_study(folder, study))
-        made = Provenance(tuple(paths), model_directory.path.name, options.seeds[0], began)
         write_page(folder, sections, benchmarks, made)
     print(f"wrote {output_dir}")
     return int(any(benchmark.failures for benchmark in benchmarks.values()))

@@ -1,6 +1,7 @@
 """In-silico knock-out or over-expression of genes: shift of cell states and types, against matched random genes."""
 
 import argparse
+import time
 from pathlib import Path
 
 from scdmc.cli.arguments import add_gene_arguments, gene_data_options
@@ -61,7 +62,7 @@ def screen_options(arguments: argparse.Namespace) -> ScreenOptions:
 @script
 def main(argv: list[str] | None = None) -> int:
     """Perturb, compare with chance, draw."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     data_options = gene_data_options(arguments, all_types=True)
     require_task_inputs(arguments)
     require_files(gene_sets=arguments.gene_sets)
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.gene_analysis.sets import read_gene_sets
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import saw_labels
+    from scdmc.reports.provenance import Provenance
 
     gene_sets = read_gene_sets(arguments.gene_sets) if arguments.gene_sets else {}
     is_classifier = saw_labels(open_model_directory(arguments.model, arguments.token_dictionary_file))
@@ -81,8 +83,14 @@ def main(argv: list[str] | None = None) -> int:
     chosen = tokens_to_perturb(data, arguments.genes, gene_sets, str(arguments.gene_sets))
     options = screen_options(arguments)
     table = screen_genes(data, chosen, options)
+    made = Provenance(
+        tuple(filter(None, (arguments.data_path, arguments.gene_sets))),
+        data.model_directory.path.name,
+        options.seed,
+        began,
+    )
     with result_folder(arguments.output_dir) as folder:
-        verdict = write_screen_results(folder, table, options)
+        verdict = write_screen_results(folder, table, options, made)
     print(verdict)
     print(f"wrote {arguments.output_dir}")
     return 0

@@ -5,6 +5,8 @@ import logging
 import os
 import shlex
 import sys
+import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +34,7 @@ from scdmc.options import PUBLISHED_SIZES
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, DESCRIPTION_FOLDER, find_checkpoint
 from scdmc.training.launch import require_launch
+from scdmc.training.run_state import end_progress
 from scdmc.training.settings import CellChoice, PretrainingSettings
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from scdmc.annotation.pretraining_probe import FrozenProbe
     from scdmc.model.folder import ModelDirectory
     from scdmc.model.heads import ScDMCForMaskedLM
+    from scdmc.reports.provenance import Provenance
     from scdmc.training.data import PretrainingData
     from scdmc.training.pretraining import Pretraining
 
@@ -48,6 +52,7 @@ logger = logging.getLogger(__name__)
 # What a run before left that was to be overwritten.
 LEFTOVERS = (
     CHECKPOINTS_FOLDER, "tensorboard", "model.safetensors", "history.csv", "loss_curves.png", "loss_curves.pdf",
+    "report.html", "progress.json",
 )  # fmt: skip
 EXAMPLES = (
     "{prog} --data_path tokenized --output_dir pretrained --model scDMC-small --batch_size 32 --learning_rate 3e-4",
@@ -228,8 +233,9 @@ def save(
     model: "ScDMCForMaskedLM",
     data: "PretrainingData",
     command: list[str],
+    made: "Provenance",
 ) -> None:
-    """Write the model, the history and the loss curves; checkpoints and logs beside them stay."""
+    """Write the model, the history, the loss curves and the page; checkpoints and logs beside them stay."""
     from scdmc.model.storage import model_card, save_model_directory
     from scdmc.training import results
     from scdmc.training.run_log import write_history
@@ -251,6 +257,8 @@ def save(
         guesses = results.guessing_metrics(run)  # reads all training cells: minutes for millions
         results.write_guesses(folder, guesses, model_card(title, facts, run.final_metrics | guesses, command))
         results.draw_loss_curves(run.history, guesses, folder)
+        settings = {name: text for name, text in facts.items() if name not in ("data", "seed")}
+        results.draw_page(folder, run, run.history, guesses, replace(made, settings=settings))
 
 
 def describe_checkpoints(
@@ -287,7 +295,13 @@ def frozen_probe(arguments: argparse.Namespace, data: "PretrainingData") -> "Fro
     return read_frozen_probe(arguments.probe_data_path, arguments.label_key, data.settings, arguments.seed)
 
 
-def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingData", command: list[str]) -> None:
+def train(
+    arguments: argparse.Namespace,
+    run: "Pretraining",
+    data: "PretrainingData",
+    command: list[str],
+    made: "Provenance",
+) -> None:
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
     is_main_process = run.accelerator.is_main_process
     if is_main_process and not arguments.resume:
@@ -301,16 +315,18 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
     if is_main_process and not run.is_finished:
         from scdmc.training.results import LiveResults
 
-        show = LiveResults(arguments.output_dir)
+        show = LiveResults(arguments.output_dir, run, replace(made, inputs=()))  # their hashes may take long
         write_json(arguments.output_dir / "arguments.json", described_arguments(arguments))
         describe_checkpoints(arguments, run, data, command)
     run.run(show, frozen_probe(arguments, data))
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written
     if model is None:
+        end_progress(arguments.output_dir)
         print(f"stopped at step {run.step}; go on with --resume")
     elif is_main_process:
-        save(arguments, run, model, data, command)
+        save(arguments, run, model, data, command, made)
+        end_progress(arguments.output_dir)
         for name, value in run.final_metrics.items():
             print(f"{name.removeprefix('eval_'):<26}{value:8.4f}")
         print(f"wrote the model folder {arguments.output_dir}")
@@ -319,7 +335,7 @@ def train(arguments: argparse.Namespace, run: "Pretraining", data: "PretrainingD
 @script
 def main(argv: list[str] | None = None) -> int:
     """Train, then write the model folder."""
-    arguments = parse_arguments(argv)
+    began, arguments = time.time(), parse_arguments(argv)
     choice = CellChoice(**{name: getattr(arguments, name) for name in CellChoice.__dataclass_fields__})
     require_launch()
     require_consistent(arguments)
@@ -333,6 +349,8 @@ def main(argv: list[str] | None = None) -> int:
         require_new_folder(arguments.output_dir, arguments.overwrite)
 
     from scdmc.model.devices import choose_device
+    from scdmc.reports.provenance import Provenance
+    from scdmc.tokens.parquet import parquet_files
     from scdmc.training.data import read_pretraining_data
     from scdmc.training.pretraining import Pretraining
 
@@ -356,7 +374,9 @@ def main(argv: list[str] | None = None) -> int:
         run.end()
     else:
         command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
-        train(arguments, run, data, command)
+        inputs = (arguments.data_path,) if arguments.data_path.exists() else tuple(parquet_files(arguments.data_path))
+        name = start_name(arguments) if arguments.model else "a new model"
+        train(arguments, run, data, command, Provenance(inputs, name, arguments.seed, began))
     return 0
 
 

@@ -73,7 +73,8 @@ def test_the_wheel_holds_all_modules_the_scripts_and_the_data_and_nothing_else(w
     data = {f"scdmc/token_files/{path.name}" for path in (ROOT / "tokenizer" / "token_files").iterdir()}
     models = {f"scdmc/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "models").rglob("*") if path.is_file()}
     scripts = {f"scdmc/scripts/{script}" for script in COMMANDS.values()}
-    of_pages = {f"scdmc/reports/{name}" for name in ("page.html", "page.css", "tables.js", "cell_map.js")}
+    of_pages = {path.relative_to(ROOT).as_posix() for ending in ("css", "html", "js")
+                for path in (ROOT / "scdmc" / "reports").glob(f"*.{ending}")}  # fmt: skip
     others = {"scdmc/py.typed", "scdmc/studies/paper/published_figures.csv"}
     found = {name for name in names if ".dist-info/" not in name}
     assert found == modules | data | models | scripts | of_pages | others

@@ -1,7 +1,7 @@
 """Embedding or annotating a file block by block: its cells are never in memory all at once."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -13,16 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scdmc.annotation.annotators import Annotator
+from scdmc.annotation.embedding_page import COUNTS_LOST, GENES, GENES_MATCHED, EmbeddedFile
 from scdmc.annotation.options import OUTPUT_SUFFIXES, UNKNOWN, AnnotationOptions
 from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
 from scdmc.cells.gene_coverage import log_coverage, require_known_genes
 from scdmc.cells.results import obs_column
+from scdmc.cells.viewers import ForViewers, add_for_viewers, key_of_map, map_of_cells, wants_map
 from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
-from scdmc.model.embeddings import EMBEDDING_KEY, cell_embeddings, embedding_choice, embedding_width
+from scdmc.model.embeddings import (
+    EMBEDDING_KEY,
+    EmbeddingChoice,
+    cell_embeddings,
+    embedding_choice,
+    embedding_width,
+)
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.progress import progress_bar
@@ -53,6 +61,9 @@ class CellSource(Protocol):
 
     def obs(self) -> pd.DataFrame:
         """Annotation of all cells, once the blocks have been read."""
+
+    def coverage(self) -> dict[str, float]:
+        """How much of the file the model could read, once the blocks have been read; empty where that is not known."""
 
     def log_summary(self) -> None:
         """Say what was read and dropped, once the blocks have been read."""
@@ -92,6 +103,10 @@ class _CountsSource:
 
     def obs(self) -> pd.DataFrame:
         return self.counts.obs
+
+    def coverage(self) -> dict[str, float]:
+        shares = (self.report.share_of_counts_lost, self.report.genes, self.report.genes_matched)
+        return dict(zip((COUNTS_LOST, GENES, GENES_MATCHED), shares, strict=True))
 
     def log_summary(self) -> None:
         logger.info(self.report.summary())
@@ -139,6 +154,10 @@ class _ParquetSource:
         adata.strings_to_categoricals()  # as anndata does where it writes a whole file
         return adata.obs
 
+    def coverage(self) -> dict[str, float]:
+        """Nothing is known."""
+        return {}
+
     def log_summary(self) -> None:
         """Nothing is dropped."""
 
@@ -185,10 +204,9 @@ def embed_file(
     model_directory: ModelDirectory,
     encoder: ScDMCModel,
     count_options: CountOptions,
-    stream: str | None = None,
-    pooling: str | None = None,
-    layer: int | None = None,
-) -> tuple[int, int]:
+    choice: EmbeddingChoice | None = None,
+    viewers: ForViewers | None = None,
+) -> EmbeddedFile:
     """Write a copy of a file with ``obsm['X_scDMC']``; memory grows by the annotation of the cells only.
 
     Parameters
@@ -204,34 +222,39 @@ def embed_file(
         On its device.
     count_options
         How to read an ``.h5ad``.
-    stream, pooling, layer
-        See :func:`scdmc.model.embeddings.cell_embeddings`.
+    choice
+        How states become embeddings; None for what the model's ``config.json`` says.
+    viewers
+        Whether an ``.h5ad`` gets a map, and what is said of the results.
 
     Returns
     -------
-    Number of cells that were embedded, and of the columns of their embeddings.
+    What was written, for its page.
 
     Raises
     ------
     ScDMCError
-        If the data cannot be read as the model was trained or hold no cell, or stream, pooling or layer are unknown.
+        If the data cannot be read as the model was trained or hold no cell.
     """
-    embedding_choice(encoder.config, stream, pooling, layer)  # before anything is opened
-    width, n_embedded = embedding_width(encoder, stream), 0
+    choice = choice or embedding_choice(encoder.config)
+    how = (choice.stream, choice.pooling, False, choice.layer)
+    width, n_embedded, coordinates = embedding_width(encoder, choice.stream), 0, None
     output_file = _require_suffix(output_file)
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         with _output(temporary, data_path, source.n_cells, width) as (file, embeddings):
             for rows, cells in _shown_blocks(source, "embed"):
-                _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, stream, pooling, False, layer))
+                _fill_rows(embeddings, rows, cell_embeddings(encoder, cells, *how))
                 n_embedded += len(rows)
             if file is None:
                 columns = [f"{EMBEDDING_KEY}_{number}" for number in range(width)]
                 table = pd.DataFrame(embeddings, index=source.obs().index, columns=columns)
                 without_formulas(table).to_csv(temporary, index_label=CELL_COLUMN)
-            elif not is_h5ad(data_path):
-                _write_obs(file, source.obs())
+            else:
+                if not is_h5ad(data_path):
+                    _write_obs(file, source.obs())
+                coordinates = _add_for_viewers(file, embeddings, viewers or ForViewers(), ())
         source.log_summary()
-    return n_embedded, width
+        return EmbeddedFile(source.n_cells, n_embedded, width, source.coverage(), source.obs(), coordinates)
 
 
 def _require_suffix(output_file: Path) -> Path:
@@ -248,6 +271,7 @@ def annotate_file(
     annotator: Annotator,
     options: AnnotationOptions,
     count_options: CountOptions,
+    viewers: ForViewers | None = None,
 ) -> pd.DataFrame:
     """Write a copy of a file with the cells' labels; memory grows by some bytes a cell only.
 
@@ -264,6 +288,8 @@ def annotate_file(
         See :class:`Annotator`, :class:`AnnotationOptions`.
     count_options
         How to read an ``.h5ad``.
+    viewers
+        Whether an ``.h5ad`` gets a map, and what is said of the results.
 
     Returns
     -------
@@ -288,7 +314,9 @@ def annotate_file(
                 results = _annotate_blocks(source, annotator, options, embeddings)
                 if not is_h5ad(data_path):
                     _write_obs(file, source.obs())
-                add_obs(file, _columns(results, source.n_cells))
+                columns = _columns(results, source.n_cells)
+                add_obs(file, columns)
+                _add_for_viewers(file, embeddings, viewers or ForViewers(), columns)
         source.log_summary()
         source.log_coverage(annotator.training_genes)
     return results
@@ -416,6 +444,20 @@ def _output(
     unnamed = pd.DataFrame(index=np.arange(n_cells).astype(str))
     with results_file(path, data_path, unnamed) as file:
         yield file, new_obsm(file, EMBEDDING_KEY, (n_cells, width))
+
+
+def _add_for_viewers(
+    file: h5py.File, embeddings: h5py.Dataset, viewers: ForViewers, ours: Iterable[str]
+) -> np.ndarray | None:
+    """A map of the embedded cells, if it is wanted, and what else viewers look for; returns the map."""
+    map_key = place = None
+    if wants_map(viewers.has_map, len(embeddings)):
+        map_key, states = key_of_map(file), embeddings[:]
+        is_embedded = np.isfinite(states).all(axis=1)
+        place = map_of_cells(states, is_embedded, viewers.made.seed)
+        new_obsm(file, map_key, place.shape)[:] = place
+    add_for_viewers(file, viewers, ours, map_key)
+    return place
 
 
 def _write_obs(file: h5py.File, obs: pd.DataFrame) -> None:

@@ -22,6 +22,7 @@ from scdmc.cells.gene_coverage import log_coverage, require_known_genes
 from scdmc.cells.options import MIN_KNOWN_GENES, SplitOptions
 from scdmc.cells.results import add_results
 from scdmc.cells.splits import PARTS, draw_split, require_usable_split
+from scdmc.cells.viewers import ForViewers
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
 from scdmc.labels import left_out_text, type_labels
@@ -202,7 +203,8 @@ def annotate(
     probabilities, embeddings = annotator.annotate(cells)
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
-    add_results(adata, _rows(cells), columns, {EMBEDDING_KEY: embeddings})
+    made = Provenance((), model_directory.path.name)
+    add_results(adata, _rows(cells), columns, {EMBEDDING_KEY: embeddings}, ForViewers(made))
     return adata
 
 
@@ -236,7 +238,9 @@ def embed(
     model_directory = open_model(model)
     cells = tokenize(adata, model=model_directory, **asdict(options))
     encoder = model_to_run(model_directory, ScDMCModel, place_model)
-    add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: cell_embeddings(encoder, cells, stream, pooling, layer=layer)})
+    embedding = cell_embeddings(encoder, cells, stream, pooling, layer=layer)
+    made = Provenance((), model_directory.path.name)
+    add_results(adata, _rows(cells), {}, {EMBEDDING_KEY: embedding}, ForViewers(made))
     return adata
 
 

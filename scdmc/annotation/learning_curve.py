@@ -6,9 +6,12 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.annotation.figures import learning_curve_figure
+from scdmc.annotation.options import FINE_TUNED
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, read_json_object
 from scdmc.reports.figures import save_figure
+from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, require_whole
 
 # What decides which cells are test cells.
@@ -81,8 +84,8 @@ def read_test_cells(result_dir: Path) -> dict[str, object]:
     return {"data_path": data} | {name: str(arguments.get(name)) for name in SAME}
 
 
-def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str) -> None:
-    """Write the table of all scores and the figure of one metric.
+def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str, made: Provenance) -> None:
+    """Write the table of all scores, the figure of one metric, and the page.
 
     Parameters
     ----------
@@ -92,9 +95,52 @@ def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str) ->
         From :func:`join_scores`.
     metric
         The score that is drawn.
+    made
+        From what.
     """
     with atomic_path(output_dir / "learning_curve.csv") as temporary:
         scores.to_csv(temporary, index=False)
     keep_results(output_dir)
-    figure = learning_curve_figure(scores, metric, "Scores on the same test cells by labels used in training")
-    save_figure(figure, output_dir / "learning_curve")
+    lead = curve_verdict(scores, metric)
+    png = save_figure(learning_curve_figure(scores, metric, lead.headline), output_dir / "learning_curve")
+    drawn = scores[scores["metric"] == metric].pivot(index="method", columns="label_fraction", values="value")
+    drawn.columns = [f"{share:.4g} of the labels" for share in drawn.columns]
+    caption = f"{lead.headline}; the same test cells everywhere, bars: one standard deviation of the runs"
+    sections = [
+        Section("Curve", figures=[(caption, png)]),
+        Section("Scores", tables=[(f"{metric} of each method", drawn.reset_index()), ("Every score", scores)]),
+    ]
+    write_report(output_dir / "report.html", f"Learning curve: {metric} by share of the labels", sections, lead, made)
+
+
+def curve_verdict(scores: pd.DataFrame, metric: str) -> Verdict:
+    """Whether the fine-tuned model is ahead with the fewest and with the most labels, and what few labels cost it.
+
+    Parameters
+    ----------
+    scores
+        From :func:`join_scores`.
+    metric
+        The score that is compared; higher is better.
+    """
+    drawn = scores[scores["metric"] == metric].pivot(index="method", columns="label_fraction", values="value")
+    ours = FINE_TUNED if FINE_TUNED in drawn.index else drawn.index[0]
+    numbers, ahead = [], []
+    shares = list(dict.fromkeys((drawn.columns.min(), drawn.columns.max())))
+    for share in shares:
+        value, others = drawn.loc[ours, share], drawn[share].drop(ours).dropna()
+        beside = f"{others.max():.3f} for {others.idxmax()}" if len(others) else "no other method was measured"
+        numbers.append(KeyNumber(f"{metric} with {share:.4g} of the labels", f"{value:.3f}", beside))
+        if len(others) and value > others.max():
+            ahead.append(f"{share:.4g}")
+    if len(drawn) == 1:
+        headline, level = f"{ours} has a {metric} of {drawn.loc[ours, shares[-1]]:.3f} with the most labels", "caution"
+    elif ahead:
+        level = "good" if len(ahead) == len(shares) else "caution"
+        headline = f"{ours} is ahead with {' and '.join(ahead)} of the labels"
+    else:
+        level, headline = "caution", f"{ours} is not ahead, neither with few labels nor with all"
+    if len(shares) > 1:
+        lost = drawn.loc[ours, shares[-1]] - drawn.loc[ours, shares[0]]
+        numbers.append(KeyNumber("What few labels cost", f"{lost:.3f}", f"{shares[0]:.4g} instead of {shares[-1]:.4g}"))
+    return Verdict(level, headline, (), tuple(numbers))

@@ -14,8 +14,10 @@ from scdmc.cells.clustering import leiden_clusters, neighbour_graph, umap_coordi
 from scdmc.cells.leiden import LeidenGraph
 from scdmc.cells.options import RESOLUTIONS, ClusterOptions
 from scdmc.cells.scores import clustering_scores, metric_rows
+from scdmc.cells.viewers import MAP_KEY
 from scdmc.errors import ScDMCError
 from scdmc.file_names import file_names_of
+from scdmc.model.embeddings import EMBEDDING_KEY
 from scdmc.reports.tables import write_csv
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -147,6 +149,12 @@ def _oracle_rows(
             scores.append(clustering_scores(labels[is_labelled], clusters, clustering.embedding[is_labelled]))
         rows += metric_rows(TASK, f"oracle ({method})", max(scores, key=lambda of_one: of_one["NMI"]))
     return rows
+
+
+def of_cells(clustering: Clustering) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Columns of obs and matrices of obsm, for :func:`scdmc.cells.results.write_annotated`."""
+    obsm = {EMBEDDING_KEY: clustering.embedding, MAP_KEY: clustering.coordinates}
+    return {"scDMC_cluster": clustering.clusters.astype(object)}, obsm
 
 
 def write_clusters(

@@ -35,6 +35,10 @@ class SplitOptions:
 MIN_KNOWN_GENES = 0.3
 
 
+# A map holds all embeddings in memory, and takes about two minutes for so many cells on two cores.
+MOST_CELLS_OF_MAP = 100_000
+
+
 RESOLUTIONS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 
 

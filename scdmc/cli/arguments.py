@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from scdmc.cells.options import OwnEmbeddings, SplitOptions
+from scdmc.cells.options import MOST_CELLS_OF_MAP, OwnEmbeddings, SplitOptions
 from scdmc.cli.parser import (
+    fill_in,
     fraction,
     model_size,
     non_negative_int,
@@ -184,6 +185,25 @@ def add_embedding_arguments(parser: Parser) -> None:
 def embedding_options(arguments: argparse.Namespace) -> dict[str, object]:
     """What the flags of :func:`add_embedding_arguments` choose, for :func:`scdmc.model.embeddings.cell_embeddings`."""
     return {"stream": arguments.stream, "pooling": arguments.pooling, "layer": arguments.encoder_layer}
+
+
+def add_umap_argument(parser: Parser) -> None:
+    """``--umap``: whether an ``.h5ad`` gets a map that viewers draw."""
+    meaning = f"add obsm['X_umap'] to an .h5ad; auto: of at most {MOST_CELLS_OF_MAP:,} cells (default: auto)"
+    parser.add_argument("--umap", choices=(*UMAP_CHOICES,), help=meaning)
+
+
+def complete_umap(arguments: argparse.Namespace, has_effect: bool, why_not: str) -> None:
+    """Give ``--umap`` its default, and refuse it where it would do nothing (:func:`scdmc.cli.parser.fill_in`)."""
+    fill_in(arguments, {"umap": "auto"}, has_effect, why_not)
+
+
+def wanted_map(arguments: argparse.Namespace) -> bool | None:
+    """What ``--umap`` chooses, for :class:`scdmc.cells.viewers.ForViewers`."""
+    return UMAP_CHOICES[arguments.umap]
+
+
+UMAP_CHOICES = {"auto": None, "yes": True, "no": False}
 
 
 def add_batch_key_argument(parser: Parser) -> None:

@@ -26,6 +26,7 @@ COMMANDS = {
     "tokenize": "tokenizer/tokenizer_combine.py",
     "census": "tokenizer/census.py",
     "pretrain": "pretrain/scDMC_pretrain.py",
+    "watch": "pretrain/watch.py",
     "export": "pretrain/export_model.py",
     "fine-tune": "downstream_tasks/downstream_tasks.py",
     "annotate": "downstream_tasks/annotate.py",
@@ -37,12 +38,13 @@ COMMANDS = {
     "attention": "downstream_tasks/attention_analysis.py",
     "perturb": "downstream_tasks/perturb.py",
     "learning-curve": "downstream_tasks/learning_curve.py",
+    "report": "downstream_tasks/report.py",
     "demo-report": "downstream_tasks/demo_report.py",
 }
 
 
 # Subcommand -> the flag that its first word stands for where that is none.
-FIRST_WORDS = {"annotate": "--data_path"}
+FIRST_WORDS = {"annotate": "--data_path", "watch": "--output_dir", "report": "--result_dirs"}
 
 
 WIDEST_HELP = 100

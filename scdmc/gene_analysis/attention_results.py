@@ -12,8 +12,10 @@ from scdmc.gene_analysis.figures import (
     head_of_each,
     heat_map_figure,
 )
+from scdmc.gene_analysis.verdicts import attention_verdict
 from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.page import Figures, Section, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv_files
 from scdmc.result_folders import keep_results
 
@@ -33,7 +35,7 @@ HEAD_MAPS = {
 }
 
 
-def write_attention_results(output_dir: Path, results: AttentionResults, seed: int) -> None:
+def write_attention_results(output_dir: Path, results: AttentionResults, made: Provenance) -> None:
     """Write the tables, the figures and ``report.html``.
 
     Parameters
@@ -42,8 +44,8 @@ def write_attention_results(output_dir: Path, results: AttentionResults, seed: i
         Where to.
     results
         From :func:`scdmc.gene_analysis.attention_analysis.analyse_attention`.
-    seed
-        By which cells were drawn, for captions.
+    made
+        From what; cells were drawn with its seed.
     """
     tables = {
         "genes": results.genes,
@@ -53,17 +55,21 @@ def write_attention_results(output_dir: Path, results: AttentionResults, seed: i
     }
     write_csv_files(output_dir, {name: table.drop(columns="token", errors="ignore") for name, table in tables.items()})
     keep_results(output_dir)
-    figures = draw(results, output_dir, seed)
+    figures = draw(results, output_dir, made.seed)
     about = (
         f"Integrated gradients add up to the shift of <cls> within {results.attributions.incompleteness:.1%} "
         f"(mean over cells). Markers: scanpy's t-test against all other cells, FDR below 0.05, at least twice as high."
     )
     recovery = [("Mean over the types", results.mean_recovery), ("By type", results.recovery)]
     sections = [
+        Section("Figures", figures=figures),
+        Section("In words", results.verdict),
         Section("Marker recovery", about, recovery),
         Section("Heads", "", [("Every layer and head", results.heads)]),
     ]
-    write_verdict_page(output_dir, "Attention", results.verdict, sections, figures)
+    types = results.genes["cell_type"].nunique()
+    title = f"Attention to genes in {types} cell types"
+    write_report(output_dir / "report.html", title, sections, attention_verdict(results), made)
 
 
 def draw(results: AttentionResults, output_dir: Path, seed: int) -> Figures:

@@ -8,8 +8,10 @@ import pandas as pd
 from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure
 from scdmc.gene_analysis.modules import ModuleResults
 from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
+from scdmc.gene_analysis.verdicts import module_verdict
 from scdmc.reports.figures import save_figure, umap_figure
-from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.page import Figures, Section, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv_files
 from scdmc.result_folders import keep_results
 
@@ -19,7 +21,9 @@ OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
 MOST_BARS = 20
 
 
-def write_module_results(output_dir: Path, results: ModuleResults, options: ModuleOptions, n_cells: int) -> None:
+def write_module_results(
+    output_dir: Path, results: ModuleResults, options: ModuleOptions, n_cells: int, made: Provenance
+) -> None:
     """Write the tables, the figures and ``report.html``.
 
     Parameters
@@ -32,6 +36,8 @@ def write_module_results(output_dir: Path, results: ModuleResults, options: Modu
         How they were found.
     n_cells
         Cells that were read.
+    made
+        From what.
     """
     tables = {name: getattr(results, name) for name in ("genes", "modules", *OPTIONAL_OUTPUTS)}
     tables["activity"] = results.activity.rename_axis("module").reset_index()
@@ -47,7 +53,13 @@ def write_module_results(output_dir: Path, results: ModuleResults, options: Modu
         f"last-layer state of each ({options.stream} stream), centred; Leiden at resolution "
         f"{results.found.resolution:g}."
     )
-    write_verdict_page(output_dir, "Gene modules", results.verdict, [Section("Modules", about, shown)], figures)
+    sections = [
+        Section("Figures", figures=figures),
+        Section("In words", results.verdict),
+        Section("Modules", about, shown),
+    ]
+    title = f"{results.found.n_modules} modules of {len(results.genes):,} genes"
+    write_report(output_dir / "report.html", title, sections, module_verdict(results), made)
 
 
 def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
@@ -56,7 +68,9 @@ def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
     modules = np.array([str(number + 1) for number in results.found.modules], dtype=object)
     title = f"UMAP of {len(modules):,} genes, {results.found.n_modules} modules"
     figure = umap_figure(results.found.coordinates, {"Leiden modules": modules}, title, seed)
-    figures.append(("Genes by module (1 is the largest: M1)", save_figure(figure, output_dir / "umap")))
+    largest = int(np.unique(results.found.modules, return_counts=True)[1].max())
+    caption = f"The largest of {results.found.n_modules} modules, 1, has {largest:,} of {len(modules):,} genes"
+    figures.append((caption, save_figure(figure, output_dir / "umap")))
     if results.activity.notna().any(axis=None):
         figures.append(_activity_figure(results, output_dir))
     if results.tests is None:

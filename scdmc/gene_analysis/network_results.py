@@ -32,8 +32,10 @@ from scdmc.gene_analysis.networks import (
 )
 from scdmc.gene_analysis.options import PERTURBATION, SCORE_COLUMNS, GraphOptions, NetworkOptions
 from scdmc.gene_analysis.states import GeneEmbeddings
+from scdmc.gene_analysis.verdicts import network_numbers
 from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.page import Figures, Section, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv_files
 from scdmc.result_folders import keep_results
 
@@ -136,7 +138,9 @@ def _edges_of_types(
         )
 
 
-def write_network_results(output_dir: Path, collected: Collected, graph: GraphOptions, source: str) -> str:
+def write_network_results(
+    output_dir: Path, collected: Collected, graph: GraphOptions, source: str, made: Provenance
+) -> str:
     """Write the tables, the figures and ``report.html``; returns the verdict.
 
     Parameters
@@ -149,6 +153,8 @@ def write_network_results(output_dir: Path, collected: Collected, graph: GraphOp
         Which edges are drawn.
     source
         What the regulons are called.
+    made
+        From what.
     """
     evaluation = pd.DataFrame(collected.evaluation, columns=None if collected.evaluation else ["pairs", "method"])
     verdict = network_verdict(evaluation)
@@ -172,8 +178,14 @@ def write_network_results(output_dir: Path, collected: Collected, graph: GraphOp
     sizes = tables["topology"].groupby("top").mean(numeric_only=True).reset_index()
     largest = tables["hubs"].groupby("cell_type").head(3)
     shown = [("Networks of the strongest pairs, mean over the types", sizes), ("Strongest hubs", largest)]
-    sections = [Section("Agreement with known regulons", about, agreement), Section("Topology and hubs", "", shown)]
-    write_verdict_page(output_dir, "Gene regulatory networks", verdict, sections, figures)
+    sections = [
+        Section("Figures", figures=figures),
+        Section("In words", verdict),
+        Section("Agreement with known regulons", about, agreement),
+        Section("Topology and hubs", "", shown),
+    ]
+    title = f"Gene regulatory networks of {len(collected.strongest)} cell types"
+    write_report(output_dir / "report.html", title, sections, network_numbers(evaluation), made)
     return verdict
 
 

@@ -8,8 +8,10 @@ import pandas as pd
 from scdmc.gene_analysis.figures import heat_map_figure
 from scdmc.gene_analysis.options import LARGEST_FDR, ScreenOptions
 from scdmc.gene_analysis.perturbation import STATISTICS, rows_needed
+from scdmc.gene_analysis.verdicts import screen_verdict
 from scdmc.reports.figures import save_figure
-from scdmc.reports.page import Figures, Section, write_verdict_page
+from scdmc.reports.page import Figures, Section, write_report
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv_files
 from scdmc.result_folders import keep_results
 
@@ -32,7 +34,7 @@ UNITS = {
 }
 
 
-def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenOptions) -> str:
+def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenOptions, made: Provenance) -> str:
     """Write the table, the figures and ``report.html``; returns the verdict.
 
     Parameters
@@ -43,6 +45,8 @@ def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenO
         From :func:`scdmc.gene_analysis.perturbation.screen_genes`.
     options
         How genes were perturbed.
+    made
+        From what.
     """
     write_csv_files(output_dir, {"perturbations": table})
     keep_results(output_dir)
@@ -54,8 +58,16 @@ def write_screen_results(output_dir: Path, table: pd.DataFrame, options: ScreenO
         f"{1 / (1 + options.null_draws):.3g}; of {len(table)} rows {rows_needed(len(table), options.null_draws)} must "
         f"have it before one has an FDR below {LARGEST_FDR}."
     )
-    sections = [Section("Perturbations", about, [("By type and gene", table)])]
-    write_verdict_page(output_dir, "In-silico perturbation", text, sections, figures)
+    sections = [
+        Section("Figures", figures=figures),
+        Section("In words", text),
+        Section("Perturbations", about, [("By type and gene", table)]),
+    ]
+    genes, types = table["perturbed"].nunique(), table["cell_type"].nunique()
+    title = (
+        f"{genes} {'gene or set' if genes == 1 else 'genes and sets'} {options.edit}d in silico in {types} cell types"
+    )
+    write_report(output_dir / "report.html", title, sections, screen_verdict(table, options, LABELS), made)
     return text
 
 
@@ -96,11 +108,20 @@ def draw(table: pd.DataFrame, output_dir: Path) -> Figures:
             wide = table.pivot(index="perturbed", columns="cell_type", values=name)
             wide = wide.loc[wide.abs().max(axis=1).sort_values(ascending=False, kind="stable").index].head(MOST_ROWS)
             fdr = table.pivot(index="perturbed", columns="cell_type", values=f"{name}_fdr").loc[wide.index]
-            title = f"{LABELS[name].capitalize()} (* FDR below {LARGEST_FDR})"
+            strongest = wide.abs().stack().dropna()
+            of, in_type = strongest.idxmax() if len(strongest) else ("nothing", "any type")
+            title = f"{LABELS[name].capitalize()}: most for {of} in {in_type}"
             wide, unit = readable(wide, UNITS[name])
             figure = heat_map_figure(
-                wide, title, unit, "cell type", "perturbed", name != "shift", ".2f", fdr < LARGEST_FDR
+                wide,
+                f"{title} (* FDR below {LARGEST_FDR})",
+                unit,
+                "cell type",
+                "perturbed",
+                name != "shift",
+                ".2f",
+                fdr < LARGEST_FDR,
             )
-            caption = f"{title}, {unit}; blank: no cell has the gene"
+            caption = f"{title} ({unit}; * FDR below {LARGEST_FDR}; blank: no cell has the gene)"
             figures.append((caption, save_figure(figure, output_dir / name)))
     return figures

@@ -12,8 +12,10 @@ from scdmc.cells.expression import log1p_cp10k, raw_counts
 from scdmc.cells.from_adata import tokenize
 from scdmc.cells.own_embeddings import own_embeddings_of
 from scdmc.cells.results import add_results
+from scdmc.cells.viewers import ForViewers
 from scdmc.files import require_new_folder
 from scdmc.integration.data import integration_data, usable_cells
+from scdmc.integration.maps import cell_maps
 from scdmc.integration.options import IntegrationOptions
 from scdmc.integration.results import draw_integration_results, write_page
 from scdmc.integration.study import run_benchmark
@@ -92,11 +94,13 @@ def integration_benchmark(
     data = replace(data, own=own, in_file=frozenset(own))
     benchmark = run_benchmark(data, model_directory, place_model, chosen)
     new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
-    add_results(adata, rows[usable], {}, new)
+    made = Provenance((), model_directory.path.name, chosen.seeds[0], began)
+    viewers = ForViewers(made)
+    add_results(adata, rows[usable], {}, new, viewers)
     if output_dir is not None:
         with result_folder(output_dir) as folder:
             write_integration_tables(folder, benchmark, data.name)
             keep_results(folder)
-            made = Provenance((), model_directory.path.name, chosen.seeds[0], began)
-            write_page(folder, [draw_integration_results(folder, data, benchmark)], {data.name: benchmark}, made)
+            section = draw_integration_results(folder, data, benchmark, cell_maps(data, benchmark))
+            write_page(folder, [section], {data.name: benchmark}, made)
     return pd.concat({protocol: table.means for protocol, table in score_tables(benchmark).items()}, axis=1)

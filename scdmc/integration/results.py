@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.scores import SUMMARY
 from scdmc.file_names import file_name_of
 from scdmc.integration.data import IntegrationData
@@ -49,10 +48,12 @@ HOW_TO_READ = (
 OF_ALL = "All data sets"
 
 
-MAY_BREAK, MOST_COLUMNS = "\N{ZERO WIDTH SPACE}", 10
+MOST_COLUMNS = 10
 
 
-def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Benchmark) -> Section:
+def draw_integration_results(
+    folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]
+) -> Section:
     """Draw the figures of one data set; maps of cells are those of the first seed.
 
     Parameters
@@ -63,6 +64,8 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
         The cells.
     benchmark
         What was compared.
+    maps
+        From :func:`scdmc.integration.maps.cell_maps`.
 
     Returns
     -------
@@ -77,12 +80,12 @@ def draw_integration_results(folder: Path, data: IntegrationData, benchmark: Ben
     if len(curves):
         figures.append(("NMI at every resolution; the points are the highest", _draw_curves(folder, curves, data.name)))
     shown = " and ".join(key for key in reversed(data.keys) if key)
-    grid, maps = _draw_maps(folder, data, benchmark)
+    grid, moving = _draw_maps(folder, data, benchmark, maps)
     figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", grid))
     pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
-    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, maps, folds=True)
+    return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, moving, folds=True)
 
 
 def page_table(table: ScoreTable) -> pd.DataFrame:
@@ -93,9 +96,7 @@ def page_table(table: ScoreTable) -> pd.DataFrame:
     texts = table.texts.astype(object)
     for row, column in np.argwhere(table.is_best):
         texts.iat[row, column] = Bold(texts.iat[row, column])
-    names = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
-    # Long names may break where they have a low line, so that more columns have room side by side.
-    texts.columns = [name.replace("_", f"_{MAY_BREAK}") for name in names]
+    texts.columns = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
     if texts.shape[1] > MOST_COLUMNS:  # the last ones are out of sight on many screens
         texts = texts[sorted(texts, key=lambda name: name not in SUMMARY)]
     return texts.reset_index(names="method")
@@ -158,18 +159,19 @@ def _draw_curves(folder: Path, curves: pd.DataFrame, name: str) -> Path:
     return save_figure(curves_figure(means, chosen, title, labels), folder / "resolution")
 
 
-def _draw_maps(folder: Path, data: IntegrationData, benchmark: Benchmark) -> tuple[Path, list[InteractiveMap]]:
+def _draw_maps(
+    folder: Path, data: IntegrationData, benchmark: Benchmark, maps: Mapping[str, np.ndarray]
+) -> tuple[Path, list[InteractiveMap]]:
     """One figure for each method and one with all; returns the latter, and our first row as a map that moves."""
     batch_key, label_key = data.keys
     run, shown = benchmark.runs[0], data.shown
     colourings = {label_key: data.labels[shown]} if data.has_labels else {}
     colourings[batch_key] = data.batch[shown]
-    maps, moving = {}, []
+    moving = []
     for row in benchmark.rows:
-        if row.name not in run.results:
+        if row.name not in maps:
             continue
         result = run.results[row.name]
-        maps[row.name] = umap_coordinates(run.embeddings[row.name][shown], result.graph, run.seed)
         figure = umap_figure(maps[row.name], colourings, _title(row.name, result.scores), run.seed)
         file = save_figure(figure, folder / f"umap_{file_name_of((row.obsm_key or row.name).removeprefix('X_'))}")
         if row.kind == OURS and not moving:

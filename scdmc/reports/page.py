@@ -127,7 +127,9 @@ class Section:
     folds: bool = False
 
 
-def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verdict, made: Provenance) -> None:
+def write_report(
+    path: Path, title: str, sections: Sequence[Section], lead: Verdict, made: Provenance, reload: int | None = None
+) -> None:
     """Write a self-contained HTML page; all text is escaped.
 
     The verdict with its numbers stands on top, then contents, then the sections, and how the page was made as the last.
@@ -146,6 +148,9 @@ def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verd
         The finding, and up to three numbers with their baselines.
     made
         From what the page was made.
+    reload
+        Seconds after which a page of work that goes on loads itself anew, unless the reader takes a mark away; None for
+        a page that is final.
 
     Raises
     ------
@@ -154,9 +159,11 @@ def write_report(path: Path, title: str, sections: Sequence[Section], lead: Verd
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     scripts = ["tables.js", *["cell_map.js"] * any(section.maps for section in sections)]
+    scripts += ["reload.js"] * (reload is not None)
     page = environment.from_string(_own_file("page.html")).render(
         title=title,
         lead=lead,
+        reload=reload,
         summary=Markup(_summary(title, lead)),
         sections=[_section_for_page(section) for section in (*sections, _section_of(made))],
         css=Markup(_own_file("page.css")),
@@ -306,25 +313,3 @@ def _png_of(path: Path) -> bytes:
 
 
 Figures = list[tuple[str, Path]]  # captions and PNG files
-
-
-def write_verdict_page(
-    output_dir: Path, title: str, verdict: str, sections: Sequence[Section], figures: Sequence[tuple[str, Path]]
-) -> None:
-    """Write ``report.html``.
-
-    Parameters
-    ----------
-    output_dir
-        Where to.
-    title, verdict
-        What was done, and what was found, in plain words.
-    sections
-        Tables and what they mean.
-    figures
-        Captions and PNG files.
-    """
-    headline, _, rest = verdict.partition(". ")
-    lead = Verdict("caution", headline.removesuffix(".") + ".", (rest,) if rest else ())
-    parts = [Section("Figures", figures=list(figures)), *sections]
-    write_report(output_dir / "report.html", title, parts, lead, Provenance())

@@ -13,12 +13,14 @@ import scipy.sparse
 import torch
 
 from scdmc.integration.data import IntegrationData
+from scdmc.integration.maps import cell_maps
 from scdmc.integration.options import IntegrationOptions
 from scdmc.integration.results import draw_integration_results, write_page
 from scdmc.integration.study import run_benchmark
 from scdmc.integration.tables import write_integration_tables
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.options import EncoderSizes
+from scdmc.reports.provenance import Provenance
 from scdmc.studies.embedding_speed import new_encoder
 from scdmc.studies.synthetic_cells import synthetic_cells
 
@@ -78,7 +80,8 @@ def measure_integration(
     page_start, page_cpu_start = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as name:
         write_integration_tables(Path(name), benchmark, data.name)
-        write_page(Path(name), [draw_integration_results(Path(name), data, benchmark)])
+        section = draw_integration_results(Path(name), data, benchmark, cell_maps(data, benchmark))
+        write_page(Path(name), [section], {data.name: benchmark}, Provenance())
     end, cpu_end = time.monotonic(), time.process_time()
     seconds |= benchmark.seconds | {PAGE: end - page_start, "all": end - start}
     cpu_seconds |= benchmark.cpu_seconds | {PAGE: cpu_end - page_cpu_start, "all": cpu_end - cpu_start}

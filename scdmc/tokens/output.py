@@ -4,9 +4,10 @@ import errno
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from scdmc.genes.ids import GeneMatch
 from scdmc.locks import claim_output
 from scdmc.reading.counts import Counts
 from scdmc.reading.options import BLOCK_SIZE
+from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.options import CELLS_PER_SHARD
@@ -60,6 +62,8 @@ class TokenizedOutput:
         Columns of ``obs`` to keep.
     cells_per_shard, block_size
         Most cells of a shard, and cells that are read at a time; neither changes a cell's tokens.
+    began
+        When the work began, for the page.
     """
 
     output_directory: Path
@@ -68,12 +72,18 @@ class TokenizedOutput:
     obs_columns: Sequence[str] = ()
     cells_per_shard: int = CELLS_PER_SHARD
     block_size: int = BLOCK_SIZE
+    began: float = field(default_factory=time.time, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.output_prefix) or re.search(r"-\d{5}$", self.output_prefix):
             raise ScDMCError(
                 f"--output_prefix {self.output_prefix!r}: letters, digits and . _ + - only, no shard number at the end"
             )
+
+    @property
+    def made(self) -> Provenance:
+        """From what, for the page."""
+        return Provenance(began=self.began)
 
     @property
     def report_path(self) -> Path:
@@ -305,6 +315,7 @@ class TokenizedOutput:
                 reports,
                 warnings,
                 more.get("folder", ()),
+                self.made,
             )
             content = {"settings": settings.to_dict(), "files": [report.to_dict() for report in reports]}
             write_json(waiting / self.report_path.name, {**content, "warnings": warnings, **more})

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from scdmc.reports.figures import PALETTE, shortened
-from scdmc.reports.page import Section, Verdict, write_report
+from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.tokens.file_report import FileReport, add_histograms, bin_edges, rounded
 from scdmc.tokens.tokenized_cells import TokenizationSettings
@@ -74,8 +75,8 @@ def write_html_report(
     settings: TokenizationSettings,
     reports: Sequence[FileReport],
     warnings: Sequence[str],
-    entries: Sequence[Mapping[str, str]] = (),
-    made: Provenance | None = None,
+    entries: Sequence[Mapping[str, str]],
+    made: Provenance,
 ) -> None:
     """Write the page; the same reports give the same bytes.
 
@@ -94,35 +95,44 @@ def write_html_report(
     entries
         What became of each entry of the input folder: name, status, why.
     made
-        From what, if that is known.
+        From what.
     """
     with tempfile.TemporaryDirectory() as folder:
         sections = [
-            _summary(settings, reports, warnings),
+            *([Section("Warnings", points=list(warnings))] if warnings else []),
             Section("Cells", figures=_save_all(_cell_figures(settings, reports), Path(folder) / "cells")),
             Section("Genes", figures=_save_all(_gene_figures(reports), Path(folder) / "genes")),
-            Section("Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)]),
+            Section(
+                "Files", tables=[("Each file", _table_of_files(reports)), *_entries_of_folder(entries)], folds=True
+            ),
         ]
-        lead = Verdict("caution" if warnings else "good", f"{sum(report.cells_out for report in reports):,} cells", ())
-        write_report(path, f"Tokenized cells: {name}", sections, lead, made or Provenance())
+        made = replace(made, settings=settings.to_dict())
+        write_report(path, f"Tokenized cells: {name}", sections, verdict_of(settings, reports, warnings), made)
 
 
-def _summary(settings: TokenizationSettings, reports: Sequence[FileReport], warnings: Sequence[str]) -> Section:
-    n_out = sum(report.cells_out for report in reports)
-    n_truncated = sum(report.cells_truncated for report in reports)
+def verdict_of(settings: TokenizationSettings, reports: Sequence[FileReport], warnings: Sequence[str]) -> Verdict:
+    """Whether the cells came through whole: how many were written, and what of their counts and genes was lost."""
+    n_in, n_out = (sum(getattr(report, name) for report in reports) for name in ("cells_in", "cells_out"))
     total = sum(report.counts_total for report in reports)
-    lost = sum(report.counts_of_unmatched_genes for report in reports)
-    text = (
-        f"{n_out:,} of {sum(report.cells_in for report in reports):,} cells of {len(reports):,} files were written, "
-        f"with at most {settings.model_input_size:,} tokens each; {n_truncated / max(n_out, 1):.1%} of them had more "
-        f"genes than fit. {lost / total if total else 0:.1%} of the counts lie in genes outside of the vocabulary."
+    lost = sum(report.counts_of_unmatched_genes for report in reports) / total if total else 0.0
+    cut = sum(report.cells_truncated for report in reports) / max(n_out, 1)
+    numbers = (
+        KeyNumber("Cells written", f"{n_out:,}", f"of {n_in:,} in {len(reports):,} {_files(len(reports))}"),
+        KeyNumber("Counts in unknown genes", f"{lost:.1%}", f"a warning from {LARGE_LOSS:.0%} of a file on"),
+        KeyNumber("Cells with more genes than fit", f"{cut:.1%}", f"{settings.model_input_size - 2:,} genes fit"),
     )
-    content = {**settings.to_dict(), "cells": n_out}
-    rows = pd.DataFrame({"setting": list(content), "value": [str(value) for value in content.values()]})
-    tables = [("Settings", rows)]
-    if warnings:
-        tables.insert(0, ("Warnings", pd.DataFrame({"warning": list(warnings)})))
-    return Section("Summary", text, tables)
+    headline = f"{n_out:,} of {n_in:,} cells were tokenized, with {1 - lost:.1%} of their counts"
+    if not warnings:
+        lowest = (
+            f"In {cut:.0%} of the cells the lowest genes were cut, since no more fit." if cut else "No gene was cut."
+        )
+        return Verdict("good", headline, (lowest,), numbers)
+    more = f" There are {len(warnings) - 1:,} more warnings below." if len(warnings) > 1 else ""
+    return Verdict("caution", headline, (f"{warnings[0]}.{more}",), numbers)
+
+
+def _files(number: int) -> str:
+    return "file" if number == 1 else "files"
 
 
 def _table_of_files(reports: Sequence[FileReport]) -> pd.DataFrame:
@@ -155,19 +165,38 @@ def _cell_figures(settings: TokenizationSettings, reports: Sequence[FileReport])
     counts = reduce(add_histograms, [report.counts_per_cell for report in reports])
     truncated = {report.source_file: report.cells_truncated / max(report.cells_out, 1) for report in reports}
     return {
-        f"Genes of the vocabulary per cell, before truncation; the line is at {most:,}, the most that fit": (
+        f"{_share_with_more(reports):.1%} of the cells have more genes than the {most:,} that fit (the line)": (
             histogram_figure(genes, "genes per cell", limit=most)
         ),
-        "Counts per cell (the total that a cell is normalised by)": histogram_figure(counts, "counts per cell"),
-        f"Share of each file's cells with more than {most:,} genes, which were truncated": (
+        f"A cell has {_mean(counts, reports):,.0f} counts on average; by its total it is normalised": (
+            histogram_figure(counts, "counts per cell")
+        ),
+        f"{_extremes(truncated)} of a file's cells have more than {most:,} genes, and lost the lowest of them": (
             share_figure(truncated, "share of cells truncated")
         ),
     }
 
 
+def _share_with_more(reports: Sequence[FileReport]) -> float:
+    return sum(report.cells_truncated for report in reports) / max(sum(report.cells_out for report in reports), 1)
+
+
+def _mean(histogram: Mapping[str, int], reports: Sequence[FileReport]) -> float:
+    """Counts of a cell on average: all counts of the files, over the cells of the histogram."""
+    return sum(report.counts_total for report in reports) / max(sum(histogram.values()), 1)
+
+
+def _extremes(shares: Mapping[str, float]) -> str:
+    """From the lowest to the highest share."""
+    low, high = f"{min(shares.values()):.1%}", f"{max(shares.values()):.1%}"
+    return low if low == high else f"{low} to {high}"
+
+
 def _gene_figures(reports: Sequence[FileReport]) -> dict[str, Figure]:
     matched = {report.source_file: report.genes_matched / report.genes for report in reports}
-    return {"Share of each file's genes that are in the vocabulary": share_figure(matched, "share of genes matched")}
+    return {
+        f"{_extremes(matched)} of a file's genes are in the vocabulary": share_figure(matched, "share of genes matched")
+    }
 
 
 def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[tuple[str, Path]]:

@@ -22,6 +22,7 @@ from scdmc.locks import output_lock
 from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.inputs import survey_folder, taken_files, warnings_of
+from scdmc.reports.provenance import Provenance
 from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.output import TokenizedOutput
@@ -78,6 +79,11 @@ class FolderJob(TokenizedOutput):
     layer: str | None = None
     allow_normalized: bool = False
     recompute_totals: bool = False
+
+    @property
+    def made(self) -> Provenance:
+        """From what, for the page."""
+        return Provenance((self.input_directory,), began=self.began)
 
     def settings_of_shards(self) -> dict:
         """What decides, beside its cells, what a shard holds."""

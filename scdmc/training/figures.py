@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from scdmc.errors import ScDMCError
 from scdmc.reports.figures import PALETTE, PANEL_INCHES
@@ -48,6 +49,7 @@ def loss_curve_figure(
         _draw_loss(axes, history, name)
         _draw_levels(axes, (levels or {}).get(name, {}))
         axes.set_title(text, fontsize=8)
+        axes.margins(y=0.12)  # the name of a level stands below its line
     for axes in panels[len(shown) :]:
         axes.set_visible(False)
     lines = {line.get_label(): line for axes in panels for line in axes.lines if line.get_label()[0] != "_"}
@@ -67,6 +69,7 @@ def _draw_loss(axes: Axes, history: pd.DataFrame, name: str) -> None:
             logged = history[["step", column]].dropna()
             axes.plot(logged["step"], logged[column], **style)
     axes.set_xlabel("optimizer step", fontsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_ylabel("loss (nats)", fontsize=7)
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)

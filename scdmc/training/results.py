@@ -11,10 +11,12 @@ from pathlib import Path
 from scdmc.files import atomic_path, write_json
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.names import CARD_FILE
+from scdmc.reports.provenance import Provenance
 from scdmc.training.data import PretrainingData
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import write_history
+from scdmc.training.run_state import curves_title, write_progress
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -70,36 +72,81 @@ def guessing_metrics(run: Pretraining) -> dict[str, float]:
 
 
 class LiveResults:
-    """``history.csv`` and the loss curves of a run that goes on: called after each log line and evaluation.
+    """``history.csv``, the loss curves and the page of a run that goes on: called after each log line and evaluation.
 
     The history is written after each evaluation, and else not more often than every
-    :data:`SECONDS_BETWEEN_HISTORIES`; the curves after evaluations, no more often than every
-    :data:`SECONDS_BETWEEN_CURVES`. Both are written whole or not at all.
+    :data:`SECONDS_BETWEEN_HISTORIES`; the curves and the page after evaluations, no more often than every
+    :data:`SECONDS_BETWEEN_CURVES`. All are written whole or not at all.
 
     Parameters
     ----------
     folder
         Where to.
+    run
+        Whose results they are.
+    made
+        From what, for the page.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, run: Pretraining, made: Provenance) -> None:
+        self.folder, self.run, self.made = folder, run, made
+        self._began = time.monotonic(), run.share_done
         self._written = self._drawn = -math.inf
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write what the history has become, if it is time."""
         now, is_evaluation = time.monotonic(), "eval_loss" in history[-1]
+        write_progress(self.folder, history, total_steps(self.run), self._seconds_left(now))
         if is_evaluation or now - self._written >= SECONDS_BETWEEN_HISTORIES:
             write_history(history, self.folder / "history.csv")
             self._written = now
         if is_evaluation and now - self._drawn >= SECONDS_BETWEEN_CURVES and not missing_to_draw():
             draw_loss_curves(history, {}, self.folder)
+            draw_page(self.folder, self.run, history, {}, self.made)
             self._drawn = time.monotonic()
+
+    def _seconds_left(self, now: float) -> float | None:
+        """If the rest takes as long as what this process has done."""
+        began, share_before = self._began
+        done = self.run.share_done - share_before
+        return (now - began) / done * (1.0 - self.run.share_done) if done > 0 else None
+
+
+def total_steps(run: Pretraining) -> int | None:
+    """Steps of the whole run; None where the clock ends it."""
+    return None if run.settings.schedule_minutes else run.total_steps
+
+
+def draw_page(
+    folder: Path,
+    run: Pretraining,
+    history: Sequence[Mapping[str, float]],
+    guesses: Mapping[str, float],
+    made: Provenance,
+) -> None:
+    """Write ``report.html``, where the loss curves are and the packages that a page needs are installed.
+
+    Parameters
+    ----------
+    folder
+        With the loss curves.
+    run
+        It goes on if it is not finished.
+    history, guesses
+        Rows of its log, and what :func:`guessing_metrics` gives.
+    made
+        From what.
+    """
+    if missing_to_draw():
+        return
+    from scdmc.training.run_page import write_run_page
+
+    write_run_page(folder, history, guesses, (total_steps(run), not guesses), made)
 
 
 def missing_to_draw() -> list[str]:
     """Packages that figures need and that are not installed; a training node may lack them."""
-    return [package for package in ("matplotlib", "pandas", "sklearn") if find_spec(package) is None]
+    return [package for package in ("jinja2", "matplotlib", "pandas", "sklearn") if find_spec(package) is None]
 
 
 def write_guesses(folder: Path, guesses: Mapping[str, float], card: str) -> None:
@@ -143,5 +190,5 @@ def draw_loss_curves(history: Sequence[Mapping[str, float]], guesses: Mapping[st
         for stream in ("rank", "expression")
     }
     save_figure(
-        loss_curve_figure(pd.DataFrame(list(history)), "Pre-training losses", levels), output_dir / "loss_curves"
+        loss_curve_figure(pd.DataFrame(list(history)), curves_title(history), levels), output_dir / "loss_curves"
     )

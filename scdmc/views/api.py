@@ -10,6 +10,7 @@ from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.options import MIN_KNOWN_GENES
 from scdmc.cells.results import add_results
 from scdmc.cells.shared_genes import GeneKeys, read_cell_counts
+from scdmc.cells.viewers import ForViewers
 from scdmc.errors import ScDMCError
 from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
@@ -18,6 +19,7 @@ from scdmc.model.loaded import model_to_run, open_model
 from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions
+from scdmc.reports.provenance import Provenance
 from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.new_cells import label_by_fitted, label_new_cells
 from scdmc.views.options import AUTO, METHODS, SHIPPED_MODEL, ViewOptions
@@ -145,5 +147,6 @@ def _by_views(
         of_new, *labelled_cells = read_pair(new, of_reference, tokenizer, options)
         fine_tuner = FineTuner(model_directory, encoder, options.seed)
         cells, _ = label_new_cells(of_new, *labelled_cells, fine_tuner, tokenizer, options)
-    add_results(adata, of_new.rows, result_columns(cells), result_matrices(cells))
+    viewers = ForViewers(Provenance((), model_directory.path.name, options.seed))
+    add_results(adata, of_new.rows, result_columns(cells), result_matrices(cells), viewers)
     return adata

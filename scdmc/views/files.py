@@ -8,6 +8,7 @@ from scdmc.annotation.annotated_cells import ALL_VIEWS, LabelledCells
 from scdmc.annotation.new_cells_page import write_new_cells_page
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.cells.shared_genes import CellCounts, GeneKeys, read_cell_counts
+from scdmc.cells.viewers import ForViewers
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForMaskedLM
@@ -89,20 +90,21 @@ def annotate_by_reference(
         new, reference, labels = read_pair(of_new, of_reference, tokenizer, options)
     fine_tuner = FineTuner(model_directory, encoder_of(model), options.seed)
     cells, fitted = label_new_cells(new, reference, labels, fine_tuner, tokenizer, options)
+    made = Provenance((data_path, reference_path), model_directory.path.name, options.seed, began)
+    viewers = ForViewers(made)
+    one_colour = one_colour_per_type(labels, label_colours(reference_path, options.label_key))
     if output.folder is None:
-        _write_file(output.file, data_path, new, cells)
+        with one_colour:
+            _write_file(output.file, data_path, new, cells, viewers)
         return summary_lines(cells, cells.recommended_familiarity)
     metrics = cells.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
     card = model_card("scDMC, views of a reference", dict(cells.facts), metrics, ["scdmc", "annotate"])
-    with result_folder(output.folder) as folder:
-        _write_both(folder, data_path, new, cells)
+    with one_colour, result_folder(output.folder) as folder:
+        _write_both(folder, data_path, new, cells, viewers)
         write_score_tables(folder, cells)
         save_fitted_reference(folder / CLASSIFIER_FOLDER, fitted, model, model_directory, card)
         keep_results(folder)
-        inputs = (data_path, reference_path)
-        made = Provenance(inputs, model_directory.path.name, options.seed, began)
-        with one_colour_per_type(labels, label_colours(reference_path, options.label_key)):
-            write_new_cells_page(folder, cells, made)
+        write_new_cells_page(folder, cells, made)
     return summary_lines(cells, cells.recommended_familiarity)
 
 
@@ -138,11 +140,12 @@ def annotate_by_folder(
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new = read_cell_counts(counts, GeneKeys.of(counts, tokenizer))
     cells = label_by_fitted(fitted, new, options)
+    viewers = ForViewers(Provenance((data_path,), model_directory.path.name, options.seed))
     if output.folder is None:
-        _write_file(output.file, data_path, new, cells)
+        _write_file(output.file, data_path, new, cells, viewers)
     else:
         with result_folder(output.folder) as folder:
-            _write_both(folder, data_path, new, cells)
+            _write_both(folder, data_path, new, cells, viewers)
     return summary_lines(cells, fitted.classifier.recommended_of(list(cells.view_labels)))
 
 
@@ -151,16 +154,16 @@ def encoder_of(model: ScDMCPreTrainedModel) -> ScDMCModel:
     return model if isinstance(model, ScDMCModel) else model.bert
 
 
-def _write_both(folder: Path, data_path: Path, new: CellCounts, cells: LabelledCells) -> None:
-    write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells)
+def _write_both(folder: Path, data_path: Path, new: CellCounts, cells: LabelledCells, viewers: ForViewers) -> None:
+    write_annotated_cells(folder / ANNOTATED_FILE, data_path, new, cells, viewers)
     write_labels_table(folder / LABELS_FILE, new, cells)
 
 
-def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCells) -> None:
+def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCells, viewers: ForViewers) -> None:
     if path.suffix == ".csv":
         write_labels_table(path, new, cells)
     else:
-        write_annotated_cells(path, data_path, new, cells)
+        write_annotated_cells(path, data_path, new, cells, viewers)
 
 
 def load_for_views(model_directory: ModelDirectory) -> ScDMCPreTrainedModel:

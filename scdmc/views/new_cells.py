@@ -9,8 +9,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from scdmc.annotation.annotated_cells import AnnotatedCells, CellsAsGenes, LabelledCells
 from scdmc.annotation.options import UNKNOWN
-from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.shared_genes import CellCounts
+from scdmc.cells.viewers import map_of_cells
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.genes.ids import UNMATCHED
 from scdmc.genes.symbols import gene_symbols
@@ -34,10 +34,6 @@ CELLS_OF_DISTANCES = 5000
 
 # Of the genes that a classifier knows, a file must have so many for the labels of a view.
 LEAST_SHARE_OF_VIEWS = {"genes": 0.7, "components": 0.7}
-
-
-# Of the cells of a map: a graph of fewer makes none.
-FEWEST_CELLS_OF_MAP = 16
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def labelled(
     own = {view: classifier.names[each.argmax(axis=1)] for view, each in of_views.items()}
     for each in own.values():
         each[is_empty] = UNKNOWN
-    place = _map_of(cells.components, is_empty, seed)
+    place = map_of_cells(cells.components, ~is_empty, seed)
     return LabelledCells(
         classifier.names, probabilities, labels, familiarity, min_probability, min_familiarity, own,
         dict(consensus.weights), left_out, distance, cells.embedding, place,
@@ -267,19 +263,6 @@ def _shown_names(cells: CellCounts) -> np.ndarray:
     is_known = cells.tokens != UNMATCHED
     names[is_known] = gene_symbols(cells.keys[is_known])
     return names
-
-
-def _map_of(components: np.ndarray, is_empty: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP of the cells that have counts, NaN for the others; of very few cells their first two components."""
-    place = np.full((len(components), 2), np.nan)
-    filled = components[~is_empty]
-    if len(filled) >= FEWEST_CELLS_OF_MAP:
-        place[~is_empty] = umap_coordinates(filled, seed=seed)
-    else:
-        width = min(2, components.shape[1])
-        place[~is_empty] = 0.0
-        place[~is_empty, :width] = filled[:, :width]
-    return place
 
 
 def _facts(fitted: FittedReference, new: CellCounts, reference: CellCounts, options: ViewOptions) -> Mapping[str, str]:

@@ -8,15 +8,14 @@ import pandas as pd
 from scdmc.annotation.annotate_file import CELL_COLUMN
 from scdmc.annotation.annotated_cells import AnnotatedCells, LabelledCells
 from scdmc.annotation.options import UNKNOWN
-from scdmc.cells.results import obs_column
+from scdmc.cells.results import add_to_file
 from scdmc.cells.shared_genes import CellCounts
+from scdmc.cells.viewers import MAP_KEY, ForViewers
 from scdmc.files import atomic_path
 from scdmc.model.embeddings import EMBEDDING_KEY
-from scdmc.reading.h5ad import add_obs, new_obsm, number_of_cells, results_file
+from scdmc.reading.h5ad import results_file
 from scdmc.reading.options import is_h5ad
 from scdmc.reports.tables import without_formulas
-
-MAP_KEY = "X_umap"
 
 
 def result_columns(cells: LabelledCells) -> dict[str, np.ndarray]:
@@ -41,7 +40,9 @@ def result_matrices(cells: LabelledCells) -> dict[str, np.ndarray]:
     return {EMBEDDING_KEY: cells.embedding, MAP_KEY: cells.umap}
 
 
-def write_annotated_cells(path: Path, data_path: Path, counts: CellCounts, cells: LabelledCells) -> None:
+def write_annotated_cells(
+    path: Path, data_path: Path, counts: CellCounts, cells: LabelledCells, viewers: ForViewers
+) -> None:
     """Write a copy of an ``.h5ad`` with the results added, or of other data the cells without genes.
 
     Parameters
@@ -54,15 +55,12 @@ def write_annotated_cells(path: Path, data_path: Path, counts: CellCounts, cells
         The cells as they were read; those that ``filter_pass`` leaves out get missing values.
     cells
         Their results.
+    viewers
+        What is said of them.
     """
     with atomic_path(path) as temporary, results_file(temporary, data_path, counts.obs) as file:
-        n_cells = number_of_cells(file)
         rows = counts.rows if is_h5ad(data_path) else np.arange(len(counts.rows))
-        add_obs(file, {name: obs_column(values, rows, n_cells) for name, values in result_columns(cells).items()})
-        for name, values in result_matrices(cells).items():
-            matrix = np.full((n_cells, values.shape[1]), np.nan, dtype=np.float32)
-            matrix[rows] = values
-            new_obsm(file, name, matrix.shape)[:] = matrix
+        add_to_file(file, rows, result_columns(cells), result_matrices(cells), viewers)
 
 
 def write_labels_table(path: Path, counts: CellCounts, cells: LabelledCells) -> None:

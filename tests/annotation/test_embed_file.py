@@ -12,10 +12,11 @@ import pytest
 
 from scdmc.annotation import annotate_file as annotated_file
 from scdmc.annotation.annotate_file import embed_file
+from scdmc.annotation.embedding_page import EmbeddedFile, shared_neighbours, verdict_of
 from scdmc.cells.data import read_cells
 from scdmc.cells.results import write_annotated
 from scdmc.errors import ScDMCError
-from scdmc.model.embeddings import cell_embeddings
+from scdmc.model.embeddings import cell_embeddings, embedding_choice
 from scdmc.options import POOLINGS, STREAMS
 from scdmc.reading.options import CountOptions
 from scdmc.tokens import tokenizer as tokenization
@@ -89,6 +90,7 @@ def embed(load_script):
 
     def run(model, data, output, *flags):
         command = ["--model_path", model, "--data_path", data, "--output_file", output, "--num_gpus", 0, *flags]
+        command += ["--umap", "no"] if output.suffix == ".h5ad" else []  # tests/cells/test_viewers.py draws it
         return main([str(word) for word in command])
 
     return run
@@ -109,12 +111,13 @@ def test_blocks_give_the_embeddings_of_the_whole_file(
     stream, pooling, tmp_path, data_path, model_directory, encoder, small_blocks
 ):
     output = tmp_path / "out.h5ad"
-    shape = embed_file(data_path, output, model_directory, encoder, CountOptions(), stream, pooling)
+    choice = embedding_choice(encoder.config, stream, pooling)
+    made = embed_file(data_path, output, model_directory, encoder, CountOptions(), choice)
     assert small_blocks == [31, 32, 3]
     found = anndata.read_h5ad(output).obsm["X_scDMC"]
     expected = whole(data_path, model_directory, encoder, stream, pooling).obsm["X_scDMC"]
     assert (found.dtype, found.shape) == (np.float32, (100, 32 if stream == "both" else 16))
-    assert shape == (66, found.shape[1])
+    assert (made.n_cells, made.n_embedded, made.width) == (100, 66, found.shape[1])
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (np.isnan(found).all(axis=1) == (anndata.read_h5ad(data_path).obs["filter_pass"] == 0)).all()
     assert np.nanstd(found, axis=0).min() > 1e-3  # the cells are not all alike
@@ -131,7 +134,8 @@ def test_the_rest_of_the_file_is_as_it_was(tmp_path, data_path, model_path, embe
     assert (after.X != before.X).nnz == (after.layers["other"] != before.layers["other"]).nnz == 0
     assert (after.obsm["X_other"] == 1).all()
     assert after.uns["note"] == "kept"
-    assert [path.name for path in tmp_path.iterdir()] == ["cells.h5ad"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.h5ad", "cells.report.html"]
+    assert "66 cells have an embedding of 32 numbers" in (tmp_path / "cells.report.html").read_text(encoding="utf8")
 
 
 def test_parquet_gives_its_cells_without_genes(
@@ -213,3 +217,19 @@ def test_a_table_has_one_row_for_each_cell_and_its_name(tmp_path, data_path, mod
     whole, table = anndata.read_h5ad(tmp_path / "whole.h5ad"), pd.read_csv(tmp_path / "table.csv", index_col="cell_id")
     assert table.index.tolist() == whole.obs_names.tolist()
     np.testing.assert_allclose(table.to_numpy(), whole.obsm["X_scDMC"], atol=1e-6)
+
+
+def test_the_page_tells_what_the_model_could_not_read_and_whose_neighbours_are_alike():
+    generator = np.random.default_rng(0)
+    labels = np.array(["a", "b"] * 30, dtype=object)
+    apart = generator.normal(size=(60, 2)) + 50 * (labels == "a")[:, None]
+    shared, by_chance = shared_neighbours(apart, labels)
+    assert shared == 1
+    assert by_chance == pytest.approx(29 / 59)
+    apart[:50] = np.nan
+    assert shared_neighbours(apart, labels) is None
+    obs = pd.DataFrame({"cell_type": pd.Categorical(labels)})
+    coverage = {"share of counts lost": 0.4, "genes": 100, "genes matched": 60}
+    verdict = verdict_of(EmbeddedFile(60, 58, 32, coverage, obs, None))
+    assert (verdict.level, verdict.headline) == ("caution", "The model could not read 40% of the counts")
+    assert verdict.numbers[0].beside == "2 of 60 were left out"

@@ -95,7 +95,8 @@ def test_results_are_added_and_all_else_stays(strange, tokenizer, tmp_path):
     labels, embedding = np.array(list("xxyyzzz"), dtype=object), np.arange(14.0).reshape(7, 2)
     write_annotated(output, path, cells, {"found": labels}, {"X_scDMC": embedding})
     before, after = content_of(path), content_of(output)
-    new = {"obs/found/categories", "obs/found/codes", "obsm/X_scDMC"}
+    new = {"obs/found/categories", "obs/found/codes", "obsm/X_scDMC", "uns/found_colors"}
+    new |= {f"uns/scdmc/{name}" for name in ("model", "version", "command", "seed", "map")}
     assert set(after) == set(before) | new
     assert all(after[name] == values for name, values in before.items() if name not in new)
     with h5py.File(output) as file:

@@ -12,7 +12,7 @@ PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 # Scripts that read no cells that they are given, and those that can do without a model.
 NO_CELLS = {
     *("build_vocabulary", "census", "export_model", "fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
-    "learning_curve",
+    *("learning_curve", "report", "watch"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed"),
 }
@@ -181,6 +181,8 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
         ("tokenizer/census.py", ["--uri", "absent.soma", "--output_dir", "OUTPUT", "--output_prefix", "cells"]),
         ("downstream_tasks/learning_curve.py", ["--result_dirs", "absent", "--output_dir", "OUTPUT"]),
         ("downstream_tasks/demo_report.py", ["--output_dir", "absent"]),
+        ("downstream_tasks/report.py", ["--result_dirs", "absent", "--output_dir", "OUTPUT"]),
+        ("pretrain/watch.py", ["--output_dir", "absent"]),
         ("prepare/paper_data.py", ["--dataset", "ms", "--output_dir", "OUTPUT", "--source_directory", "absent"]),
         ("benchmarks/paper.py", ["--model", "scDMC-small", "--output_dir", "OUTPUT", "--data_dir", "absent"]),
     ],

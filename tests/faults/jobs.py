@@ -120,9 +120,12 @@ JOBS = {
     "fine-tune over other labels": Job(
         "downstream_tasks/downstream_tasks.py", fine_tuning, "model", other_labels, weight=6
     ),
-    "annotate": Job("downstream_tasks/annotate.py", a_file("classifier", "labels.h5ad"), "h5ad", weight=8),
+    "annotate": Job("downstream_tasks/annotate.py", a_file("classifier", "labels.h5ad", umap="no"), "h5ad", weight=8),
     "annotate over an older one": Job(
-        "downstream_tasks/annotate.py", a_file("classifier", "labels.h5ad"), "h5ad", other(min_probability=0.9),
+        "downstream_tasks/annotate.py",
+        a_file("classifier", "labels.h5ad", umap="no"),
+        "h5ad",
+        other(min_probability=0.9),
         weight=6,
     ),
     "annotate to a table": Job("downstream_tasks/annotate.py", a_file("classifier", "labels.csv"), "files"),
@@ -130,9 +133,9 @@ JOBS = {
     "annotate by views over an older one": Job(
         "downstream_tasks/annotate.py", by_views, "files", other(min_probability=0.9), weight=2
     ),
-    "embed": Job("downstream_tasks/embed.py", a_file("model", "embedded.h5ad"), "h5ad", weight=8),
+    "embed": Job("downstream_tasks/embed.py", a_file("model", "embedded.h5ad", umap="no"), "h5ad", weight=8),
     "embed over an older one": Job(
-        "downstream_tasks/embed.py", a_file("model", "embedded.h5ad"), "h5ad", other(stream="rank"), weight=6
+        "downstream_tasks/embed.py", a_file("model", "embedded.h5ad", umap="no"), "h5ad", other(stream="rank"), weight=6
     ),
     "cluster": Job("downstream_tasks/cluster.py", a_folder(baselines="none", n_neighbors=5, resolution=1), "files"),
     "cluster over an older one": Job(

@@ -66,10 +66,10 @@ def model(folder: Path) -> str:
 
 
 def h5ad(folder: Path) -> str:
-    """Obs and embeddings of the one file."""
+    """Obs and embeddings of the one file; beside it may lie its page."""
     import anndata
 
-    (path,) = visible_files(folder)
+    (path,) = [path for path in visible_files(folder) if path.suffix == ".h5ad"]
     adata = anndata.read_h5ad(path)
     return digest(adata.obs.to_csv(), *(np.asarray(adata.obsm[name]) for name in sorted(adata.obsm)))
 

@@ -148,5 +148,5 @@ def test_the_command_adds_the_rows_and_needs_no_label(load_script, tmp_path, mod
     assert load_script("downstream_tasks/integration.py").main(words) == 0
     assert set(pd.read_csv(tmp_path / "out" / "metrics.csv")["method"]) == {"PCA, not integrated", *HEAD_ROWS}
     made = anndata.read_h5ad(tmp_path / "out" / "integrated.h5ad").obsm
-    assert set(made) == {"X_pca", "X_scDMC_head", "X_pca_head"}
+    assert set(made) == {"X_pca", "X_scDMC_head", "X_pca_head", "X_umap"}
     assert np.isfinite(made["X_scDMC_head"]).all()

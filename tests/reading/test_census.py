@@ -11,10 +11,10 @@ import scipy.sparse
 
 import scdmc
 from scdmc.errors import ScDMCError
-from scdmc.files import sha256_of_file
 from scdmc.reading.census import CensusSlice, census_counts, choose_cells, open_census, open_experiment
 from scdmc.tokens.medians import load_gene_medians
 from scdmc.tokens.parquet import gene_medians_path, read_tokenized, token_ids_path
+from tests.tokens.outputs import fingerprints
 
 tiledbsoma = pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed (pip install tiledbsoma)")
 soma_io = pytest.importorskip("tiledbsoma.io", reason="tiledbsoma is not installed (pip install tiledbsoma)")
@@ -96,7 +96,7 @@ def test_a_condition_chooses_among_the_primary_cells(script, uri, adata, tmp_pat
 
 
 def files_of(folder):
-    return {path.name: sha256_of_file(path) for path in folder.iterdir()}
+    return fingerprints(folder)
 
 
 def test_a_seed_gives_one_sample_and_another_seed_another(script, uri, adata, tmp_path):

@@ -13,13 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scdmc.annotation.embedding_page import EmbeddedFile, write_embedding_page
 from scdmc.annotation.new_cells_page import write_new_cells_page
 from scdmc.cells.cluster_page import write_cluster_page
 from scdmc.cells.cluster_results import Clustering
 from scdmc.cells.cluster_stability import Stability
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
+from scdmc.reports.site import find_pages, write_site
 from scdmc.studies.page_speed import write_map_page
+from scdmc.training.results import draw_loss_curves
+from scdmc.training.run_page import write_run_page
 from tests.annotation.test_new_cells_page import labelled_cells
 from tests.conftest import ROOT
 
@@ -75,11 +79,46 @@ def new_cells_page(folder):
     return folder / "report.html"
 
 
+def embedding_page(folder):
+    """Embedded cells of two types, two of which have no place."""
+    rng = np.random.default_rng(0)
+    place = np.concatenate([rng.normal(size=(80, 2)), np.full((2, 2), np.nan)])
+    obs = pd.DataFrame({"cell_type": pd.Categorical(np.where(np.arange(82) % 2, "alpha", "beta"))})
+    coverage = {"share of counts lost": 0.03, "genes": 3000, "genes matched": 2800}
+    write_embedding_page(folder / "report.html", EmbeddedFile(82, 80, 64, coverage, obs, place), Provenance(seed=0))
+    return folder / "report.html"
+
+
+def run_page(folder):
+    """A pre-training run that goes on."""
+    losses = {"mlm_rank_loss": 5.0, "mlm_expression_loss": 5.1, "contrastive_loss": 2.0}
+    history = [
+        {"step": 10 * number, **{f"eval_{name}": value - number for name, value in {"loss": 12.1, **losses}.items()}}
+        for number in range(3)
+    ]
+    draw_loss_curves(history, {}, folder)
+    write_run_page(folder, history, {}, (100, True), Provenance(model="a new model", seed=0))
+    return folder / "report.html"
+
+
+def site_index(folder):
+    """The index of two runs."""
+    for write in (plain_page, run_page):
+        (folder / write.__name__).mkdir()
+        write(folder / write.__name__)
+    (folder / "site").mkdir()
+    write_site(folder / "site", find_pages([folder], folder / "site"))
+    return folder / "site" / "index.html"
+
+
 # Every kind of page: what writes one into a folder and gives its path. Add the page of a new task here.
 PAGES = {
     "plain": plain_page,
     "clusters": cluster_page,
     "new cells": new_cells_page,
+    "embedding": embedding_page,
+    "run": run_page,
+    "site": site_index,
     "many cells": lambda folder: write_map_page(folder, 20_000),
 }
 
@@ -154,7 +193,7 @@ def test_a_click_sorts_a_column_by_its_means_and_a_second_turns_it_round(opened)
     assert complaints == []
 
 
-@pytest.mark.parametrize("kind", ["clusters", "new cells", "many cells"])
+@pytest.mark.parametrize("kind", ["clusters", "new cells", "embedding", "many cells"])
 def test_a_map_tells_of_the_cell_below_the_pointer_and_of_the_one_that_was_searched(opened, kind):
     page, complaints = opened(kind)
     canvas, tip = page.locator(".map canvas"), page.locator(".map .tip")
@@ -195,6 +234,21 @@ def test_a_lasso_says_what_is_within_it_and_every_column_colours(opened):
     page.keyboard.press("Tab")
     page.get_by_role("button", name="Choose none").click()
     assert page.locator(".map .chosen li").count() == 0
+    assert complaints == []
+
+
+def test_the_page_of_a_run_loads_itself_anew_unless_the_mark_is_taken_away(opened):
+    page, complaints = opened("run")
+    page.clock.install()
+    page.reload()
+    page.evaluate("window.isOld = true")
+    page.get_by_label("Load this page anew every 30 s").uncheck()
+    page.clock.run_for(60_000)
+    assert page.evaluate("window.isOld") is True
+    page.get_by_label("Load this page anew every 30 s").check()
+    with page.expect_navigation():
+        page.clock.run_for(31_000)
+    assert page.evaluate("window.isOld") is None
     assert complaints == []
 
 

@@ -404,9 +404,10 @@ def test_the_page_shows_figures_files_and_warnings(run, folder, tmp_path):
     assert run(folder, "--allow_normalized") == 0
     page = (tmp_path / "out" / "islets.report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
-    assert "<td>b.h5ad</td>" in page
+    assert ">b.h5ad</td>" in page
     assert "holds normalised values, taken because of --allow_normalized" in page
-    assert "60 of 60 cells of 2 files were written" in page
+    assert "60 of 60 cells were tokenized, with" in page
+    assert "in/b.h5ad" in page  # an input, with size and hash
     assert "http" not in page.replace("http-equiv", "")
 
 

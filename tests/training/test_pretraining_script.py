@@ -349,22 +349,30 @@ def test_torchrun_runs_the_script_and_one_process_writes(script, dataset, tmp_pa
 
 
 def test_a_run_shows_how_it_goes_while_it_goes(script, dataset, tmp_path, monkeypatch, capsys):
-    seen = {}
+    seen, pages = {}, []
     whole = results.LiveResults.__call__
 
     def look(self, history):
         whole(self, history)
         if "eval_loss" in history[-1] and history[-1]["step"] == 2:
-            names = ("history.csv", "arguments.json", "loss_curves.png", "model.safetensors")
+            names = ("history.csv", "arguments.json", "loss_curves.png", "progress.json", "model.safetensors")
             seen.update({name: (self.folder / name).is_file() for name in names})
             seen["rows"] = len(pd.read_csv(self.folder / "history.csv"))
+            pages.append((self.folder / "report.html").read_text(encoding="utf8"))
 
     monkeypatch.setattr(results.LiveResults, "__call__", look)
     flags = ["--max_steps", "3", "--log_every", "1", "--evaluate_every", "2"]
     assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "out"), *TINY, *flags]) == 0
     assert seen == {
-        "history.csv": True, "arguments.json": True, "loss_curves.png": True, "model.safetensors": False, "rows": 4
+        "history.csv": True, "arguments.json": True, "loss_curves.png": True, "progress.json": True,
+        "model.safetensors": False, "rows": 4,
     }  # fmt: skip
+    assert not (tmp_path / "out" / "progress.json").exists()
+    reload = '<p id="reload" data-seconds="30" hidden>'
+    final = (tmp_path / "out" / "report.html").read_text(encoding="utf8")
+    assert (reload in pages[0], reload in final) == (True, False)
+    assert "The run goes on; this page loads itself anew." in pages[0]
+    assert "by guessing" in final
     log = capsys.readouterr().err
     lines = re.findall(
         r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  step (\d), epoch .*: loss .*cells/s; (.*)$", log, re.MULTILINE
