@@ -32,7 +32,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, names_of_files, read_json_object, remove, require_writable_folder, write_json
 from scdmc.locks import claim_output
 from scdmc.result_folders import is_whole
-from scdmc.studies.variants import TINY, VARIANTS, training_flags
+from scdmc.studies.variants import SCALING, TINY, VARIANTS, training_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,9 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN, FINE_TUNE = ROOT / "pretrain" / "scDMC_pretrain.py", ROOT / "downstream_tasks" / "downstream_tasks.py"
-JUDGES = ("mlm", "probe", "integration", "fine_tuning")
+JUDGES = ("mlm", "probe", "integration", "few_labels", "fine_tuning")
+SCALING_GROUP = "scaling"
+TOOK = ("cells_seen", "minutes", "training_cells", "hidden_size")  # what a run took, in training.json and the tables
 EXAMPLES = (
     "{prog} --data_path tokenized --types_data_path islets.h5ad --batches_data_path islets.h5ad --output_dir study",
     "{prog} --data_path tokenized --types_data_path islets.h5ad --variants sized --budget tiny --output_dir study",
@@ -98,17 +100,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_label_key_argument(parser, "column of obs with the types, for the judges only")
     add_batch_key_argument(parser)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help="which to run")
-    parser.add_argument(
-        "--budget",
-        type=budget,
-        default="4000",
-        help=f"cells that each run sees; {TINY}: two steps of a tiny model, to see that all works",
-    )
-    add_seed_argument(parser, "of the first run of each variant")
-    parser.add_argument(
-        "--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from --seed on"
-    )
+    add_run_arguments(parser)
     parser.add_argument("--judges", nargs="+", default=list(JUDGES[:3]), metavar="NAME", help=", ".join(JUDGES))
     parser.add_argument(
         "--label_fractions",
@@ -116,19 +108,44 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[0.05, 1.0],
         metavar="SHARE",
-        help="shares of the labels that fine-tuning gets",
+        help="shares of the labels that fine-tuning and few_labels get",
     )
     parser.add_argument(
         "--most_cells",
         type=positive_int,
         default=2000,
-        help="cells of each data set that probes and integration read; fine-tuning reads all",
+        help="cells of each data set that probe and integration read; fine-tuning and few_labels read all",
     )
     parser.add_argument("--output_dir", type=Path, required=True, help="models, scores, table and figures; appended to")
     add_num_gpus_argument(parser)
     arguments = parser.parse_args(argv)
+    arguments.variants = [
+        name for word in arguments.variants for name in (SCALING if word == SCALING_GROUP else (word,))
+    ]
     require_known(arguments)
     return arguments
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which variants are trained, how long and how often."""
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=[name for name in VARIANTS if name not in SCALING],
+        metavar="NAME",
+        help=f"which to run; {SCALING_GROUP}: {', '.join(SCALING)} (default: all but these)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=budget,
+        nargs="+",
+        default=["4000"],
+        help=f"cells that each run sees, one or several; {TINY}: two steps of a tiny model, to see that all works",
+    )
+    add_seed_argument(parser, "of the first run of each variant")
+    parser.add_argument(
+        "--seeds", type=positive_int, default=1, help="runs of each variant, with the seeds from --seed on"
+    )
 
 
 def budget(text: str) -> str:
@@ -160,11 +177,13 @@ def planned_runs(arguments: argparse.Namespace) -> list[Run]:
     if arguments.dataset_without_medians is None and not all(VARIANTS[name].has_medians for name in variants):
         logger.info("no_medians is left out: it needs --dataset_without_medians")
         variants = [name for name in variants if VARIANTS[name].has_medians]
-    models, length = arguments.output_dir / "models", arguments.budget
+    models = arguments.output_dir / "models"
     return [
         Run(name, length, number, models / f"{name}-{length}-{number}")
         for number in range(arguments.seed, arguments.seed + arguments.seeds)
+        for length in dict.fromkeys(arguments.budget)
         for name in variants
+        if VARIANTS[name].is_trained or length == arguments.budget[0]  # one start for all budgets
     ]
 
 
@@ -230,7 +249,12 @@ def record_training(run: Run, facts: dict[str, object]) -> None:
     from scdmc.training.checkpoint_files import STATE_FILE, checkpoints
 
     state = json.loads((checkpoints(run.folder)[-1] / STATE_FILE).read_text())
-    took = {"cells_seen": state["step"] * state["run"]["batch_size"], "minutes": state["trained_seconds"] / 60}
+    took = {
+        "cells_seen": state["step"] * state["run"]["batch_size"],
+        "minutes": state["trained_seconds"] / 60,
+        "training_cells": state["run"]["n_training_cells"],
+        "hidden_size": state["run"]["hidden_size"],
+    }
     write_json(run.folder / "training.json", facts | took)
     remove(run.folder / "checkpoints")
 
@@ -266,7 +290,13 @@ def fine_tuning_judge(model: "JudgedModel", flags: list[str], log: Path) -> Scor
 
 def tasks(run: Run, arguments: argparse.Namespace) -> Iterator[Task]:
     """Every judge on every data set that it reads."""
-    from scdmc.studies.ablation import HELD_OUT, integration_judge, masked_gene_judge, probe_judge
+    from scdmc.studies.ablation import (
+        HELD_OUT,
+        few_labels_judge,
+        integration_judge,
+        masked_gene_judge,
+        probe_judge,
+    )
 
     label_key, batch_key, judges = arguments.label_key, arguments.batch_key, arguments.judges
     if "mlm" in judges:
@@ -274,6 +304,9 @@ def tasks(run: Run, arguments: argparse.Namespace) -> Iterator[Task]:
     for path in arguments.types_data_path if "probe" in judges else ():
         options = {"path": path, "label_key": label_key, "most_cells": arguments.most_cells}
         yield "probe", path.stem, partial(probe_judge, **options)
+    for path in arguments.types_data_path if "few_labels" in judges else ():
+        options = {"path": path, "label_key": label_key, "fractions": arguments.label_fractions}
+        yield "few_labels", path.stem, partial(few_labels_judge, **options)
     for path in arguments.batches_data_path if "integration" in judges else ():
         options = {"path": path, "label_key": label_key, "batch_key": batch_key, "most_cells": arguments.most_cells}
         yield "integration", path.stem, partial(integration_judge, **options)
@@ -287,7 +320,6 @@ def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
     """Add the scores that ``scores.csv`` of a run lacks, each judge's as soon as they are there; True if any was."""
     import pandas as pd
 
-    from scdmc.model.devices import choose_device
     from scdmc.studies.ablation import open_judged, score_rows
 
     path = run.folder / "scores.csv"
@@ -301,10 +333,9 @@ def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
         "variant": run.variant,
         "budget": run.budget,
         "seed": run.seed,
-        "cells_seen": took["cells_seen"],
-        "minutes": took["minutes"],
+        **{name: took[name] for name in TOOK},
     }
-    model = open_judged(run.folder, VARIANTS[run.variant].stream, choose_device(arguments.num_gpus))
+    model = open_judged(run.folder, VARIANTS[run.variant].stream, arguments.num_gpus)
     rows = scores.to_dict("records")
     for judge, data, compute in missing:
         logger.info("judging %s: %s, %s", run.folder.name, judge, data)
@@ -353,6 +384,25 @@ def draw_study(output_dir: Path) -> None:
     if is_trained.any():
         title = "Scores on cells that were not trained on, by length of training"
         save_figure(scaling_figure(rows[is_trained], title), output_dir / "scaling")
+    write_scaling(output_dir, rows[is_trained & rows["variant"].isin(SCALING)])
+
+
+def write_scaling(output_dir: Path, rows: "pd.DataFrame") -> None:
+    """Fit what longer training, more cells and larger models give, if there are runs enough to tell."""
+    import numpy as np
+
+    from scdmc.reports.figures import save_figure
+    from scdmc.reports.tables import markdown, write_csv
+    from scdmc.studies.scaling import can_be_fitted, extrapolation_figure, scaling_table
+
+    if not can_be_fitted(rows):
+        return
+    table = scaling_table(rows)
+    write_csv(output_dir / "scaling.csv", table.reset_index())
+    with atomic_path(output_dir / "scaling.md") as temporary:
+        temporary.write_text(markdown(table, np.zeros(table.shape, dtype=bool), "score"), encoding="utf8")
+    title = "What longer training gives; line and band: the fit for all cells, and where one more run would lie"
+    save_figure(extrapolation_figure(rows, title), output_dir / "scaling_fit")
 
 
 @script

@@ -67,6 +67,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default=choice.max_held_out_cells,
         help="most cells of an evaluation; what --hold_out or --split_file hold out beyond is not trained on either",
     )
+    data.add_argument(
+        "--max_training_cells",
+        type=positive_int,
+        help="train on so many cells, drawn by --seed, to see what more cells give (default: all)",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

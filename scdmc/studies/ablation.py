@@ -1,24 +1,26 @@
 """The study of what matters in pre-training: variants of one run, what judges them, and the table of their scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from scdmc.annotation.probing import probe_scores
 from scdmc.cells.data import read_cells
 from scdmc.files import read_json_object
 from scdmc.integration.comparison import compare_integrations
 from scdmc.integration.data import usable_cells
-from scdmc.labels import labels_of, type_labels
+from scdmc.labels import is_missing, labels_of, type_labels
+from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.storage import load_model
 from scdmc.reports.tables import best_of_columns, markdown, score_texts
 from scdmc.studies.embedding_choices import EmbeddingChoice, embeddings_of_choices
+from scdmc.studies.few_labels import few_label_scores, frozen_states, mean_gene_vectors
+from scdmc.studies.few_labels import judged_embeddings as joined_states
 from scdmc.studies.variants import TINY, VARIANTS
 from scdmc.tokens.tokenized_cells import TokenizedCells
 from scdmc.training.guessing import best_guess
@@ -29,6 +31,10 @@ CELLS_SEED = 42  # which cells of a large data set are judged: the same for ever
 HELD_OUT = "held-out cells"
 
 
+# Embeddings of the judge of few labels.
+ALL_LAYERS, GENE_VECTORS = "all layers", "gene vectors"
+
+
 # Judge, embedding, metric: what the table and the figures show of all scores, and its name there.
 HEADLINES = (
     ("mlm", "none", "rank_nats_below_guessing", "rank stream (nats below guessing)"),
@@ -36,6 +42,10 @@ HEADLINES = (
     ("probe", "weighted", "probe_macro_f1", "linear probe, macro-F1"),
     ("probe", "weighted", "neighbours_macro_f1", "15-NN, macro-F1"),
     ("probe", "cls", "probe_macro_f1", "linear probe of cls, macro-F1"),
+    ("few_labels", ALL_LAYERS, "macro_f1_5", "all layers, 5% of the labels, macro-F1"),
+    ("few_labels", ALL_LAYERS, "macro_f1_10", "all layers, 10% of the labels, macro-F1"),
+    ("few_labels", ALL_LAYERS, "macro_f1_100", "all layers, all labels, macro-F1"),
+    ("few_labels", GENE_VECTORS, "macro_f1_10", "gene vectors, 10% of the labels, macro-F1"),
     ("integration", "cls", "overall", "integration by cls, overall"),
     ("integration", "weighted", "overall", "integration by weighted genes, overall"),
     ("fine_tuning", "fine-tuned", "macro_f1", "fine-tuned, macro-F1"),
@@ -62,10 +72,9 @@ class JudgedModel:
     stream: str
 
 
-def open_judged(folder: Path, stream: str, device: torch.device) -> JudgedModel:
-    """Load a run's model in bfloat16."""
-    encoder = load_model(folder, ScDMCModel).to(device, torch.bfloat16)
-    encoder.set_attention("auto", torch.bfloat16)
+def open_judged(folder: Path, stream: str, num_gpus: int | None) -> JudgedModel:
+    """Load a run's model; on a processor in float32, since many compute bfloat16 by way of float32, far slower."""
+    encoder = place_model(load_model(folder, ScDMCModel), num_gpus)
     return JudgedModel(open_model_directory(folder), encoder, stream)
 
 
@@ -140,6 +149,46 @@ def probe_judge(model: JudgedModel, path: Path, label_key: str, most_cells: int)
     cells = drawn_cells(read_cells(path, model.directory, (label_key,)), most_cells)
     labels, _ = type_labels(cells.obs[label_key])
     return {name: probe_scores(values, labels) for name, values in judged_embeddings(model, cells).items()}
+
+
+def few_labels_judge(
+    model: JudgedModel, path: Path, label_key: str, fractions: Sequence[float]
+) -> dict[str, dict[str, float]]:
+    """Embedding -> mean macro-F1 of probes that are shown few labels (:func:`few_label_scores`).
+
+    All layers and poolings joined, and the mean of the gene vectors, which is the control without an encoder.
+
+    Parameters
+    ----------
+    model
+        The model, of both streams.
+    path
+        ``.h5ad`` or tokenized parquet; all cells are read.
+    label_key
+        Column of obs with the types; cells without one count nowhere.
+    fractions
+        Shares of the labels that are shown.
+
+    Raises
+    ------
+    ScDMCError
+        If the data cannot be read as the model was trained.
+    """
+    cells = read_cells(path, model.directory, (label_key,))
+    labels = labels_of(cells.obs[label_key])
+    labels = np.where(is_missing(labels), "", labels).astype(str)
+    vectors = model.encoder.get_input_embeddings().weight.detach().float().cpu().numpy()
+    embeddings = {
+        ALL_LAYERS: joined_states(frozen_states(model.encoder, cells))[ALL_LAYERS],
+        GENE_VECTORS: mean_gene_vectors(vectors, cells),
+    }
+    return {
+        name: {
+            f"macro_f1_{100 * fraction:g}": float(scores["macro_f1"].mean())
+            for fraction, scores in few_label_scores(values, labels, fractions).groupby("fraction")
+        }
+        for name, values in embeddings.items()
+    }
 
 
 def integration_judge(

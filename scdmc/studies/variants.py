@@ -35,6 +35,10 @@ HARDER = "--view_dropout 0.5 --expression_order random --expression_input value 
 RECIPE = f"{HARDER} --learning_rate 3e-4 --alpha 0.1"
 
 
+# What scDMC-tissues has, with a short context, so that a grid of sizes and cells takes an hour and a half.
+SCALED = f"{HARDER} --learning_rate 7e-4 --alpha 0.1 --max_length 256 --dtype float32"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One row of the study.
@@ -96,7 +100,19 @@ VARIANTS = {
     "recipe": Variant("The same with a lower rate and a tenth of the contrast: what scDMC-small has.", RECIPE),
     "untrained": Variant("No pre-training at all.", RANDOM_START, is_trained=False),
     "coexpression_only": Variant("Co-expression at the start and no pre-training.", is_trained=False),
+    "scaled": Variant("What does longer training give? Run it with several budgets.", SCALED),
+    "scaled_hidden_32": Variant(
+        "And a smaller model?", f"{SCALED} --hidden_size 32 --intermediate_size 64 --learning_rate 1e-3"
+    ),
+    "scaled_hidden_128": Variant(
+        "And a larger one?", f"{SCALED} --hidden_size 128 --intermediate_size 256 --learning_rate 5e-4"
+    ),
+    "scaled_2000_cells": Variant("And 2,000 training cells?", f"{SCALED} --max_training_cells 2000"),
+    "scaled_6500_cells": Variant("And 6,500 training cells?", f"{SCALED} --max_training_cells 6500"),
+    "scaled_untrained": Variant("The start of the scaled variants: no pre-training.", SCALED, is_trained=False),
 }
+# The grid of the scaling study; not among the variants that run when none is named.
+SCALING = tuple(name for name in VARIANTS if name.startswith("scaled"))
 
 
 def training_flags(name: str, budget: str, seed: int) -> list[str]:

@@ -155,6 +155,9 @@ def _split(cells: TokenizedCells, dataset_path: Path, choice: CellChoice) -> tup
         held_out = np.sort(generator.choice(held_out, choice.max_held_out_cells, replace=False))
     if not len(training) or not len(held_out):
         raise ScDMCError(f"{len(training)} training cells and {len(held_out)} held-out cells: both must be there")
+    if choice.max_training_cells is not None:
+        drawn = np.random.default_rng(choice.seed).permutation(len(training))[: choice.max_training_cells]
+        training = training[np.sort(drawn)]
     return training, held_out
 
 

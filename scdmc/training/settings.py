@@ -100,6 +100,8 @@ class CellChoice:
     max_held_out_cells
         Of more held-out cells, so many are drawn: every evaluation reads them all. What ``split_file`` or ``hold_out``
         hold out beyond them is not trained on either.
+    max_training_cells
+        Of more training cells, so many are drawn; None for all. A larger number holds the cells of a smaller one.
     """
 
     split_file: Path | None = None
@@ -107,6 +109,7 @@ class CellChoice:
     hold_out: Sequence[str] = ()
     held_out_fraction: float = 0.05
     max_held_out_cells: int = MAX_HELD_OUT_CELLS
+    max_training_cells: int | None = None
     seed: int = 42
 
     def __post_init__(self) -> None:

@@ -86,6 +86,7 @@ FLAGS = {
     "--hold_out": "cells that pre-training is judged on, by a column of obs",
     "--held_out_fraction": "share of cells that pre-training is judged on",
     "--max_held_out_cells": "most cells that pre-training is judged on",
+    "--max_training_cells": "most cells that pre-training learns from",
     "--ignore_labels": "labels that are no type",
     "--keep_labels": "labels that are types although they look like none",
     "--hold_out_type": "type that fine-tuning does not see",

@@ -71,6 +71,11 @@ def test_the_study_trains_judges_and_appends(study, capfd):
                                                         "scaling.png", "scaling.pdf"}  # fmt: skip
 
     # What is judged later is added; a run on other data is refused.
+    assert study("recipe", judges="few_labels", label_fractions=0.5)[0] == 0
+    added = pd.read_csv(folder / "study.csv").query("judge == 'few_labels'")
+    assert set(added["embedding"]) == {"all layers", "gene vectors"}
+    assert set(added["metric"]) == {"macro_f1_50"}
+    assert added["value"].between(0, 1).all()
     assert study("expression_only", judges="mlm")[0] == 0
     added = pd.read_csv(folder / "study.csv").query("variant == 'expression_only' and judge == 'mlm'")
     assert set(added["metric"]) == {"expression_nats_below_unigram", "expression_nats_below_guessing"}
@@ -92,7 +97,7 @@ def test_a_run_that_fails_is_named_with_its_reason(study, capfd):
 
 @pytest.mark.parametrize(
     ("flag", "known"),
-    [("variants", "sized, random_start, published"), ("judges", "mlm, probe, integration, fine_tuning")],
+    [("variants", "sized, random_start, published"), ("judges", "mlm, probe, integration, few_labels")],
 )
 def test_an_unknown_name_is_an_error_that_names_the_known_ones(script, tmp_path, capfd, flag, known):
     assert script.main(["--dataset_path", "x", "--output_dir", str(tmp_path / "study"), f"--{flag}", "sizd"]) == 2

@@ -219,6 +219,8 @@ def test_cells_are_held_out_and_left_out_by_a_column_of_obs(script, load_script,
     n_training = int((others & ~obs["cell_type"].isin(["beta", "alpha"])).sum())
     assert f"| training cells | {n_training} |" in card
     assert "| held-out cells | 20 |" in card
+    assert script([*data, "--overwrite", *rules, "--max_training_cells", "9"]) == 0
+    assert "| training cells | 9 |" in (tmp_path / "model" / "README.md").read_text()
     for rules, message in [
         (["--hold_out", "batch=nobody"], "--hold_out: no cell has batch 'nobody'"),
         (["--hold_out", "donor=1"], "no column 'donor'"),
