@@ -401,8 +401,12 @@ def write_scaling(output_dir: Path, rows: "pd.DataFrame") -> None:
     write_csv(output_dir / "scaling.csv", table.reset_index())
     with atomic_path(output_dir / "scaling.md") as temporary:
         temporary.write_text(markdown(table, np.zeros(table.shape, dtype=bool), "score"), encoding="utf8")
-    title = "What longer training gives; line and band: the fit for all cells, and where one more run would lie"
+    title = (
+        "What longer training gives. Line and band: the fit for all cells and hidden size 64, and where one more run "
+        "would lie;\nright of the dotted line the training cells grow with the cells seen"
+    )
     save_figure(extrapolation_figure(rows, title), output_dir / "scaling_fit")
+    print(f"wrote {output_dir / 'scaling.csv'}, scaling.md, and the figure scaling_fit")
 
 
 @script

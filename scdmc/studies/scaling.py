@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from scipy.stats import t as student
 
 from scdmc.reports.colours import series_colour
@@ -137,7 +138,10 @@ def extrapolation_figure(rows: pd.DataFrame, title: str) -> Figure:
             style = {"color": series_colour(index), "marker": "osD^v"[index % 5], "s": 14, "label": variant}
             axes.scatter(shown["cells_seen"], shown["value"], **style)
         _draw_line(axes, runs)
+        axes.axvline(runs["cells_seen"].max(), color="#999999", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(score.replace(": ", "\n"), fontsize=7)
         axes.set_xlabel("cells seen in training", fontsize=7)
         axes.tick_params(labelsize=7)
