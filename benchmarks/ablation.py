@@ -333,7 +333,7 @@ def judge_run(run: Run, arguments: argparse.Namespace) -> bool:
         "variant": run.variant,
         "budget": run.budget,
         "seed": run.seed,
-        **{name: took[name] for name in TOOK},
+        **{name: took.get(name) for name in TOOK},  # a run of an earlier version does not say all
     }
     model = open_judged(run.folder, VARIANTS[run.variant].stream, arguments.num_gpus)
     rows = scores.to_dict("records")
@@ -393,9 +393,10 @@ def write_scaling(output_dir: Path, rows: "pd.DataFrame") -> None:
 
     from scdmc.reports.figures import save_figure
     from scdmc.reports.tables import markdown, write_csv
-    from scdmc.studies.scaling import can_be_fitted, extrapolation_figure, scaling_table
+    from scdmc.studies.scaling import extrapolation_figure, rows_to_fit, scaling_table
 
-    if not can_be_fitted(rows):
+    rows = rows_to_fit(rows[rows["budget"] != TINY])  # a tiny run learns nothing, and has another size
+    if rows.empty:
         return
     table = scaling_table(rows)
     write_csv(output_dir / "scaling.csv", table.reset_index())

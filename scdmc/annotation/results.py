@@ -56,8 +56,10 @@ def method_scores(true: np.ndarray, predicted: Predicted, held_out_type: str | N
     held_out_type
         The type that training had not, if one was held out on purpose.
 
-    Returns ------- The scores of :func:`scdmc.cells.scores.classification_scores`, ``expected_calibration_error`` and,
-    with a type held out, ``open_set_auroc``.
+    Returns
+    -------
+    The scores of :func:`scdmc.cells.scores.classification_scores`, ``expected_calibration_error`` and, with a type held
+    out, ``open_set_auroc``.
     """
     is_seen = np.ones(len(true), dtype=bool) if held_out_type is None else np.asarray(true) != held_out_type
     labels, confidence = predicted.labels[is_seen], predicted.confidence[is_seen]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scdmc.cells.cluster_markers import cluster_sizes
-from scdmc.cells.cluster_results import Clustering
+from scdmc.cells.cluster_results import ORACLE, Clustering
 from scdmc.reports.cell_map import MappedCells, interactive_map
 from scdmc.reports.figures import save_figure, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
@@ -106,11 +106,21 @@ def write_cluster_page(
     if len(markers):
         sections.append(Section("Marker genes", MARKER_TEXT, [("Of each cluster", _genes(markers, names))]))
     title = f"Clusters of {len(first.clusters):,} cells"
-    write_report(output_dir / "report.html", title, sections, _verdict(method, first, scores, label_key), made)
+    write_report(output_dir / "report.html", title, sections, verdict_of(method, first, scores, label_key), made)
 
 
-def _verdict(method: str, clustering: Clustering, scores: pd.DataFrame, label_key: str | None) -> Verdict:
-    """How many clusters, how stable, and how well they agree with the labels."""
+def verdict_of(method: str, clustering: Clustering, scores: pd.DataFrame, label_key: str | None) -> Verdict:
+    """How many clusters, how stable, and how well they agree with the labels.
+
+    Parameters
+    ----------
+    method, clustering
+        Of the page.
+    scores
+        Methods x scores by the labels; may be empty.
+    label_key
+        What the labels are called; None for none.
+    """
     n_clusters, stability = len(set(clustering.clusters)), clustering.stability
     weak = [name for name in sorted(set(clustering.clusters)) if stability.of_cluster[name] < LEAST_STABILITY]
     is_good = stability.ari >= STABLE and not weak
@@ -124,7 +134,8 @@ def _verdict(method: str, clustering: Clustering, scores: pd.DataFrame, label_ke
         f"of {stability.ari:.2f}."
     ]
     if "ARI" in scores and method in scores.index:
-        others = scores["ARI"].drop(method).dropna()
+        # What chose its resolution by the labels (--oracle) is no rival.
+        others = scores["ARI"].drop([method, *(name for name in scores.index if name.startswith(ORACLE))]).dropna()
         beside = f"{others.max():.2f} for {others.idxmax()}" if len(others) else "0 is chance, 1 is the same groups"
         numbers.append(KeyNumber(f"Agreement with {label_key} (ARI)", f"{scores['ARI'][method]:.2f}", beside))
         if len(others):

@@ -9,6 +9,11 @@ function rgb(hex) {
   return [1, 3, 5].map((start) => parseInt(hex.slice(start, start + 2), 16));
 }
 
+// Levels of a number from the lowest to the highest, and the level of a cell without one, which is grey.
+const HIGHEST = 254;
+const NONE = 255;
+const GREY = "#a6a6a6";
+
 function newElement(name, text, properties) {
   return Object.assign(document.createElement(name), { textContent: text }, properties);
 }
@@ -27,7 +32,7 @@ function startMap(figure) {
   const tip = find(".tip");
   const context = canvas.getContext("2d");
   const ramp = data.ramp.map(rgb);
-  const rampPixels = Array.from({ length: 256 }, (_, level) => pixelOf(rampColour(level / 255)));
+  const rampPixels = Array.from({ length: NONE + 1 }, (_, level) => pixelOf(level === NONE ? rgb(GREY) : rampColour(level / HIGHEST)));
   const middle = groups.map(middles);
   const colouring = find(".colour");
   let scale = 1;
@@ -239,7 +244,7 @@ function startMap(figure) {
       }
     }
     if (wrong && wrong[index]) lines.push("the label is wrong");
-    for (const value of values) lines.push(value.name + ": " + shown(value, value.cells[index] / 255));
+    for (const value of values) lines.push(value.name + ": " + (value.cells[index] === NONE ? "–" : shown(value, value.cells[index] / HIGHEST)));
     return lines.join("\n");
   }
 
@@ -315,12 +320,17 @@ function startMap(figure) {
     const by = group() || groups[0];
     const counts = by.names.map(() => 0);
     const sums = values.map(() => 0);
+    const known = values.map(() => 0);
     let number = 0;
     for (let index = 0; index < x.length; index++) {
       if (!(within ? within[index] : chosen.has(by.codes[index]))) continue;
       number += 1;
       counts[by.codes[index]] += 1;
-      values.forEach((value, place) => (sums[place] += value.cells[index] / 255));
+      values.forEach((value, place) => {
+        if (value.cells[index] === NONE) return;
+        sums[place] += value.cells[index] / HIGHEST;
+        known[place] += 1;
+      });
     }
     find(".count").textContent = number ? number.toLocaleString("en") + " cells chosen" : "";
     find(".none").hidden = !number;
@@ -328,7 +338,7 @@ function startMap(figure) {
     order.sort((a, b) => counts[b] - counts[a]);
     const lines = order.slice(0, 12).map((code) => by.names[code] + ": " + counts[code].toLocaleString("en") + " (" + Math.round((100 * counts[code]) / number) + "%)");
     if (order.length > 12) lines.push(order.length - 12 + " more");
-    values.forEach((value, place) => lines.push("mean " + value.name + ": " + shown(value, sums[place] / number)));
+    values.forEach((value, place) => lines.push("mean " + value.name + ": " + (known[place] ? shown(value, sums[place] / known[place]) : "–")));
     find(".chosen").replaceChildren(...(number ? lines : []).map((text) => newElement("li", text)));
   }
 

@@ -30,6 +30,9 @@ MOST_COLUMNS, MOST_GROUPS_OF_COLUMN = 8, 200
 MOST_POSITIONS = 65_535  # of a coordinate, 16 bits
 
 
+NO_VALUE = 255  # level of a cell without a number; the script knows it, too
+
+
 RAMP = tuple(to_hex(colormaps["viridis"](place)) for place in np.linspace(0, 1, 9))
 
 
@@ -88,7 +91,7 @@ def columns_to_map(obs: pd.DataFrame, but: Collection[str] = ()) -> dict[str, np
             continue
         if pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype):
             numbers[str(name)] = column.to_numpy(dtype=float, na_value=np.nan)
-        elif column.nunique() <= MOST_GROUPS_OF_COLUMN:
+        elif column.nunique() <= MOST_GROUPS_OF_COLUMN and column.nunique() < column.count():
             groups[str(name)] = column.to_numpy(dtype=object)
     return dict(list((groups | numbers).items())[:MOST_COLUMNS])
 
@@ -171,7 +174,7 @@ def _value(name: str, values: np.ndarray, ends: tuple[float, float] | None = Non
     """A column of numbers, as levels between its ends; without ends those of the finite numbers."""
     finite = values[np.isfinite(values)]
     low, high = ends or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
-    levels = _levels((values - low) / max(high - low, np.finfo(float).tiny))
+    levels = _levels(values, low, high)
     return {
         "name": name[:LONGEST_NAME_TO_HOVER],
         "cells": _packed(levels, "u1"),
@@ -219,9 +222,11 @@ def _positions(coordinates: np.ndarray) -> np.ndarray:
     return np.rint(MOST_POSITIONS * (0.5 + (coordinates - (low + high) / 2) / span)).clip(0, MOST_POSITIONS).T
 
 
-def _levels(values: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 1 as 0 to 255; what is no number is 0."""
-    return np.rint(255 * np.nan_to_num(np.asarray(values, dtype=float)).clip(0, 1))
+def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Numbers between two ends as 0 to 254; what is no number is :data:`NO_VALUE`."""
+    values = np.asarray(values, dtype=float)
+    shares = (values - low) / max(high - low, np.finfo(float).tiny)
+    return np.where(np.isfinite(values), np.rint((NO_VALUE - 1) * np.nan_to_num(shares).clip(0, 1)), NO_VALUE)
 
 
 def _packed(numbers: np.ndarray, kind: str) -> str:

@@ -1,12 +1,14 @@
 """Several pages as one site: an index with the verdict of each, and copies of the pages; the folder can be moved."""
 
 import importlib.resources
+import itertools
 import json
 import logging
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -36,7 +38,7 @@ class FoundPage:
     path
         The file.
     place
-        Where it was found, for the reader: folders from the one that was named.
+        Where it was found, for the reader: folders from the one that was named; no two pages have the same.
     summary
         Title, level, headline, numbers, date (:func:`scdmc.reports.page.write_report`).
     """
@@ -72,7 +74,29 @@ def find_pages(paths: Sequence[Path], site: Path) -> list[FoundPage]:
                 "that a script wrote"
             )
         found |= {each.path.resolve(): each for each in of_path if each.path.resolve() not in found}
-    return list(found.values())
+    return _told_apart(list(found.values()))
+
+
+def _told_apart(pages: Sequence[FoundPage]) -> list[FoundPage]:
+    """Pages of folders of one name, such as ``a/out`` and ``b/out``, get the folder above to their place, or a number.
+
+    The place names the copy, too: of two pages with one place the second would replace the first.
+    """
+    often = Counter(page.place for page in pages)
+    wanted = [_place(page.path, _root(page).parent) if often[page.place] > 1 else page.place for page in pages]
+    taken: set[str] = set()
+    for number, place in enumerate(wanted):
+        free = (place if count == 1 else f"{place} ({count})" for count in itertools.count(1))
+        wanted[number] = next(name for name in free if name not in taken)
+        taken.add(wanted[number])
+    return [replace(page, place=place) for page, place in zip(pages, wanted, strict=True)]
+
+
+def _root(page: FoundPage) -> Path:
+    """The folder from which the place of a page counts."""
+    folder = page.path.absolute().parent
+    depth = len(Path(page.place).parts) - (page.path.name != PAGE_NAME)
+    return folder.parents[depth - 1] if depth else folder
 
 
 def _pages_below(folder: Path, site: Path) -> list[Path]:

@@ -60,15 +60,33 @@ class Line:
         return design @ self.coefficients, float(student.ppf((1 + COVERAGE) / 2, self.freedom)) * spread
 
 
-def can_be_fitted(rows: pd.DataFrame) -> bool:
-    """True if the trained runs differ in each of :data:`AXES` by at least three values.
+def can_be_fitted(runs: pd.DataFrame) -> bool:
+    """True if the runs of a score differ in each of :data:`AXES` by three values or more, and fix a line and its bend.
+
+    Parameters
+    ----------
+    runs
+        One row for each run of the score, with the columns of :data:`AXES`.
+    """
+    if not all(name in runs and runs[name].nunique() >= LEAST_VALUES for name in AXES):
+        return False
+    design = bent_design_of(runs)
+    return len(runs) > design.shape[1] == np.linalg.matrix_rank(design)
+
+
+def rows_to_fit(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those scores that can be fitted; others may be of a few runs only.
+
+    A run of an earlier version, which does not say how large it was, takes no part.
 
     Parameters
     ----------
     rows
-        One row for each run and score, with the columns of :data:`AXES`.
+        See :func:`scaling_table`; columns of :data:`AXES` may be absent.
     """
-    return all(name in rows and rows[name].nunique() >= LEAST_VALUES for name in AXES)
+    known = rows.reindex(columns=[*rows, *(name for name in AXES if name not in rows)]).dropna(subset=[*AXES, "value"])
+    fits = {score for score, runs in known.groupby("score") if can_be_fitted(runs)}
+    return known[known["score"].isin(fits)]
 
 
 def design_of(rows: pd.DataFrame) -> np.ndarray:
@@ -76,11 +94,15 @@ def design_of(rows: pd.DataFrame) -> np.ndarray:
     return np.column_stack([np.ones(len(rows)), *(np.log10(rows[name].to_numpy(float)) for name in AXES)])
 
 
+def bent_design_of(rows: pd.DataFrame) -> np.ndarray:
+    """The same, and the square of the logarithm of the cells seen, about its mean; shape (n_runs, 5)."""
+    lengths = np.log10(rows["cells_seen"].to_numpy(float))
+    return np.column_stack([design_of(rows), (lengths - lengths.mean()) ** 2])
+
+
 def bend_of(rows: pd.DataFrame) -> tuple[float, float]:
     """How the gain of a tenfold of cells seen changes with each further tenfold, and its standard error."""
-    design, lengths = design_of(rows), np.log10(rows["cells_seen"].to_numpy(float))
-    squares = (lengths - lengths.mean()) ** 2
-    line = Line.through(np.column_stack([design, squares]), rows["value"].to_numpy())
+    line = Line.through(bent_design_of(rows), rows["value"].to_numpy())
     return 2 * line.coefficients[-1], 2 * line.errors()[-1]
 
 

@@ -50,7 +50,7 @@ class RunState:
 
     def line(self) -> str:
         """The state in one line."""
-        of = "" if self.total_steps is None else f" of {self.total_steps:,} ({self.step / self.total_steps:.0%})"
+        of = f" of {self.total_steps:,} ({self.step / self.total_steps:.0%})" if self.total_steps else ""
         parts = [f"{self.state}: step {self.step:,}{of}"]
         if self.state == RUNNING and self.seconds_left is not None:
             parts.append(f"{timedelta(seconds=round(self.seconds_left))} left")
@@ -151,10 +151,13 @@ def _goes_on(found: Mapping[str, object]) -> bool:
 
 
 def _of_history(folder: Path) -> RunState:
-    with (folder / "history.csv").open(newline="", encoding="utf8") as file:
-        history = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    try:
+        with (folder / "history.csv").open(newline="", encoding="utf8") as file:
+            history = [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
+    except (ValueError, TypeError):  # text, as of several runs of fine-tuning; or rows longer than the names
+        history = []
     if not history or "step" not in history[-1]:
-        raise ScDMCError(f"{folder / 'history.csv'} has no row; watch the folder of a pre-training run")
+        raise ScDMCError(f"{folder / 'history.csv'} holds no row of losses; watch the folder of a pre-training run")
     last, evaluation = split_history(history)
     state = ENDED if (folder / "model.safetensors").is_file() else STOPPED
     return RunState(state, int(history[-1]["step"]), None, None, last, evaluation)

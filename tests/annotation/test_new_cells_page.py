@@ -25,7 +25,7 @@ from scdmc.annotation.new_cells_page import write_new_cells_page
 from scdmc.annotation.new_cells_tables import TypeEvidence
 from scdmc.annotation.new_cells_verdict import Evidence, verdict_of
 from scdmc.cells.group_expression import group_expression, log2_fold_change, marker_columns
-from scdmc.reports.cell_map import MappedCells, interactive_map
+from scdmc.reports.cell_map import MappedCells, columns_to_map, interactive_map
 from scdmc.reports.provenance import Provenance
 
 METHODS = (ALL_VIEWS, "scDMC, frozen", "logistic regression, genes", "without views")
@@ -167,8 +167,8 @@ def test_the_map_holds_place_label_second_and_probability_of_each_cell(cells, tm
     np.testing.assert_allclose(x - x[0], slope * (cells.umap[:, 0] - cells.umap[0, 0]), atol=1.1)
     np.testing.assert_allclose(y - y[0], slope * (cells.umap[:, 1] - cells.umap[0, 1]), atol=1.1)
     probability, distance = (unpacked(value["cells"], "u1") for value in points["values"][:2])
-    np.testing.assert_allclose(probability / 255, cells.probabilities.max(axis=1), atol=0.003)
-    np.testing.assert_allclose(distance / 255, cells.distance, atol=0.003)
+    np.testing.assert_allclose(probability / 254, cells.probabilities.max(axis=1), atol=0.003)
+    np.testing.assert_allclose(distance / 254, cells.distance, atol=0.003)
     assert sum(group["counts"]) == len(cells.labels)
 
 
@@ -201,10 +201,18 @@ def test_more_than_255_names_need_two_bytes(tmp_path):
 def test_cells_without_a_place_are_left_out_and_the_others_keep_their_rows(tmp_path):
     labels = np.array(["a", None, "b"], dtype=object)
     places = np.array([[0.0, 0.0], [np.nan, 0.0], [1.0, 2.0]])
-    mapped = MappedCells(places, labels, labels, labels, {"probability": np.array([1.0, 0.5, np.nan])})
+    columns = {"counts": np.array([np.inf, 0.0, 7.0])}
+    mapped = MappedCells(places, labels, labels, labels, {"probability": np.array([1.0, 0.5, np.nan])}, columns=columns)
     points = json.loads(interactive_map(mapped, "", tmp_path / "map.png").points)
     assert points["rows"] == [1, 3]
-    assert unpacked(points["values"][0]["cells"], "u1").tolist() == [255, 0]
+    # 255 is no number: such a cell has neither the lowest value nor the highest
+    assert [unpacked(value["cells"], "u1").tolist() for value in points["values"]] == [[254, 255], [255, 0]]
+
+
+def test_a_map_has_no_column_that_names_every_cell():
+    cells = ["c1", "c2", "c3", "c4"]
+    obs = pd.DataFrame({"barcode": cells, "batch": ["a", "b", "a", None], "depth": [1.0, 2.0, 3.0, np.nan]})
+    assert list(columns_to_map(obs)) == ["batch", "depth"]
 
 
 def test_a_hundred_thousand_cells_of_600_types_pack_into_three_megabytes(tmp_path):

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scdmc.cells.cluster_page import cluster_names
-from scdmc.cells.cluster_stability import by_size, resolution_by_stability, stability
+from scdmc.cells.cluster_page import cluster_names, verdict_of
+from scdmc.cells.cluster_results import BASELINE, METHOD, Clustering
+from scdmc.cells.cluster_stability import Stability, by_size, resolution_by_stability, stability
 from scdmc.cells.clustering import leiden_clusters, neighbour_graph
 from scdmc.errors import ScDMCError
 
@@ -45,3 +46,12 @@ def test_clusters_are_named_by_label_and_markers_where_there_are_any():
     markers = pd.DataFrame({"cluster": ["0"] * 4 + ["1"], "symbol": ["INS", "IAPP", "DLK1", "X", "SPP1"]})
     assert cluster_names(sizes, markers) == {"0": "0: beta (INS, IAPP, DLK1)", "1": "1: SPP1"}
     assert cluster_names(sizes[["cluster"]], markers[:0]) == {"0": "0", "1": "1"}
+
+
+def test_a_resolution_that_the_labels_chose_is_no_rival():
+    clusters, stable = np.array(["0", "1"]), Stability(0.9, {"0": 0.9, "1": 0.9})
+    clustering = Clustering(np.eye(2), None, 1.0, clusters, np.eye(2), stable, None, "umap")
+    scores = pd.DataFrame({"ARI": [0.5, 0.4, 0.9]}, [METHOD, BASELINE, f"oracle ({METHOD})"])
+    verdict = verdict_of(METHOD, clustering, scores, "cell_type")
+    assert verdict.level == "good"
+    assert verdict.numbers[-1].beside == f"0.40 for {BASELINE}"

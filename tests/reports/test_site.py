@@ -57,6 +57,22 @@ def test_the_same_pages_give_the_same_site_and_a_site_is_no_run(report, runs, tm
     assert len(contents[0]) == 4  # the index, two pages, the manifest
 
 
+def test_pages_of_folders_of_one_name_are_all_kept(report, tmp_path):
+    paths = [tmp_path / name for name in ("a/out/report.html", "b/out/report.html", "b/out.report.html")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lead = Verdict("good", f"Finding of {path.relative_to(tmp_path)}", ())
+        write_report(path, "Task", [Section("Part")], lead, Provenance())
+    folders = ("a/out", "b/out", "b/out.report.html")
+    assert report("--result_dirs", *(tmp_path / name for name in folders), "--output_dir", tmp_path / "site") == 0
+    index = (tmp_path / "site" / "index.html").read_text(encoding="utf8")
+    links = re.findall(r'href="([^"]+)"', index)
+    assert len(set(links)) == 3
+    for link, path in zip(links, paths, strict=True):
+        assert (tmp_path / "site" / link).read_bytes() == path.read_bytes()
+    assert [f'data-name="from">{place}<' in index for place in ("a/out", "b/out", "b/out (2)")] == [True] * 3
+
+
 @pytest.mark.parametrize("content", ["<p>x</p>", '<script type="application/json" id="summary">{]</script>',
                                      '<script type="application/json" id="summary">{"title": 3}</script>'])  # fmt: skip
 def test_what_is_no_page_of_this_version_is_named(content, report, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import linregress
 
-from scdmc.studies.scaling import Line, bend_of, can_be_fitted, extrapolation_figure, scaling_table
+from scdmc.studies.scaling import Line, bend_of, can_be_fitted, extrapolation_figure, rows_to_fit, scaling_table
 
 
 def runs(value, noise=0.0):
@@ -56,6 +56,16 @@ def test_three_values_of_each_axis_are_needed():
     assert can_be_fitted(rows)
     assert not can_be_fitted(rows[rows["hidden_size"] > 32])
     assert not can_be_fitted(rows.drop(columns="training_cells"))
+    diagonal = rows[[row % 13 == 0 for row in range(len(rows))]]  # three runs, three values of each axis
+    assert not can_be_fitted(diagonal)
+
+
+def test_only_scores_of_runs_enough_are_fitted():
+    rows = runs(lambda seen, *_: np.log10(seen), noise=0.1)
+    few = rows[rows["training_cells"] == 20000].assign(score="few")
+    old = rows.assign(training_cells=np.nan)
+    pd.testing.assert_frame_equal(rows_to_fit(pd.concat([rows, few, old])), rows, check_dtype=False)
+    assert rows_to_fit(old.drop(columns="training_cells")).empty
 
 
 def test_the_figure_has_a_panel_for_each_score():

@@ -72,9 +72,12 @@ def test_of_another_machine_a_long_silence_means_that_a_run_is_gone(tmp_path, mo
     assert read_state(tmp_path).state == run_state.GONE
 
 
-@pytest.mark.parametrize("name", ["progress.json", "history.csv", "nothing"])
-def test_what_is_no_run_is_an_error(name, watch, tmp_path, capsys):
-    (tmp_path / name).write_text("[1" if name == "progress.json" else "a,b\n")
+@pytest.mark.parametrize(("name", "content"), [
+    ("progress.json", "[1"), ("history.csv", "a,b\n"), ("history.csv", "epoch,loss,run\n1,2.0,seed 42\n"),
+    ("history.csv", "step\n1,2\n"), ("nothing", ""),
+])  # fmt: skip
+def test_what_is_no_run_is_an_error(name, content, watch, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
     assert watch("--output_dir", tmp_path, "--once") == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert watch("--output_dir", tmp_path / "absent") == 2
