@@ -105,9 +105,9 @@ def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str, ma
     png = save_figure(learning_curve_figure(scores, metric, lead.headline), output_dir / "learning_curve")
     drawn = scores[scores["metric"] == metric].pivot(index="method", columns="label_fraction", values="value")
     drawn.columns = [f"{share:.4g} of the labels" for share in drawn.columns]
-    caption = f"{lead.headline}; the same test cells everywhere, bars: one standard deviation of the runs"
+    caption = "The same test cells everywhere; bars: one standard deviation of the runs"
     sections = [
-        Section("Curve", figures=[(caption, png)]),
+        Section("Curve", figures=[(caption, png, f"{lead.headline}. {caption}")]),
         Section("Scores", tables=[(f"{metric} of each method", drawn.reset_index()), ("Every score", scores)]),
     ]
     write_report(output_dir / "report.html", f"Learning curve: {metric} by share of the labels", sections, lead, made)

@@ -26,6 +26,7 @@ from scdmc.training.results import draw_loss_curves
 from scdmc.training.run_page import write_run_page
 from tests.annotation.test_new_cells_page import labelled_cells
 from tests.conftest import ROOT
+from tests.reports.task_pages import fine_tuning_page, integration_page, perturbation_page, tokens_page
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +120,10 @@ PAGES = {
     "embedding": embedding_page,
     "run": run_page,
     "site": site_index,
+    "integration": integration_page,
+    "fine-tuning": fine_tuning_page,
+    "perturbation": perturbation_page,
+    "tokens": tokens_page,
     "many cells": lambda folder: write_map_page(folder, 20_000),
 }
 
