@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from scdmc.annotation.annotated_cells import ALL_VIEWS, LANGUAGE_MODEL
-from scdmc.annotation.options import FINE_TUNED, LOGISTIC_REGRESSION, UNKNOWN
+from scdmc.annotation.options import FINE_TUNED, LOGISTIC_REGRESSION
 from scdmc.cells.scores import classification_scores, metric_rows, wide_metrics
 from scdmc.cells.splits import PARTS
 from scdmc.files import atomic_path
@@ -29,6 +29,7 @@ TASK_NAMES = {
 
 # Rows of the labels of new cells: the product itself, and each of its views alone.
 ALL_TOGETHER = "scDMC, all views"
+NOT_LABELLED = "not labelled"  # of no type, so wrong
 VIEW_NAMES = {
     "genes": "logistic regression on genes",
     "components": "principal components",
@@ -114,7 +115,9 @@ def scores_of_labels(demo: Path) -> list[dict[str, object]]:
     return [
         row
         for method, column in columns.items()
-        for row in metric_rows("labels", method, classification_scores(true, given[column].fillna(UNKNOWN).to_numpy()))
+        for row in metric_rows(
+            "labels", method, classification_scores(true, given[column].fillna(NOT_LABELLED).to_numpy())
+        )
     ]
 
 
