@@ -143,7 +143,8 @@ def curve_verdict(scores: pd.DataFrame, metric: str) -> Verdict:
         level, headline = "caution", f"{ours} is not ahead with {where} of the labels"
     if len(shares) > 1:
         lost = drawn.loc[ours, shares[-1]] - drawn.loc[ours, shares[0]]
-        numbers.append(KeyNumber("What few labels cost", f"{lost:.3f}", f"{_percent(shares[0])} instead of {_percent(shares[-1])}"))
+        beside = f"{_percent(shares[0])} instead of {_percent(shares[-1])}"
+        numbers.append(KeyNumber("What few labels cost", f"{lost:.3f}", beside))
     return Verdict(level, headline, (), tuple(numbers))
 
 
