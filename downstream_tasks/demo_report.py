@@ -14,6 +14,9 @@ EXAMPLES = (
     "{prog} --output_dir ../demo_output --overwrite",
 )
 NEEDED = (
+    "labels/labels.csv",
+    "labels/views.csv",
+    "labels/per_type.csv",
     "split.csv",
     "tokenized/islets.report.json",
     "pretrained/history.csv",

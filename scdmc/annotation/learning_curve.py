@@ -104,10 +104,10 @@ def write_learning_curve(output_dir: Path, scores: pd.DataFrame, metric: str, ma
     lead = curve_verdict(scores, metric)
     png = save_figure(learning_curve_figure(scores, metric, lead.headline), output_dir / "learning_curve")
     drawn = scores[scores["metric"] == metric].pivot(index="method", columns="label_fraction", values="value")
-    drawn.columns = [f"{share:.4g} of the labels" for share in drawn.columns]
-    caption = f"{lead.headline}; the same test cells everywhere, bars: one standard deviation of the runs"
+    drawn.columns = [f"{_percent(share)} of the labels" for share in drawn.columns]
+    caption = "The same test cells everywhere; bars: one standard deviation of the runs"
     sections = [
-        Section("Curve", figures=[(caption, png)]),
+        Section("Curve", figures=[(caption, png, f"{lead.headline}. {caption}")]),
         Section("Scores", tables=[(f"{metric} of each method", drawn.reset_index()), ("Every score", scores)]),
     ]
     write_report(output_dir / "report.html", f"Learning curve: {metric} by share of the labels", sections, lead, made)
@@ -130,17 +130,23 @@ def curve_verdict(scores: pd.DataFrame, metric: str) -> Verdict:
     for share in shares:
         value, others = drawn.loc[ours, share], drawn[share].drop(ours).dropna()
         beside = f"{others.max():.3f} for {others.idxmax()}" if len(others) else "no other method was measured"
-        numbers.append(KeyNumber(f"{metric} with {share:.4g} of the labels", f"{value:.3f}", beside))
+        numbers.append(KeyNumber(f"{metric} with {_percent(share)} of the labels", f"{value:.3f}", beside))
         if len(others) and value > others.max():
-            ahead.append(f"{share:.4g}")
+            ahead.append(_percent(share))
     if len(drawn) == 1:
         headline, level = f"{ours} has a {metric} of {drawn.loc[ours, shares[-1]]:.3f} with the most labels", "caution"
     elif ahead:
         level = "good" if len(ahead) == len(shares) else "caution"
         headline = f"{ours} is ahead with {' and '.join(ahead)} of the labels"
     else:
-        level, headline = "caution", f"{ours} is not ahead, neither with few labels nor with all"
+        where = " and ".join(_percent(share) for share in shares)
+        level, headline = "caution", f"{ours} is not ahead with {where} of the labels"
     if len(shares) > 1:
         lost = drawn.loc[ours, shares[-1]] - drawn.loc[ours, shares[0]]
-        numbers.append(KeyNumber("What few labels cost", f"{lost:.3f}", f"{shares[0]:.4g} instead of {shares[-1]:.4g}"))
+        beside = f"{_percent(shares[0])} instead of {_percent(shares[-1])}"
+        numbers.append(KeyNumber("What few labels cost", f"{lost:.3f}", beside))
     return Verdict(level, headline, (), tuple(numbers))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g}%"

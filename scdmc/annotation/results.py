@@ -368,7 +368,8 @@ def _sections(
     if held_out_type is not None:
         sections.append(_section_of_unseen(held_out_type, ours["open_set_auroc"]))
     split = [("Cells by type and part of the split", cells)]
-    return [*sections, Section("Map of the test cells", "", maps=maps),
+    too_few = "" if maps else "The test cells could not be laid out: they are too few."
+    return [*sections, Section("Map of the test cells", too_few, maps=maps),
             Section("Training", "", split, [figures["loss_curves"]])]  # fmt: skip
 
 

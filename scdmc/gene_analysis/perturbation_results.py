@@ -122,6 +122,6 @@ def draw(table: pd.DataFrame, output_dir: Path) -> Figures:
                 ".2f",
                 fdr < LARGEST_FDR,
             )
-            caption = f"{title} ({unit}; * FDR below {LARGEST_FDR}; blank: no cell has the gene)"
-            figures.append((caption, save_figure(figure, output_dir / name)))
+            caption = f"Every gene in every cell type ({unit}; blank: no cell has the gene)"
+            figures.append((caption, save_figure(figure, output_dir / name), f"{title}. {caption}"))
     return figures

@@ -20,7 +20,7 @@ from scdmc.reports.figures import save_figure, umap_figure, umap_grid_figure
 from scdmc.reports.page import Bold, InteractiveMap, Section, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.score_figures import curves_figure, score_blocks_figure
-from scdmc.reports.tables import BEST_IS_BOLD, ScoreTable
+from scdmc.reports.tables import ScoreTable, best_is_bold
 
 BIO, BATCHES, AVERAGES = "Biology is kept", "Batches mix", "Averages"
 
@@ -82,7 +82,7 @@ def draw_integration_results(
     shown = " and ".join(key for key in reversed(data.keys) if key)
     grid, moving = _draw_maps(folder, data, benchmark, maps)
     figures.append((f"Cells by {shown}, seed {benchmark.runs[0].seed}", grid))
-    pages = [(f"{table.title}. {BEST_IS_BOLD}", page_table(table)) for table in tables.values()]
+    pages = [(f"{table.title}. {best_is_bold(table)}", page_table(table)) for table in tables.values()]
     pages.append(("What each row is", method_table(benchmark)))
     failed = [f"{name} failed: {why}" for name, why in benchmark.failures.items()]
     return Section(data.name, _text(data, benchmark, tables), pages, figures, failed, moving, folds=True)
@@ -130,8 +130,8 @@ def draw_study(folder: Path, tables: Mapping[str, ScoreTable]) -> Section:
     """Draw the averages of several data sets; returns their section of the page."""
     figures, pages = [], []
     for protocol, table in tables.items():
-        figures.append((table.title, _draw_scores(folder, protocol, table, table.title)))
-        pages.append((f"{table.title}. {BEST_IS_BOLD}", page_table(table)))
+        figures.append((table.title, _draw_scores(folder, protocol, table, _finding_of_all(table))))
+        pages.append((f"{table.title}. {best_is_bold(table)}", page_table(table)))
     text = "AvgBIO: types are kept apart. AvgBATCH: batches mix. overall: 0.6 times the first, 0.4 times the second."
     return Section(OF_ALL, text, pages, figures, folds=True)
 
@@ -144,7 +144,7 @@ def _draw_scores(folder: Path, protocol: str, table: ScoreTable, title: str) -> 
     else:
         blocks = BLOCKS[protocol]
     averages = [column for column in columns if (column[-1] if isinstance(column, tuple) else column) in SUMMARY]
-    figure = score_blocks_figure(table.means, blocks, averages, title, table.is_best)
+    figure = score_blocks_figure(table.means, blocks, averages, title, table.is_best, table.deviations is not None)
     return save_figure(figure, folder / FILES[protocol])
 
 
@@ -196,11 +196,25 @@ def _title(name: str, scores: Mapping[str, Mapping[str, float]]) -> str:
 def _finding(table: ScoreTable) -> str:
     """Who is best, in a title."""
     if "overall" not in table.means:
-        return table.title
+        keeps, mixes = (table.means[name].dropna() for name in ("neighbours_kept", "batch_entropy"))
+        if keeps.empty or mixes.empty:
+            return "nothing could be scored"
+        return f"{keeps.idxmax()} keeps most neighbours, {mixes.idxmax()} mixes batches most"
     best = best_method(table)
     if best is None:
         return f"no method tells the types apart ({table.title})"
     return f"{best} is best, overall {table.means.loc[best, 'overall']:.2f}"
+
+
+def _finding_of_all(table: ScoreTable) -> str:
+    """Who is best on how many data sets, in a title; of scores without labels, what they are."""
+    if "overall" not in table.means.columns.get_level_values(-1):
+        return "Neighbours kept and batches mixed, on every data set"
+    overall = table.means.xs("overall", axis=1, level=-1)[table.is_fair].dropna(axis=1, how="all")
+    if overall.empty:
+        return "no method tells the types apart on any data set"
+    wins = overall.idxmax().value_counts()
+    return f"{wins.index[0]} is best on {wins.iloc[0]} of {overall.shape[1]} data sets"
 
 
 def _best_rows(benchmark: Benchmark) -> str:

@@ -28,6 +28,7 @@ def score_blocks_figure(
     averages: Sequence[object],
     title: str,
     is_best: np.ndarray,
+    has_deviations: bool = False,
 ) -> Figure:
     """Draw methods x metrics: a circle for each score, a bar for each average, blocks of metrics side by side.
 
@@ -45,6 +46,8 @@ def score_blocks_figure(
         Of the figure: what it shows.
     is_best
         Shape (n_methods, n_metrics): these are bold (:func:`scdmc.reports.tables.best_of_columns`).
+    has_deviations
+        Whether scores within one standard deviation of the best are bold, too.
     """
     best = pd.DataFrame(is_best, scores.index, scores.columns)
     places, edge = {}, 0.3 + LETTER_WIDTH * max(len(shortened(name)) for name in (*scores.index, "method"))
@@ -54,7 +57,7 @@ def score_blocks_figure(
             width = BAR_WIDTH if name in averages else 1.0
             places[name] = (edge, width)
             edge += width
-        edge = max(edge, first + LETTER_WIDTH * len(shortened(block))) + 0.35
+        edge = max(edge, first + _width_of(block)) + 0.35
     n_rows = len(scores)
     figure = Figure(figsize=(0.52 * edge, 0.36 * n_rows + 1.9), layout="constrained")
     axes = figure.subplots()
@@ -68,8 +71,15 @@ def score_blocks_figure(
     axes.set(xlim=(-0.1, edge), ylim=(n_rows - 0.4, -3.6), aspect="equal")
     axes.axis("off")
     figure.suptitle(title, fontsize=9)
-    figure.supxlabel("colour and length: 0 to 1 in every column; bold: the best, and all within one sd", fontsize=6.5)
+    what = "colour and length" if any(name in places for name in averages) else "colour"
+    bold = "the best, and all within one sd" if has_deviations else "the best"
+    figure.supxlabel(f"{what}: 0 to 1 in every column; bold: {bold}", fontsize=6.5)
     return figure
+
+
+def _width_of(heading: str) -> float:
+    """How many cells a heading of a block takes."""
+    return LETTER_WIDTH * len(shortened(heading))
 
 
 def _draw_score(axes: Axes, row: int, place: tuple[float, float], score: float, how: tuple[bool, bool]) -> None:
@@ -106,7 +116,8 @@ def _draw_headings(
             )  # fmt: skip
         first, (last, width) = places[columns[0]][0], places[columns[-1]]
         axes.text(first + 0.05, -3.3, shortened(block), ha="left", va="center", fontsize=8)
-        axes.plot([first + 0.05, last + width - 0.05], [-3.05, -3.05], color="#555555", linewidth=0.8)
+        end = max(last + width, first + _width_of(block))
+        axes.plot([first + 0.05, end - 0.05], [-3.05, -3.05], color="#555555", linewidth=0.8)
     axes.axhline(-0.5, color="#555555", linewidth=0.8)
 
 

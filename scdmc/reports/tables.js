@@ -10,7 +10,8 @@ for (const table of document.querySelectorAll(".wide > table")) {
   headings.forEach((heading, column) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = heading.textContent || "name";
+    // With its nodes, not its text: they say where a long name may break.
+    button.append(...(heading.textContent ? heading.childNodes : ["name"]));
     heading.replaceChildren(button);
     button.onclick = () => {
       // Numbers start with the largest, text with A; a second click turns the order round.

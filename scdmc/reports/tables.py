@@ -67,7 +67,10 @@ class ScoreTable:
         return best_of_columns(self.means, self.is_fair, self.deviations)
 
 
-BEST_IS_BOLD = "Bold: the best of each score, and all within one standard deviation of it."
+def best_is_bold(table: ScoreTable) -> str:
+    """What bold means in a table: without several seeds there is no standard deviation to be within."""
+    within = "" if table.deviations is None else ", and all within one standard deviation of it"
+    return f"Bold: the best of each score{within}."
 
 
 def write_metric_tables(folder: Path, tables: Sequence[ScoreTable], label: str) -> None:
@@ -88,7 +91,7 @@ def write_metric_tables(folder: Path, tables: Sequence[ScoreTable], label: str) 
         parts.append(
             f"{_for_markdown(table.title)}\n\n{markdown(table.texts, table.is_best)}" + (f"\n{notes}" if notes else "")
         )
-        caption = " ".join([f"{table.title}.", BEST_IS_BOLD, *(f"{note}." for note in table.notes)])
+        caption = " ".join([f"{table.title}.", best_is_bold(table), *(f"{note}." for note in table.notes)])
         papers.append(latex_table(latex(table.texts, table.is_best), caption, f"tab:{label}-{number}"))
     for name, content in (("metrics.md", "\n".join(parts)), ("metrics.tex", "\n".join(papers))):
         with atomic_path(Path(folder) / name) as temporary:

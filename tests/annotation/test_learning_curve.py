@@ -44,7 +44,7 @@ def test_the_table_has_every_score_of_every_share_and_a_figure_is_drawn(script, 
         assert wide.loc[method].tolist() == pytest.approx([value, value + 0.1])
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".html", ".json", ".pdf", ".png"}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf8")
-    assert "scDMC fine-tuned is ahead with 0.05 and 1 of the labels" in page
+    assert "scDMC fine-tuned is ahead with 5% and 100% of the labels" in page
     assert "0.700 for logistic regression" in page
     assert "0.05" in capsys.readouterr().out
 

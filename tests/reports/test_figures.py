@@ -249,6 +249,17 @@ def test_scores_are_circles_and_bars_on_one_scale_and_the_best_are_bold():
     assert bars[0] / bars[1] == pytest.approx(0.5 / 0.7)
 
 
+def test_below_scores_stands_what_length_and_bold_mean_there_and_rules_are_as_long_as_headings():
+    scores = pd.DataFrame({"ARI": [0.5], "overall": [0.5]}, index=["ours"])
+    best = best_of_columns(scores)
+    bars = score_blocks_figure(scores, {"Averages": ["overall"]}, ["overall"], "t", best, has_deviations=True)
+    assert bars.get_supxlabel() == "colour and length: 0 to 1 in every column; bold: the best, and all within one sd"
+    circles = score_blocks_figure(scores, {"A heading of many letters": ["ARI"]}, ["overall"], "t", best)
+    assert circles.get_supxlabel() == "colour: 0 to 1 in every column; bold: the best"
+    rule = next(line for line in circles.axes[0].lines if list(line.get_ydata()) == [-3.05, -3.05])
+    assert np.ptp(rule.get_xdata()) > 0.15 * len("A heading of many letters")
+
+
 def test_panels_that_share_their_groups_share_colours_and_names():
     true = np.tile([f"type {index}" for index in range(8)], 25)
     predicted = np.where(true == "type 0", "type 7", true)
