@@ -1,10 +1,12 @@
 """From an embedding to a neighbour graph, clusters and a picture in two dimensions; no label is used anywhere."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import scipy.sparse
+import torch
 from sklearn.metrics import silhouette_score
 
 from scdmc.cells.leiden import LeidenGraph
@@ -76,7 +78,8 @@ def neighbour_graph(
         transformer = _approximate_neighbours(n_neighbors, seed)
     else:
         transformer = "sklearn" if found is None else _KnownNeighbours(found, n_neighbors)
-    scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)
+    with threads_of_torch_kept():
+        scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)
     return adata.obsp["connectivities"].tocsr()
 
 
@@ -207,8 +210,22 @@ def umap_coordinates(
         "distances_key": "distances",
         "params": {"method": "umap", "use_rep": "X"},
     }
-    scanpy.tl.umap(adata, random_state=seed)
+    with threads_of_torch_kept():
+        scanpy.tl.umap(adata, random_state=seed)
     return adata.obsm["X_umap"]
+
+
+@contextmanager
+def threads_of_torch_kept() -> Iterator[None]:
+    """Keep torch's number of threads: numba's first parallel loop sets that of all OpenMP code of the process.
+
+    Another number gives other last digits, so that a second embedding in one process would differ from the first.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def finite_embedding(embedding: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy
+import torch
 from sklearn.metrics import adjusted_rand_score
 
 from scdmc.cells import clustering
@@ -126,3 +127,14 @@ def test_more_neighbours_than_cells_are_refused(embedding):
 def test_more_cells_than_scanpy_searches_exactly_by_itself():
     points = np.random.default_rng(0).normal(size=(4_100, 3))
     assert neighbour_graph(points).shape == (4_100, 4_100)
+
+
+def test_a_map_leaves_the_threads_of_torch_as_they_are():
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):  # numba takes as many as there are processors
+            torch.set_num_threads(n_threads)
+            umap_coordinates(np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
