@@ -79,8 +79,11 @@ def main(argv: list[str] | None = None) -> int:
         return USER_ERROR_STATUS
     if command in FIRST_WORDS and flags and not flags[0].startswith("-"):
         flags = [FIRST_WORDS[command], *flags]
-    sys.argv = [f"scdmc {command}", *flags]  # which argparse shows as the name of the program
-    return load_script(COMMANDS[command]).main(flags)
+    before, sys.argv = sys.argv, [f"scdmc {command}", *flags]  # which argparse shows as the name of the program
+    try:
+        return load_script(COMMANDS[command]).main(flags)
+    finally:
+        sys.argv = before
 
 
 def help_text() -> str:
