@@ -111,7 +111,7 @@ def test_the_report_of_a_run_names_each_entry(folder, load_script, tmp_path):
     assert any("three.h5ad.gz is passed over" in warning for warning in report["warnings"])
     page = (out / "a.report.html").read_text()
     assert "three.h5ad.gz" in page
-    assert re.search(r"<td[^>]*>molecule_info\.h5</td>", page)
+    assert re.search(r"<td[^>]*>molecule_info\.h5</td>", page.replace("<wbr>", ""))  # where a long name may break
     sources = [pq.read_table(path)["source_file"].to_pylist() for path in sorted(out.glob("*.parquet"))]
     assert [name for of_shard in sources for name in of_shard] == [name for name in TAKEN for _ in range(7)]
 
