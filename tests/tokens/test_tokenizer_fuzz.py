@@ -204,7 +204,7 @@ class InMemory:
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique:UserWarning")
 @hypothesis.settings(
-    derandomize=True, database=None, deadline=None, max_examples=40, suppress_health_check=list(hypothesis.HealthCheck)
+    derandomize=True, database=None, deadline=None, max_examples=25, suppress_health_check=list(hypothesis.HealthCheck)
 )
 @hypothesis.given(cases())
 def test_any_data_are_tokenized_as_the_reference_says_or_refused(case):
