@@ -322,6 +322,10 @@ def train(
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written
     if model is None:
+        if is_main_process:
+            from scdmc.training.results import draw_stopped
+
+            draw_stopped(arguments.output_dir, run, replace(made, inputs=()))
         end_progress(arguments.output_dir)
         print(f"stopped at step {run.step}; go on with --resume")
     elif is_main_process:

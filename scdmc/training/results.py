@@ -16,7 +16,7 @@ from scdmc.training.data import PretrainingData
 from scdmc.training.guessing import guessing_lines
 from scdmc.training.pretraining import Pretraining
 from scdmc.training.run_log import write_history
-from scdmc.training.run_state import curves_title, write_progress
+from scdmc.training.run_state import ENDED, RUNNING, STOPPED, curves_title, write_progress
 from scdmc.training.settings import EVALUATION_EPOCH, PretrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class LiveResults:
             self._written = now
         if is_evaluation and now - self._drawn >= SECONDS_BETWEEN_CURVES and not missing_to_draw():
             draw_loss_curves(history, {}, self.folder)
-            draw_page(self.folder, self.run, history, {}, self.made)
+            draw_page(self.folder, self.run, history, {}, self.made, RUNNING)
             self._drawn = time.monotonic()
 
     def _seconds_left(self, now: float) -> float | None:
@@ -123,6 +123,7 @@ def draw_page(
     history: Sequence[Mapping[str, float]],
     guesses: Mapping[str, float],
     made: Provenance,
+    state: str = ENDED,
 ) -> None:
     """Write ``report.html``, where the loss curves are and the packages that a page needs are installed.
 
@@ -131,17 +132,33 @@ def draw_page(
     folder
         With the loss curves.
     run
-        It goes on if it is not finished.
+        What was trained.
     history, guesses
         Rows of its log, and what :func:`guessing_metrics` gives.
     made
         From what.
+    state
+        ``running``, ``stopped`` or ``ended``.
     """
     if missing_to_draw():
         return
     from scdmc.training.run_page import write_run_page
 
-    write_run_page(folder, history, guesses, (total_steps(run), not guesses), made)
+    write_run_page(folder, history, guesses, (total_steps(run), state), made)
+
+
+def draw_stopped(folder: Path, run: Pretraining, made: Provenance) -> None:
+    """Draw the curves and the page of a run that was stopped before its end.
+
+    Parameters
+    ----------
+    folder, run, made
+        See :func:`draw_page`.
+    """
+    if missing_to_draw() or not any("eval_loss" in row for row in run.history):
+        return
+    draw_loss_curves(run.history, {}, folder)
+    draw_page(folder, run, run.history, {}, made, STOPPED)
 
 
 def missing_to_draw() -> list[str]:

@@ -8,17 +8,21 @@ import pandas as pd
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.training.guessing import best_guess
-from scdmc.training.run_state import curves_title, split_history
+from scdmc.training.run_state import RUNNING, STOPPED, curves_title, split_history
 
 STREAMS = {"rank": "Masked genes, rank stream", "expression": "Masked genes, expression stream"}
 SECONDS_TO_RELOAD = 30
+UNFINISHED = {
+    RUNNING: "The run goes on; this page loads itself anew.",
+    STOPPED: "The run was stopped before its end; it goes on with --resume.",
+}
 
 
 def write_run_page(
     folder: Path,
     history: Sequence[Mapping[str, float]],
     guesses: Mapping[str, float],
-    progress: tuple[int | None, bool],
+    progress: tuple[int | None, str],
     made: Provenance,
 ) -> None:
     """Write ``report.html`` beside ``loss_curves.png``; while the run goes on the page loads itself anew.
@@ -32,11 +36,11 @@ def write_run_page(
     guesses
         What guessing reaches (``guessing.json``); empty where that is not known yet.
     progress
-        Steps of the whole run, None where the clock ends it; and whether it goes on.
+        Steps of the whole run, None where the clock ends it; and its state: running, stopped or ended.
     made
         From what.
     """
-    total, is_running = progress
+    total, state = progress
     lead = run_verdict(history, guesses, progress)
     table = pd.DataFrame([row for row in history if "eval_loss" in row])
     table = table.dropna(axis=1, how="all").rename(columns=lambda name: name.removeprefix("eval_").replace("_", " "))
@@ -48,11 +52,11 @@ def write_run_page(
     ]
     of = "" if total is None else f" of {total:,}"
     title = f"Pre-training, started from {made.model}: step {int(history[-1]['step']):,}{of}"
-    write_report(folder / "report.html", title, sections, lead, made, SECONDS_TO_RELOAD if is_running else None)
+    write_report(folder / "report.html", title, sections, lead, made, SECONDS_TO_RELOAD if state == RUNNING else None)
 
 
 def run_verdict(
-    history: Sequence[Mapping[str, float]], guesses: Mapping[str, float], progress: tuple[int | None, bool]
+    history: Sequence[Mapping[str, float]], guesses: Mapping[str, float], progress: tuple[int | None, str]
 ) -> Verdict:
     """What the losses of held-out cells say, beside guessing where that is known, else beside the first evaluation.
 
@@ -75,12 +79,10 @@ def run_verdict(
             beside = f"{guess:.3f} by guessing; {beside}"
         numbers.append(KeyNumber(name, f"{loss:.3f} nats", beside))
     numbers.append(_third(history, last, progress))
-    if progress[1]:
-        fell = f"The held-out loss went from {first['eval_loss']:.3f} to {evaluation['loss']:.3f}"
-        return Verdict("caution", fell, ("The run goes on; this page loads itself anew.",), tuple(numbers))
-    if not is_below:
+    if progress[1] in UNFINISHED or not is_below:
         headline = f"The held-out loss went from {first['eval_loss']:.3f} to {evaluation['loss']:.3f}"
-        return Verdict("caution", headline, ("What guessing reaches was not measured.",), tuple(numbers))
+        reason = UNFINISHED.get(progress[1], "What guessing reaches was not measured.")
+        return Verdict("caution", headline, (reason,), tuple(numbers))
     if all(is_below):
         headline = "The model names masked genes better than their frequency and position do"
         return Verdict("good", headline, ("So it uses which genes are in a cell together.",), tuple(numbers))
@@ -89,7 +91,7 @@ def run_verdict(
 
 
 def _third(
-    history: Sequence[Mapping[str, float]], last: Mapping[str, float], progress: tuple[int | None, bool]
+    history: Sequence[Mapping[str, float]], last: Mapping[str, float], progress: tuple[int | None, str]
 ) -> KeyNumber:
     """The probe, where there is one, else how far the run is."""
     probed = [row["probe_macro_f1"] for row in history if "probe_macro_f1" in row]

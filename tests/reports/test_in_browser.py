@@ -24,6 +24,7 @@ from scdmc.reports.site import find_pages, write_site
 from scdmc.studies.page_speed import write_map_page
 from scdmc.training.results import draw_loss_curves
 from scdmc.training.run_page import write_run_page
+from scdmc.training.run_state import RUNNING
 from tests.annotation.test_new_cells_page import labelled_cells
 from tests.conftest import ROOT
 from tests.reports.task_pages import fine_tuning_page, integration_page, perturbation_page, tokens_page
@@ -98,7 +99,7 @@ def run_page(folder):
         for number in range(3)
     ]
     draw_loss_curves(history, {}, folder)
-    write_run_page(folder, history, {}, (100, True), Provenance(model="a new model", seed=0))
+    write_run_page(folder, history, {}, (100, RUNNING), Provenance(model="a new model", seed=0))
     return folder / "report.html"
 
 

@@ -95,6 +95,16 @@ def test_the_script_resumes_an_interrupted_run(model_folder, script, dataset, tm
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model_folder / "model.safetensors").read_bytes()
 
 
+def test_the_page_of_a_run_that_was_stopped_says_so(script, dataset, tmp_path):
+    stopped = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "model"), *SHORT]
+    assert script([*stopped, "--max_minutes", "1e-9"]) == 0
+    page = (tmp_path / "model" / "report.html").read_text()
+    assert "The run was stopped before its end" in page
+    assert "The run goes on" not in page
+    assert script([*stopped, "--resume"]) == 0
+    assert "The run was stopped before its end" not in (tmp_path / "model" / "report.html").read_text()
+
+
 def test_cells_that_are_memory_mapped_train_the_same_model(model_folder, script, dataset, tmp_path):
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "mapped"), *SHORT]
     assert script([*arguments, "--cache_dir", str(tmp_path / "cache"), "--num_workers", "1"]) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from scdmc.training import run_state
 from scdmc.training.run_page import run_verdict
-from scdmc.training.run_state import end_progress, read_state, write_progress
+from scdmc.training.run_state import ENDED, RUNNING, STOPPED, end_progress, read_state, write_progress
 
 BEFORE = {"step": 0, "eval_loss": 9.0, "eval_mlm_rank_loss": 5.0, "eval_mlm_expression_loss": 6.0}
 TRAINED = {"step": 5, "loss": 8.0, "mlm_rank_loss": 4.5, "cells_per_second": 120.0, "epoch": 0.5}
@@ -85,12 +85,13 @@ def test_what_is_no_run_is_an_error(name, content, watch, tmp_path, capsys):
 
 def test_the_verdict_is_beside_guessing_or_the_first_evaluation():
     guesses = {"guessing_rank_position": 4.5, "guessing_expression_position": 4.0}
-    going = run_verdict(HISTORY, {}, (20, True))
+    going = run_verdict(HISTORY, {}, (20, RUNNING))
     assert (going.level, going.headline) == ("caution", "The held-out loss went from 9.000 to 7.000")
     assert [(number.value, number.beside) for number in going.numbers] == [
         ("4.000 nats", "5.000 at step 0"), ("4.100 nats", "6.000 at step 0"), ("10", "of 20; 0.50 epochs"),
     ]  # fmt: skip
-    ended = run_verdict(HISTORY, guesses, (20, False))
+    assert run_verdict(HISTORY, {}, (20, STOPPED)).reasons[0].endswith("it goes on with --resume.")
+    ended = run_verdict(HISTORY, guesses, (20, ENDED))
     assert ended.level == "bad"  # the expression stream is above its guess
     assert ended.numbers[1].beside == "4.000 by guessing; 6.000 at step 0"
-    assert run_verdict(HISTORY, guesses | {"guessing_expression_position": 5.0}, (20, False)).level == "good"
+    assert run_verdict(HISTORY, guesses | {"guessing_expression_position": 5.0}, (20, ENDED)).level == "good"
