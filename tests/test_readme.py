@@ -327,6 +327,7 @@ def test_integration_scores_every_method_with_the_same_metrics(tree):
 
 
 def test_the_demo_report_gathers_what_the_scripts_wrote(tree):
+    shutil.copytree(tree / "example/labelled", tree / "example/labels")  # as `make demo` calls it
     run = subprocess.run(
         [sys.executable, ROOT / "downstream_tasks" / "demo_report.py", "--output_dir", tree / "example"],
         capture_output=True,
@@ -335,11 +336,11 @@ def test_the_demo_report_gathers_what_the_scripts_wrote(tree):
     assert run.returncode == 0, run.stderr
     metrics = pd.read_csv(tree / "example/metrics.csv")
     assert list(metrics) == ["task", "method", "metric", "value"]
-    assert {"pre-training", "annotation", "clustering", "integration"} == set(metrics["task"])
+    assert {"pre-training", "labels", "annotation", "clustering", "integration"} == set(metrics["task"])
     page = (tree / "example/report.html").read_text(encoding="utf8")
     accuracy = metrics.query("task == 'annotation' and method == 'scDMC fine-tuned' and metric == 'accuracy'")[
         "value"
     ].item()
     assert f"accuracy {accuracy:.3f}" in page
-    assert page.count("data:image/png;base64,") == 9
+    assert page.count("data:image/png;base64,") == 11
     assert str(tree / "example/report.html") in run.stdout
