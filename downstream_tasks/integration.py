@@ -240,7 +240,7 @@ def main(argv: list[str] | None = None) -> int:
             write_integration_tables(folders[data.name], benchmark, data.name)
             maps[data.name] = cell_maps(data, benchmark)
             with one_colour_per_type(data.labels, label_colours(path, data.keys[1])):
-                write_integrated(folders[data.name], path, data, benchmark, (maps[data.name], viewers))
+                write_integrated(folders[data.name], path, data, benchmark, maps[data.name], viewers)
             print(f"{data.name}\n{printed_scores(benchmark)}")
         study = write_study_tables(folder, benchmarks) if len(paths) > 1 else None
         keep_results(folder)

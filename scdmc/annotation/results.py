@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from scdmc.annotation.baselines import Predicted
@@ -35,7 +34,7 @@ from scdmc.training.figures import loss_curve_figure
 TASK = "annotation"
 
 
-MOST_CELLS_OF_MAP = 20_000
+MOST_CELLS_OF_FIGURE = 20_000
 
 
 FEWEST_CELLS_OF_MAP = 5  # the layout of fewer cannot be computed
@@ -292,15 +291,11 @@ def _placed_cells(run: FineTunedRun) -> tuple[pd.DataFrame, np.ndarray] | None:
     if len(run.test_embeddings) < FEWEST_CELLS_OF_MAP:
         return None
     test, embeddings = run.test_predictions, run.test_embeddings
-    if len(test) > MOST_CELLS_OF_MAP:
-        chosen = np.sort(np.random.default_rng(run.plan.seed).permutation(len(test))[:MOST_CELLS_OF_MAP])
+    if len(test) > MOST_CELLS_OF_FIGURE:
+        chosen = np.sort(np.random.default_rng(run.plan.seed).permutation(len(test))[:MOST_CELLS_OF_FIGURE])
         test, embeddings = test.iloc[chosen], embeddings[chosen]
-    # What scanpy calls sets the number of threads of the whole process, and the next run would train with that.
-    n_threads = torch.get_num_threads()
     graph = neighbour_graph(embeddings, min(15, len(embeddings) - 1), run.plan.seed)
-    coordinates = umap_coordinates(embeddings, graph, run.plan.seed)
-    torch.set_num_threads(n_threads)
-    return test, coordinates
+    return test, umap_coordinates(embeddings, graph, run.plan.seed)
 
 
 def _map_of_cells(test: pd.DataFrame, coordinates: np.ndarray) -> Figure:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAP_KEY, SECOND_MAP_KEY, MADE_KEY = "X_umap", "X_umap_scDMC", "scdmc"
 AGAIN = re.compile(r" --overwrite\b")  # says nothing of the result
-FEWEST_CELLS_OF_MAP = 16  # the neighbours of fewer cannot be laid out
+FEWEST_CELLS_LAID_OUT = 16  # the neighbours of fewer cannot be laid out
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def map_of_cells(embedding: np.ndarray, is_drawn: np.ndarray, seed: int) -> np.n
     """
     place = np.full((len(embedding), 2), np.nan, dtype=np.float32)
     drawn = embedding[is_drawn]
-    if len(drawn) >= FEWEST_CELLS_OF_MAP:
+    if len(drawn) >= FEWEST_CELLS_LAID_OUT:
         place[is_drawn] = umap_coordinates(drawn, seed=seed)
     else:
         width = min(2, embedding.shape[1])
@@ -135,7 +135,7 @@ def add_for_viewers(file: h5py.File, viewers: ForViewers, ours: Iterable[str], m
     for column in _coloured(ours, viewers.columns, uns):
         labels = file["obs"].get(column)
         if isinstance(labels, h5py.Group) and "categories" in labels:
-            _replace(uns, f"{column}_colors", colours_of(anndata.io.read_elem(labels)))
+            _replace(uns, f"{column}_colors", category_colours(anndata.io.read_elem(labels)))
     _replace(uns, MADE_KEY, viewers.facts(map_key))
 
 
@@ -145,7 +145,7 @@ def add_to_adata(
     """Add colours and ``uns['scdmc']`` to an AnnData in memory, as :func:`add_for_viewers` to a file."""
     for column in _coloured(ours, viewers.columns, adata.uns):
         if column in adata.obs and isinstance(adata.obs[column].dtype, pd.CategoricalDtype):
-            adata.uns[f"{column}_colors"] = colours_of(adata.obs[column].array)
+            adata.uns[f"{column}_colors"] = category_colours(adata.obs[column].array)
     adata.uns[MADE_KEY] = viewers.facts(map_key)
 
 
@@ -155,7 +155,7 @@ def key_of_map_in(adata: "anndata.AnnData") -> str:
     return _free_key(MAP_KEY in adata.obsm, made.get("map", "") if isinstance(made, dict) else "")
 
 
-def colours_of(labels: pd.Categorical) -> np.ndarray:
+def category_colours(labels: pd.Categorical) -> np.ndarray:
     """The colour of each category, as the figures draw it, in hexadecimal digits; shape (n_categories,)."""
     drawn = group_colours(np.asarray(labels, dtype=object))
     return np.array([drawn.get(str(name), GREY) for name in labels.categories], dtype=object)

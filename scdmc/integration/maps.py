@@ -39,7 +39,8 @@ def write_integrated(
     path: Path,
     data: IntegrationData,
     benchmark: Benchmark,
-    shown: tuple[dict[str, np.ndarray], ForViewers],
+    maps: Mapping[str, np.ndarray],
+    viewers: ForViewers,
 ) -> None:
     """Write ``integrated.h5ad``: the cells with the embeddings of the first seed and the first method's map.
 
@@ -49,10 +50,11 @@ def write_integrated(
         Where to, and where the cells came from.
     data, benchmark
         See :func:`cell_maps`.
-    shown
-        The maps, and what is said of the results.
+    maps
+        From :func:`cell_maps`.
+    viewers
+        What is said of the results.
     """
-    maps, viewers = shown
     new = {key: matrix for key, matrix in benchmark.embeddings.items() if key not in data.in_file}
     new |= map_for_viewers(data, maps)
     write_annotated(folder / "integrated.h5ad", path, data.cells, obsm=new, viewers=viewers)

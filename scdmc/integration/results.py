@@ -48,7 +48,7 @@ HOW_TO_READ = (
 OF_ALL = "All data sets"
 
 
-MOST_COLUMNS = 10
+COLUMNS_IN_SIGHT = 10
 
 
 def draw_integration_results(
@@ -97,7 +97,7 @@ def page_table(table: ScoreTable) -> pd.DataFrame:
     for row, column in np.argwhere(table.is_best):
         texts.iat[row, column] = Bold(texts.iat[row, column])
     texts.columns = [": ".join(name) if isinstance(name, tuple) else name for name in texts.columns]
-    if texts.shape[1] > MOST_COLUMNS:  # the last ones are out of sight on many screens
+    if texts.shape[1] > COLUMNS_IN_SIGHT:  # the last ones are out of sight on many screens
         texts = texts[sorted(texts, key=lambda name: name not in SUMMARY)]
     return texts.reset_index(names="method")
 

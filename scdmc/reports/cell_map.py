@@ -24,7 +24,7 @@ LONGEST_NAME_TO_HOVER = 120  # letters
 MOST_LETTERS_OF_IDS = 2_200_000  # of all cells together
 
 
-MOST_COLUMNS, MOST_GROUPS_OF_COLUMN = 8, 200
+MOST_COLOURINGS, MOST_GROUPS_OF_COLUMN = 8, 200
 
 
 MOST_POSITIONS = 65_535  # of a coordinate, 16 bits
@@ -93,7 +93,7 @@ def columns_to_map(obs: pd.DataFrame, but: Collection[str] = ()) -> dict[str, np
             numbers[str(name)] = column.to_numpy(dtype=float, na_value=np.nan)
         elif column.nunique() <= MOST_GROUPS_OF_COLUMN and column.nunique() < column.count():
             groups[str(name)] = column.to_numpy(dtype=object)
-    return dict(list((groups | numbers).items())[:MOST_COLUMNS])
+    return dict(list((groups | numbers).items())[:MOST_COLOURINGS])
 
 
 def interactive_map(cells: MappedCells, caption: str, figure: Path, seed: int = 42) -> InteractiveMap:

@@ -28,7 +28,7 @@ NOT_IN_HTML = {character: f"\\u{ord(character):04x}" for character in "<>&'"}
 
 
 # A table of more columns of numbers than fit on a sheet of paper is turned, if it then has fewer.
-MOST_COLUMNS = 8
+COLUMNS_OF_PAPER = 8
 
 
 # Figures of 200 dots per inch and text of 7 to 9 points; no narrower than a phone shows.
@@ -252,7 +252,7 @@ def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
         ]
         for row in table.itertuples(index=False, name=None)
     ]
-    if len(rows) < len(columns) > MOST_COLUMNS and all(column["is_number"] for column in columns[1:]):
+    if len(rows) < len(columns) > COLUMNS_OF_PAPER and all(column["is_number"] for column in columns[1:]):
         columns, rows = _transposed(columns, rows)
     return {"caption": caption, "columns": columns, "rows": rows}
 

@@ -115,7 +115,7 @@ def verdict_of(settings: TokenizationSettings, reports: Sequence[FileReport], wa
     n_in, n_out = (sum(getattr(report, name) for report in reports) for name in ("cells_in", "cells_out"))
     total = sum(report.counts_total for report in reports)
     lost = sum(report.counts_of_unmatched_genes for report in reports) / total if total else 0.0
-    cut = sum(report.cells_truncated for report in reports) / max(n_out, 1)
+    cut = _share_with_more(reports)
     numbers = (
         KeyNumber("Cells written", f"{n_out:,}", f"of {n_in:,} in {len(reports):,} {_files(len(reports))}"),
         KeyNumber("Counts in unknown genes", f"{lost:.1%}", f"a warning from {LARGE_LOSS:.0%} of a file on"),
