@@ -110,6 +110,12 @@ VARIANTS = {
     "scaled_2000_cells": Variant("And 2,000 training cells?", f"{SCALED} --max_training_cells 2000"),
     "scaled_6500_cells": Variant("And 6,500 training cells?", f"{SCALED} --max_training_cells 6500"),
     "scaled_untrained": Variant("The start of the scaled variants: no pre-training.", SCALED, is_trained=False),
+    "tissues_mask_30": Variant(
+        "scDMC-tissues with a short context: should 30% of the genes be masked?", f"{SCALED} --mask_probability 0.3"
+    ),
+    "tissues_mask_50": Variant("And half of them?", f"{SCALED} --mask_probability 0.5"),
+    "tissues_rate_2e-4": Variant("And a lower learning rate?", f"{SCALED} --learning_rate 2e-4"),
+    "tissues_rate_2e-3": Variant("And a higher one?", f"{SCALED} --learning_rate 2e-3"),
 }
 # The grid of the scaling study; not among the variants that run when none is named.
 SCALING = tuple(name for name in VARIANTS if name.startswith("scaled"))
