@@ -21,6 +21,7 @@ __all__ = [
     "fine_tune",
     "integration_benchmark",
     "load",
+    "read_embeddings",
     "tokenize",
     *GENE_FUNCTIONS,
 ]
@@ -44,6 +45,10 @@ def __getattr__(name: str) -> object:
         from scdmc.model.storage import load
 
         return load
+    if name == "read_embeddings":
+        from scdmc.shards.results import read_embeddings
+
+        return read_embeddings
     if name == "integration_benchmark":
         from scdmc.integration.api import integration_benchmark
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("cells",),
     ("training",),
     ("annotation", "integration"),
-    ("views",),
+    ("views", "shards"),
     ("gene_analysis", "studies"),
     ("cli",),
 )

@@ -8,9 +8,10 @@ from scdmc.cli.arguments import (
     add_shard_arguments,
     add_species_arguments,
     add_tokenizer_arguments,
+    add_worker_arguments,
 )
 from scdmc.cli.inputs import require_counts, require_gene_files
-from scdmc.cli.parser import argument_parser, process_count, script
+from scdmc.cli.parser import argument_parser, script
 
 EXAMPLES = (
     "{prog} --data_path counts --output_dir tokenized --output_prefix islets --gene_median_file default",
@@ -37,19 +38,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--obs_columns", nargs="+", default=[], help="columns of obs to keep, such as cell_type batch donor_id"
     )
     add_shard_arguments(parser)
-    workers = parser.add_argument_group("workers; the output is the same for any number of them")
-    workers.add_argument(
-        "--num_workers",
-        type=process_count,
-        default=1,
-        help="processes on this machine, one thread each; they share out the shards (see --cells_per_shard)",
-    )
-    workers.add_argument(
-        "--scheduler_address",
-        help="tcp://HOST:PORT of a running Dask cluster whose workers do it instead (default: none); "
-        "they must see the input and the output folder under the same paths, and whoever reaches the cluster acts in "
-        "your name",
-    )
+    add_worker_arguments(parser)
     return parser.parse_args(argv)
 
 

@@ -1,17 +1,16 @@
 """From an embedding to a neighbour graph, clusters and a picture in two dimensions; no label is used anywhere."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
-import torch
 from sklearn.metrics import silhouette_score
 
 from scdmc.cells.leiden import LeidenGraph
 from scdmc.cells.neighbours import Neighbours
 from scdmc.errors import ScDMCError
+from scdmc.model.devices import threads_of_torch
 
 SILHOUETTE_CELLS = 5_000  # The silhouette compares all pairs of cells.
 
@@ -78,7 +77,7 @@ def neighbour_graph(
         transformer = _approximate_neighbours(n_neighbors, seed)
     else:
         transformer = "sklearn" if found is None else _KnownNeighbours(found, n_neighbors)
-    with threads_of_torch_kept():
+    with threads_of_torch():
         scanpy.pp.neighbors(adata, n_neighbors=n_neighbors, use_rep="X", random_state=seed, transformer=transformer)
     return adata.obsp["connectivities"].tocsr()
 
@@ -210,22 +209,9 @@ def umap_coordinates(
         "distances_key": "distances",
         "params": {"method": "umap", "use_rep": "X"},
     }
-    with threads_of_torch_kept():
+    with threads_of_torch():
         scanpy.tl.umap(adata, random_state=seed)
     return adata.obsm["X_umap"]
-
-
-@contextmanager
-def threads_of_torch_kept() -> Iterator[None]:
-    """Keep torch's number of threads: numba's first parallel loop sets that of all OpenMP code of the process.
-
-    Another number gives other last digits, so that a second embedding in one process would differ from the first.
-    """
-    n_threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def finite_embedding(embedding: np.ndarray) -> np.ndarray:

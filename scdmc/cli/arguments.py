@@ -17,6 +17,7 @@ from scdmc.cli.parser import (
     non_negative_int,
     output_file,
     positive_int,
+    process_count,
     seed,
     stream_length,
 )
@@ -437,6 +438,23 @@ def add_shard_arguments(parser: argparse.ArgumentParser, block_size: int = BLOCK
     group.add_argument("--block_size", type=positive_int, default=block_size, help="cells in memory at a time")
     add_resume_argument(
         group, "keep the finished shards of an interrupted run whose input and settings have not changed"
+    )
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--num_workers`` and ``--scheduler_address``: who does the work."""
+    group = parser.add_argument_group("workers; the output is the same for any number of them")
+    group.add_argument(
+        "--num_workers",
+        type=process_count,
+        default=1,
+        help="processes on this machine, one thread each; they share out the shards (see --cells_per_shard)",
+    )
+    group.add_argument(
+        "--scheduler_address",
+        help="tcp://HOST:PORT of a running Dask cluster whose workers do it instead (default: none); "
+        "they must see the input and the output folder under the same paths, and whoever reaches the cluster acts in "
+        "your name",
     )
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "fine-tune": "downstream_tasks/downstream_tasks.py",
     "annotate": "downstream_tasks/annotate.py",
     "embed": "downstream_tasks/embed.py",
+    "embed-many": "downstream_tasks/embed_many.py",
     "cluster": "downstream_tasks/cluster.py",
     "integrate": "downstream_tasks/integration.py",
     "modules": "downstream_tasks/gene_modules.py",

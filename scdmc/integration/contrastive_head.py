@@ -3,9 +3,6 @@
 Source: docs/method.md, "Adaptation without labels".
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import numpy as np
 import scipy.sparse
 import torch
@@ -13,6 +10,7 @@ import torch.nn.functional as F
 
 from scdmc.integration.joining import scaled_block
 from scdmc.integration.options import HeadSettings
+from scdmc.model.devices import threads_of_torch
 
 
 def contrastive_head(
@@ -50,7 +48,7 @@ def contrastive_head(
     n_partners = np.diff(pairs.indptr)
     if n_partners.any():
         codes = torch.from_numpy(np.unique(np.asarray(batch, dtype=object).astype(str), return_inverse=True)[1])
-        with _one_thread():
+        with threads_of_torch(1):  # the matrices are small: more threads would wait for each other
             _train(layer, inputs, (pairs, n_partners), codes, settings, generator)
     with torch.inference_mode():
         return F.normalize(layer(inputs), dim=1).numpy()
@@ -86,17 +84,6 @@ def _train(
             F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
             optimizer.step()
         schedule.step()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The matrices are small: more threads wait for each other for longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _dropped(layer: torch.nn.Linear, inputs: torch.Tensor, dropout: float, generator: torch.Generator) -> torch.Tensor:

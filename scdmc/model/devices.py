@@ -3,6 +3,8 @@
 import functools
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -116,3 +118,23 @@ def _require_usable_gpus(available: int) -> None:
         f"this machine has {available} GPUs that torch {torch.__version__} cannot use: {reason}; install a torch for "
         "the CUDA of this driver, or pass --num_gpus 0 for the CPU"
     )
+
+
+@contextmanager
+def threads_of_torch(meanwhile: int | None = None) -> Iterator[None]:
+    """Keep torch's number of threads: the number that it had comes back at the end.
+
+    Another number gives other last digits. Numba's first parallel loop sets it for all OpenMP code of the process, so
+    that a second embedding in one process would differ from the first.
+
+    Parameters
+    ----------
+    meanwhile
+        Threads until then; None for as many as before.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(meanwhile or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -291,19 +291,39 @@ def _obs_columns(file: pq.ParquetFile) -> list[str]:
 
 
 def read_row_groups(
-    path: Path, obs_columns: Sequence[str] | None, settings: TokenizationSettings | None, model_input_size: int | None
+    path: Path,
+    obs_columns: Sequence[str] | None,
+    settings: TokenizationSettings | None,
+    model_input_size: int | None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[TokenizedCells]:
-    """Yield the cells of a shard, one row group after the other (see :func:`read_tokenized`)."""
+    """Yield the cells of a shard, or some of them, one row group after the other (see :func:`read_tokenized`).
+
+    Parameters
+    ----------
+    path, obs_columns, settings
+        As there.
+    model_input_size
+        Longest stream; None for any.
+    start, stop
+        The first row, and the one after the last; None for the end of the file.
+    """
     file = pq.ParquetFile(path)
     wanted = _obs_columns(file) if obs_columns is None else list(obs_columns)
     _require_obs_columns(file, path, wanted)
     cell_columns = [name for name in CELL_COLUMNS if name in file.schema_arrow.names]
-    n_read = 0
-    for group in range(file.num_row_groups):
+    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+    stop = ends[-1] if stop is None and len(ends) else stop
+    for group, end in enumerate(ends):
+        first = end - file.metadata.row_group(group).num_rows
+        if end <= start or first >= stop:
+            continue
         with _refusing_damage(path):
             table = file.read_row_group(group, columns=[*STREAM_COLUMNS, *cell_columns, *wanted])
-        cells = _cells_of_table(table, [*cell_columns, *wanted], path.name, n_read, settings)
-        n_read += len(cells)
+        cells = _cells_of_table(table, [*cell_columns, *wanted], path.name, int(first), settings)
+        if start > first or stop < end:
+            cells = cells.select(np.arange(max(0, start - first), min(stop, end) - first))
         yield cells.truncated(model_input_size) if model_input_size else cells
 
 

@@ -53,10 +53,12 @@ class Progress:
         Part -> its number of cells.
     n_done
         Cells of parts that were done before.
+    what
+        What is done to the cells.
     """
 
-    def __init__(self, sizes: Mapping[str, int], n_done: int) -> None:
-        self._bar = progress_bar(total=sum(sizes.values()), initial=n_done, unit=" cells", desc="tokenize")
+    def __init__(self, sizes: Mapping[str, int], n_done: int, what: str = "tokenize") -> None:
+        self._bar = progress_bar(total=sum(sizes.values()), initial=n_done, unit=" cells", desc=what)
         self._done: dict[str, int] = {}
 
     def __enter__(self) -> "Progress":

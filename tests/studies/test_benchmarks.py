@@ -18,6 +18,7 @@ SMALLEST = {
     "annotate_speed": f"{SMALL_ENCODER} --cells 20 --n_genes 400 --genes_per_cell 50 --max_length 32",
     "data_loading": "--cells 40 --max_length 64 --batch_size 8",
     "embedding": f"{SMALL_ENCODER} --cells 4 --shortest 8 --longest 16 --rounds 1",
+    "embed_many_speed": "--cells 20 --num_workers 1",
     "integration_speed": f"{SMALL_ENCODER} --cells 120 --n_batches 2 --n_genes 60 --seeds 1 --protocols published",
     "page_speed": "--cells 200 --frames 2",
     "pretrain_step": f"{SMALL_ENCODER} --batch_size 2 --shortest 8 --longest 16 --steps 1 --rounds 1",
@@ -72,6 +73,14 @@ def test_embedding_is_measured_beside_the_usual_model():
     assert ratio == pytest.approx(rates["scDMC float32"][0] / rates["BertModel float32"][0], abs=0.01)
     mean, smallest = map(float, re.search(r"cosine to float32 ([\d.]+), smallest ([\d.]+)", second_ratio).groups())
     assert 0.99 < smallest <= mean <= 1
+
+
+def test_embedding_shard_by_shard_is_measured_in_time_and_memory():
+    _, row = printed_by("embed_many_speed").splitlines()
+    cells, processes, seconds, rate, peak = (float(word.replace(",", "")) for word in row.split())
+    assert (cells, processes) == (20, 1)
+    assert rate == pytest.approx(20 / seconds, abs=0.6)
+    assert peak > 100  # torch alone takes more
 
 
 def test_a_step_of_pre_training_is_measured_beside_the_usual_loop():

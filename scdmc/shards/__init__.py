@@ -1,0 +1,1 @@
+"""Embeddings and labels of more cells than one file should hold, shard by shard."""

@@ -1,0 +1,296 @@
+"""Shard by shard, in this process, on several of this machine, on those that torchrun started, or on a Dask cluster."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from scdmc.annotation.annotators import classifier_annotator
+from scdmc.annotation.prediction import EMPTY_LENGTH, annotation_columns
+from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
+from scdmc.disk import require_space
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, remove, write_json
+from scdmc.locks import output_lock
+from scdmc.model.devices import place_model, threads_of_torch
+from scdmc.model.embeddings import cell_embeddings, embedding_choice, embedding_width
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.model.heads import ScDMCForCellClassification
+from scdmc.model.storage import load_model
+from scdmc.reading.counts import open_counts
+from scdmc.reading.options import is_counts
+from scdmc.reports.provenance import Provenance
+from scdmc.shards.job import EmbeddingJob, EmbeddingPlan, EmbeddingShard, plan_of
+from scdmc.shards.results import publish
+from scdmc.tokens.cluster import run_on_cluster
+from scdmc.tokens.file_report import FileReport, new_report
+from scdmc.tokens.parquet import read_row_groups, read_settings
+from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
+from scdmc.tokens.tokenizer import tokenize_blocks
+from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LINES = 60.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is computed of a block of cells.
+
+    Attributes
+    ----------
+    compute
+        Cells -> embeddings, shape (n_cells, width), and further columns.
+    of_none
+        The same of no cell.
+    """
+
+    compute: Callable[[TokenizedCells], tuple[np.ndarray, dict[str, np.ndarray]]]
+    of_none: tuple[np.ndarray, dict[str, np.ndarray]]
+
+
+def embed_shards(
+    job: EmbeddingJob,
+    made: Provenance,
+    num_workers: int = 1,
+    scheduler_address: str | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict | None:
+    """Embed cells into a folder of parquet shards with an index; memory does not grow with the number of cells.
+
+    Shards that an interrupted run with the same input and settings has finished are taken over. Nothing appears under
+    its final name before all shards are there. The shards are the same for any number of workers.
+
+    Parameters
+    ----------
+    job
+        What to embed, and how.
+    made
+        From what, for the page.
+    num_workers
+        Processes on this machine; 1 is this process alone.
+    scheduler_address
+        Of a running Dask cluster whose workers are taken instead; they must see all folders under the same paths.
+    rank, world_size
+        Of the processes that torchrun started: each takes its share, and that of rank 0 waits for the others.
+
+    Returns
+    -------
+    The index, as in ``index.json``; None for a process that is not of rank 0.
+
+    Raises
+    ------
+    ScDMCError
+        For what the user can mend, and when a worker dies of the same shard again and again.
+    """
+    plan, model_directory = plan_of(job), job.open_model()
+    embedding_choice(model_directory.config, **job.embedding)  # refuses what the model has not
+    # Of all shards, not of the unfinished ones: each process looks at another moment.
+    mine = plan.shards[rank::world_size]
+    if rank:
+        _finish(job, mine, model_directory, num_workers, scheduler_address)
+        return None
+    with output_lock(job.output_dir), _kept_for_the_next_run(job):
+        _finish(job, mine, model_directory, num_workers, scheduler_address)
+        _wait_for_others(job, plan.shards)
+        _log_reports(job, plan)
+        index = publish(job, plan, model_directory, made)
+        remove(job.finished_shards)
+        return index
+
+
+@contextmanager
+def _kept_for_the_next_run(job: EmbeddingJob) -> Iterator[None]:
+    """After an interruption, say that the finished shards will be taken over; nothing stays where there are none."""
+    try:
+        yield
+    except (ScDMCError, OSError, KeyboardInterrupt):
+        n_finished = len(list(job.finished_shards.glob("*.parquet")))
+        if n_finished:
+            logger.warning(
+                "%d finished shards are kept in %s; the same command goes on with the others",
+                n_finished, job.finished_shards,
+            )  # fmt: skip
+        else:
+            remove(job.finished_shards)
+        raise
+
+
+def _finish(
+    job: EmbeddingJob,
+    shards: Sequence[EmbeddingShard],
+    model_directory: ModelDirectory,
+    num_workers: int,
+    scheduler_address: str | None,
+) -> None:
+    """Write every shard that is not there yet into the hidden folder."""
+    job.finished_shards.mkdir(parents=True, exist_ok=True)
+    unfinished = [shard for shard in shards if not job.shard_path(shard).exists()]
+    _require_space(job, unfinished, model_directory)
+    sizes = {str(shard): shard.stop - shard.start for shard in shards}
+    n_done = sum(sizes.values()) - sum(sizes[str(shard)] for shard in unfinished)
+    with Progress(sizes, n_done, "embed") as progress:
+        if scheduler_address is not None:
+            there = replace(job, data_path=job.data_path.absolute(), output_dir=job.output_dir.absolute())
+            inputs = sorted({shard.path for shard in unfinished})
+            make_tasks = partial(_tasks, there, unfinished)
+            run_on_cluster(make_tasks, progress, scheduler_address, there.finished_shards, inputs)
+        elif num_workers == 1:
+            run_here(_tasks(job, unfinished, 1), progress)
+        else:
+            run_on_workers(_tasks(job, unfinished, num_workers), progress, num_workers)
+
+
+def _require_space(job: EmbeddingJob, shards: Sequence[EmbeddingShard], model_directory: ModelDirectory) -> None:
+    choice = embedding_choice(model_directory.config, **job.embedding)
+    width = model_directory.config.hidden_size * (2 if choice.stream == "both" else 1)
+    n_cells = sum(shard.stop - shard.start for shard in shards)
+    require_space(job.finished_shards, n_cells * width * 4, f"embeddings of {n_cells:,} cells")
+
+
+def _tasks(job: EmbeddingJob, shards: Sequence[EmbeddingShard], n_workers: int) -> list[Task]:
+    """About as many tasks as workers, so that each loads the model once, of consecutive shards."""
+    n_tasks = min(n_workers, len(shards))
+    parts = [list(part) for part in np.array_split(np.array(shards, dtype=object), n_tasks)] if n_tasks else []
+    return [
+        Task([str(shard) for shard in part], _write_shards, (job, part, number)) for number, part in enumerate(parts)
+    ]
+
+
+def _write_shards(
+    job: EmbeddingJob, shards: Sequence[EmbeddingShard], number: int, progress: Callable[[str, int], object]
+) -> None:
+    """Write shards that are not there yet, with one thread, so that all workers write the same.
+
+    ``number`` chooses one of several GPUs.
+    """
+    model_directory = job.open_model()
+    if torch.cuda.is_available() and job.placement.get("num_gpus") != 0:
+        torch.cuda.set_device((int(os.environ.get("LOCAL_RANK", 0)) + number) % torch.cuda.device_count())
+    work = _work_of(job, model_directory)
+    with threads_of_torch(1):
+        for shard in shards:
+            # A worker that takes the place of one that died finds what that one has finished.
+            if not job.shard_path(shard).exists():
+                write_shard(job, shard, model_directory, work, partial(progress, str(shard)))
+            progress(str(shard), shard.stop - shard.start)
+
+
+def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
+    """What is computed of a block of cells, by a model on its device."""
+    if not job.has_labels:
+        encoder = place_model(load_model(model_directory.path, ScDMCModel), **job.placement)
+        width = embedding_width(encoder, embedding_choice(encoder.config, **job.embedding).stream)
+        return Work(
+            lambda cells: (cell_embeddings(encoder, cells, show_progress=False, **job.embedding), {}),
+            (np.empty((0, width), np.float32), {}),
+        )
+    model = place_model(load_model(model_directory.path, ScDMCForCellClassification), **job.placement)
+    annotator = classifier_annotator(model, model_directory.path)
+    columns_of = partial(annotation_columns, annotator.names, min_probability=job.min_probability)
+
+    def label(cells: TokenizedCells) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        probabilities, states = annotator.annotate(cells)
+        return states, columns_of(probabilities, cells.rank_lengths <= EMPTY_LENGTH)
+
+    none = np.empty((0, len(annotator.names)), np.float32)
+    return Work(label, (np.empty((0, annotator.width), np.float32), columns_of(none, np.empty(0, bool))))
+
+
+def write_shard(
+    job: EmbeddingJob,
+    shard: EmbeddingShard,
+    model_directory: ModelDirectory,
+    work: Work,
+    progress: Callable[[int], object],
+) -> None:
+    """Embed the cells of a shard block by block into the hidden folder."""
+    schema, found = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, None
+    with atomic_path(job.shard_path(shard)) as temporary:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for rows, names, cells, report in _blocks(job, shard, model_directory):
+                writer.write_table(_table(shard, rows, names, *work.compute(cells)))
+                progress(int(rows[-1]) + 1 - shard.start)
+                found = report
+        if found is not None:  # first: a shard that has its name is finished
+            write_json(job.shard_path(shard).with_suffix(".json"), asdict(found))
+
+
+def _blocks(
+    job: EmbeddingJob, shard: EmbeddingShard, model_directory: ModelDirectory
+) -> Iterator[tuple[np.ndarray, np.ndarray, TokenizedCells, FileReport | None]]:
+    """Yield (rows of the file, names of the cells, their tokens, what was read so far)."""
+    if not is_counts(shard.path):
+        settings, row = read_settings([shard.path]), shard.start
+        for cells in read_row_groups(shard.path, [], settings, model_directory.context, shard.start, shard.stop):
+            require_same_tokenization(cells, model_directory, shard.path)
+            names = cells.obs_table["cell_id"].to_numpy()
+            yield np.arange(row, row + len(cells)), names, cells, None
+            row += len(cells)
+        return
+    tokenizer = tokenizer_of_model(model_directory, job.count_options)
+    with open_counts(shard.path, **job.count_options.of_counts()) as counts:
+        match = tokenizer.match(counts)
+        report = new_report(counts, match)
+        for rows, streams in tokenize_blocks(counts, tokenizer, match, report, shard.start, shard.stop):
+            cells = TokenizedCells(
+                streams.input_ids_rank,
+                streams.input_ids_epe,
+                streams.expression_values,
+                streams.offsets,
+                streams.offsets,
+                pa.table({ROW_COLUMN: rows}),
+                tokenizer.settings,
+            )
+            yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells, report
+
+
+def _table(
+    shard: EmbeddingShard, rows: np.ndarray, names: np.ndarray, embeddings: np.ndarray, columns: dict[str, np.ndarray]
+) -> pa.Table:
+    width = embeddings.shape[1]
+    return pa.table(
+        {
+            "cell_id": pa.array(names, pa.string()),
+            "source_file": pa.array([shard.path.name] * len(rows), pa.dictionary(pa.int32(), pa.string())),
+            "row": pa.array(rows, pa.int64()),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel(), pa.float32()), width),
+            **{
+                name: pa.array(values, pa.string() if values.dtype == object else None)
+                for name, values in columns.items()
+            },
+        }
+    )
+
+
+def _wait_for_others(job: EmbeddingJob, shards: Sequence[EmbeddingShard]) -> None:
+    """Wait until the other processes of the run have written their shards; torchrun ends all where one of them dies."""
+    said = time.monotonic()
+    while missing := sum(not job.shard_path(shard).exists() for shard in shards):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        if time.monotonic() - said > SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            logger.info("waiting for %d of %d shards of the other processes", missing, len(shards))
+
+
+def _log_reports(job: EmbeddingJob, plan: EmbeddingPlan) -> None:
+    """Say what was read and dropped of each file of counts."""
+    for shard in plan.shards:
+        path = job.shard_path(shard).with_suffix(".json")
+        if shard.path.name in plan.reports and path.exists():
+            plan.reports[shard.path.name].add(FileReport(**json.loads(path.read_text(encoding="utf8"))))
+    for report in plan.reports.values():
+        logger.info(report.summary())
