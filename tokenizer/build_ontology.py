@@ -55,14 +55,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argument_parser(
         "Build the file of the Cell Ontology: its terms, their definitions, synonyms and parents.",
-        ["{prog} --output_dir my_text_files", "{prog} --wheel cellxgene_ontology_guide-1.11.1-py3-none-any.whl --overwrite"],
-    )  # fmt: skip
+        ["{prog} --output_dir my_text_files", "{prog} --wheel cellxgene_ontology_guide-1.11.1.whl --overwrite"],
+    )
     parser.add_argument(
         "--wheel", type=Path, help=f"local copy of the {SOURCE_WHEEL} wheel (default: pip downloads it, 98 MB)"
     )
-    add_output_dir_argument(
-        parser, meaning=f"where {ONTOLOGY_FILE} goes", default=Path(__file__).parent / "text_files"
-    )
+    add_output_dir_argument(parser, meaning=f"where {ONTOLOGY_FILE} goes", default=Path(__file__).parent / "text_files")
     return parser.parse_args(argv)
 
 
@@ -91,7 +89,7 @@ def selected(source: dict[str, dict]) -> dict[str, object]:
 
 
 def parents(ancestors: dict[str, int]) -> list[str]:
-    """The nearest ancestors: one step above, but for eight parts of cells whose ways up lead through other ontologies."""
+    """The nearest ancestors: one step above, but for eight parts of cells, which reach "cell" over other ontologies."""
     nearest = min(ancestors.values(), default=1)
     return sorted(cl_id for cl_id, steps in ancestors.items() if steps == nearest)
 

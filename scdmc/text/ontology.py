@@ -83,6 +83,8 @@ class CellOntology(Mapping[str, Term]):
         """
         return _load(Path(path or DEFAULT_ONTOLOGY_FILE))
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # one is read once: what is made of it is kept by it
+
     def __getitem__(self, cl_id: str) -> Term:
         return self._terms[cl_id]
 
