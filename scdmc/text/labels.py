@@ -175,7 +175,7 @@ def _find(label: str, ontology: CellOntology, names: "_Names", place: str | None
         return (current, ID) if current else (None, UNMAPPED)
     readings = (
         (aliases.of_tissue.get(place, {}).get(plain) if place else None, ALIAS),
-        (names.labels.get(plain), LABEL),
+        (names.exact.get(label) or names.labels.get(plain), LABEL),
         (aliases.of_tissue[""].get(plain), ALIAS),
         (names.synonyms.get(plain), SYNONYM),
         (aliases.only(plain) if place == "" else None, ALIAS),
@@ -273,6 +273,7 @@ class _Names:
     """All names of an ontology, looked up by their plain form or by what they look like."""
 
     def __init__(self, ontology: CellOntology) -> None:
+        self.exact = {term.label: term.cl_id for term in ontology.values()}
         self.labels = _unique((plain_label(term.label), term.cl_id) for term in ontology.values())
         common = [term for term in ontology.values() if not OF_OTHERS.search(term.label)]
         synonyms = _unique((plain_label(synonym), term.cl_id) for term in common for synonym in term.synonyms)
@@ -291,7 +292,7 @@ class _Names:
         return holders, [len(pieces) for pieces in of_names]
 
     def nearest(self, label: str, tissue: str) -> tuple[str, ...]:
-        """The terms with a name that shares most pieces with a label, or a part of it, its abbreviations written out."""
+        """The terms whose names share most pieces with a label, or a part of it, its abbreviations written out."""
         words, scores = load_aliases().words, {}
         parts = [part.split() for part in re.split("[/&]", plain_label(label))]
         texts = [re.sub(r"\bcell cell\b", "cell", " ".join(words.get(word, word) for word in part)) for part in parts]
