@@ -45,7 +45,8 @@ OF_ANOTHER = re.compile(r"-like|[- ]receptor|[- ]resist")
 # What a clause says that a cell lacks, up to where it says what it has.
 LACKS = re.compile(
     r"\b(?:(?:immuno)?negative for|lacks?|lacking|(?:does|do) not express|not expressing|absence of)\b"
-    r"(?P<clause>.*?)(?:(?<!\be\.g)(?<!\bi\.e)[.;](?=\s|$)|\bbut\b|\bwith the phenotype\b|\band (?:is|are|being|has|expresses|express)\b|$)",
+    r"(?P<clause>.*?)(?:(?<!\be\.g)(?<!\bi\.e)[.;](?=\s|$)|\bbut\b|\bwith the phenotype\b|"
+    r"\band (?:is|are|being|has|expresses|express)\b|$)",
     re.DOTALL,
 )
 
@@ -121,7 +122,8 @@ def _names() -> tuple[dict[str, tuple[str, ...]], re.Pattern, dict[str, tuple[st
         and row["symbol"] not in NO_GENES and id_of_symbol[row["symbol"].upper()] == row["id"]
     }  # fmt: skip
     phrases = "|".join(re.escape(alias) for alias in sorted(table, key=len, reverse=True))
-    with_hyphen = "|".join(symbol for symbol in sorted(symbols, key=len, reverse=True) if "-" in symbol)
+    # Of HLA-DRA or NKX2-1 no part is a symbol; INS-IGF2 are two genes in one.
+    with_hyphen = "|".join(symbol for symbol in symbols if "-" in symbol and symbol.partition("-")[0] not in symbols)
     symbol = rf"{with_hyphen}|[A-Z][A-Z0-9]{{2,}}(?:orf[0-9]+)?"
     # An alias is known in any case, a symbol in capitals only: "cat" and "CAT" are not the same.
     return aliases, re.compile(rf"(?<![A-Za-z0-9])(?:(?i:{phrases})|{symbol}){ENDS}"), symbols
