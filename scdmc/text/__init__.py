@@ -1,1 +1,1 @@
-"""Cells and text: the Cell Ontology, labels as its terms, texts of terms and cells."""
+"""Cells and text: what cell types are called and described as, and cells annotated by words."""
