@@ -8,7 +8,12 @@ import importlib.resources
 from pathlib import Path
 
 # Place inside an installed package -> place in a checkout.
-PLACES = {"token_files": "tokenizer/token_files", "models": "models", "scripts": "."}
+PLACES = {
+    "token_files": "tokenizer/token_files",
+    "text_files": "tokenizer/text_files",
+    "models": "models",
+    "scripts": ".",
+}
 
 
 def resource_folder(name: str) -> Path:

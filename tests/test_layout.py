@@ -20,7 +20,7 @@ FLOORS = (
     ("training",),
     ("annotation", "integration"),
     ("views", "shards"),
-    ("gene_analysis", "studies"),
+    ("gene_analysis", "studies", "text"),
     ("cli",),
 )
 FLOOR_OF = {wing: floor for floor, wings in enumerate(FLOORS) for wing in wings}

