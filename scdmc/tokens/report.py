@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from scdmc.reports.figures import PALETTE, shortened
+from scdmc.reports.figures import PALETTE, shortened, write_png
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.tokens.file_report import FileReport, add_histograms, bin_edges, rounded
@@ -204,7 +204,7 @@ def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[tuple[str, Pa
     folder.mkdir()
     paths = [folder / f"{number}.png" for number in range(len(figures))]
     for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, dpi=PAGE_DOTS_PER_INCH, metadata={"Software": None})
+        write_png(figure, path, PAGE_DOTS_PER_INCH)
     return list(zip(figures, paths, strict=True))
 
 
