@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex, to_rgb
 
-from scdmc.reading.label_colours import label_colours
+from scdmc.reading.label_colours import label_colours, label_colours_in
 from scdmc.reports.colours import GROUP_COLOURS, UNKNOWN_GREY, colours_of, one_colour_per_type
 from scdmc.reports.figures import umap_figure
 from tests.conftest import ROOT
@@ -90,9 +90,12 @@ def test_colours_are_read_as_scanpy_writes_them_and_only_if_there_is_one_for_eac
     adata.uns["type_colors"] = np.array(["#ff0000", "#00ff00"], dtype=object)
     adata.uns["text_colors"] = np.array(["#ff0000"], dtype=object)
     adata.write_h5ad(tmp_path / "a.h5ad")
+    assert label_colours_in(adata, "type") == {"a": "#ff0000", "b": "#00ff00"}
+    assert label_colours_in(adata, "text") == label_colours_in(adata, None) == {}
     assert label_colours(tmp_path / "a.h5ad", "type") == {"a": "#ff0000", "b": "#00ff00"}
     adata.uns["type_colors"] = np.array(["#ff0000"], dtype=object)
     adata.write_h5ad(tmp_path / "b.h5ad")
+    assert label_colours_in(adata, "type") == {}
     assert label_colours(tmp_path / "b.h5ad", "type") == {}
     assert label_colours(tmp_path / "a.h5ad", "text") == label_colours(tmp_path / "a.h5ad", None) == {}
     assert label_colours(tmp_path / "a.parquet", "type") == {}
