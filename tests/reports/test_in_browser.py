@@ -211,7 +211,7 @@ def test_a_page_fits_its_screen_is_light_and_complains_of_nothing(opened, page_p
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page_path(kind).stat().st_size < MOST_BYTES
     letters = page.evaluate(
-        "[...document.images].map((image) => image.src.length / Math.max(image.naturalWidth * image.naturalHeight, 1e4))"
+        "[...document.images].map((of) => of.src.length / Math.max(of.naturalWidth * of.naturalHeight, 1e4))"
     )
     assert max(letters, default=0) < MOST_LETTERS_OF_PIXEL
     assert page.locator("h2").last.inner_text() == "How it was made"
