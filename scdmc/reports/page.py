@@ -40,7 +40,7 @@ WIDEST_THAT_SHRINKS = 500
 
 
 # Higher by its width, a figure takes a sheet of paper alone.
-TALL = 1.6
+TALL = 1.3
 
 
 class Bold(str):

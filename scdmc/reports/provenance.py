@@ -126,6 +126,6 @@ def _files_of(path: Path) -> Iterator[tuple[Path | None, str, str, str]]:
     shown = files[:MOST_FILES_OF_FOLDER]
     total = sum(file.stat().st_size for file in files)
     left = f"of its first {len(shown)} files below" if len(shown) < len(files) else "of each file below"
-    yield None, name, f"{size_text(total)} in {len(files):,} files", left if files else "–"
+    yield None, name, f"{size_text(total)} in {len(files):,} file{'s' * (len(files) != 1)}", left if files else "–"
     for file in shown:
         yield file, name + file.relative_to(path).as_posix(), "–", "not there any more"
