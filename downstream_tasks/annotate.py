@@ -1,6 +1,7 @@
 """Label the cells of a new file: by a labelled reference, or by a classifier that was made before."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ from scdmc.cli.parser import (
 )
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
+from scdmc.file_names import page_beside
+from scdmc.files import remove, require_new_file
 from scdmc.model.names import VIEWS_FILE
 from scdmc.options import LabelOptions
 from scdmc.reading.options import CountOptions, is_counts
@@ -214,11 +217,14 @@ def annotate_by_views(arguments: argparse.Namespace) -> list[str]:
 def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     """Label block by block, by a fine-tuned classifier or by neighbours; the cells are never in memory all at once."""
     from scdmc.annotation.annotate_file import annotate_file, require_cells, summary_lines
+    from scdmc.cells.labels_page import LabelledFile, write_labels_page
     from scdmc.cells.viewers import ForViewers
     from scdmc.model.folder import open_model_directory
+    from scdmc.reading.label_colours import label_colours
+    from scdmc.reports.colours import one_colour_per_type
     from scdmc.reports.provenance import Provenance
 
-    counts = count_options(arguments)
+    began, counts = time.time(), count_options(arguments)
     options = AnnotationOptions(
         arguments.min_probability,
         arguments.majority_vote,
@@ -229,10 +235,22 @@ def annotate_by_blocks(arguments: argparse.Namespace) -> list[str]:
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     require_cells(arguments.data_path, counts)  # before the reference is embedded, which takes long
     annotator = make_annotator(arguments, model_directory)
-    viewers = ForViewers(Provenance((), model_directory.path.name, options.seed), wanted_map(arguments))
-    paths = (arguments.data_path, arguments.output_file)
-    results = annotate_file(*paths, model_directory, annotator, options, counts, viewers)
-    return summary_lines(results, options.min_probability)
+    inputs = tuple(filter(None, (arguments.data_path, arguments.reference)))
+    made = Provenance(inputs, model_directory.path.name, options.seed, began)
+    paths, page = (arguments.data_path, arguments.output_file), page_beside(arguments.output_file)
+    labeller, colours = f"the classifier {model_directory.path.name}", {}
+    if arguments.reference:
+        labeller = f"the {arguments.n_neighbors} nearest cells of {arguments.reference.name}"
+        colours = label_colours(arguments.reference, arguments.label_key)
+    with one_colour_per_type(annotator.names, colours):
+        viewers = ForViewers(made, wanted_map(arguments))
+        written = annotate_file(*paths, model_directory, annotator, options, counts, viewers)
+        labels, probability = (written.results[f"scDMC_{name}"].to_numpy() for name in ("cell_type", "probability"))
+        labelled = LabelledFile(arguments.data_path.name, labeller, len(annotator.names), labels, probability, UNKNOWN,
+                                written.obs, written.coordinates)  # fmt: skip
+        remove(page)  # which is of the older file
+        write_labels_page(page, labelled, made)
+    return summary_lines(written.results, options.min_probability)
 
 
 @script
@@ -243,9 +261,12 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.reference:
         require_input(arguments.reference, "--reference")
     _require_counts_for_views(arguments)
+    if arguments.output_file:
+        require_new_file(page_beside(arguments.output_file), arguments.overwrite)
     lines = annotate_by_views(arguments) if arguments.by_views else annotate_by_blocks(arguments)
     print("\n".join(lines))
-    print(f"wrote {arguments.output_file or arguments.output_dir}")
+    page = f" and {page_beside(arguments.output_file).name}" if arguments.output_file else ""
+    print(f"wrote {arguments.output_file or arguments.output_dir}{page}")
     return 0
 
 

@@ -21,6 +21,7 @@ from scdmc.cli.arguments import (
 )
 from scdmc.cli.parser import argument_parser, script
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.file_names import page_beside
 from scdmc.files import remove, require_new_file
 
 EXAMPLES = (
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     began, arguments = time.time(), parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
     require_task_inputs(arguments)
-    page = arguments.output_file.with_name(f"{arguments.output_file.stem}.report.html")
+    page = page_beside(arguments.output_file)
     require_new_file(page, arguments.overwrite)
 
     from scdmc.annotation.annotate_file import embed_file

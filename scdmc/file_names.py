@@ -4,6 +4,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 LONGEST_NAME = 120  # bytes; file systems take 255, and a suffix and a temporary mark come to it
 
@@ -38,3 +39,8 @@ def file_names_of(texts: Sequence[str]) -> dict[str, str]:
         taken.add(name.casefold())
         names[text] = name
     return names
+
+
+def page_beside(path: Path) -> Path:
+    """The page of a file of results: ``NAME.report.html`` beside it."""
+    return path.with_name(f"{path.stem}.report.html")

@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 # faces.
 FLOORS = (
     ("errors", "version", "options", "resources", "file_names", "progress"),
-    ("locks",),
+    ("locks", "dates"),
     ("files", "labels", "configuration", "disk"),
     ("result_folders",),
     ("genes", "reports"),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +50,25 @@ logger = logging.getLogger(__name__)
 # Of the names of the cells, in a table.
 CELL_COLUMN = "cell_id"
 BYTES_OF_TEXT = 10  # a number of an embedding in a CSV, about
+
+
+@dataclass(frozen=True)
+class AnnotatedFile:
+    """What was written.
+
+    Attributes
+    ----------
+    results
+        One row per cell that was read: its results, and ``is_empty``.
+    obs
+        Annotation of the same cells.
+    coordinates
+        Their map, shape (n_cells, 2), NaN for cells without counts; None for none.
+    """
+
+    results: pd.DataFrame
+    obs: pd.DataFrame
+    coordinates: np.ndarray | None
 
 
 class CellSource(Protocol):
@@ -272,7 +292,7 @@ def annotate_file(
     options: AnnotationOptions,
     count_options: CountOptions,
     viewers: ForViewers | None = None,
-) -> pd.DataFrame:
+) -> AnnotatedFile:
     """Write a copy of a file with the cells' labels; memory grows by some bytes a cell only.
 
     Parameters
@@ -293,7 +313,7 @@ def annotate_file(
 
     Returns
     -------
-    One row per cell that was read: its results, and ``is_empty``.
+    What was written, for its page.
 
     Raises
     ------
@@ -301,7 +321,7 @@ def annotate_file(
         If the data cannot be read as the model was trained, hold no cell or too few of the genes of the labelled cells,
         or the output is of another kind.
     """
-    output_file = _require_suffix(output_file)
+    output_file, place = _require_suffix(output_file), None
     with open_cell_source(data_path, model_directory, count_options) as source, atomic_path(output_file) as temporary:
         source.require_known_genes(annotator.training_genes, options.min_known_genes)
         if output_file.suffix == ".csv":
@@ -316,10 +336,11 @@ def annotate_file(
                     _write_obs(file, source.obs())
                 columns = _columns(results, source.n_cells)
                 add_obs(file, columns)
-                _add_for_viewers(file, embeddings, viewers or ForViewers(), columns)
+                place = _add_for_viewers(file, embeddings, viewers or ForViewers(), columns)
         source.log_summary()
         source.log_coverage(annotator.training_genes)
-    return results
+        rows = results.index.to_numpy()
+        return AnnotatedFile(results, source.obs().iloc[rows], None if place is None else place[rows])
 
 
 def _annotate_blocks(
@@ -382,7 +403,7 @@ def summary_lines(results: pd.DataFrame, min_probability: float) -> list[str]:
     Parameters
     ----------
     results
-        From :func:`annotate_file`.
+        Of :class:`AnnotatedFile`.
     min_probability
         Below which a cell became Unknown.
     """

@@ -23,6 +23,7 @@ from scdmc.cells.options import MIN_KNOWN_GENES, SplitOptions
 from scdmc.cells.results import add_results
 from scdmc.cells.splits import PARTS, draw_split, require_usable_split
 from scdmc.cells.viewers import ForViewers
+from scdmc.dates import date_of_results
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_folder
 from scdmc.labels import left_out_text, type_labels
@@ -35,7 +36,9 @@ from scdmc.model.loaded import model_to_run, open_model
 from scdmc.model.storage import model_card
 from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
+from scdmc.reading.label_colours import label_colours_in
 from scdmc.reading.options import CountOptions, count_options_of
+from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
@@ -97,6 +100,7 @@ def fine_tune(
     output_dir = Path(output_dir)
     require_new_folder(output_dir, overwrite)
     began = time.time()
+    date_of_results()  # a bad one is refused before the work
     kinds = (CountOptions, LabelOptions, SplitOptions, FineTuningSettings)
     groups = (*map(field_names, kinds), CLASSIFIER_READS)
     of_counts, of_labels, of_split, settings, reads = part_options("fine_tune", options, *groups)
@@ -129,7 +133,8 @@ def fine_tune(
         save_classifier(folder, run, model_directory, card)
         keep_results(folder)
         made = Provenance((), name, of_split.seed, began)
-        draw_fine_tuning_results(folder, [run], tables, None, facts, made)
+        with one_colour_per_type(labels, label_colours_in(adata, label_key)):
+            draw_fine_tuning_results(folder, [run], tables, None, facts, made)
     return tables.scores
 
 
@@ -204,7 +209,8 @@ def annotate(
     is_empty = cells.rank_lengths <= EMPTY_LENGTH
     columns = annotation_columns(annotator.names, probabilities, is_empty, min_probability)
     made = Provenance((), model_directory.path.name)
-    add_results(adata, _rows(cells), columns, {EMBEDDING_KEY: embeddings}, ForViewers(made))
+    with one_colour_per_type(annotator.names, {} if reference is None else label_colours_in(reference, label_key)):
+        add_results(adata, _rows(cells), columns, {EMBEDDING_KEY: embeddings}, ForViewers(made))
     return adata
 
 

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from sklearn.metrics import confusion_matrix
 
-from scdmc.reports.colours import series_colour
+from scdmc.reports.colours import ink_on, series_colour
 from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, shortened
 
 
@@ -32,7 +32,7 @@ def confusion_matrix_figure(true: np.ndarray, predicted: np.ndarray, title: str)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(counts):
-        ink = "white" if shares[row, column] > 0.6 else "black"
+        ink = ink_on(image.cmap(image.norm(shares[row, column])))
         axes.text(column, row, counts[row, column], ha="center", va="center", fontsize=6.5, color=ink)
     shown = [shortened(name) for name in names]
     axes.set_xticks(range(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=7)

@@ -16,7 +16,8 @@ import pandas as pd
 
 from scdmc.cells.clustering import umap_coordinates
 from scdmc.cells.options import MOST_CELLS_OF_MAP
-from scdmc.reports.figures import GREY, group_colours
+from scdmc.reports.colours import UNKNOWN_GREY
+from scdmc.reports.figures import group_colours
 from scdmc.reports.provenance import Provenance, command_text
 from scdmc.version import __version__
 
@@ -158,7 +159,7 @@ def key_of_map_in(adata: "anndata.AnnData") -> str:
 def category_colours(labels: pd.Categorical) -> np.ndarray:
     """The colour of each category, as the figures draw it, in hexadecimal digits; shape (n_categories,)."""
     drawn = group_colours(np.asarray(labels, dtype=object))
-    return np.array([drawn.get(str(name), GREY) for name in labels.categories], dtype=object)
+    return np.array([drawn.get(str(name), UNKNOWN_GREY) for name in labels.categories], dtype=object)
 
 
 def _coloured(ours: Iterable[str], of_user: Iterable[str], uns: object) -> list[str]:

@@ -23,6 +23,7 @@ from scdmc.cli.endings import (
     printed_to_the_end,
     reader_is_gone,
 )
+from scdmc.dates import date_of_results
 from scdmc.errors import ScDMCError
 from scdmc.locks import script_run
 from scdmc.options import MAX_CONTEXT
@@ -143,7 +144,9 @@ class _Parser(argparse.ArgumentParser):
         for name in _flags_in(given):
             if name not in self._option_string_actions:
                 self.error(self._unknown_flag(name))
-        return super().parse_known_args(given, namespace)
+        parsed = super().parse_known_args(given, namespace)
+        date_of_results()  # a date that pages cannot have is refused before the work, not after it
+        return parsed
 
     def _unknown_flag(self, name: str) -> str:
         known = list(self._option_string_actions)

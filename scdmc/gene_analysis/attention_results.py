@@ -28,10 +28,11 @@ MOST_TYPES = 9
 SMALLEST_SHARE = 0.1
 
 
+# Column -> the finding of the head with the highest number, and what the numbers are.
 HEAD_MAPS = {
-    "marker_auroc": ("Do heads point at markers?", "AUROC at equal expression (random: 0.5)"),
-    "entropy": ("How widely heads read", "entropy (1: evenly, 0: one token)"),
-    "to_specials": ("What goes to <cls> and <eos>", "share of the genes' attention"),
+    "marker_auroc": ("points at markers most", "AUROC at equal expression (random: 0.5)"),
+    "entropy": ("reads most widely", "entropy (1: evenly, 0: one token)"),
+    "to_specials": ("reads <cls> and <eos> most", "share of the genes' attention"),
 }
 
 
@@ -94,10 +95,15 @@ def draw(results: AttentionResults, output_dir: Path, seed: int) -> Figures:
             wide, "Do scores find markers among genes of equal expression?", "AUROC at equal expression", 0.5, "random"
         )
         figures.append(("Marker recovery by cell type", save_figure(figure, output_dir / "marker_recovery")))
-    for column, (title, label) in HEAD_MAPS.items():
-        table = results.heads.pivot(index="layer", columns="head", values=column)
+    for column, (what, label) in HEAD_MAPS.items():
+        table, values = results.heads.pivot(index="layer", columns="head", values=column), results.heads[column]
+        title = "not measured"
+        if values.notna().any():
+            head = results.heads.loc[values.idxmax()]
+            title = f"Head {head['head']:.0f} of layer {head['layer']:.0f} {what} ({head[column]:.2f})"
         figure = heat_map_figure(table, title, label, "head", "layer", numbers=".2f")
-        figures.append((f"{title} ({label})", save_figure(figure, output_dir / f"heads_{column}")))
+        caption = f"Heads of each layer: {label}"
+        figures.append((caption, save_figure(figure, output_dir / f"heads_{column}"), f"{title}. {caption}"))
     for number, cell in enumerate(results.maps, start=1):
         title = f"Attention in one cell (drawn with seed {seed})\n{cell.title}"
         figure = heat_map_figure(

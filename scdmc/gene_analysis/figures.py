@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scdmc.reports.colours import series_colour
+from scdmc.reports.colours import ink_on, series_colour
 from scdmc.reports.figures import GREY, MOST_NAMES, PALETTE, PANEL_INCHES, largest_groups, shortened
 
 MOST_BAR_PANELS = 12
@@ -41,8 +41,7 @@ def heat_map_figure(
     image = axes.imshow(values, cmap="RdBu_r" if diverging else "viridis", aspect="auto", **limits)
     if numbers:
         for row, column in np.argwhere(np.isfinite(values)):
-            red, green, blue, _ = image.cmap(image.norm(values[row, column]))
-            ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+            ink = ink_on(image.cmap(image.norm(values[row, column])))
             star = "*" if starred is not None and starred.iat[row, column] else ""
             text = f"{values[row, column]:{numbers}}{star}"
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color=ink)

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 
 from scdmc.gene_analysis.figures import bar_panels_figure, heat_map_figure, histograms_figure
-from scdmc.gene_analysis.modules import ModuleResults
+from scdmc.gene_analysis.modules import METHOD, ModuleResults
 from scdmc.gene_analysis.options import LARGEST_FDR, ModuleOptions
 from scdmc.gene_analysis.verdicts import module_verdict
-from scdmc.reports.figures import save_figure, umap_figure
+from scdmc.reports.figures import save_figure, shortened, umap_figure
 from scdmc.reports.page import Figures, Section, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv_files
@@ -19,6 +19,9 @@ OPTIONAL_OUTPUTS = ("enrichment", "consistency", "tests")  # need gene sets
 
 
 MOST_BARS = 20
+
+
+CLEARLY_ACTIVE = 1.5  # standard deviations over the types
 
 
 def write_module_results(
@@ -76,30 +79,31 @@ def draw(results: ModuleResults, output_dir: Path, seed: int) -> Figures:
     if results.tests is None:
         return figures
     z = {name: rows["z"].dropna().to_numpy() for name, rows in results.consistency.groupby("method", sort=False)}
-    figure = histograms_figure(
-        z, "Do the genes of a known set lie together?", "standard deviations above matched random gene sets",
-        "gene sets", "random",
-    )  # fmt: skip
-    figures.append(
-        (
-            "Mean cosine within each gene set, against matched random sets",
-            save_figure(figure, output_dir / "consistency"),
-        )
-    )
+    ours = z[METHOD]
+    title = f"The genes of {(ours > 0).sum():,} of {len(ours):,} known sets lie closer together than random genes"
+    figure = histograms_figure(z, title, "standard deviations above matched random gene sets", "gene sets", "random")
+    caption = "Mean cosine within each gene set, against matched random sets"
+    figures.append((caption, save_figure(figure, output_dir / "consistency"), f"{title}. {caption}"))
     best = results.modules.dropna(subset=["best_set"]).head(MOST_BARS)
     if len(best):
         bars = pd.Series(-np.log10(best["best_fdr"].to_numpy()), best["module"] + ": " + best["best_set"])
-        figure = bar_panels_figure({"": bars}, "Most enriched gene set of each module", "-log10 FDR", 1)
-        figures.append((f"Enriched at an FDR below {LARGEST_FDR}", save_figure(figure, output_dir / "enrichment")))
+        top = best.loc[best["best_fdr"].idxmin()]
+        title = f"{shortened(top['best_set'])} is enriched most, in {top['module']}"
+        figure = bar_panels_figure({"": bars}, title, "-log10 FDR", 1)
+        caption = f"Most enriched gene set of each module, at an FDR below {LARGEST_FDR}"
+        figures.append((caption, save_figure(figure, output_dir / "enrichment"), f"{title}. {caption}"))
     return figures
 
 
-def _activity_figure(results: ModuleResults, output_dir: Path) -> tuple[str, Path]:
-    """Caption and file of the heat map of modules by cell types."""
+def _activity_figure(results: ModuleResults, output_dir: Path) -> tuple[str, Path, str]:
+    """Caption, file and alternative text of the heat map of modules by cell types."""
     scaled = results.activity.sub(results.activity.mean(axis=1), axis=0)
     scaled = scaled.div(results.activity.std(axis=1, ddof=0).replace(0, 1), axis=0)
-    figure = heat_map_figure(
-        scaled, "Where the modules are active", "module score, z over the cell types", "cell type", "module", True
+    active = int((scaled.max(axis=1) >= CLEARLY_ACTIVE).sum())
+    title = f"{active:,} of {len(scaled):,} modules are active in some type more than in most"
+    figure = heat_map_figure(scaled, title, "module score, z over types", "cell type", "module", True)
+    caption = (
+        f"Mean scanpy.tl.score_genes of real expression (log1p CP10k), standardised over the types for each module; "
+        f"active: {CLEARLY_ACTIVE:g} standard deviations or more"
     )
-    caption = "Mean scanpy.tl.score_genes of real expression (log1p CP10k), standardised over the types for each module"
-    return caption, save_figure(figure, output_dir / "activity")
+    return caption, save_figure(figure, output_dir / "activity"), f"{title}. {caption}"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from scdmc.errors import ScDMCError
@@ -33,7 +34,7 @@ from scdmc.gene_analysis.networks import (
 from scdmc.gene_analysis.options import PERTURBATION, SCORE_COLUMNS, GraphOptions, NetworkOptions
 from scdmc.gene_analysis.states import GeneEmbeddings
 from scdmc.gene_analysis.verdicts import network_numbers
-from scdmc.reports.figures import save_figure
+from scdmc.reports.figures import save_figure, shortened
 from scdmc.reports.page import Figures, Section, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import write_csv_files
@@ -203,21 +204,20 @@ def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score
         table["cell_type"].iloc[0]: pd.Series(table["targets"].head(TOP_HUBS).to_numpy(), table["tf"].head(TOP_HUBS))
         for table in collected.hubs[:9]
     }
-    figure = bar_panels_figure(panels, f"Hubs among the top {GRAPH_SHARE:.0%} of the edges by {score}", "targets")
-    figures.append(
-        (
-            f"Factors with most targets among the top {GRAPH_SHARE:.0%} of the edges",
-            save_figure(figure, output_dir / "hubs"),
-        )
-    )
+    largest = max(panels, key=lambda name: panels[name].max())
+    title = f"{panels[largest].idxmax()} has most targets: {panels[largest].max():,} in {shortened(largest)}"
+    figure = bar_panels_figure(panels, title, "targets")
+    caption = f"Factors with most targets among the top {GRAPH_SHARE:.0%} of the edges by {score}"
+    figures.append((caption, save_figure(figure, output_dir / "hubs"), f"{title}. {caption}"))
     for pairs, rows in evaluation.groupby("pairs", sort=False):
         stem = "all" if pairs == ALL_PAIRS else "perturbed"
         wide = rows.pivot(index="cell_type", columns="method", values="auprc_ratio")[rows["method"].unique()]
         random = float(wide[RANDOM].mean())
-        figure = grouped_dots_figure(
-            wide, f"Agreement with known regulons, {pairs}", "AUPRC ratio", random, "random, mean over types"
-        )
-        figures.append((f"AUPRC ratio by cell type, {pairs}", save_figure(figure, output_dir / f"auprc_{stem}")))
+        best = wide.mean().idxmax()
+        title = f"{best} ranks known pairs best: AUPRC ratio {wide[best].mean():.2f}, {pairs}"
+        figure = grouped_dots_figure(wide, title, "AUPRC ratio", random, "random, mean over types")
+        caption = f"Agreement with known regulons: AUPRC ratio by cell type, {pairs}"
+        figures.append((caption, save_figure(figure, output_dir / f"auprc_{stem}"), f"{title}. {caption}"))
         means = mean_agreement(rows).set_index("method")
         odds = {
             method: pd.Series(
@@ -226,7 +226,14 @@ def draw(collected: Collected, evaluation: pd.DataFrame, output_dir: Path, score
             )
             for method in means.index
         }
+        first = {method: values.iloc[0] for method, values in odds.items() if np.isfinite(values.iloc[0])}
         title = f"Known pairs among the strongest, {pairs}"
+        if first:
+            top = max(first, key=first.get)
+            title = (
+                f"Of the strongest {TOP_SHARES[0]:.1%} most known pairs has {top}: odds ratio {first[top]:.1f}, {pairs}"
+            )
         figure = lines_figure(odds, title, "strongest pairs (%)", "odds ratio, mean over types")
-        figures.append((f"Odds ratio of known pairs, {pairs}", save_figure(figure, output_dir / f"odds_{stem}")))
+        caption = f"Odds ratio of known pairs, {pairs}"
+        figures.append((caption, save_figure(figure, output_dir / f"odds_{stem}"), f"{title}. {caption}"))
     return figures

@@ -13,6 +13,7 @@ from scdmc.cells.from_adata import tokenize
 from scdmc.cells.own_embeddings import own_embeddings_of
 from scdmc.cells.results import add_results
 from scdmc.cells.viewers import ForViewers
+from scdmc.dates import date_of_results
 from scdmc.files import require_new_folder
 from scdmc.integration.data import integration_data, usable_cells
 from scdmc.integration.maps import cell_maps
@@ -24,7 +25,9 @@ from scdmc.model.devices import place_model
 from scdmc.model.encoder import ScDMCPreTrainedModel
 from scdmc.model.loaded import open_model
 from scdmc.reading.counts import counts_of_adata
+from scdmc.reading.label_colours import label_colours_in
 from scdmc.reading.options import with_count_options
+from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
@@ -81,6 +84,7 @@ def integration_benchmark(
     chosen, of_counts = with_count_options("integration_benchmark", options, IntegrationOptions)
     if output_dir is not None:
         require_new_folder(Path(output_dir), overwrite)
+        date_of_results()  # a bad one is refused before the work
     model_directory = open_model(model)
     columns = [key for key in dict.fromkeys(keys) if key]
     cells = tokenize(adata, model=model_directory, obs_columns=columns, **asdict(of_counts))
@@ -101,6 +105,7 @@ def integration_benchmark(
         with result_folder(output_dir) as folder:
             write_integration_tables(folder, benchmark, data.name)
             keep_results(folder)
-            section = draw_integration_results(folder, data, benchmark, cell_maps(data, benchmark))
+            with one_colour_per_type(data.labels, label_colours_in(adata, label_key)):
+                section = draw_integration_results(folder, data, benchmark, cell_maps(data, benchmark))
             write_page(folder, [section], {data.name: benchmark}, made)
     return pd.concat({protocol: table.means for protocol, table in score_tables(benchmark).items()}, axis=1)

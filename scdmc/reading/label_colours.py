@@ -1,8 +1,14 @@
 """Colours that a file gives its labels, as scanpy and cellxgene keep them: ``uns['<label>_colors']``."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    import anndata
 
 
 def label_colours(path: Path, column: str | None) -> dict[str, str]:
@@ -28,3 +34,22 @@ def label_colours(path: Path, column: str | None) -> dict[str, str]:
             return {}
         names = categories.asstr(errors="replace")[:]
         return dict(zip(names, colours.asstr(errors="replace")[:], strict=True))
+
+
+def label_colours_in(adata: "anndata.AnnData", column: str | None) -> dict[str, str]:
+    """The same of an AnnData in memory: label -> colour.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    column
+        Column of obs.
+    """
+    colours = adata.uns.get(f"{column}_colors")
+    if column not in adata.obs or not isinstance(adata.obs[column].dtype, pd.CategoricalDtype):
+        return {}
+    names = [str(name) for name in adata.obs[column].cat.categories]
+    if not isinstance(colours, list | tuple | np.ndarray) or len(colours) != len(names):
+        return {}
+    return dict(zip(names, map(str, colours), strict=True))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from matplotlib.colors import is_color_like, to_hex
+from matplotlib.colors import is_color_like, to_hex, to_rgb
 
 # Found by search among the 1,774 colours of a grid in steps of 15 whose contrast to white, and to the dark ground of a
 # page, is at least 3: the thirty whose nearest two are farthest apart, in OKLab, for usual eyes and, with distances
@@ -52,6 +52,21 @@ def in_natural_order(names: Iterable[str]) -> list[str]:
         return name.startswith("other ("), int(number) if number.isdecimal() else -1, name
 
     return sorted(names, key=place)
+
+
+def ink_on(colour: str | tuple[float, ...]) -> str:
+    """Black or white, whichever has the higher contrast to a ground; that is never below 4.5 (WCAG 2.2, AA).
+
+    Parameters
+    ----------
+    colour
+        The ground, as matplotlib takes colours.
+    """
+    channels = [
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4 for channel in to_rgb(colour)
+    ]
+    luminance = sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), channels, strict=True))
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ types, batches, files) are shown as they are, never read as mathematics, and sho
 figure shows a bounded number of them and says so.
 """
 
+import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -46,6 +48,9 @@ LONGEST_LINE, MOST_TEXT_LINES = 120, 8  # of a title
 
 
 MOST_INCHES, MOST_PIXELS = 36, 7200
+
+
+COLOURS_OF_PNG = 256
 
 
 SMALLEST_SPAN = 0.15  # of the axis of a score, in a figure of trends
@@ -87,7 +92,7 @@ def largest_groups(sizes: pd.Series, most: int = MOST_NAMES) -> pd.Index:
 def save_figure(figure: Figure, path_stem: Path) -> Path:
     """Write a figure as PNG (200 dpi, or fewer for a very large one) and PDF; the same figure gives the same bytes.
 
-    A dollar sign is a dollar sign: no text is read as mathematics.
+    A dollar sign is a dollar sign: no text is read as mathematics. The PNG has :func:`few_colours`.
 
     Parameters
     ----------
@@ -109,11 +114,29 @@ def save_figure(figure: Figure, path_stem: Path) -> Path:
         text.set_text(_bounded(text.get_text()))
     # Type 42 keeps text in the PDF as text; without a date two runs give the same file.
     with matplotlib.rc_context({"pdf.fonttype": 42}), plain_text(figure):
-        for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {"Software": None})):
-            # Not with_suffix: "leiden_0.2" is a stem, too.
-            with atomic_path(path_stem.with_name(path_stem.name + suffix)) as temporary:
-                figure.savefig(temporary, dpi=dots_per_inch, bbox_inches="tight", metadata=metadata)
+        # Not with_suffix: "leiden_0.2" is a stem, too.
+        with atomic_path(path_stem.with_name(path_stem.name + ".pdf")) as temporary:
+            figure.savefig(temporary, dpi=dots_per_inch, bbox_inches="tight", metadata={"CreationDate": None})
+        with atomic_path(path_stem.with_name(path_stem.name + ".png")) as temporary:
+            write_png(figure, temporary, dots_per_inch, bbox_inches="tight")
     return path_stem.with_name(path_stem.name + ".png")
+
+
+def write_png(figure: Figure, path: Path, dots_per_inch: float, bbox_inches: str | None = None) -> None:
+    """Write a figure as PNG of few colours (:func:`few_colours`), a quarter as large as one of millions."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dots_per_inch, bbox_inches=bbox_inches, pil_kwargs={"compress_level": 1})
+    few_colours(PIL.Image.open(drawn)).save(path, "PNG", dpi=(dots_per_inch, dots_per_inch))
+
+
+def few_colours(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The picture with at most 256 colours; one that has no more keeps them exactly.
+
+    The palette has the colours that lie farthest apart, so a group of a few cells keeps its own; those that occur most
+    would leave it out.
+    """
+    palette = PIL.Image.Quantize.MAXCOVERAGE
+    return image.convert("RGB").quantize(COLOURS_OF_PNG, palette, dither=PIL.Image.Dither.NONE)
 
 
 def _bounded(text: str) -> str:

@@ -35,6 +35,14 @@ COLUMNS_OF_PAPER = 8
 DOTS_PER_PIXEL, SMALLEST_WIDTH = 1.6, 320
 
 
+# A wider figure would have letters of less than 9 pixels on a phone of 400: there it scrolls sideways, and says so.
+WIDEST_THAT_SHRINKS = 500
+
+
+# Higher by its width, a figure takes a sheet of paper alone.
+TALL = 1.3
+
+
 class Bold(str):
     """Text of a table's cell that the page shows bold."""
 
@@ -228,9 +236,14 @@ def _section_for_page(section: Section) -> dict:
 def _figure_for_page(caption: str, file: Path, alt: str = "") -> dict:
     """Gather what the template shows of a figure; its width, in pixels of the page, makes its text as large as ours."""
     content = _png_of(Path(file))
-    width = round(int.from_bytes(content[16:20], "big") / DOTS_PER_PIXEL) if content[12:16] == b"IHDR" else None
+    has_size = content[12:16] == b"IHDR"
+    dots, rows = (int.from_bytes(content[at : at + 4], "big") if has_size else 1 for at in (16, 20))
+    width = max(round(dots / DOTS_PER_PIXEL), SMALLEST_WIDTH)
+    kinds = [
+        name for name, is_kind in (("scrolls", width > WIDEST_THAT_SHRINKS), ("tall", rows > TALL * dots)) if is_kind
+    ]
     data = base64.b64encode(content).decode("ascii")
-    return {"caption": caption, "data": data, "alt": alt or caption, "width": max(width or 0, SMALLEST_WIDTH)}
+    return {"caption": caption, "data": data, "alt": alt or caption, "width": width, "kinds": kinds}
 
 
 def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
@@ -252,9 +265,10 @@ def _table_for_page(caption: str, table: pd.DataFrame) -> dict:
         ]
         for row in table.itertuples(index=False, name=None)
     ]
-    if len(rows) < len(columns) > COLUMNS_OF_PAPER and all(column["is_number"] for column in columns[1:]):
+    is_turned = len(rows) < len(columns) > COLUMNS_OF_PAPER and all(column["is_number"] for column in columns[1:])
+    if is_turned:
         columns, rows = _transposed(columns, rows)
-    return {"caption": caption, "columns": columns, "rows": rows}
+    return {"caption": caption, "columns": columns, "rows": rows, "is_turned": is_turned}
 
 
 def _transposed(columns: list[dict], rows: list[list[dict]]) -> tuple[list[dict], list[list[dict]]]:
@@ -312,4 +326,4 @@ def _png_of(path: Path) -> bytes:
     return content
 
 
-Figures = list[tuple[str, Path]]  # captions and PNG files
+Figures = list[tuple[str, Path] | tuple[str, Path, str]]  # captions, PNG files, and what a screen reader says

@@ -3,31 +3,28 @@
 Source: docs/reliability.md, "The same bytes".
 """
 
-import os
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
-from scdmc.errors import ScDMCError
+from scdmc.dates import date_of_results, is_date_fixed
 from scdmc.files import known_sha256, without_folders
 from scdmc.locks import command_of_run
 from scdmc.version import __version__
 
-# Larger ones take seconds to read once more.
-MOST_HASHED_BYTES = 2**30
+# Of all inputs of a page together: more takes long to read once more.
+MOST_HASHED_BYTES = 2 * 10**9
+
+
+NOT_HASHED = f"not computed: at most {MOST_HASHED_BYTES // 10**9} GB of all inputs are read once more"
 
 
 MOST_FILES_OF_FOLDER = 20
-
-
-# A page that is made with this variable set is the same each time (reproducible-builds.org).
-DATE_VARIABLE = "SOURCE_DATE_EPOCH"
 
 
 @dataclass(frozen=True)
@@ -56,19 +53,8 @@ class Provenance:
 
 
 def date_text() -> str:
-    """The time now, or that of ``SOURCE_DATE_EPOCH``, to the minute.
-
-    Raises
-    ------
-    ScDMCError
-        If the variable is set, but is no number of seconds.
-    """
-    fixed = os.environ.get(DATE_VARIABLE)
-    try:
-        now = datetime.fromtimestamp(time.time() if fixed is None else int(fixed), UTC)
-    except (ValueError, OverflowError, OSError):
-        raise ScDMCError(f"{DATE_VARIABLE}={fixed}: give a number of seconds since 1970, or unset it") from None
-    return f"{now:%Y-%m-%d %H:%M} UTC"
+    """The date of the results (:func:`scdmc.dates.date_of_results`), to the minute."""
+    return f"{date_of_results():%Y-%m-%d %H:%M} UTC"
 
 
 def command_text() -> str:
@@ -108,34 +94,38 @@ def facts_of(made: Provenance) -> dict[str, str]:
     if made.model:
         facts["model"] = made.model
     # It differs from run to run.
-    if made.began is not None and DATE_VARIABLE not in os.environ:
+    if made.began is not None and not is_date_fixed():
         facts["time taken"] = time_text(max(time.time() - made.began, 0))
     return facts | {str(name): str(value) for name, value in made.settings.items()}
 
 
 def table_of_inputs(made: Provenance) -> pd.DataFrame:
-    """Columns input, size, sha256: one row for each file, and for a folder one more than for its first files."""
-    rows = [row for path in made.inputs for row in _rows_of(Path(path))]
+    """Columns input, size, sha256: one row for each file, and for a folder one more than for its first files.
+
+    Files are hashed in their order, as long as no more than :data:`MOST_HASHED_BYTES` are read in all.
+    """
+    rows, left = [], MOST_HASHED_BYTES
+    for path in made.inputs:
+        for file, name, size, hashed in _files_of(Path(path)):
+            if file is not None and file.is_file():
+                n_bytes = file.stat().st_size
+                size, hashed = size_text(n_bytes), NOT_HASHED
+                if n_bytes <= left:
+                    hashed, left = known_sha256(file), left - n_bytes
+            rows.append((name, size, hashed))
     return pd.DataFrame(rows, columns=["input", "size", "sha256"])
 
 
-def _rows_of(path: Path) -> Iterator[tuple[str, str, str]]:
+def _files_of(path: Path) -> Iterator[tuple[Path | None, str, str, str]]:
+    """Files to hash with their names, and what is said in place of size and hash of what is none."""
     if not path.is_dir():
-        yield _row_of_file(path, path.name)
+        yield path, path.name, "–", "not there any more"
         return
     name = f"{path.absolute().name}/"
     files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
     shown = files[:MOST_FILES_OF_FOLDER]
     total = sum(file.stat().st_size for file in files)
     left = f"of its first {len(shown)} files below" if len(shown) < len(files) else "of each file below"
-    yield name, f"{size_text(total)} in {len(files):,} files", left if files else "–"
+    yield None, name, f"{size_text(total)} in {len(files):,} file{'s' * (len(files) != 1)}", left if files else "–"
     for file in shown:
-        yield _row_of_file(file, name + file.relative_to(path).as_posix())
-
-
-def _row_of_file(path: Path, name: str) -> tuple[str, str, str]:
-    if not path.is_file():
-        return name, "–", "not there any more"
-    size = path.stat().st_size
-    digest = known_sha256(path) if size <= MOST_HASHED_BYTES else "not computed: the file is larger than 1 GB"
-    return name, size_text(size), digest
+        yield file, name + file.relative_to(path).as_posix(), "–", "not there any more"

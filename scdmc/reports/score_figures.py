@@ -13,13 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from scdmc.reports.colours import series_colour
+from scdmc.reports.colours import ink_on, series_colour
 from scdmc.reports.figures import shortened
 
 CIRCLES, BARS = "Blues", "Greens"
 
 
 LETTER_WIDTH, BAR_WIDTH = 0.165, 1.5  # in cells
+
+
+SHORTEST_AROUND_NUMBER = 0.6  # a score whose bar is longer than its number
 
 
 def score_blocks_figure(
@@ -94,7 +97,8 @@ def _draw_score(axes: Axes, row: int, place: tuple[float, float], score: float, 
         axes.add_patch(Rectangle((left + 0.05, row - 0.36), (width - 0.1) * level, 0.72, color=colour, linewidth=0))
     else:
         axes.add_patch(Circle((left + 0.5, row), 0.46, facecolor=colour, edgecolor="#bbbbbb", linewidth=0.4))
-    ink = "white" if level > 0.7 and not is_average else "black"
+    # Of a short bar the number lies half beside it.
+    ink = ink_on(colour) if level > SHORTEST_AROUND_NUMBER or not is_average else "black"
     where = left + (0.15 if is_average else width / 2)
     axes.text(
         where, row, f"{score:.2f}", ha="left" if is_average else "center", va="center", fontsize=7, color=ink,

@@ -7,7 +7,9 @@ for (const table of document.querySelectorAll(".wide > table")) {
   const headings = [...table.tHead.rows[0].cells];
   const number = (text) => parseFloat(text.replace(/[,%±]/g, ""));
 
-  headings.forEach((heading, column) => {
+  // A column of a turned table holds different scores: their order would say nothing.
+  const sorted = table.parentElement.classList.contains("turned") ? [] : headings;
+  sorted.forEach((heading, column) => {
     const button = document.createElement("button");
     button.type = "button";
     // With its nodes, not its text: they say where a long name may break.

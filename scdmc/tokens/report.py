@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from scdmc.reports.figures import PALETTE, shortened
+from scdmc.reports.figures import DOTS_PER_INCH, PALETTE, shortened, write_png
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.tokens.file_report import FileReport, add_histograms, bin_edges, rounded
@@ -22,9 +22,6 @@ LARGE_LOSS = 0.2
 
 
 MOST_FILES_DRAWN = 40
-
-
-PAGE_DOTS_PER_INCH = 150
 
 
 def warnings_of(reports: Sequence[FileReport]) -> list[str]:
@@ -204,7 +201,7 @@ def _save_all(figures: Mapping[str, Figure], folder: Path) -> list[tuple[str, Pa
     folder.mkdir()
     paths = [folder / f"{number}.png" for number in range(len(figures))]
     for path, figure in zip(paths, figures.values(), strict=True):
-        figure.savefig(path, dpi=PAGE_DOTS_PER_INCH, metadata={"Software": None})
+        write_png(figure, path, DOTS_PER_INCH)
     return list(zip(figures, paths, strict=True))
 
 
@@ -223,7 +220,7 @@ def histogram_figure(histogram: Mapping[str, int], label: str, limit: float | No
     edges = bin_edges()
     place = {str(edge): number for number, edge in enumerate(edges)}
     bins = [place[edge] for edge in histogram]
-    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    figure = Figure(figsize=(5.2, 2.4), layout="constrained")
     axes = figure.subplots()
     # Cells with none are drawn left of 1, where a logarithmic axis has room but no zero.
     left = np.maximum(edges.astype(float), 0.5)
@@ -259,7 +256,7 @@ def share_figure(shares: Mapping[str, float], label: str) -> Figure:
         label = f"{label} (the {MOST_FILES_DRAWN} most extreme of {len(shares):,} files)"
     height = np.arange(len(drawn))[::-1]
     values = [shares[name] for name in drawn]
-    figure = Figure(figsize=(6.4, 0.9 + 0.24 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.9 + 0.24 * len(drawn)), layout="constrained")
     axes = figure.subplots()
     axes.barh(height, values, height=0.7, color=PALETTE[0])
     for y, value in zip(height, values, strict=True):

@@ -18,7 +18,9 @@ from scdmc.model.folder import ModelDirectory
 from scdmc.model.loaded import model_to_run, open_model
 from scdmc.options import LabelOptions, field_names, part_options
 from scdmc.reading.counts import counts_of_adata
+from scdmc.reading.label_colours import label_colours_in
 from scdmc.reading.options import CountOptions
+from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
 from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.new_cells import label_by_fitted, label_new_cells
@@ -148,5 +150,6 @@ def _by_views(
         fine_tuner = FineTuner(model_directory, encoder, options.seed)
         cells, _ = label_new_cells(of_new, *labelled_cells, fine_tuner, tokenizer, options)
     viewers = ForViewers(Provenance((), model_directory.path.name, options.seed))
-    add_results(adata, of_new.rows, result_columns(cells), result_matrices(cells), viewers)
+    with one_colour_per_type(cells.names, {} if reference is None else label_colours_in(reference, options.label_key)):
+        add_results(adata, of_new.rows, result_columns(cells), result_matrices(cells), viewers)
     return adata

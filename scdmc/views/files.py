@@ -4,11 +4,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from scdmc.annotation.annotated_cells import ALL_VIEWS, LabelledCells
 from scdmc.annotation.new_cells_page import write_new_cells_page
+from scdmc.annotation.options import UNKNOWN
 from scdmc.cells.data import tokenizer_of_model
+from scdmc.cells.labels_page import LabelledFile, write_labels_page
 from scdmc.cells.shared_genes import CellCounts, GeneKeys, read_cell_counts
 from scdmc.cells.viewers import ForViewers
+from scdmc.file_names import page_beside
+from scdmc.files import remove
 from scdmc.model.encoder import ScDMCModel, ScDMCPreTrainedModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForMaskedLM
@@ -19,12 +25,14 @@ from scdmc.reading.label_colours import label_colours
 from scdmc.reading.options import CountOptions
 from scdmc.reports.colours import one_colour_per_type
 from scdmc.reports.provenance import Provenance
+from scdmc.reports.site import PAGE_NAME
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.views.fine_tuned import FineTuner
 from scdmc.views.new_cells import label_by_fitted, label_new_cells
 from scdmc.views.options import ViewOptions
 from scdmc.views.pair import read_pair
 from scdmc.views.results import (
+    result_columns,
     summary_lines,
     write_annotated_cells,
     write_labels_table,
@@ -96,6 +104,7 @@ def annotate_by_reference(
     if output.folder is None:
         with one_colour:
             _write_file(output.file, data_path, new, cells, viewers)
+            _write_page(page_beside(output.file), reference_path.name, new, cells, made)
         return summary_lines(cells, cells.recommended_familiarity)
     metrics = cells.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
     card = model_card("scDMC, views of a reference", dict(cells.facts), metrics, ["scdmc", "annotate"])
@@ -134,18 +143,22 @@ def annotate_by_folder(
     ScDMCError
         If the folder is damaged, or the file has too few of its genes.
     """
-    tokenizer = tokenizer_of_model(model_directory, count_options)
+    began, tokenizer = time.time(), tokenizer_of_model(model_directory, count_options)
     fitted = read_fitted_reference(model_directory.path, encoder_of(model), tokenizer)
     with open_counts(data_path, **count_options.of_counts()) as counts:
         require_room_for_results(data_path, (output.folder or output.file).absolute().parent)
         new = read_cell_counts(counts, GeneKeys.of(counts, tokenizer))
     cells = label_by_fitted(fitted, new, options)
-    viewers = ForViewers(Provenance((data_path,), model_directory.path.name, options.seed))
+    made = Provenance((data_path,), model_directory.path.name, options.seed, began)
+    viewers, labeller = ForViewers(made), f"the classifier of {model_directory.path.absolute().parent.name}"
     if output.folder is None:
         _write_file(output.file, data_path, new, cells, viewers)
+        _write_page(page_beside(output.file), labeller, new, cells, made)
     else:
         with result_folder(output.folder) as folder:
             _write_both(folder, data_path, new, cells, viewers)
+            keep_results(folder)
+            _write_page(folder / PAGE_NAME, labeller, new, cells, made)
     return summary_lines(cells, fitted.classifier.recommended_of(list(cells.view_labels)))
 
 
@@ -164,6 +177,16 @@ def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCel
         write_labels_table(path, new, cells)
     else:
         write_annotated_cells(path, data_path, new, cells, viewers)
+
+
+def _write_page(path: Path, labeller: str, new: CellCounts, cells: LabelledCells, made: Provenance) -> None:
+    """The page of labels without the reference's scores: of a file, or of the folder that a reference left."""
+    values = {"familiarity": np.asarray(cells.familiarity, dtype=float), "distance": np.asarray(cells.distance)}
+    probability = result_columns(cells)["scDMC_probability"]
+    labelled = LabelledFile(new.name, labeller, len(cells.names), cells.labels, probability, UNKNOWN, new.obs,
+                            cells.umap, values)  # fmt: skip
+    remove(path)  # which is of older labels
+    write_labels_page(path, labelled, made)
 
 
 def load_for_views(model_directory: ModelDirectory) -> ScDMCPreTrainedModel:

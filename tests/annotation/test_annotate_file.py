@@ -66,6 +66,7 @@ def annotate(load_script, classifier_path, tmp_path_factory):
         command = ["--model_path", model, "--data_path", data, "--output_file", output, "--num_gpus", 0, *flags]
         command += ["--umap", "no"] if suffix == ".h5ad" else []  # tests/cells/test_viewers.py draws it
         assert main([str(word) for word in command]) == 0
+        assert f"Labels of {data.name} by the" in (folder / "labelled.report.html").read_text()
         return anndata.read_h5ad(output) if suffix == ".h5ad" else pd.read_csv(output, index_col="cell_id")
 
     return run

@@ -12,6 +12,7 @@ import scipy.sparse
 from scdmc.cells.options import MOST_CELLS_OF_MAP
 from scdmc.cells.results import add_results
 from scdmc.cells.viewers import ForViewers, category_colours, wants_map
+from scdmc.reports.colours import UNKNOWN_GREY
 from scdmc.reports.figures import group_colours
 from scdmc.reports.provenance import Provenance
 from scdmc.version import __version__
@@ -131,6 +132,6 @@ def test_an_anndata_in_memory_gets_the_same(data_path):
 
 def test_a_category_without_cells_is_grey_and_too_many_cells_have_no_map():
     labels = pd.Categorical(["a", "b"], ["a", "b", "none has it"])
-    assert category_colours(labels)[2] == "#d0d0d0"
+    assert category_colours(labels)[2] == UNKNOWN_GREY
     assert [wants_map(None, n) for n in (MOST_CELLS_OF_MAP, MOST_CELLS_OF_MAP + 1)] == [True, False]
     assert wants_map(True, MOST_CELLS_OF_MAP + 1)

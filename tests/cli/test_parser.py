@@ -39,6 +39,19 @@ def test_other_errors_are_bugs(error):
         failing(error)()
 
 
+def test_a_date_that_pages_cannot_have_is_refused_before_the_work(capsys, monkeypatch):
+    @script
+    def main(argv=None):
+        argument_parser("", EXAMPLES).parse_args([])
+        raise AssertionError("the work began")
+
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "noon")
+    assert main() == 2
+    assert (
+        capsys.readouterr().err == "error: SOURCE_DATE_EPOCH=noon: give a number of seconds since 1970, or unset it\n"
+    )
+
+
 def test_a_user_error_and_ctrl_c_are_one_line(capsys):
     assert failing(ScDMCError("mend this"))() == 2
     assert failing(KeyboardInterrupt())() == 130

@@ -1,5 +1,6 @@
 """Pages of tasks from small made-up results, in a second each; what the tasks compute is tested with the tasks."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +10,12 @@ import scipy.sparse
 from scdmc.annotation.baselines import Predicted
 from scdmc.annotation.calibration import Calibration
 from scdmc.annotation.cross_validation import RunPlan
+from scdmc.annotation.learning_curve import write_learning_curve
 from scdmc.annotation.options import FineTuningSettings
 from scdmc.annotation.prediction import predictions_table
 from scdmc.annotation.results import draw_fine_tuning_results, write_fine_tuning_tables
 from scdmc.annotation.runs import FineTunedRun
+from scdmc.cells.labels_page import LabelledFile, write_labels_page
 from scdmc.gene_analysis.options import ScreenOptions
 from scdmc.gene_analysis.perturbation_results import write_screen_results
 from scdmc.integration.data import IntegrationData
@@ -22,9 +25,11 @@ from scdmc.integration.row import OURS, Row
 from scdmc.integration.scoring import LABEL_FREE, RowScores
 from scdmc.integration.study import Benchmark, IntegrationRun
 from scdmc.reports.provenance import Provenance
+from scdmc.studies.demo import write_demo_report
 from scdmc.tokens.file_report import FileReport, histogram_of
 from scdmc.tokens.report import write_html_report
 from scdmc.tokens.tokenized_cells import TokenizationSettings
+from tests.undrawn import ONE_PIXEL
 
 NAMES = np.array(["alpha", "beta", "delta"], dtype=object)
 
@@ -103,3 +108,63 @@ def tokens_page(folder):
     write_html_report(path, "islets", settings, reports, ["b.h5ad: 40% of the counts lie elsewhere"], entries,
                       Provenance())  # fmt: skip
     return path
+
+
+def learning_curve_page(folder):
+    """Two methods, three shares of the labels."""
+    scores = pd.DataFrame([
+        {"method": method, "metric": metric, "label_fraction": share, "value": best - 0.1 * (share < 1), "sd": 0.01,
+         "runs": 5}
+        for method, best in (("scDMC fine-tuned", 0.9), ("logistic regression", 0.85))
+        for metric in ("accuracy", "macro_f1") for share in (0.05, 0.1, 1.0)
+    ])  # fmt: skip
+    write_learning_curve(folder, scores, "macro_f1", Provenance(seed=0))
+    return folder / "report.html"
+
+
+def labels_page(folder):
+    """Labels by a classifier, some of them doubtful, with a map."""
+    rng = np.random.default_rng(0)
+    labels, obs = np.tile([*NAMES, "Unknown"], 20), pd.DataFrame({"batch": np.repeat(["one", "two"], 40)})
+    labelled = LabelledFile("new.h5ad", "the classifier islets", 3, labels, rng.uniform(0.3, 1, 80), "Unknown", obs,
+                            rng.normal(size=(80, 2)))  # fmt: skip
+    write_labels_page(folder / "new.report.html", labelled, Provenance(seed=0))
+    return folder / "new.report.html"
+
+
+def demo_page(folder):
+    """What `make demo` leaves, with pictures of one pixel."""
+    for name in ("labels", "tokenized", "pretrained", "annotation", "clustering", "integration"):
+        (folder / name).mkdir()
+    tables = {
+        "labels/labels.csv": {"cell_id": ["1", "2"], "scDMC_cell_type": ["a", "b"], "scDMC_view_genes": ["a", "a"]},
+        "labels/views.csv": {"method": ["genes", "scdmc", "all views"], "macro_f1": [0.6, 0.8, 0.9]},
+        "labels/per_type.csv": {"cell_type": ["a", "b"], "n_cells": [10, 20], "new_cells": [1, 1]},
+        "split.csv": {"cell_id": ["1", "2"], "label": ["a", "b"], "split": ["train", "test"]},
+        "pretrained/history.csv": {"step": [0, 150], "eval_mlm_rank_loss": 8.4, "eval_mlm_expression_loss": 8.9},
+        "annotation/per_class.csv": {"cell_type": ["a", "b"], "f1": [0.9, 0.8]},
+    }
+    methods = {"annotation": ("scDMC fine-tuned", "logistic regression"), "clustering": ("scDMC zero-shot", "PCA"),
+               "integration": ("scDMC zero-shot", "PCA")}  # fmt: skip
+    for task, names in methods.items():
+        rows = [(name, metric) for name in names for metric in ("accuracy", "macro_f1", "ARI", "overall")]
+        tables[f"{task}/metrics.csv"] = {"task": task, "method": [name for name, _ in rows], "protocol": PUBLISHED,
+                                         "metric": [metric for _, metric in rows], "value": 0.8}  # fmt: skip
+    for name, table in tables.items():
+        pd.DataFrame(table).to_csv(folder / name, index=False)
+    cells = {"cells_in": 2, "genes": 9, "genes_matched": 8, "counts_of_unmatched_genes": 1, "counts_total": 100,
+             "cells_truncated": 0}  # fmt: skip
+    arguments = {"model": "scDMC-small", "num_hidden_layers": 2, "hidden_size": 64, "max_length": 256,
+                 "max_steps": 150, "batch_size": 32}  # fmt: skip
+    guessing = {"guessing_rank_given_rank": 8.5, "guessing_expression_unigram": 9.1}
+    contents = {"tokenized/islets.report.json": {"files": [cells]}, "pretrained/arguments.json": arguments,
+                "pretrained/guessing.json": guessing}  # fmt: skip
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content))
+    pictures = ("labels/umap_labels", "labels/composition", "pretrained/loss_curves", "annotation/confusion_matrix",
+                "annotation/per_class", "clustering/umap", "clustering/umap_pca", "integration/scores",
+                "integration/umap_scDMC", "integration/umap_pca", "integration/umap_harmony")  # fmt: skip
+    for name in pictures:
+        (folder / f"{name}.png").write_bytes(ONE_PIXEL)
+    write_demo_report(folder)
+    return folder / "report.html"

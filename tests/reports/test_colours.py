@@ -3,10 +3,11 @@
 import anndata
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.colors import to_hex, to_rgb
 
-from scdmc.reading.label_colours import label_colours
-from scdmc.reports.colours import GROUP_COLOURS, UNKNOWN_GREY, colours_of, one_colour_per_type
+from scdmc.reading.label_colours import label_colours, label_colours_in
+from scdmc.reports.colours import GROUP_COLOURS, UNKNOWN_GREY, colours_of, ink_on, one_colour_per_type
 from scdmc.reports.figures import umap_figure
 from tests.conftest import ROOT
 
@@ -90,9 +91,24 @@ def test_colours_are_read_as_scanpy_writes_them_and_only_if_there_is_one_for_eac
     adata.uns["type_colors"] = np.array(["#ff0000", "#00ff00"], dtype=object)
     adata.uns["text_colors"] = np.array(["#ff0000"], dtype=object)
     adata.write_h5ad(tmp_path / "a.h5ad")
+    assert label_colours_in(adata, "type") == {"a": "#ff0000", "b": "#00ff00"}
+    assert label_colours_in(adata, "text") == label_colours_in(adata, None) == {}
     assert label_colours(tmp_path / "a.h5ad", "type") == {"a": "#ff0000", "b": "#00ff00"}
     adata.uns["type_colors"] = np.array(["#ff0000"], dtype=object)
     adata.write_h5ad(tmp_path / "b.h5ad")
+    assert label_colours_in(adata, "type") == {}
     assert label_colours(tmp_path / "b.h5ad", "type") == {}
     assert label_colours(tmp_path / "a.h5ad", "text") == label_colours(tmp_path / "a.h5ad", None) == {}
     assert label_colours(tmp_path / "a.parquet", "type") == {}
+
+
+def test_text_on_any_colour_of_the_maps_is_black_or_white_with_a_contrast_of_4_5():
+    def luminance(colour):
+        return sum(part * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4)
+                   for part, c in zip((0.2126, 0.7152, 0.0722), to_rgb(colour), strict=True))  # fmt: skip
+
+    for name in ("viridis", "Blues", "Greens", "RdBu_r"):
+        for place in np.linspace(0, 1, 101):
+            ground = colormaps[name](place)
+            bright, dark = sorted((luminance(ground), luminance(ink_on(ground))), reverse=True)
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5

@@ -5,9 +5,10 @@ import struct
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.text import Text
@@ -19,7 +20,7 @@ from scdmc.annotation.figures import (
     reliability_figure,
 )
 from scdmc.errors import ScDMCError
-from scdmc.reports.figures import group_colours, save_figure, umap_figure
+from scdmc.reports.figures import few_colours, group_colours, save_figure, umap_figure, write_png
 from scdmc.reports.score_figures import score_blocks_figure
 from scdmc.reports.tables import best_of_columns
 from scdmc.studies.figures import dot_plot_figure, scaling_figure
@@ -305,3 +306,31 @@ def test_far_losses_do_not_hide_near_ones_and_budgets_stand_in_order():
     figure = dot_plot_figure(pd.DataFrame(runs, columns=["variant", "budget", "cells_seen", "score", "value"]), "title")
     assert [axes.get_xscale() for axes in figure.axes] == ["symlog", "linear"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["600", "2400"]
+
+
+def test_no_figure_is_too_heavy_for_a_page(tmp_path):
+    """Cells of thirty types that overlap everywhere: of all that the tasks draw, the most bytes for a pixel."""
+    rng = np.random.default_rng(0)
+    figure = umap_figure(rng.normal(size=(3000, 2)), {"type": rng.integers(0, 30, 3000).astype(str)}, "t")
+    write_png(figure, tmp_path / "map.png", 200)
+    # Seven methods by two colourings, 1,500 by 5,000 pixels, then take 2 MB of a page's five.
+    assert (tmp_path / "map.png").stat().st_size < 0.2 * np.prod(PIL.Image.open(tmp_path / "map.png").size)
+
+
+def test_a_group_of_one_cell_among_thousands_keeps_its_colour_in_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.append(rng.integers(0, 28, 4000).astype(str), "the only one")
+    points = np.append(rng.normal(size=(4000, 2)), [[9.0, 9.0]], axis=0)
+    write_png(umap_figure(points, {"type": labels}, "t"), tmp_path / "map.png", 200)
+    image = np.asarray(PIL.Image.open(tmp_path / "map.png").convert("RGB")).astype(int)
+    colour = np.array(to_rgb(group_colours(labels)["the only one"])) * 255
+    drawn = 0.85 * colour + 0.15 * 255  # on white
+    corner = image[: image.shape[0] // 3, image.shape[1] // 2 :]
+    assert np.abs(corner - drawn).max(axis=2).min() <= 20
+    assert (image.reshape(-1, 3) == 255).all(axis=1).mean() > 0.2  # white stays white
+
+
+def test_a_picture_of_few_colours_keeps_them_to_the_bit(tmp_path):
+    levels = np.arange(256, dtype=np.uint8)
+    image = PIL.Image.fromarray(np.stack([levels, levels[::-1], levels], axis=-1)[None].repeat(4, axis=0))
+    assert np.array_equal(np.asarray(few_colours(image).convert("RGB")), np.asarray(image))

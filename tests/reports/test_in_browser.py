@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from scdmc.annotation.embedding_page import EmbeddedFile, write_embedding_page
 from scdmc.annotation.new_cells_page import write_new_cells_page
@@ -27,7 +28,17 @@ from scdmc.training.run_page import write_run_page
 from scdmc.training.run_state import RUNNING
 from tests.annotation.test_new_cells_page import labelled_cells
 from tests.conftest import ROOT
-from tests.reports.task_pages import fine_tuning_page, integration_page, perturbation_page, tokens_page
+from tests.reports.gene_pages import attention_page, modules_page, networks_page
+from tests.reports.task_pages import (
+    demo_page,
+    fine_tuning_page,
+    integration_page,
+    labels_page,
+    learning_curve_page,
+    perturbation_page,
+    tokens_page,
+)
+from tests.undrawn import save_no_figure
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +49,8 @@ if CHROMIUM is None:
 
 WIDTHS, SCHEMES = (1300, 400), ("light", "dark")
 SERIOUS = ("serious", "critical")
+# Of a page of a task, and of its figures in base64; those of millions of colours have 0.5 letters a pixel.
+MOST_BYTES, MOST_LETTERS_OF_PIXEL = 2_000_000, 0.25
 
 
 def plain_page(folder):
@@ -48,10 +61,12 @@ def plain_page(folder):
         "cells": np.arange(15) * 1001,
         **{f"a rather long name of column {number}": 0.5 for number in range(8)},
     })  # fmt: skip
+    wide = pd.DataFrame({"method": ["ours", "theirs"], **{f"score {number}": [0.5, 0.6] for number in range(12)}})
     numbers = tuple(KeyNumber(name, "0.9", "0.8 for PCA") for name in ("One", "Two", "Three"))
     sections = [
         Section("Scores", "Text.", [("All scores", table)], points=["a point"]),
         Section("Folded", tables=[("All scores", table)], folds=True),
+        Section("Turned", tables=[("Few methods", wide)]),
     ]
     lead = Verdict("caution", "Look twice", ("A reason.",), numbers)
     write_report(folder / "report.html", "Plain", sections, lead, Provenance((ROOT / "LICENSE",), "a model", 1))
@@ -125,8 +140,23 @@ PAGES = {
     "fine-tuning": fine_tuning_page,
     "perturbation": perturbation_page,
     "tokens": tokens_page,
+    "modules": modules_page,
+    "networks": networks_page,
+    "attention": attention_page,
+    "learning curve": learning_curve_page,
+    "labels": labels_page,
+    "demo": demo_page,
     "many cells": lambda folder: write_map_page(folder, 20_000),
 }
+
+
+def without_pdf(save_drawn):
+    """``Figure.savefig`` that draws no PDF, which no page shows: half of the time."""
+
+    def save(figure, file, **more):
+        (save_no_figure if isinstance(file, Path) and file.suffix == ".pdf" else save_drawn)(figure, file, **more)
+
+    return save
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +166,9 @@ def page_path(tmp_path_factory, request):
 
     def path(kind):
         if kind not in written:
-            written[kind] = PAGES[kind](tmp_path_factory.mktemp("page"))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Figure, "savefig", without_pdf(Figure.savefig))
+                written[kind] = PAGES[kind](tmp_path_factory.mktemp("page"))
         return written[kind]
 
     return path
@@ -174,9 +206,14 @@ def opened(browser, page_path):
 
 @pytest.mark.parametrize("kind", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_page_fits_its_screen_and_complains_of_nothing(opened, kind, width):
+def test_a_page_fits_its_screen_is_light_and_complains_of_nothing(opened, page_path, kind, width):
     page, complaints = opened(kind, width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page_path(kind).stat().st_size < MOST_BYTES
+    letters = page.evaluate(
+        "[...document.images].map((of) => of.src.length / Math.max(of.naturalWidth * of.naturalHeight, 1e4))"
+    )
+    assert max(letters, default=0) < MOST_LETTERS_OF_PIXEL
     assert page.locator("h2").last.inner_text() == "How it was made"
     assert complaints == []
 
@@ -199,7 +236,28 @@ def test_a_click_sorts_a_column_by_its_means_and_a_second_turns_it_round(opened)
     assert complaints == []
 
 
-@pytest.mark.parametrize("kind", ["clusters", "new cells", "embedding", "many cells"])
+def test_a_turned_table_whose_columns_hold_different_scores_offers_no_sort(opened):
+    page, complaints = opened("plain")
+    assert page.locator(".turned thead").inner_text().split() == ["score", "ours", "theirs"]
+    assert page.locator(".turned thead button").count() == 0
+    assert page.locator("table").first.locator("thead button").count() > 0
+    assert complaints == []
+
+
+def test_on_a_phone_a_wide_figure_scrolls_and_says_so_and_a_narrow_one_fits(opened):
+    page, complaints = opened("attention", 400)
+    pictures = page.evaluate(
+        "[...document.querySelectorAll('.picture')].map((box) => [box.classList.contains('scrolls'), "
+        "box.scrollWidth > box.clientWidth, box.tabIndex === 0, "
+        "getComputedStyle(box.parentElement.querySelector('figcaption'), '::after').content])"
+    )
+    assert {tuple(picture) for picture in pictures} == {
+        (True, True, True, '" (swipe to see all of it)"'), (False, False, False, "none")
+    }  # fmt: skip
+    assert complaints == []
+
+
+@pytest.mark.parametrize("kind", ["clusters", "new cells", "embedding", "labels", "many cells"])
 def test_a_map_tells_of_the_cell_below_the_pointer_and_of_the_one_that_was_searched(opened, kind):
     page, complaints = opened(kind)
     canvas, tip = page.locator(".map canvas"), page.locator(".map .tip")

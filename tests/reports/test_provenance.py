@@ -33,14 +33,16 @@ def test_inputs_are_named_without_folders_with_size_and_hash(tmp_path):
     assert rows[4][1:] == ["–", "not there any more"]
 
 
-def test_of_a_large_file_the_size_is_said_and_of_many_files_the_first(tmp_path, monkeypatch):
+def test_so_many_bytes_are_hashed_in_all_and_of_many_files_the_first_are_shown(tmp_path, monkeypatch):
     for number in range(23):
-        (tmp_path / f"{number:02}").write_bytes(b"abcd")
-    monkeypatch.setattr(provenance, "MOST_HASHED_BYTES", 3)
-    table = table_of_inputs(Provenance((tmp_path,)))
-    assert len(table) == 21
-    assert table.iloc[0, 1:].tolist() == ["92 bytes in 23 files", "of its first 20 files below"]
-    assert table["sha256"][1] == "not computed: the file is larger than 1 GB"
+        (tmp_path / f"{number:02}").write_bytes(b"abcd" if number else b"abc")
+    monkeypatch.setattr(provenance, "MOST_HASHED_BYTES", 9)
+    table = table_of_inputs(Provenance((tmp_path, tmp_path / "00", tmp_path / "05")))
+    assert len(table) == 23
+    assert table.iloc[0, 1:].tolist() == ["91 bytes in 23 files", "of its first 20 files below"]
+    assert table["sha256"][1] == SHA256_OF_ABC
+    assert table["size"][3] == "4 bytes"
+    assert table["sha256"][3:].tolist() == ["not computed: at most 2 GB of all inputs are read once more"] * 20
 
 
 def test_the_command_is_that_of_a_script_without_folders_of_this_machine(monkeypatch):

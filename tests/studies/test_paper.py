@@ -85,7 +85,7 @@ def test_every_task_has_a_table_a_page_and_all_methods(tables):
             assert methods >= ANNOTATION_METHODS
         else:
             assert methods >= {"scDMC, published setting", "scDMC, default", "PCA, not integrated", "Harmony"}
-        page = (tables / f"{task}.html").read_text()
+        page = (tables / f"{task}.report.html").read_text()
         assert "tiny run" in page
         for name in datasets:
             assert f"{name}, {task}" in page

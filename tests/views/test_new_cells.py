@@ -176,6 +176,7 @@ def test_the_command_gives_the_same_numbers_and_a_folder_that_labels_without_the
 
     classifier = ("--model", out / "classifier", "--data_path")
     assert run(*classifier, tmp_path / "new.h5ad", "--output_file", tmp_path / "again.h5ad")[0] == 0
+    assert "<h1>Labels of new.h5ad by the classifier of out</h1>" in (tmp_path / "again.report.html").read_text()
     again = anndata.read_h5ad(tmp_path / "again.h5ad")
     np.testing.assert_allclose(probabilities(again), probabilities(found), atol=1e-4)
     familiarity = [each.obs["scDMC_familiarity"].to_numpy() for each in (again, found)]

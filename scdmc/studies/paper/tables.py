@@ -109,7 +109,7 @@ def write_paper_tables(
     is_tiny: bool,
     made: Provenance,
 ) -> dict[str, list[ScoreTable]]:
-    """Write ``TASK.csv``, ``TASK.md`` and ``TASK.html`` of each task that has rows.
+    """Write ``TASK.csv``, ``TASK.md`` and ``TASK.report.html`` of each task that has rows.
 
     Parameters
     ----------
@@ -148,7 +148,9 @@ def write_paper_tables(
         with atomic_path(folder / f"{task}.md") as temporary:
             temporary.write_text("\n".join(parts) + "\n", encoding="utf8")
         sections.append(Section("Sources of published figures", points=_sources(task)))
-        write_report(folder / f"{task}.html", f"The paper's data: {task}", sections, _verdict(tables, is_tiny), made)
+        write_report(
+            folder / f"{task}.report.html", f"The paper's data: {task}", sections, _verdict(tables, is_tiny), made
+        )
     return written
 
 
