@@ -321,7 +321,7 @@ def train(
     run.run(show, frozen_probe(arguments, data))
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written
-    if model is None:
+    if not run.is_finished:
         if is_main_process:
             from scdmc.training.results import draw_stopped
 

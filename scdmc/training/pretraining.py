@@ -29,7 +29,7 @@ from scdmc.training.checkpoints import (
     without_prefix,
     write_checkpoint,
 )
-from scdmc.training.distributed import global_sum, shard, spread_like, whole
+from scdmc.training.distributed import gathered, global_sum, own_part, shard, spread_like, whole
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.identity import CellDigests, require_same_run, run_identity
@@ -98,14 +98,14 @@ class Pretraining:
             )
         n_batches = sum(self.order.n_batches(epoch) for epoch in range(settings.epochs))
         self.total_steps = settings.max_steps or max(1, n_batches // parts)
-        self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
-        dtype = computing_dtype("bfloat16" if settings.bf16 else "float32", self.device)
-        self.attention = self.module.model.set_attention(attention, dtype, for_training=True)
-        self.module.momentum_encoder.set_attention(attention, dtype)
+        self.module = ScDMCForPretraining(model, settings.objective)
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
         if settings.torch_compile:
             self.module.compile_layers()
         self.wrapped = self._spread_over_processes()
+        dtype = computing_dtype("bfloat16" if settings.bf16 else "float32", self.device)
+        self.attention = self.module.model.set_attention(attention, dtype, for_training=True)
+        self.module.momentum_encoder.set_attention(attention, dtype)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.module.model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
@@ -116,9 +116,12 @@ class Pretraining:
         self.digests: CellDigests | None = None
 
     def _spread_over_processes(self) -> nn.Module:
-        """The module as the steps call it: it averages the gradients of the processes."""
+        """The module on its device, as the steps call it: it averages the gradients of the processes.
+
+        A module that is sharded goes there in parts: the whole of it may fit no device.
+        """
         if not self.settings.fsdp:
-            return self.accelerator.prepare_model(self.module)
+            return self.accelerator.prepare_model(self.module.to(self.device))
         if self.accelerator.num_processes == 1:
             raise ScDMCError("--fsdp spreads a model over several processes, and there is one: start it with torchrun")
         encoders = (self.module.model.bert, self.module.momentum_encoder)
@@ -273,7 +276,7 @@ class Pretraining:
         settings = self.settings
         return masked_batches(
             self.data, self.order, settings.masking, self._batches_done, self._process, settings.num_workers,
-            pin_memory=self.device.type == "cuda",
+            (self.attention, self.device.type),
         )  # fmt: skip
 
     def _longest_cells(self) -> np.ndarray:
@@ -283,7 +286,8 @@ class Pretraining:
     def _longest_batch(self) -> PretrainingBatch:
         """The share that this process has of the part of a batch with the most tokens."""
         chosen = self.data.training[self._longest_cells()]
-        return masked_batch(self.data.cells, chosen, 0, self.settings.masking, *self._process)
+        batch = masked_batch(self.data.cells, chosen, 0, self.settings.masking, *self._process)
+        return batch.prepared(self.attention, self.device.type)
 
     @property
     def predicted_memory(self) -> float:
@@ -367,13 +371,16 @@ class Pretraining:
         self._save(self._identity() if self.accelerator.is_main_process else {})
 
     def _save(self, identity: dict[str, object]) -> None:
-        weights = self._whole_state(self.module)
-        if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        is_kept, module = self.accelerator.is_main_process, _without_tied(self.module.state_dict())
+        # Parts that are finite make a finite whole; every process must know, or the others would wait for it.
+        wrong = [name for name, tensor in module.items() if not torch.isfinite(own_part(tensor)).all()]
+        if float(global_sum(torch.tensor(len(wrong), device=self.device))):
             raise ScDMCError(f"some weights are no longer finite at step {self.step}: training diverged")
-        tensors = with_prefix("module", weights) | with_prefix("optimizer", optimizer_tensors(self.optimizer))
+        tensors = with_prefix("module", gathered(module, is_kept))
+        tensors |= with_prefix("optimizer", gathered(optimizer_tensors(self.optimizer), is_kept))
         tensors |= with_prefix("random", random_states(self.device))
         state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": identity, **self.log.state()}
-        if self.accelerator.is_main_process:
+        if is_kept:
             write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -388,16 +395,16 @@ class Pretraining:
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """State of a module, also where each process holds a part of it; all processes must ask."""
-        return {name: whole(tensor) for name, tensor in _without_tied(module.state_dict()).items()}
-
-    def whole_model(self) -> ScDMCForMaskedLM:
-        """The model, also where each process holds a part of it; all processes must ask."""
+    def whole_model(self) -> ScDMCForMaskedLM | None:
+        """The model, also where each process holds a part of it: then all must ask, and only the main one gets it."""
         if not self.settings.fsdp:
             return self.module.model
+        is_kept = self.accelerator.is_main_process
+        weights = gathered(_without_tied(self.module.model.state_dict()), is_kept)
+        if not is_kept:
+            return None
         model = ScDMCForMaskedLM(self.module.model.config)
-        model.load_state_dict(self._whole_state(self.module.model), strict=False)
+        model.load_state_dict(weights, strict=False)
         model.tie_weights()
         return model
 

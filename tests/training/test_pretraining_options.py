@@ -421,6 +421,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from scdmc.training.distributed import own_part
 from tests.training.runs import SETTINGS, make_run
 folder, variants = Path(sys.argv[1]), json.loads(sys.argv[2])
 for name, changes in variants.items():
@@ -433,9 +434,14 @@ torch.manual_seed(123)
 resumed = make_run(folder / "resumed", settings)
 resumed.resume(folder / "straight" / "checkpoints" / "step-00000003")
 resumed.run()
-model = resumed.whole_model()
-if resumed.accelerator.is_main_process:
+model, is_main_process = resumed.whole_model(), resumed.accelerator.is_main_process
+assert is_main_process or not settings.fsdp or model is None
+if is_main_process:
     model.save_pretrained(folder / "model")
+moments = [value for state in resumed.optimizer.state.values() for value in state.values()]
+tensors = [*resumed.module.parameters(), *moments]
+held = {own_part(tensor).untyped_storage().data_ptr(): own_part(tensor).untyped_storage().nbytes() for tensor in tensors}
+(folder / f"held_{resumed.accelerator.process_index}.json").write_text(json.dumps(sum(held.values())))
 resumed.end()
 """
 
@@ -500,6 +506,15 @@ def test_two_processes_resume_bit_for_bit_with_the_dropout_of_each(of_two_proces
     model = ScDMCForMaskedLM.from_pretrained(folder / "model").state_dict()
     for name, tensor in without_prefix("module.model", resumed).items():
         assert torch.equal(model[name], tensor), name
+
+
+def test_each_of_two_processes_holds_half_of_a_sharded_run_also_after_resuming(of_two_processes):
+    held = {
+        kind: [json.loads((of_two_processes(kind) / f"held_{process}.json").read_text()) for process in (0, 1)]
+        for kind in OF_TWO_PROCESSES
+    }
+    assert held["ddp"][0] == held["ddp"][1] == pytest.approx(sum(held["fsdp"]), rel=0.05)
+    assert max(held["fsdp"]) < 0.6 * held["ddp"][0]
 
 
 def test_a_single_process_cannot_be_sharded(tmp_path):
