@@ -53,7 +53,7 @@ class Pretraining:
     settings
         See :class:`PretrainingSettings`.
     output_dir
-        Checkpoints go to ``checkpoints/``, tensorboard files to ``tensorboard/``.
+        Checkpoints go to ``checkpoints/``, files of the tracker to ``tensorboard/`` or ``wandb/``.
     device
         Where to train; of several processes each takes its own GPU.
     attention
@@ -183,7 +183,7 @@ class Pretraining:
         seen = self.step * self.cells_per_step, n_cells
         with (
             _stop_on_signal(self),
-            self.log.open(self.output_dir / "tensorboard", self.step, self.share_done, seen),
+            self.log.open(self.output_dir, self.step, self.share_done, seen),
         ):
             while self.share_done < 1.0 and not self.stop_requested:
                 batches = [next(loader) for _ in range(settings.gradient_accumulation_steps)]

@@ -122,6 +122,7 @@ FLAGS = {
     "--save_every": "steps between checkpoints",
     "--probe_data_path": "labelled cells that judge a model meanwhile",
     "--probe_every": "how often they do",
+    "--report_to": "who is told the losses of a run",
     "--checkpoint": "which checkpoint of a run",
     "--keep_checkpoints": "checkpoints that are kept",
     "--max_file_mib": "largest file of weights",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -362,6 +363,25 @@ def test_a_run_that_was_stopped_between_two_log_lines_has_the_history_of_one_tha
     assert [row["step"] for row in part.history] == [0, 4, 4, 8, 8]
 
 
+@pytest.mark.parametrize(("tracker", "is_there"), [("tensorboard", True), ("none", False)])
+def test_a_run_reports_to_its_tracker_or_to_nobody(tmp_path, tracker, is_there):
+    make_run(tmp_path, replace(SETTINGS, max_steps=1, report_to=tracker)).run()
+    assert any(path.name.startswith("events.out") for path in tmp_path.rglob("*")) == is_there
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs the package wandb")
+def test_a_resumed_run_goes_on_with_its_run_of_wandb(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = replace(SETTINGS, report_to="wandb")
+    make_run(tmp_path, settings).run()
+    name = (tmp_path / "wandb" / "id.txt").read_text()
+    resumed = make_run(tmp_path, settings)
+    resumed.resume(tmp_path / "checkpoints" / "step-00000003")
+    resumed.run()
+    assert (tmp_path / "wandb" / "id.txt").read_text() == name
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{name}"))) >= 1
+
+
 def test_a_checkpoint_has_the_rights_that_the_user_gives_to_files(tmp_path):
     before = os.umask(0o027)
     try:
@@ -440,7 +460,8 @@ if is_main_process:
     model.save_pretrained(folder / "model")
 moments = [value for state in resumed.optimizer.state.values() for value in state.values()]
 tensors = [*resumed.module.parameters(), *moments]
-held = {own_part(tensor).untyped_storage().data_ptr(): own_part(tensor).untyped_storage().nbytes() for tensor in tensors}
+parts = [own_part(tensor).untyped_storage() for tensor in tensors]
+held = {part.data_ptr(): part.nbytes() for part in parts}
 (folder / f"held_{resumed.accelerator.process_index}.json").write_text(json.dumps(sum(held.values())))
 resumed.end()
 """
