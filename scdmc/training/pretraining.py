@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ from scdmc.training.memory import GIB, predicted_memory, require_memory
 from scdmc.training.optimization import parameter_groups, warmup_then_cosine
 from scdmc.training.run_log import Clock, RunLog, peak_memory
 from scdmc.training.settings import PretrainingSettings
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """An optimizer step that was timed: seconds in all and of waiting for batches, the loss, and the batches."""
+
+    seconds: float
+    seconds_for_batches: float
+    loss: float
+    batches: list[PretrainingBatch]
 
 
 class Pretraining:
@@ -212,17 +223,11 @@ class Pretraining:
         longest = self.data.held_out[np.argsort(-self.data.cells.rank_lengths[self.data.held_out], kind="stable")]
         evaluate(self.module, self.data.cells, longest[:batch_size], batch_size, self.settings)
         self.module.train()
-        loader, seconds = self._loader(), []
-        for is_first in (True, False, False):
-            start = time.perf_counter()
-            batches = n_parts * [self._longest_batch()] if is_first else [next(loader) for _ in range(n_parts)]
-            metrics = self._optimizer_step(batches)
-            float(metrics["total_loss"])  # waits for the device
-            seconds.append(time.perf_counter() - start)
+        self._optimizer_step(n_parts * [self._longest_batch()])
+        step = min(timed.seconds for timed in self.timed_steps(2))
         with tempfile.TemporaryDirectory() as folder:
             self.output_dir = Path(folder)
             self._save({})
-        step = min(seconds[1:])
         return {
             "parameters": f"{self.module.model.num_parameters():,}",
             "seconds a step": f"{step:.2f}",
@@ -232,6 +237,17 @@ class Pretraining:
             "steps": f"{self.total_steps:,}",
             "estimated time": f"{self.total_steps * step / 3600:.2f} hours",
         }
+
+    def timed_steps(self, n_steps: int) -> Iterator[TimedStep]:
+        """Make steps for a measurement, each until the device has done it; nothing is logged, evaluated or saved."""
+        self.module.train()
+        loader = self._loader()
+        for _ in range(n_steps):
+            start = time.perf_counter()
+            batches = [next(loader) for _ in range(self.settings.gradient_accumulation_steps)]
+            seconds_for_batches = time.perf_counter() - start
+            loss = float(self._optimizer_step(batches)["total_loss"])  # waits for the device
+            yield TimedStep(time.perf_counter() - start, seconds_for_batches, loss, batches)
 
     @property
     def is_finished(self) -> bool:

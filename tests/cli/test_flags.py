@@ -212,6 +212,8 @@ FLAGS = {
     "--tasks": "tasks of the paper",
     "--datasets": "data sets of these tasks",
     "--tiny": "the smallest run, which measures nothing",
+    "--sections": "parts of the check of a GPU",
+    "--minutes": "time for all of them",
     "--rounds": "how often everything is measured",
     "--steps": "timed steps of a round",
     "--sides": "which sides are measured",
