@@ -65,6 +65,7 @@ FLAGS = {
     "--significant_digits": "digits of the medians",
     "--census_version": "date of a Census",
     "--uri": "a SOMA experiment",
+    "--own_medians": "gene medians of the cells that are tokenized",
     "--organism": "experiment of the Census",
     "--measurement": "measurement of the experiment",
     "--obs_value_filter": "condition on obs, as SOMA writes it",
