@@ -542,7 +542,7 @@ class PackedAttention:
         return states.squeeze(0).transpose(0, 1)
 
     def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
-        if not self.dropout and (qkv.is_cuda or not torch.is_grad_enabled()):
+        if qkv.is_cuda or not (self.dropout or torch.is_grad_enabled()):
             return self._sdpa_of_similar_runs(qkv)
         states = []
         for query, key, value, bias in self._equal_runs(qkv):
@@ -566,7 +566,7 @@ class PackedAttention:
             padded = torch.cat([run.pad(qkv).to(self.bias.dtype), further], dim=-1)
             query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
             bias = self.bias[:, :, : run.length, : run.length]
-            attended = _scaled_dot_product(query, key, value, bias, scale=head_dim**-0.5)
+            attended = _scaled_dot_product(query, key, value, bias, self.dropout, head_dim**-0.5)
             states.append(run.unpad(attended.transpose(1, 2))[..., :head_dim].to(qkv.dtype))
         return torch.cat(states)
 

@@ -20,7 +20,7 @@ from scdmc.studies.gpu_check_rows import CASE, NOT_MET, STEP, CheckSize, Row
 
 # Section -> the seconds that it may take.
 SECTIONS = {
-    "facts": 40, "parity": 150, "step": 60, "memory": 100, "training": 240, "loader": 40, "usual": 90, "resume": 60,
+    "facts": 60, "parity": 150, "step": 60, "memory": 100, "training": 240, "loader": 60, "usual": 90, "resume": 60,
     "inference": 60, "ddp": 90,
 }  # fmt: skip
 JSON_FILE, TABLES_FILE, STEPS_FILE, LOG_FILE = "gpu_check.json", "gpu_check.md", "steps.csv", "log.txt"

@@ -41,6 +41,11 @@ def device_of(size: CheckSize) -> torch.device:
     return torch.device(size.device_type)
 
 
+def dtypes_of(size: CheckSize) -> list[torch.dtype]:
+    """In which types attention is compared."""
+    return [getattr(torch, name) for name in size.dtypes]
+
+
 def wait(device: torch.device) -> None:
     """Until the device has done what it was asked."""
     if device.type == "cuda":
@@ -93,7 +98,7 @@ def measure_facts(size: CheckSize) -> Iterator[Row]:
         "is": ", ".join(f"{name} {'is there' if there else 'no'}" for name, there in packages.items()),
     }
     yield {CASE: "compiler", "is": str(shutil.which("gcc") or shutil.which("cc"))}
-    for dtype, dropout in product(OF_ATTENTION, (0.0, DROPOUT)):
+    for dtype, dropout in product(dtypes_of(size), (0.0, DROPOUT)):
         chosen = choose_back_end("auto", device, dropout, dtype)
         yield {CASE: f"attention auto, {_name(dtype)}, dropout {dropout}", "is": chosen}
     yield {CASE: "product in bfloat16, TFLOP/s", "is": product_flops(size) / 1e12}
@@ -165,7 +170,7 @@ def measure_parity(size: CheckSize) -> Iterator[Row]:
     order = [back_end for back_end in ("sdpa", "eager", "flash", "flex") if back_end in BACK_ENDS]
     yield from _dropouts(size)
     yield _kernels(size)
-    for back_end, head_dim, dtype in product(order, size.head_dims, OF_ATTENTION):
+    for back_end, head_dim, dtype in product(order, size.head_dims, dtypes_of(size)):
         try:
             choose_back_end(back_end, device, 0.0, dtype, head_dim)
         except ScDMCError as error:
@@ -206,7 +211,7 @@ def _compared(back_end: str, lengths: tuple[int, ...], head_dim: int, dtype: tor
 def _dropouts(size: CheckSize) -> Iterator[Row]:
     """The share of weights that are dropped: with V the identity, states are the weights themselves."""
     device, length, n_cells = device_of(size), 64, 4 if size.is_tiny else 64
-    for back_end, dtype in product(("sdpa", "flash"), OF_ATTENTION):
+    for back_end, dtype in product(("sdpa", "flash"), dtypes_of(size)):
         try:
             choose_back_end(back_end, device, DROPOUT, dtype, length)
         except ScDMCError:

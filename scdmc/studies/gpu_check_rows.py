@@ -38,6 +38,8 @@ class CheckSize:
         Processes that make batches.
     vocab_size
         Of the models and the cells.
+    dtypes
+        In which attention is compared.
     """
 
     is_tiny: bool = False
@@ -57,6 +59,7 @@ class CheckSize:
     embedded: int = 500
     workers: tuple[int, ...] = (0, 1, 4, 8)
     vocab_size: int = 60_534
+    dtypes: tuple[str, ...] = ("float32", "bfloat16")
 
     @property
     def device_type(self) -> str:
@@ -68,7 +71,7 @@ FULL = CheckSize()
 TINY = CheckSize(
     is_tiny=True, layouts=((5, 9, 33),), head_dims=(16,), n_heads=2, layers=1, hidden_size=32,
     intermediate_size=32, heads=2, length=24, cells=4, steps=2, many_cells=6, batches=(2,), blocks=8, embedded=6,
-    workers=(0,), vocab_size=300,
+    workers=(0,), vocab_size=300, dtypes=("bfloat16",),
 )  # fmt: skip
 
 

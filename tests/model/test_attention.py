@@ -96,6 +96,22 @@ def test_padded_sdpa_as_a_gpu_trains_with_it_changes_nothing(monkeypatch, length
     torch.testing.assert_close(gradient, expected_gradient.float(), atol=1e-5, rtol=0)
 
 
+def test_padded_sdpa_with_dropout_drops_weights_and_keeps_their_sum():
+    # With V the identity, states are the weights themselves.
+    lengths, head_dim, share = [60, 58, 64] * 20, 64, 0.25
+    qkv = torch.zeros(sum(lengths), 3, N_HEADS, head_dim)
+    qkv[:, 2] = torch.cat([torch.eye(head_dim)[:length] for length in lengths])[:, None]
+    layout = PackedLayout.from_lengths(lengths)
+    attend = PackedAttention("sdpa", layout, alibi_slopes(N_HEADS), share, torch.float32)._sdpa_of_similar_runs
+    torch.manual_seed(0)
+    weights = attend(qkv)
+    inside = torch.cat([torch.arange(head_dim).expand(length, -1) < length for length in lengths])[:, None]
+    inside = inside.expand_as(weights)
+    assert (weights[inside] == 0).float().mean() == pytest.approx(share, abs=0.003)
+    assert weights.sum(dim=-1).mean() == pytest.approx(1.0, abs=0.01)
+    assert not weights[~inside].any()
+
+
 @needs_gpu
 @pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]])
 def test_sdpa_on_a_gpu_gives_values_and_gradients_of_the_formula(lengths):
@@ -139,6 +155,13 @@ def test_the_block_mask_of_a_large_batch_is_small():
     assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) < 2**20
     assert int(mask.full_kv_num_blocks.sum()) == 192 * 16 * 16
     assert int(mask.kv_num_blocks.sum()) == 0
+
+
+def test_computed_blocks_are_little_more_than_the_pairs_of_tokens_of_a_cell():
+    lengths = np.random.default_rng(0).integers(300, 2048, 200).tolist()
+    blocks = SeenBlocks.of_lengths(lengths)
+    computed = 128**2 * int(blocks.partial_counts.sum() + blocks.full_counts.sum())
+    assert computed <= 1.3 * sum(length**2 for length in lengths) + 2 * 128 * sum(lengths)
 
 
 @pytest.mark.parametrize("back_end", ["sdpa", "eager", "flex"])
