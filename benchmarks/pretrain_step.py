@@ -13,6 +13,7 @@ from pathlib import Path
 
 from scdmc.cli.arguments import add_dtype_argument, add_encoder_size_arguments, encoder_sizes
 from scdmc.cli.parser import argument_parser, positive_int, script
+from scdmc.errors import ScDMCError
 from scdmc.options import BACK_ENDS
 
 SIDES = ("scdmc", "usual")
@@ -41,9 +42,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run_side(side: str, argv: list[str]) -> dict:
-    """Run one side in a process of its own."""
+    """Run one side in a process of its own, whose messages are shown.
+
+    Raises
+    ------
+    ScDMCError
+        If it breaks down, as when its batch does not fit.
+    """
     command = [sys.executable, str(Path(__file__)), *argv, "--side", side]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if finished.returncode:
+        raise ScDMCError(f"the side {side} ended with status {finished.returncode} (see above); try fewer cells")
     return json.loads(finished.stdout.splitlines()[-1])
 
 

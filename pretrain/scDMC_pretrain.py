@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 # What a run before left that was to be overwritten.
 LEFTOVERS = (
-    CHECKPOINTS_FOLDER, "tensorboard", "model.safetensors", "history.csv", "loss_curves.png", "loss_curves.pdf",
-    "report.html", "progress.json",
+    CHECKPOINTS_FOLDER, "tensorboard", "wandb", "model.safetensors", "history.csv", "loss_curves.png",
+    "loss_curves.pdf", "report.html", "progress.json",
 )  # fmt: skip
 EXAMPLES = (
     "{prog} --data_path tokenized --output_dir pretrained --model scDMC-small --batch_size 32 --learning_rate 3e-4",
@@ -321,7 +321,7 @@ def train(
     run.run(show, frozen_probe(arguments, data))
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written
-    if model is None:
+    if not run.is_finished:
         if is_main_process:
             from scdmc.training.results import draw_stopped
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID
-from scdmc.model.attention import PackedLayout
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.layout import PackedLayout
 from scdmc.model.packing import PackedCells
 from scdmc.model.storage import load, load_model
 from scdmc.reading.counts import counts_of_adata

@@ -2,6 +2,7 @@
 
 import argparse
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from scdmc.cli.arguments import add_seed_argument, add_shard_arguments, add_tokenizer_arguments
@@ -13,7 +14,7 @@ from scdmc.tokens.options import CENSUS_BLOCK_SIZE
 
 EXAMPLES = (
     "{prog} --census_version 2024-07-01 --obs_value_filter \"tissue_general == 'blood'\" --max_cells 100000 "
-    "--output_dir tokenized --output_prefix blood --gene_median_file default",
+    "--output_dir tokenized --output_prefix blood --own_medians",
     "{prog} --uri my_experiment.soma --output_dir tokenized --output_prefix mine",
 )
 
@@ -38,7 +39,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     cells.add_argument("--layer", default="raw", help="layer of X with the raw counts")
     cells.add_argument("--drop_empty_cells", action="store_true", help="leave out cells without counts")
     cells.add_argument("--obs_columns", nargs="+", default=list(CENSUS_OBS_COLUMNS), help="columns of obs to keep")
-    add_tokenizer_arguments(parser.add_argument_group("genes"))
+    genes = parser.add_argument_group("genes")
+    add_tokenizer_arguments(genes)
+    genes.add_argument(
+        "--own_medians",
+        action="store_true",
+        help="gene medians of the chosen cells themselves, in a first pass over them, instead of --gene_median_file",
+    )
     add_shard_arguments(parser, CENSUS_BLOCK_SIZE)
     return parser.parse_args(argv)
 
@@ -57,6 +64,8 @@ def open_source(arguments: argparse.Namespace) -> tuple[str, AbstractContextMana
 def main(argv: list[str] | None = None) -> int:
     """Choose the cells, tokenize them and print where the files are."""
     arguments = parse_arguments(argv)
+    if arguments.own_medians and arguments.gene_median_file:
+        raise ScDMCError("--own_medians and --gene_median_file both say which medians are taken: give one of them")
     require_gene_files(arguments)
     # A bucket ("s3://...") is looked at when it is opened.
     if arguments.uri and "://" not in arguments.uri and not Path(arguments.uri).exists():
@@ -68,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.tokens.medians import load_gene_medians
     from scdmc.tokens.tokenize_census import CensusJob, tokenize_census
     from scdmc.tokens.tokenized_cells import require_obs_columns
-    from scdmc.tokens.tokenizer import Tokenizer
+    from scdmc.tokens.tokenizer import Tokenizer, medians_of_counts
 
     vocabulary = load_vocabulary(arguments.token_dictionary_file)
     tokenizer = Tokenizer(
@@ -100,6 +109,9 @@ def main(argv: list[str] | None = None) -> int:
         counts = census_counts(
             experiment, joinids, job.obs_columns, name, measurement=arguments.measurement, layer=arguments.layer
         )
+        if arguments.own_medians:
+            medians = medians_of_counts(counts, tokenizer, arguments.block_size)
+            job = replace(job, tokenizer=replace(tokenizer, medians=medians))
         paths = tokenize_census(job, counts, n_matching, arguments.overwrite, arguments.resume)
     print(f"wrote {len(paths)} parquet file(s), from {paths[0]} on; report: {job.report_path}")
     return 0

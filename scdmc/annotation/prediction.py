@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from scdmc.annotation.options import UNKNOWN
-from scdmc.model.embeddings import inference_batches
+from scdmc.model.embeddings import inference_batches, tokens_per_batch
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.packing import without_autocast
 from scdmc.tokens.tokenized_cells import TokenizedCells
@@ -63,8 +63,9 @@ def annotate_cells(
     embeddings = np.empty((len(cells), n_streams * model.config.hidden_size), dtype=np.float32)
     was_training = model.training
     model.eval()
-    what = "annotate" if show_progress else None
-    for chosen, streams in inference_batches(cells, stream, model.config.classifier_pooling, what):
+    pooling, what = model.config.classifier_pooling, "annotate" if show_progress else None
+    n_tokens = tokens_per_batch(model.device)
+    for chosen, streams in inference_batches(cells, stream, pooling, what, n_tokens):
         states = model.represent(streams.to(model.device))  # (n_chosen, n_streams * hidden_size)
         head = model.classifier
         with without_autocast(states):  # classify says why

@@ -23,7 +23,7 @@ from scdmc.cli.parser import (
     probability,
 )
 from scdmc.options import BACK_ENDS, EXPRESSION_INPUTS, PUBLISHED_SIZES, STREAMS
-from scdmc.training.settings import EXPRESSION_ORDERS, CellChoice, PretrainingSettings
+from scdmc.training.settings import EXPRESSION_ORDERS, TRACKERS, CellChoice, PretrainingSettings
 
 PROBED_LABEL_KEY = "cell_type"
 GENE_STARTS = ("random", "coexpression")
@@ -227,5 +227,8 @@ def add_logs_arguments(parser: argparse.ArgumentParser) -> None:
     )
     logs.add_argument(
         "--probe_every", type=positive_int, help=f"steps between its judgements (default: {defaults.probe_every})"
+    )
+    logs.add_argument(
+        "--report_to", choices=TRACKERS, default=defaults.report_to, help="who is told the losses beside history.csv"
     )
     logs.add_argument("--label_key", help=f"column of obs with their types (default: {PROBED_LABEL_KEY})")

@@ -71,7 +71,7 @@ def attention_batches(
     longest = int(cells.rank_lengths.max())
     n_cells = MOST_WEIGHTS // (encoder.config.num_attention_heads * longest**2)
     with progress_bar(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
-        for chosen in batches_by_length(cells.rank_lengths, min(TOKENS_PER_BATCH, max(1, n_cells) * longest)):
+        for chosen in batches_by_length(cells.rank_lengths, min(TOKENS_PER_BATCH["cpu"], max(1, n_cells) * longest)):
             yield chosen, packed_streams(cells, chosen, stream).to(encoder.device)
             progress.update(len(chosen))
 

@@ -9,8 +9,8 @@ import torch
 from scdmc.gene_analysis.attention_maps import eager_attention, layer_weights
 from scdmc.genes.symbols import gene_symbols
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, MASK_TOKEN_ID, Vocabulary
-from scdmc.model.attention import PackedLayout
 from scdmc.model.encoder import ScDMCModel
+from scdmc.model.layout import PackedLayout
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, packed_streams
 from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells

@@ -9,22 +9,17 @@ import importlib
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scdmc.errors import ScDMCError
+from scdmc.model.layout import PackedLayout, PaddedRuns, SeenBlocks, for_device
 from scdmc.options import BACK_ENDS
 
 logger = logging.getLogger(__name__)
-
-# How much shorter than the longest cell of a similar run another one may be. On a GPU a call costs more than padding.
-LARGEST_PADDING = {"cpu": 0.1, "cuda": 0.5}
-
 
 # Further components of queries and keys, of which one hides the padding: the kernels of a GPU want multiples of 8.
 FURTHER_COMPONENTS = {"cpu": 1, "cuda": 8}
@@ -42,66 +37,11 @@ CUDA_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # What the packages can do on a GPU.
 FLASH_FUNCTION = "flash_attn_varlen_qkvpacked_func"
 FLASH_HEAD_DIM, FLASH_CAPABILITY = 256, (8, 0)
-FLEX_HEAD_DIM, FLEX_BLOCK = 16, 128
+FLEX_HEAD_DIM = 16
 
 
 # Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
 PADDED_SCORE = -1e3
-
-
-@dataclass(frozen=True)
-class PackedLayout:
-    """Where the cells lie in a packed batch.
-
-    Attributes
-    ----------
-    cu_seqlens
-        Shape (n_cells + 1,), int32, on the device of the tokens.
-    lengths
-        Tokens of each cell, on the host, so that no back end has to wait for the device.
-    """
-
-    cu_seqlens: torch.Tensor
-    lengths: tuple[int, ...]
-
-    @classmethod
-    def from_lengths(cls, lengths: list[int], device: torch.device | str = "cpu") -> "PackedLayout":
-        """Layout of cells of these lengths."""
-        cu_seqlens = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-        torch.cumsum(torch.tensor(lengths, dtype=torch.int32), dim=0, out=cu_seqlens[1:])
-        return cls(cu_seqlens.to(device, non_blocking=True), tuple(lengths))
-
-    @property
-    def first_tokens(self) -> torch.Tensor:
-        """Where each cell starts, shape (n_cells,), int64."""
-        return self.cu_seqlens[:-1].long()
-
-    @property
-    def max_length(self) -> int:
-        """Tokens of the longest cell."""
-        return max(self.lengths)
-
-    def similar_runs(self, largest_padding: float = LARGEST_PADDING["cpu"]) -> list[tuple[int, list[int]]]:
-        """Neighbouring cells of similar lengths as (first token, lengths); padding them all costs little."""
-        runs, start, shortest, longest = [], 0, 0, 0
-        for length in self.lengths:
-            shortest, longest = min(shortest, length), max(longest, length)
-            if runs and longest - shortest <= largest_padding * longest:
-                runs[-1][1].append(length)
-            else:
-                runs.append((start, [length]))
-                shortest = longest = length
-            start += length
-        return runs
-
-    def equal_runs(self) -> list[tuple[int, int, int]]:
-        """Neighbouring cells of one length as (first token, number of cells, length)."""
-        runs, start = [], 0
-        for length, cells in groupby(self.lengths):
-            n_cells = len(list(cells))
-            runs.append((start, n_cells, length))
-            start += n_cells * length
-        return runs
 
 
 @functools.cache
@@ -187,80 +127,6 @@ def flash_import_error() -> str | None:
     return lack
 
 
-@dataclass(frozen=True)
-class _PaddedRun:
-    """Neighbouring cells, packed and padded.
-
-    Attributes
-    ----------
-    start, stop
-        Their tokens in the batch.
-    is_token
-        Shape (n_cells, length): False where there is padding.
-    tokens
-        Shape (n_cells * length,): the token of the batch that stands at each place; some token where there is padding.
-    places
-        Shape (stop - start,): where each token stands.
-    """
-
-    start: int
-    stop: int
-    is_token: torch.Tensor
-    tokens: torch.Tensor
-    places: torch.Tensor
-
-    @classmethod
-    def of_cells(cls, start: int, lengths: list[int], starts: torch.Tensor) -> "_PaddedRun":
-        """The run of cells of these lengths, which start at ``starts`` (n_cells,); made where that tensor is.
-
-        Nothing is sent to the device and nothing is waited for.
-        """
-        n_tokens, longest = sum(lengths), max(lengths)
-        ends = torch.cat([starts[1:], starts.new_full((1,), start + n_tokens)])
-        place = torch.arange(longest, device=starts.device)
-        is_token = place < (ends - starts)[:, None]
-        tokens = (starts[:, None] + place.where(is_token, 0)).flatten()
-        cells = torch.arange(len(lengths), device=starts.device)
-        of_token = torch.repeat_interleave(cells, ends - starts, output_size=n_tokens)
-        places = torch.arange(start, start + n_tokens, device=starts.device) - starts[of_token] + of_token * longest
-        return cls(start, start + n_tokens, is_token, tokens, places)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest cell."""
-        return self.is_token.shape[1]
-
-    def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """(total_tokens, ...) -> (n_cells, length, ...)."""
-        rows = _Padded.apply(packed[self.start : self.stop].flatten(1), self.tokens - self.start, self.places)
-        return rows.view(*self.is_token.shape, *packed.shape[1:])
-
-    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
-        """(n_cells, length, ...) -> (stop - start, ...)."""
-        return padded.flatten(0, 1).index_select(0, self.places)
-
-
-class _Padded(torch.autograd.Function):
-    """Rows at their places in padded cells. Padding gets no gradient, so that the way back is a choice of rows too.
-
-    Autograd's own way back adds rows up one by one, which is slow on a GPU and not the same at every run.
-    """
-
-    @staticmethod
-    def forward(
-        context: torch.autograd.function.FunctionCtx, rows: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor
-    ) -> torch.Tensor:
-        context.save_for_backward(places)
-        return rows.index_select(0, tokens)
-
-    @staticmethod
-    def backward(
-        context: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None]:
-        (places,) = context.saved_tensors
-        return gradient.index_select(0, places), None, None
-
-
 class PackedAttention:
     """Attention of one batch: what all layers share is made once.
 
@@ -313,7 +179,7 @@ class PackedAttention:
         return states.squeeze(0).transpose(0, 1)
 
     def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
-        if not self.dropout and (qkv.is_cuda or not torch.is_grad_enabled()):
+        if qkv.is_cuda or not (self.dropout or torch.is_grad_enabled()):
             return self._sdpa_of_similar_runs(qkv)
         states = []
         for query, key, value, bias in self._equal_runs(qkv):
@@ -329,7 +195,7 @@ class PackedAttention:
         """
         states, (_, _, n_heads, head_dim) = [], qkv.shape
         for run in self.padded_runs:
-            further = torch.zeros(*run.is_token.shape, 3, 1, _for_device(FURTHER_COMPONENTS, qkv),
+            further = torch.zeros(*run.is_token.shape, 3, 1, for_device(FURTHER_COMPONENTS, qkv.device.type),
                                   dtype=self.bias.dtype, device=qkv.device)  # fmt: skip
             further[:, :, 0, :, -1] = 1.0
             further[:, :, 1, :, -1].masked_fill_(~run.is_token[..., None], PADDED_SCORE * math.sqrt(head_dim))
@@ -337,7 +203,7 @@ class PackedAttention:
             padded = torch.cat([run.pad(qkv).to(self.bias.dtype), further], dim=-1)
             query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
             bias = self.bias[:, :, : run.length, : run.length]
-            attended = _scaled_dot_product(query, key, value, bias, scale=head_dim**-0.5)
+            attended = _scaled_dot_product(query, key, value, bias, self.dropout, head_dim**-0.5)
             states.append(run.unpad(attended.transpose(1, 2))[..., :head_dim].to(qkv.dtype))
         return torch.cat(states)
 
@@ -367,13 +233,9 @@ class PackedAttention:
         return states
 
     @functools.cached_property
-    def padded_runs(self) -> list["_PaddedRun"]:
-        """Neighbouring cells of similar lengths, padded to the longest of them."""
-        runs, n_done, starts = [], 0, self.layout.first_tokens
-        for start, lengths in self.layout.similar_runs(_for_device(LARGEST_PADDING, starts)):
-            runs.append(_PaddedRun.of_cells(start, lengths, starts[n_done : n_done + len(lengths)]))
-            n_done += len(lengths)
-        return runs
+    def padded_runs(self) -> PaddedRuns:
+        """Neighbouring cells of similar lengths, padded to the longest of them: as prepared, or made now."""
+        return self.layout.runs or self.layout.padded_runs(self.layout.cu_seqlens.device.type)
 
     def _eager(self, qkv: torch.Tensor) -> torch.Tensor:
         states, self.weights = [], []
@@ -398,15 +260,10 @@ class PackedAttention:
 
 def _alibi_bias(length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """-slope |i - j|, shape (1, n_heads, length, length); on a GPU the length is rounded up."""
-    alignment = _for_device(BIAS_ALIGNMENT, slopes)
+    alignment = for_device(BIAS_ALIGNMENT, slopes.device.type)
     positions = torch.arange(-(-length // alignment) * alignment, device=slopes.device)
     distance = (positions[:, None] - positions[None, :]).abs()
     return (-slopes[:, None, None] * distance).to(dtype).unsqueeze(0)
-
-
-def _for_device(choices: Mapping[str, float], tensor: torch.Tensor) -> float:
-    """The choice for the kind of device that a tensor is on; that for a CPU where there is none."""
-    return choices.get(tensor.device.type, choices["cpu"])
 
 
 def _scaled_dot_product(
@@ -427,54 +284,15 @@ def _scaled_dot_product(
 
 def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, object]:
     """FlexAttention's score function (ALiBi) and block mask (a token sees its own cell only)."""
-    total = sum(layout.lengths)
-    lengths = layout.cu_seqlens.diff().long()
-    cell = torch.repeat_interleave(torch.arange(len(layout.lengths), device=slopes.device), lengths, output_size=total)
+    blocks = layout.blocks
+    if blocks is None:
+        made = SeenBlocks.of_lengths(layout.lengths)
+        blocks = made.moved(lambda tensor: tensor.to(slopes.device, non_blocking=True))
 
-    def same_cell(batch, head, query, key):  # noqa: ANN001  (FlexAttention's own signature)
-        return cell[query] == cell[key]
-
-    def add_alibi(score, batch, head, query, key):  # noqa: ANN001
+    def add_alibi(score, batch, head, query, key):  # noqa: ANN001  (FlexAttention's own signature)
         return score - slopes[head] * (query - key).abs()
 
-    return add_alibi, block_mask_of_cells(layout.lengths, same_cell, slopes.device)
-
-
-def block_mask_of_cells(lengths: Sequence[int], same_cell: Callable, device: torch.device) -> object:
-    """FlexAttention's block mask of packed cells, from their lengths alone.
-
-    ``create_block_mask`` asks for every pair of tokens, which takes memory for the square of all tokens of a batch. Of
-    cells that lie one after the other, the tokens of a block see neighbouring blocks only: those of their cells.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of each cell.
-    same_cell
-        FlexAttention's mask function of the batch, for blocks that hold tokens of several cells.
-    device
-        Where the mask is used.
-    """
-    from torch.nn.attention.flex_attention import BlockMask
-
-    ends = torch.tensor(lengths).cumsum(0)
-    starts, total = ends - torch.tensor(lengths), int(ends[-1])
-    first_tokens = torch.arange(0, total, FLEX_BLOCK)
-    last_tokens = (first_tokens + FLEX_BLOCK).clamp(max=total) - 1
-    first_cell, last_cell = (torch.searchsorted(ends, tokens, right=True) for tokens in (first_tokens, last_tokens))
-    first_seen, last_seen = starts[first_cell] // FLEX_BLOCK, (ends[last_cell] - 1) // FLEX_BLOCK
-    is_inside = (first_cell == last_cell) & (first_tokens + FLEX_BLOCK <= ends[first_cell])
-    first_full, end_full = -(-starts[first_cell] // FLEX_BLOCK), ends[first_cell] // FLEX_BLOCK
-    seen = first_seen[:, None] + torch.arange(int((last_seen - first_seen).max()) + 1)  # (n_blocks, most blocks seen)
-    is_seen = seen <= last_seen[:, None]
-    is_full = is_inside[:, None] & (seen >= first_full[:, None]) & (seen < end_full[:, None])
-    columns = []
-    for listed in (is_seen & ~is_full, is_full):
-        numbers = seen.gather(1, (~listed).int().argsort(dim=1, stable=True)).clamp(max=len(seen) - 1)
-        columns += [listed.sum(dim=1), numbers]
-    columns = [column[None, None].int().to(device, non_blocking=True) for column in columns]
-    # What a block sees sees the block: the mask is symmetric.
-    return BlockMask((total, total), *columns, *columns, (FLEX_BLOCK, FLEX_BLOCK), same_cell)
+    return add_alibi, blocks.block_mask()
 
 
 @functools.cache

@@ -15,7 +15,8 @@ from scdmc.options import POOLINGS, STREAMS
 from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
-TOKENS_PER_BATCH = 16_384
+# Tokens of one stream that are encoded at once.
+TOKENS_PER_BATCH = {"cpu": 16_384, "cuda": 65_536}
 
 
 EMBEDDING_KEY = "X_scDMC"
@@ -82,8 +83,13 @@ def embedding_choice(
     return choice
 
 
+def tokens_per_batch(device: torch.device) -> int:
+    """Tokens of one stream that a device encodes at once."""
+    return TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+
+
 def inference_batches(
-    cells: TokenizedCells, stream: str, pooling: str, what: str | None
+    cells: TokenizedCells, stream: str, pooling: str, what: str | None, n_tokens: int = TOKENS_PER_BATCH["cpu"]
 ) -> Iterator[tuple[np.ndarray, PackedCells]]:
     """Yield (rows of the cells, their packed stream) in batches of similar lengths, with a progress bar.
 
@@ -97,9 +103,11 @@ def inference_batches(
         How the states become one vector: genes carry their values for ``weighted``.
     what
         Name of the work, for the progress bar; None for none.
+    n_tokens
+        Most tokens of a stream in a batch (:func:`tokens_per_batch`).
     """
     with progress_bar(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
-        for chosen in batches_by_length(cells.rank_lengths, TOKENS_PER_BATCH):
+        for chosen in batches_by_length(cells.rank_lengths, n_tokens):
             yield chosen, packed_streams(cells, chosen, stream, with_gene_values=pooling == "weighted")
             progress.update(len(chosen))
 
@@ -117,6 +125,7 @@ def cell_embeddings(
     pooling: str | None = None,
     show_progress: bool = True,
     layer: int | None = None,
+    n_tokens: int | None = None,
 ) -> np.ndarray:
     """Embed cells.
 
@@ -130,6 +139,8 @@ def cell_embeddings(
         See :class:`EmbeddingChoice`; what is None follows the model's ``config.json`` (:func:`embedding_choice`).
     show_progress
         Whether to show a progress bar.
+    n_tokens
+        Most tokens of a stream that are encoded at once; as fits the device without it.
 
     Returns
     -------
@@ -146,7 +157,8 @@ def cell_embeddings(
     is_last = choice.layer == encoder.config.num_hidden_layers
     was_training = encoder.training
     encoder.eval()
-    for chosen, batch in inference_batches(cells, choice.stream, choice.pooling, "embed" if show_progress else None):
+    n_tokens, what = n_tokens or tokens_per_batch(encoder.device), "embed" if show_progress else None
+    for chosen, batch in inference_batches(cells, choice.stream, choice.pooling, what, n_tokens):
         batch = batch.to(encoder.device)
         if is_last and choice.pooling == "cls":
             pooled = encoder.encode_cls(batch).float()

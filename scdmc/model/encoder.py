@@ -15,7 +15,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.model.attention import PackedAttention, PackedLayout, choose_back_end, slopes_on
+from scdmc.model.attention import PackedAttention, choose_back_end, slopes_on
+from scdmc.model.layout import PackedLayout
 from scdmc.model.packing import NO_VALUE, UNKNOWN_VALUE, PackedCells, computing_type, pack
 from scdmc.options import EXPRESSION_INPUTS
 

@@ -1,6 +1,6 @@
 """A packed batch: streams of many cells in one row of tokens, padding taken out, and pooling over it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scdmc.genes.vocabulary import EOS_TOKEN_ID
-from scdmc.model.attention import PackedLayout
+from scdmc.model.layout import PackedLayout
 from scdmc.tokens.tokenized_cells import TokenizedCells, gather_index
 
 # Weights of genes add up to more, unless a cell has none.
@@ -44,20 +44,19 @@ class PackedCells:
 
     def to(self, device: torch.device) -> "PackedCells":
         """The same on another device."""
-        layout = PackedLayout(self.layout.cu_seqlens.to(device, non_blocking=True), self.layout.lengths)
-        values = (
-            None if values is None else values.to(device, non_blocking=True)
-            for values in (self.expression_values, self.gene_values)
-        )  # fmt: skip
-        return PackedCells(self.input_ids.to(device, non_blocking=True), layout, *values)
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "PackedCells":
         """The same in memory that a GPU reads by itself."""
-        layout = PackedLayout(self.layout.cu_seqlens.pin_memory(), self.layout.lengths)
-        values = (
-            None if values is None else values.pin_memory() for values in (self.expression_values, self.gene_values)
-        )
-        return PackedCells(self.input_ids.pin_memory(), layout, *values)
+        return self._moved(torch.Tensor.pin_memory)
+
+    def prepared(self, back_end: str, device_type: str) -> "PackedCells":
+        """The same with what attention reads of the layout (:meth:`PackedLayout.prepared`)."""
+        return replace(self, layout=self.layout.prepared(back_end, device_type))
+
+    def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "PackedCells":
+        values = (None if values is None else move(values) for values in (self.expression_values, self.gene_values))
+        return PackedCells(move(self.input_ids), self.layout.moved(move), *values)
 
     @property
     def cls_positions(self) -> torch.Tensor:
@@ -88,7 +87,8 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
         if cells.gene_values is None:
             raise ValueError("pooling 'weighted' needs cells that were packed with their gene values")
         weights = weights * cells.gene_values.to(states.dtype)
-    stream = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    streams = torch.arange(len(lengths), device=states.device)
+    stream = torch.repeat_interleave(streams, lengths, output_size=len(states))  # else a GPU is waited for
     sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * weights[:, None])
     totals = weights.new_zeros(len(lengths)).index_add_(0, stream, weights)
     return sums / totals.clamp(min=SMALLEST_WEIGHT)[:, None]  # a cell without genes gets zeros

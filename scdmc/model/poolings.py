@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from scdmc.model.embeddings import inference_batches
+from scdmc.model.embeddings import inference_batches, tokens_per_batch
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import pool
 from scdmc.options import POOLINGS
@@ -40,7 +40,7 @@ def pooled_states(
     joined = {choice: np.empty((len(cells), 2 * hidden_size), dtype=np.float32) for choice in product(layers, POOLINGS)}
     was_training = encoder.training
     encoder.eval()
-    for chosen, batch in inference_batches(cells, "both", "weighted", what):
+    for chosen, batch in inference_batches(cells, "both", "weighted", what, tokens_per_batch(encoder.device)):
         batch = batch.to(encoder.device)
         for layer, states in enumerate(encoder.states_by_layer(batch)):
             for pooling in POOLINGS if layer in layers else ():

@@ -26,8 +26,8 @@ AUTO_MAP = {auto_class: f"{Path(MODELING_FILE).stem}.{name}" for auto_class, nam
 
 # In an order in which each needs only those before it.
 SOURCES = (
-    "errors.py", "options.py", "configuration.py", "genes/vocabulary.py", "model/attention.py", "model/packing.py",
-    "model/encoder.py", "model/heads.py",
+    "errors.py", "options.py", "configuration.py", "genes/vocabulary.py", "model/layout.py", "model/attention.py",
+    "model/packing.py", "model/encoder.py", "model/heads.py",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.model.devices import choose_device
-from scdmc.model.embeddings import TOKENS_PER_BATCH, cell_embeddings
+from scdmc.model.embeddings import cell_embeddings, tokens_per_batch
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import batches_by_length
 from scdmc.options import DTYPES, EncoderSizes
@@ -52,7 +52,7 @@ def bert_embeddings(bert: torch.nn.Module, cells: TokenizedCells) -> np.ndarray:
     """States of ``<cls>`` in the rank stream, shape (n_cells, hidden_size)."""
     ids = torch.from_numpy(cells.rank_ids.astype(np.int64)).split(cells.rank_lengths.tolist())
     embeddings = np.empty((len(cells), bert.config.hidden_size), dtype=np.float32)
-    for chosen in batches_by_length(cells.rank_lengths, TOKENS_PER_BATCH):
+    for chosen in batches_by_length(cells.rank_lengths, tokens_per_batch(bert.device)):
         padded = torch.nn.utils.rnn.pad_sequence([ids[cell] for cell in chosen], batch_first=True).to(bert.device)
         states = bert(padded, attention_mask=padded.ne(0)).last_hidden_state
         embeddings[chosen] = states[:, 0].float().cpu().numpy()

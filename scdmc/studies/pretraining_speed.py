@@ -35,6 +35,8 @@ class StepOptions:
         So many cells, whose streams have from ``shortest`` to ``longest`` tokens.
     dtype, attention
         Of the computation; the attention back end is scDMC's.
+    vocab_size
+        Of both.
     """
 
     sizes: EncoderSizes
@@ -43,17 +45,19 @@ class StepOptions:
     longest: int
     dtype: str = "auto"
     attention: str = "auto"
+    vocab_size: int = VOCAB_SIZE
 
 
 def random_cells(options: StepOptions) -> TokenizedCells:
     """Cells of random genes, lengths spread evenly from the shortest to the longest."""
-    return synthetic_cells(np.linspace(options.shortest, options.longest, options.batch_size).astype(int))
+    lengths = np.linspace(options.shortest, options.longest, options.batch_size).astype(int)
+    return synthetic_cells(lengths, vocab_size=options.vocab_size)
 
 
 def scdmc_step(options: StepOptions, device: torch.device) -> tuple[object, ScDMCConfig]:
     """A function that makes one step of scDMC, and the configuration."""
     config = ScDMCConfig(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=options.vocab_size,
         max_position_embeddings=options.longest,
         **asdict(options.sizes),
     )
@@ -84,7 +88,7 @@ def usual_step(options: StepOptions, device: torch.device) -> object:
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=options.vocab_size,
         hidden_size=options.sizes.hidden_size,
         num_hidden_layers=options.sizes.num_hidden_layers,
         num_attention_heads=options.sizes.num_attention_heads,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,13 +62,16 @@ def _fingerprint(files: Sequence[Path], model_input_size: int) -> str:
 
 def _decode(files: Sequence[Path], settings: TokenizationSettings | None, model_input_size: int, folder: Path) -> None:
     """Write the arrays under a temporary name and rename the folder when it is complete."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.partial")
     remove(temporary)
     temporary.mkdir(parents=True)
     try:
         _write_arrays(files, settings, model_input_size, temporary)
-        if not folder.exists():  # another machine may have been faster on a shared disk
+        try:
             temporary.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another machine was faster on a shared disk
+                raise
     finally:
         remove(temporary)
 

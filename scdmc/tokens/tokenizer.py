@@ -17,7 +17,7 @@ from scdmc.progress import progress_bar
 from scdmc.reading.counts import Counts, cell_totals, open_counts, passes_filter
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import FileReport, new_report
-from scdmc.tokens.medians import GeneMedians, MedianAccumulator, add_block
+from scdmc.tokens.medians import GeneMedians, MedianAccumulator, add_block, medians_by_gene
 from scdmc.tokens.options import EXACT_LIMIT, MODEL_INPUT_SIZE
 from scdmc.tokens.parquet import parquet_schema
 from scdmc.tokens.streams import CellStreams, cell_streams, concatenate_streams, has_counts, total_counts
@@ -240,12 +240,37 @@ def collect_medians(
     return accumulator
 
 
+def medians_of_counts(counts: Counts, tokenizer: Tokenizer, block_size: int = BLOCK_SIZE) -> GeneMedians:
+    """Medians of the genes over the cells of one source that pass its filter, in one pass over its counts.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no count in them, or a value that is no count.
+    """
+    accumulator, match = MedianAccumulator(len(tokenizer.vocabulary)), tokenizer.match(counts)
+    report = new_report(counts, match)
+    _add_file(accumulator, counts, match, passes_filter(counts), report, block_size)
+    if not accumulator.n_entries:
+        raise ScDMCError(f"{counts.name}: there is no count in any of {accumulator.n_cells:,} cells to take medians of")
+    logger.info(
+        "gene medians over %s cells (%s)",
+        f"{accumulator.n_cells:,}", "exact" if accumulator.is_exact else "within 0.5%",
+    )  # fmt: skip
+    return medians_by_gene(accumulator, tokenizer.vocabulary, counts.name)
+
+
 def _add_file(
-    accumulator: MedianAccumulator, counts: Counts, match: GeneMatch, is_taken: np.ndarray, report: FileReport
+    accumulator: MedianAccumulator,
+    counts: Counts,
+    match: GeneMatch,
+    is_taken: np.ndarray,
+    report: FileReport,
+    block_size: int = BLOCK_SIZE,
 ) -> None:
     """Add the cells taken of one file to the accumulator and to the report."""
     with progress_bar(total=counts.n_cells, unit=" cells", desc=counts.name) as progress:
-        for first, block in counts.blocks():
+        for first, block in counts.blocks(block_size=block_size):
             rows = np.arange(first, first + block.shape[0])
             n_counts = cell_totals(counts, rows, total_counts(block))
             taken = is_taken[rows]

@@ -25,7 +25,7 @@ from scdmc.training.checkpoint_files import (
     checkpoints,
     find_checkpoint,
 )
-from scdmc.training.distributed import gather_equal, spread_like, whole
+from scdmc.training.distributed import gather_equal, spread_like
 
 logger = logging.getLogger(__name__)
 
@@ -208,9 +208,9 @@ def without_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """State of an optimizer, ``index.name`` -> tensor."""
+    """State of an optimizer, ``index.name`` -> tensor, or the part of it that this process holds."""
     states = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": whole(tensor) for index, state in states.items() for name, tensor in state.items()}
+    return {f"{index}.{name}": tensor for index, state in states.items() for name, tensor in state.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -5,10 +5,11 @@ module turn whole tensors into parts and back. They leave other tensors as they 
 it is used: it costs 45 MB.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import distributed, nn
+from torch.nn import functional as F
 
 
 def n_processes() -> int:
@@ -57,13 +58,11 @@ def gather_rows(rows: torch.Tensor, rows_by_process: tuple[int, ...]) -> torch.T
     """
     if n_processes() == 1:
         return rows
-    longest = max(rows_by_process)
-    padded = rows.new_zeros(longest, *rows.shape[1:])
-    padded[: len(rows)] = rows.detach()
-    parts = [part[:n_rows] for part, n_rows in zip(gather_equal(padded), rows_by_process, strict=True)]
-    parts[process_number()] = rows
-    places = [torch.arange(number, sum(rows_by_process), n_processes()) for number in range(n_processes())]
-    return torch.cat(parts)[torch.cat(places).argsort().to(rows.device)]
+    padded = F.pad(rows, (*(0, 0) * (rows.ndim - 1), 0, max(rows_by_process) - len(rows)))
+    parts = gather_equal(padded.detach())
+    parts[process_number()] = padded
+    # Row r of process p is row r n + p of the batch; who has one row less comes last in the last round.
+    return torch.stack(parts, dim=1).flatten(0, 1)[: sum(rows_by_process)]
 
 
 def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device, other_forward: str) -> None:
@@ -72,7 +71,7 @@ def shard(module: nn.Module, parts: Iterable[nn.Module], device: torch.device, o
     Parameters
     ----------
     module
-        The whole model, changed in place.
+        The whole model, in main memory, changed in place: layer by layer it goes to the device, of which a part stays.
     parts
         Its layers: the weights of one of them at a time are gathered for computing.
     device
@@ -99,6 +98,20 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
+def gathered(tensors: Mapping[str, torch.Tensor], is_kept: bool) -> dict[str, torch.Tensor]:
+    """Whole tensors, of which each process holds a part; all processes must ask.
+
+    They are put together one by one, and go to the main memory of the processes that keep them: no device ever holds
+    more than one. Tensors that are whole already stay where they are.
+    """
+    kept = {}
+    for name, tensor in tensors.items():
+        together = whole(tensor)
+        if is_kept:
+            kept[name] = together.cpu() if _is_sharded(tensor) else together
+    return kept
+
+
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
     """The part of a tensor that this process holds; what is done to it is done to the tensor."""
     return tensor.to_local() if _is_sharded(tensor) else tensor
@@ -110,4 +123,5 @@ def spread_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    parts = distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    return parts.clone()  # a part that is a view would keep the whole alive

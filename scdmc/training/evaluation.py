@@ -38,7 +38,7 @@ def evaluate(
         # A batch with fewer cells than processes, of a handful of held-out cells, is computed by each of them.
         process = (process_number(), n_processes()) if len(chosen) >= n_processes() else (0, 1)
         batch = masked_batch(cells, held_out[chosen], EVALUATION_EPOCH, settings.evaluation_masking, *process)
-        batch = batch.to(device)
+        batch = batch.prepared(module.model.attention_back_end, device.type).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             parts = module.sums(batch)
         for name, value in parts.items():

@@ -37,12 +37,18 @@ class _Batches(Dataset):
     """Masked batches by (epoch, number in the epoch): a resumed run asks for the next one."""
 
     def __init__(
-        self, data: TrainingCells, order: BatchOrder, masking: MaskingOptions, process: tuple[int, int]
+        self,
+        data: TrainingCells,
+        order: BatchOrder,
+        masking: MaskingOptions,
+        process: tuple[int, int],
+        reader: tuple[str, str],
     ) -> None:
         self.data = data
         self.order = order
         self.masking = masking
         self.process = process
+        self.reader = reader
         self.epoch: int | None = None
         self.batches: list[np.ndarray] = []
 
@@ -51,7 +57,7 @@ class _Batches(Dataset):
         if epoch != self.epoch:
             self.epoch, self.batches = epoch, self.order.batches(epoch)
         chosen = self.data.training[self.batches[index]]
-        return masked_batch(self.data.cells, chosen, epoch, self.masking, *self.process)
+        return masked_batch(self.data.cells, chosen, epoch, self.masking, *self.process).prepared(*self.reader)
 
 
 def masked_batches(
@@ -61,7 +67,7 @@ def masked_batches(
     n_done: int = 0,
     process: tuple[int, int] = (0, 1),
     num_workers: int = 0,
-    pin_memory: bool = False,
+    reader: tuple[str, str] = ("sdpa", "cpu"),
 ) -> Iterator[PretrainingBatch]:
     """Batches without end, epoch after epoch.
 
@@ -79,16 +85,17 @@ def masked_batches(
         Number of this process and number of processes; each gets its share of every batch.
     num_workers
         Processes that make batches ahead; 0 makes them in this one.
-    pin_memory
-        Whether batches lie in memory that a GPU reads by itself.
+    reader
+        Attention back end and kind of device that read the batches, which are prepared for them here; for a GPU they
+        lie in memory that it reads by itself.
     """
     # A generator of its own: the loader would draw from the global one, which decides the dropout of a resumed run.
     loader = DataLoader(
-        _Batches(data, order, masking, process),
+        _Batches(data, order, masking, process, reader),
         batch_size=None,
         sampler=_numbers(order, n_done),
         num_workers=num_workers,
-        pin_memory=pin_memory,
+        pin_memory=reader[1] == "cuda",
         generator=torch.Generator(),
     )
     return iter(loader)

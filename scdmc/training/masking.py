@@ -99,6 +99,10 @@ class PretrainingBatch:
         """The same in memory that a GPU reads by itself; the loader of batches calls this."""
         return self._with(torch.Tensor.pin_memory, self.streams.pin_memory())
 
+    def prepared(self, back_end: str, device_type: str) -> "PretrainingBatch":
+        """The same with what both encoders read of its layout (:meth:`PackedLayout.prepared`)."""
+        return replace(self, streams=self.streams.prepared(back_end, device_type))
+
     def _with(self, moved: Callable[[torch.Tensor], torch.Tensor], streams: PackedCells) -> "PretrainingBatch":
         """The same with its tensors moved; the rows of the cells stay on the host."""
         return replace(self, streams=streams, **{name: moved(getattr(self, name)) for name in MOVED})

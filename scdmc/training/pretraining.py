@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from scdmc.training.checkpoints import (
     without_prefix,
     write_checkpoint,
 )
-from scdmc.training.distributed import global_sum, shard, spread_like, whole
+from scdmc.training.distributed import gathered, global_sum, own_part, shard, spread_like, whole
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.identity import CellDigests, require_same_run, run_identity
@@ -39,6 +40,16 @@ from scdmc.training.memory import GIB, predicted_memory, require_memory
 from scdmc.training.optimization import parameter_groups, warmup_then_cosine
 from scdmc.training.run_log import Clock, RunLog, peak_memory
 from scdmc.training.settings import PretrainingSettings
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """An optimizer step that was timed: seconds in all and of waiting for batches, the loss, and the batches."""
+
+    seconds: float
+    seconds_for_batches: float
+    loss: float
+    batches: list[PretrainingBatch]
 
 
 class Pretraining:
@@ -53,7 +64,7 @@ class Pretraining:
     settings
         See :class:`PretrainingSettings`.
     output_dir
-        Checkpoints go to ``checkpoints/``, tensorboard files to ``tensorboard/``.
+        Checkpoints go to ``checkpoints/``, files of the tracker to ``tensorboard/`` or ``wandb/``.
     device
         Where to train; of several processes each takes its own GPU.
     attention
@@ -98,14 +109,14 @@ class Pretraining:
             )
         n_batches = sum(self.order.n_batches(epoch) for epoch in range(settings.epochs))
         self.total_steps = settings.max_steps or max(1, n_batches // parts)
-        self.module = ScDMCForPretraining(model, settings.objective).to(self.device)
-        dtype = computing_dtype("bfloat16" if settings.bf16 else "float32", self.device)
-        self.attention = self.module.model.set_attention(attention, dtype, for_training=True)
-        self.module.momentum_encoder.set_attention(attention, dtype)
+        self.module = ScDMCForPretraining(model, settings.objective)
         self.module.model.bert.recompute_layers = settings.gradient_checkpointing
         if settings.torch_compile:
             self.module.compile_layers()
         self.wrapped = self._spread_over_processes()
+        dtype = computing_dtype("bfloat16" if settings.bf16 else "float32", self.device)
+        self.attention = self.module.model.set_attention(attention, dtype, for_training=True)
+        self.module.momentum_encoder.set_attention(attention, dtype)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.module.model, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
@@ -116,9 +127,12 @@ class Pretraining:
         self.digests: CellDigests | None = None
 
     def _spread_over_processes(self) -> nn.Module:
-        """The module as the steps call it: it averages the gradients of the processes."""
+        """The module on its device, as the steps call it: it averages the gradients of the processes.
+
+        A module that is sharded goes there in parts: the whole of it may fit no device.
+        """
         if not self.settings.fsdp:
-            return self.accelerator.prepare_model(self.module)
+            return self.accelerator.prepare_model(self.module.to(self.device))
         if self.accelerator.num_processes == 1:
             raise ScDMCError("--fsdp spreads a model over several processes, and there is one: start it with torchrun")
         encoders = (self.module.model.bert, self.module.momentum_encoder)
@@ -180,7 +194,7 @@ class Pretraining:
         seen = self.step * self.cells_per_step, n_cells
         with (
             _stop_on_signal(self),
-            self.log.open(self.output_dir / "tensorboard", self.step, self.share_done, seen),
+            self.log.open(self.output_dir, self.step, self.share_done, seen),
         ):
             while self.share_done < 1.0 and not self.stop_requested:
                 batches = [next(loader) for _ in range(settings.gradient_accumulation_steps)]
@@ -209,17 +223,11 @@ class Pretraining:
         longest = self.data.held_out[np.argsort(-self.data.cells.rank_lengths[self.data.held_out], kind="stable")]
         evaluate(self.module, self.data.cells, longest[:batch_size], batch_size, self.settings)
         self.module.train()
-        loader, seconds = self._loader(), []
-        for is_first in (True, False, False):
-            start = time.perf_counter()
-            batches = n_parts * [self._longest_batch()] if is_first else [next(loader) for _ in range(n_parts)]
-            metrics = self._optimizer_step(batches)
-            float(metrics["total_loss"])  # waits for the device
-            seconds.append(time.perf_counter() - start)
+        self._optimizer_step(n_parts * [self._longest_batch()])
+        step = min(timed.seconds for timed in self.timed_steps(2))
         with tempfile.TemporaryDirectory() as folder:
             self.output_dir = Path(folder)
             self._save({})
-        step = min(seconds[1:])
         return {
             "parameters": f"{self.module.model.num_parameters():,}",
             "seconds a step": f"{step:.2f}",
@@ -229,6 +237,17 @@ class Pretraining:
             "steps": f"{self.total_steps:,}",
             "estimated time": f"{self.total_steps * step / 3600:.2f} hours",
         }
+
+    def timed_steps(self, n_steps: int) -> Iterator[TimedStep]:
+        """Make steps for a measurement, each until the device has done it; nothing is logged, evaluated or saved."""
+        self.module.train()
+        loader = self._loader()
+        for _ in range(n_steps):
+            start = time.perf_counter()
+            batches = [next(loader) for _ in range(self.settings.gradient_accumulation_steps)]
+            seconds_for_batches = time.perf_counter() - start
+            loss = float(self._optimizer_step(batches)["total_loss"])  # waits for the device
+            yield TimedStep(time.perf_counter() - start, seconds_for_batches, loss, batches)
 
     @property
     def is_finished(self) -> bool:
@@ -273,7 +292,7 @@ class Pretraining:
         settings = self.settings
         return masked_batches(
             self.data, self.order, settings.masking, self._batches_done, self._process, settings.num_workers,
-            pin_memory=self.device.type == "cuda",
+            (self.attention, self.device.type),
         )  # fmt: skip
 
     def _longest_cells(self) -> np.ndarray:
@@ -283,7 +302,8 @@ class Pretraining:
     def _longest_batch(self) -> PretrainingBatch:
         """The share that this process has of the part of a batch with the most tokens."""
         chosen = self.data.training[self._longest_cells()]
-        return masked_batch(self.data.cells, chosen, 0, self.settings.masking, *self._process)
+        batch = masked_batch(self.data.cells, chosen, 0, self.settings.masking, *self._process)
+        return batch.prepared(self.attention, self.device.type)
 
     @property
     def predicted_memory(self) -> float:
@@ -367,13 +387,16 @@ class Pretraining:
         self._save(self._identity() if self.accelerator.is_main_process else {})
 
     def _save(self, identity: dict[str, object]) -> None:
-        weights = self._whole_state(self.module)
-        if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        is_kept, module = self.accelerator.is_main_process, _without_tied(self.module.state_dict())
+        # Parts that are finite make a finite whole; every process must know, or the others would wait for it.
+        wrong = [name for name, tensor in module.items() if not torch.isfinite(own_part(tensor)).all()]
+        if float(global_sum(torch.tensor(len(wrong), device=self.device))):
             raise ScDMCError(f"some weights are no longer finite at step {self.step}: training diverged")
-        tensors = with_prefix("module", weights) | with_prefix("optimizer", optimizer_tensors(self.optimizer))
+        tensors = with_prefix("module", gathered(module, is_kept))
+        tensors |= with_prefix("optimizer", gathered(optimizer_tensors(self.optimizer), is_kept))
         tensors |= with_prefix("random", random_states(self.device))
         state = {"step": self.step, "trained_seconds": self.trained_seconds, "run": identity, **self.log.state()}
-        if self.accelerator.is_main_process:
+        if is_kept:
             write_checkpoint(self.output_dir, self.step, tensors, state, self.settings.keep_checkpoints)
         self.accelerator.wait_for_everyone()
 
@@ -388,16 +411,16 @@ class Pretraining:
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    def _whole_state(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """State of a module, also where each process holds a part of it; all processes must ask."""
-        return {name: whole(tensor) for name, tensor in _without_tied(module.state_dict()).items()}
-
-    def whole_model(self) -> ScDMCForMaskedLM:
-        """The model, also where each process holds a part of it; all processes must ask."""
+    def whole_model(self) -> ScDMCForMaskedLM | None:
+        """The model, also where each process holds a part of it: then all must ask, and only the main one gets it."""
         if not self.settings.fsdp:
             return self.module.model
+        is_kept = self.accelerator.is_main_process
+        weights = gathered(_without_tied(self.module.model.state_dict()), is_kept)
+        if not is_kept:
+            return None
         model = ScDMCForMaskedLM(self.module.model.config)
-        model.load_state_dict(self._whole_state(self.module.model), strict=False)
+        model.load_state_dict(weights, strict=False)
         model.tie_weights()
         return model
 

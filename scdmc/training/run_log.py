@@ -1,17 +1,20 @@
 """What a run says of itself: speed, FLOP/s, memory, and the history of its losses."""
 
 import csv
+import importlib
 import logging
 import math
+import os
 import resource
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -26,8 +29,10 @@ from scdmc.training.flops import peak_flops, training_flops
 from scdmc.training.masking import PretrainingBatch
 from scdmc.training.settings import PretrainingSettings
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+# Told the numbers of a row, by group and name, and its step.
+Tracker = Callable[[Mapping[str, float], int], None]
+# Of wandb's site: where the runs of users are found together.
+WANDB_PROJECT = "scDMC"
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +141,7 @@ class _Window:
 
 
 class RunLog:
-    """What a run says while it goes on: its history, log lines, a progress bar on a terminal, and tensorboard files.
+    """What a run says while it goes on: its history, log lines, a progress bar on a terminal, and a tracker.
 
     Parameters
     ----------
@@ -165,19 +170,20 @@ class RunLog:
         self._window = _Window(device)
         self._peak_seconds = _peak_seconds(config, settings, device)
         self._resumed: Mapping[str, object] | None = None
-        self._writer: SummaryWriter | None = None
+        self._settings = settings
+        self._track: Tracker | None = None
         self._progress: tqdm | None = None
         self._opened = (0.0, 0.0)
         self.show: Callable[[list[dict[str, float]]], None] | None = None
 
     @contextmanager
     def open(self, folder: Path, step: int, share_done: float, n_cells: tuple[float, float | None]) -> Iterator[None]:
-        """Show a progress bar and write tensorboard files meanwhile.
+        """Show a progress bar and report to the tracker of ``report_to`` meanwhile.
 
         Parameters
         ----------
         folder
-            For the tensorboard files.
+            Of the run; the files of the tracker go into one of its own there.
         step
             Steps that are done. A resumed run writes later ones again: what the interrupted one wrote of them is
             dropped.
@@ -200,22 +206,19 @@ class RunLog:
         else:
             self._window.restore(self._resumed)
         self._opened = time.monotonic(), share_done
-        with self._tensorboard(folder, step) as self._writer, bar as self._progress, logging_redirect_tqdm():
+        with self._tracker(folder, step) as self._track, bar as self._progress, logging_redirect_tqdm():
             yield
-        self._writer = self._progress = None
+        self._track = self._progress = None
 
     @contextmanager
-    def _tensorboard(self, folder: Path, step: int) -> Iterator["SummaryWriter | None"]:
-        """The writer of the main process; a lean training node may lack the package."""
-        if self.is_main_process and find_spec("tensorboard") is None:
-            logger.warning("warning: tensorboard is not installed; history.csv holds the numbers")
-        if not self.is_main_process or find_spec("tensorboard") is None:
+    def _tracker(self, folder: Path, step: int) -> Iterator[Tracker | None]:
+        """The tracker of the main process."""
+        trackers = {"tensorboard": _tensorboard, "wandb": _wandb}
+        if not self.is_main_process or self._settings.report_to not in trackers:
             yield None
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(folder, purge_step=step + 1) as writer:
-            yield writer
+        with trackers[self._settings.report_to](folder, step, asdict(self._settings)) as track:
+            yield track
 
     def add_step(self, step: int, metrics: Mapping[str, torch.Tensor], batches: list[PretrainingBatch]) -> None:
         """Add one optimizer step to the next log line; its metrics stay on the device until then."""
@@ -276,11 +279,13 @@ class RunLog:
 
     def _append(self, row: dict[str, float]) -> None:
         self.history.append(row)
-        if self._writer is not None:
-            for name, value in row.items():
-                if name != "step":
-                    tag = name.replace("eval_", "eval/", 1) if name.startswith("eval_") else f"train/{name}"
-                    self._writer.add_scalar(tag, value, row["step"])
+        if self._track is not None:
+            groups = {
+                name.replace("eval_", "eval/", 1) if name.startswith("eval_") else f"train/{name}": value
+                for name, value in row.items()
+                if name != "step"
+            }
+            self._track(groups, row["step"])
         if self.is_main_process and self.show is not None:
             self.show(self.history)
 
@@ -303,6 +308,42 @@ class RunLog:
         """The newest losses on held-out cells, their names starting with ``eval_``."""
         evaluations = [row for row in self.history if "eval_loss" in row]
         return {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")}
+
+
+@contextmanager
+def _tensorboard(folder: Path, step: int, settings: Mapping[str, object]) -> Iterator[Tracker | None]:
+    """Files for tensorboard; a lean training node may lack the package."""
+    if find_spec("tensorboard") is None:
+        logger.warning("warning: tensorboard is not installed; history.csv holds the numbers")
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder / "tensorboard", purge_step=step + 1) as writer:
+
+        def track(numbers: Mapping[str, float], at: int) -> None:
+            for tag, value in numbers.items():
+                writer.add_scalar(tag, value, at)
+
+        yield track
+
+
+@contextmanager
+def _wandb(folder: Path, step: int, settings: Mapping[str, object]) -> Iterator[Tracker]:
+    """A run of Weights & Biases; a run that is resumed goes on with its own, by the name of its folder.
+
+    What its environment variables say holds: WANDB_MODE=offline writes files only, WANDB_PROJECT names the project.
+    """
+    wandb = importlib.import_module("wandb")
+    file = folder / "wandb" / "id.txt"
+    file.parent.mkdir(exist_ok=True)
+    name = file.read_text() if step and file.is_file() else uuid.uuid4().hex[:8]
+    file.write_text(name)
+    project = None if "WANDB_PROJECT" in os.environ else WANDB_PROJECT
+    with wandb.init(
+        project=project, name=folder.name, dir=folder, config=dict(settings), id=name, resume="allow"
+    ) as run:
+        yield lambda numbers, at: run.log(dict(numbers), step=at)
 
 
 def _losses(row: Mapping[str, float]) -> str:

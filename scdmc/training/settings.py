@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
@@ -13,7 +14,7 @@ EVALUATION_EPOCH = 2**31
 # These may differ between an interrupted run and the one that resumes it.
 FREE_SETTINGS = {
     "log_every", "evaluate_every", "save_every", "keep_checkpoints", "probe_every", "num_workers", "max_minutes",
-    "fsdp",
+    "fsdp", "report_to",
 }  # fmt: skip
 
 
@@ -21,6 +22,9 @@ MASK_PROBABILITY = 0.15
 
 
 EXPRESSION_ORDERS = ("token_id", "random")
+
+
+TRACKERS = ("tensorboard", "wandb", "none")
 
 
 TEMPERATURE = 0.07
@@ -162,6 +166,8 @@ class PretrainingSettings:
         Older checkpoints are deleted.
     probe_every
         Optimizer steps between judgements by a probe, if there is one.
+    report_to
+        One of :data:`TRACKERS`: who is told the numbers of the history.
     """
 
     batch_size: int = 24
@@ -196,6 +202,7 @@ class PretrainingSettings:
     save_every: int = 200
     keep_checkpoints: int = 2
     probe_every: int = 1000
+    report_to: str = "tensorboard"
 
     def require_usable(self) -> None:
         """Refuse settings that contradict each other.
@@ -203,11 +210,13 @@ class PretrainingSettings:
         Raises
         ------
         ScDMCError
-            If a batch cannot be shared out to the accumulation steps.
+            If a batch cannot be shared out to the accumulation steps, or the tracker is not installed.
         """
         parts = self.gradient_accumulation_steps
         if self.tokens_per_batch is None and self.batch_size % parts:
             raise ScDMCError(f"--batch_size {self.batch_size} is no multiple of --gradient_accumulation_steps {parts}")
+        if self.report_to == "wandb" and find_spec("wandb") is None:
+            raise ScDMCError("--report_to wandb needs wandb, which is not installed: pip install wandb")
 
     @property
     def masking(self) -> MaskingOptions:

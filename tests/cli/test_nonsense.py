@@ -20,7 +20,7 @@ NONSENSE = (
 )  # fmt: skip
 SECONDS = 10
 NO_DATA = ("annotate_speed", "data_loading", "embedding", "pretrain_step", "tokenize_cells", "draw_architecture",
-           "annotation", "embed_many_speed", "integration_speed", "page_speed")  # fmt: skip
+           "annotation", "embed_many_speed", "integration_speed", "page_speed", "gpu_check")  # fmt: skip
 N_CASES = 3000
 
 

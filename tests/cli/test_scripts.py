@@ -15,7 +15,7 @@ NO_CELLS = {
     *("fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
     *("learning_curve", "report", "watch"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
-    *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed"),
+    *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed", "gpu_check"),
     "embed_many_speed",
 }
 NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells"}

@@ -10,7 +10,9 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from scdmc.errors import ScDMCError
 from scdmc.model import attention
-from scdmc.model.attention import PackedAttention, PackedLayout, alibi_slopes, block_mask_of_cells, choose_back_end
+from scdmc.model import layout as layouts
+from scdmc.model.attention import PackedAttention, alibi_slopes, choose_back_end
+from scdmc.model.layout import PackedLayout, SeenBlocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 N_HEADS, HEAD_DIM = 6, 16
@@ -82,8 +84,9 @@ def test_without_gradient_sdpa_pads_similar_cells_and_changes_nothing(lengths):
 
 @pytest.mark.parametrize("lengths", [*LAYOUTS.values(), [60, 30, 31, 33, 30, 33, 90, 88, 89]])
 def test_padded_sdpa_as_a_gpu_trains_with_it_changes_nothing(monkeypatch, lengths):
-    for table in ("LARGEST_PADDING", "FURTHER_COMPONENTS", "BIAS_ALIGNMENT"):
-        monkeypatch.setattr(attention, table, {"cpu": getattr(attention, table)["cuda"]})
+    tables = (layouts, "LARGEST_PADDING"), (attention, "FURTHER_COMPONENTS"), (attention, "BIAS_ALIGNMENT")
+    for module, table in tables:
+        monkeypatch.setattr(module, table, {"cpu": getattr(module, table)["cuda"]})
     layout = PackedLayout.from_lengths(lengths)
     padded = PackedAttention("sdpa", layout, alibi_slopes(N_HEADS), 0.0, torch.float32)._sdpa_of_similar_runs
     qkv = random_qkv(lengths)
@@ -91,6 +94,22 @@ def test_padded_sdpa_as_a_gpu_trains_with_it_changes_nothing(monkeypatch, length
     states, gradient = value_and_gradient(padded, qkv)
     torch.testing.assert_close(states.double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(gradient, expected_gradient.float(), atol=1e-5, rtol=0)
+
+
+def test_padded_sdpa_with_dropout_drops_weights_and_keeps_their_sum():
+    # With V the identity, states are the weights themselves.
+    lengths, head_dim, share = [60, 58, 64] * 20, 64, 0.25
+    qkv = torch.zeros(sum(lengths), 3, N_HEADS, head_dim)
+    qkv[:, 2] = torch.cat([torch.eye(head_dim)[:length] for length in lengths])[:, None]
+    layout = PackedLayout.from_lengths(lengths)
+    attend = PackedAttention("sdpa", layout, alibi_slopes(N_HEADS), share, torch.float32)._sdpa_of_similar_runs
+    torch.manual_seed(0)
+    weights = attend(qkv)
+    inside = torch.cat([torch.arange(head_dim).expand(length, -1) < length for length in lengths])[:, None]
+    inside = inside.expand_as(weights)
+    assert (weights[inside] == 0).float().mean() == pytest.approx(share, abs=0.003)
+    assert weights.sum(dim=-1).mean() == pytest.approx(1.0, abs=0.01)
+    assert not weights[~inside].any()
 
 
 @needs_gpu
@@ -120,7 +139,7 @@ def test_the_block_mask_of_the_lengths_is_that_of_all_pairs_of_tokens(seed):
     def same_cell(batch, head, query, key):
         return cell[query] == cell[key]
 
-    mask = block_mask_of_cells(lengths, same_cell, CPU)
+    mask = SeenBlocks.of_lengths(lengths).block_mask()
     expected = create_block_mask(same_cell, None, None, len(cell), len(cell), device="cpu")
     for kind in ("kv", "full_kv", "q", "full_q"):
         counts, indices = (getattr(mask, f"{kind}_{name}")[0, 0] for name in ("num_blocks", "indices"))
@@ -131,11 +150,18 @@ def test_the_block_mask_of_the_lengths_is_that_of_all_pairs_of_tokens(seed):
 
 
 def test_the_block_mask_of_a_large_batch_is_small():
-    mask = block_mask_of_cells([2048] * 192, lambda *_: None, CPU)
+    mask = SeenBlocks.of_lengths([2048] * 192).block_mask()
     tensors = [getattr(mask, name) for name in ("kv_indices", "full_kv_indices", "kv_num_blocks", "full_kv_num_blocks")]
     assert sum(tensor.numel() * tensor.element_size() for tensor in tensors) < 2**20
     assert int(mask.full_kv_num_blocks.sum()) == 192 * 16 * 16
     assert int(mask.kv_num_blocks.sum()) == 0
+
+
+def test_computed_blocks_are_little_more_than_the_pairs_of_tokens_of_a_cell():
+    lengths = np.random.default_rng(0).integers(300, 2048, 200).tolist()
+    blocks = SeenBlocks.of_lengths(lengths)
+    computed = 128**2 * int(blocks.partial_counts.sum() + blocks.full_counts.sum())
+    assert computed <= 1.3 * sum(length**2 for length in lengths) + 2 * 128 * sum(lengths)
 
 
 @pytest.mark.parametrize("back_end", ["sdpa", "eager", "flex"])

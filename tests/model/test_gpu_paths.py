@@ -3,6 +3,7 @@
 import inspect
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -12,12 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.model import attention
-from scdmc.model.attention import CUDA_KERNELS, PackedAttention, PackedLayout, alibi_slopes
+from scdmc.model.attention import CUDA_KERNELS, PackedAttention, alibi_slopes
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.heads import ScDMCForMaskedLM
+from scdmc.model.layout import PackedLayout, SeenBlocks
+from scdmc.training.batch_order import batch_order_of
 from scdmc.training.dual_stream import ScDMCForPretraining
+from scdmc.training.loading import TrainingCells, masked_batches
 from scdmc.training.masking import masked_batch
-from scdmc.training.settings import MaskingOptions, ObjectiveOptions
+from scdmc.training.settings import MaskingOptions, ObjectiveOptions, PretrainingSettings
 from tests.model.test_attention import N_HEADS, by_the_book, random_qkv
 from tests.training.runs import make_cells
 
@@ -95,7 +99,7 @@ def test_kernels_of_a_gpu_get_aligned_arguments_and_no_cudnn(monkeypatch):
 
     whole = F.scaled_dot_product_attention
     monkeypatch.setattr(attention.F, "scaled_dot_product_attention", record)
-    monkeypatch.setattr(attention, "_for_device", lambda choices, tensor: choices["cuda"])
+    monkeypatch.setattr(attention, "for_device", lambda choices, device_type: choices["cuda"])
     layout = PackedLayout.from_lengths(LENGTHS)
     attend = PackedAttention("sdpa", layout, alibi_slopes(N_HEADS), 0.0, torch.float32)
     with torch.no_grad():
@@ -152,6 +156,29 @@ def test_a_step_runs_on_a_device_without_values_and_waits_for_nothing():
     assert {parameter.grad.device.type for parameter in module.model.parameters() if parameter.requires_grad} == {
         "meta"
     }
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("back_end", ["sdpa", "flex"])
+def test_what_attention_reads_of_a_layout_comes_with_the_batch_and_serves_both_encoders(back_end, monkeypatch):
+    module = ScDMCForPretraining(small_model(), ObjectiveOptions()).eval()
+    for encoder in (module.model, module.momentum_encoder):
+        encoder.set_attention(back_end)
+    data = TrainingCells(make_cells(6), np.arange(6), np.arange(6))
+    order = batch_order_of(data.cells, data.training, PretrainingSettings(batch_size=6))
+    alone = module(masked_batch(data.cells, np.arange(6)[order.batches(0)[0]], 0, MaskingOptions()))
+    batch = next(masked_batches(data, order, MaskingOptions(), reader=(back_end, "cpu")))
+    for owner, name in ((PackedLayout, "padded_runs"), (SeenBlocks, "of_lengths")):
+        monkeypatch.setattr(owner, name, lambda *_: pytest.fail("made again"))
+    prepared = module(batch)
+    assert {name: float(value) for name, value in prepared.items()} == pytest.approx(
+        {name: float(value) for name, value in alone.items()}, rel=1e-6
+    )
+    moved = batch.to(torch.device("meta")).streams.layout
+    assert {moved.runs.tokens.device.type, moved.runs.places.device.type, moved.runs.is_token.device.type} == {"meta"}
+    assert (moved.blocks is None) == (back_end == "sdpa")
+    assert moved.blocks is None or moved.blocks.cell.device.type == "meta"
 
 
 def test_a_model_with_dropout_may_take_flex_outside_of_training():

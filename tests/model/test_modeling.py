@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
-from scdmc.model.attention import PackedLayout, alibi_slopes
+from scdmc.model.attention import alibi_slopes
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.heads import ScDMCForCellClassification, ScDMCForMaskedLM
+from scdmc.model.layout import PackedLayout
 from scdmc.model.packing import PackedCells, pack
 from scdmc.model.storage import load_model
 

@@ -11,9 +11,11 @@ import scipy.sparse
 
 import scdmc
 from scdmc.errors import ScDMCError
+from scdmc.genes.vocabulary import load_vocabulary
 from scdmc.reading.census import CensusSlice, census_counts, choose_cells, open_census, open_experiment
-from scdmc.tokens.medians import load_gene_medians
+from scdmc.tokens.medians import load_gene_medians, medians_by_gene
 from scdmc.tokens.parquet import gene_medians_path, read_tokenized, token_ids_path
+from scdmc.tokens.tokenizer import Tokenizer, collect_medians
 from tests.tokens.outputs import fingerprints
 
 tiledbsoma = pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed (pip install tiledbsoma)")
@@ -142,6 +144,20 @@ def test_report_vocabulary_and_medians_lie_beside(script, uri, tmp_path):
     assert "<html" in (tmp_path / "islets.report.html").read_text()
     assert len(pd.read_csv(tmp_path / "islets.unmatched_genes.csv")) > 10
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_own_medians_are_those_of_the_chosen_cells_and_not_of_their_blocks(script, uri, islets_path, adata, tmp_path):
+    assert run(script, uri, tmp_path, "--all_cells", "--own_medians", "--block_size", 70) == 0
+    beside = gene_medians_path(tmp_path / "islets.parquet")
+    vocabulary = load_vocabulary(None)
+    accumulator = collect_medians([islets_path], Tokenizer(vocabulary, load_gene_medians(None)))
+    assert load_gene_medians(beside).sha256 == medians_by_gene(accumulator, vocabulary, "islets").sha256
+    require_same_streams(read(tmp_path), scdmc.tokenize(adata, gene_median_file=beside))
+
+
+def test_own_medians_and_others_contradict_each_other(script, uri, tmp_path, capsys):
+    assert run(script, uri, tmp_path / "out", "--own_medians", "--gene_median_file", "default") == 2
+    assert "--own_medians and --gene_median_file both say" in capsys.readouterr().err
 
 
 def test_totals_and_filters_of_the_experiment_count(script, adata, tmp_path):

@@ -115,6 +115,7 @@ def test_no_benchmark_is_left_out():
         "annotation",
         "controls",
         "embedding_choices",
+        "gpu_check",
         "paper",
         "probe",
         "tokenize_cells",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -362,6 +363,25 @@ def test_a_run_that_was_stopped_between_two_log_lines_has_the_history_of_one_tha
     assert [row["step"] for row in part.history] == [0, 4, 4, 8, 8]
 
 
+@pytest.mark.parametrize(("tracker", "is_there"), [("tensorboard", True), ("none", False)])
+def test_a_run_reports_to_its_tracker_or_to_nobody(tmp_path, tracker, is_there):
+    make_run(tmp_path, replace(SETTINGS, max_steps=1, report_to=tracker)).run()
+    assert any(path.name.startswith("events.out") for path in tmp_path.rglob("*")) == is_there
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs the package wandb")
+def test_a_resumed_run_goes_on_with_its_run_of_wandb(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = replace(SETTINGS, report_to="wandb")
+    make_run(tmp_path, settings).run()
+    name = (tmp_path / "wandb" / "id.txt").read_text()
+    resumed = make_run(tmp_path, settings)
+    resumed.resume(tmp_path / "checkpoints" / "step-00000003")
+    resumed.run()
+    assert (tmp_path / "wandb" / "id.txt").read_text() == name
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{name}"))) >= 1
+
+
 def test_a_checkpoint_has_the_rights_that_the_user_gives_to_files(tmp_path):
     before = os.umask(0o027)
     try:
@@ -421,6 +441,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from scdmc.training.distributed import own_part
 from tests.training.runs import SETTINGS, make_run
 folder, variants = Path(sys.argv[1]), json.loads(sys.argv[2])
 for name, changes in variants.items():
@@ -433,9 +454,15 @@ torch.manual_seed(123)
 resumed = make_run(folder / "resumed", settings)
 resumed.resume(folder / "straight" / "checkpoints" / "step-00000003")
 resumed.run()
-model = resumed.whole_model()
-if resumed.accelerator.is_main_process:
+model, is_main_process = resumed.whole_model(), resumed.accelerator.is_main_process
+assert is_main_process or not settings.fsdp or model is None
+if is_main_process:
     model.save_pretrained(folder / "model")
+moments = [value for state in resumed.optimizer.state.values() for value in state.values()]
+tensors = [*resumed.module.parameters(), *moments]
+parts = [own_part(tensor).untyped_storage() for tensor in tensors]
+held = {part.data_ptr(): part.nbytes() for part in parts}
+(folder / f"held_{resumed.accelerator.process_index}.json").write_text(json.dumps(sum(held.values())))
 resumed.end()
 """
 
@@ -500,6 +527,15 @@ def test_two_processes_resume_bit_for_bit_with_the_dropout_of_each(of_two_proces
     model = ScDMCForMaskedLM.from_pretrained(folder / "model").state_dict()
     for name, tensor in without_prefix("module.model", resumed).items():
         assert torch.equal(model[name], tensor), name
+
+
+def test_each_of_two_processes_holds_half_of_a_sharded_run_also_after_resuming(of_two_processes):
+    held = {
+        kind: [json.loads((of_two_processes(kind) / f"held_{process}.json").read_text()) for process in (0, 1)]
+        for kind in OF_TWO_PROCESSES
+    }
+    assert held["ddp"][0] == held["ddp"][1] == pytest.approx(sum(held["fsdp"]), rel=0.05)
+    assert max(held["fsdp"]) < 0.6 * held["ddp"][0]
 
 
 def test_a_single_process_cannot_be_sharded(tmp_path):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pandas as pd
 import pytest
@@ -311,6 +312,11 @@ def other_vocabulary(tmp_path):
         ({"--resume_from_checkpoint": "nowhere"}, "is no checkpoint"),
         ({"--max_length": "2"}, "--max_length"),
         ({"--max_length": "4096"}, "--max_length"),
+        pytest.param(
+            {"--report_to": "wandb"},
+            "--report_to wandb needs wandb, which is not installed: pip install wandb",
+            marks=pytest.mark.skipif(find_spec("wandb") is not None, reason="needs an installation without wandb"),
+        ),
     ],
     ids=str,
 )
