@@ -275,5 +275,5 @@ def _longest(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict) -
 
 
 def _sha256_of(files: Sequence[Path]) -> str:
-    parts = [f"{file.name} {known_sha256(file)}" for file in files if file.is_file()]
+    parts = [f"{file.name} {known_sha256(file)}" for file in sorted(files) if file.is_file()]
     return hashlib.sha256("\n".join(parts).encode("utf8")).hexdigest()

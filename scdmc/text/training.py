@@ -5,7 +5,7 @@ Source: docs/text.md, "Training".
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,8 +16,7 @@ from sklearn.metrics import f1_score
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.progress import progress_bar
 from scdmc.text.annotation import own_neighbours, smoothed
-from scdmc.text.features import Centre, Components, FeatureMaker
-from scdmc.text.model import CellTextModel, TextSpace, unit
+from scdmc.text.model import TextSpace, unit
 from scdmc.text.objectives import contrast, ridge_projection
 from scdmc.text.options import TextTrainingOptions
 
@@ -243,26 +242,3 @@ def _likelihoods(cells: LabelledSet, projection: np.ndarray, space: TextSpace, s
         float(scipy.special.log_softmax(scores / temperature, axis=1)[rows, place[rows]].mean())
         for temperature in TEMPERATURES
     ]
-
-
-def text_model(
-    trained: Trained,
-    maker: FeatureMaker,
-    centres: Sequence[Centre],
-    space: TextSpace,
-    temperature: float,
-    facts: dict[str, object],
-    options: TextTrainingOptions,
-) -> CellTextModel:
-    """The model that a training found, with what annotation needs beside the projection."""
-    components: Components | None = maker.components
-    return CellTextModel(
-        maker.kind,
-        options.projector,
-        trained.projection,
-        Centre.shared(centres),
-        components,
-        space,
-        temperature,
-        facts | {"training": asdict(options)},
-    )
