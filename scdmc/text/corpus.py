@@ -12,13 +12,13 @@ import pandas as pd
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import read_json_object
 from scdmc.genes.vocabulary import require_same_vocabulary
-from scdmc.model.folder import ModelDirectory
 from scdmc.result_folders import require_whole
 from scdmc.text.ontology import CellOntology
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
     from scdmc.text.encoders import TextEncoder
 
 CELLS_PREFIX, CELLS_GLOB = "cells", "cells-*.parquet"
@@ -120,7 +120,7 @@ def read_facts(path: Path) -> dict:
 def require_fitting_corpus(
     facts: dict,
     source: Path,
-    model_directory: ModelDirectory,
+    model_directory: "ModelDirectory",
     ontology: CellOntology,
     encoder: "TextEncoder | None" = None,
 ) -> None:

@@ -245,6 +245,8 @@ def _split(table: pd.DataFrame, unseen: frozenset[str], options: CorpusOptions, 
     parts[is_unseen] = UNSEEN
     chosen = np.flatnonzero(table["cl_id"].notna().to_numpy() & ~is_unseen)
     cells = table.iloc[chosen]
+    seen = [ontology[cl_id].label for cl_id in sorted(set(cells["cl_id"]))]
+    require_terms(seen, FEWEST_TERMS, f"obs[{options.label_key!r}]")
     if options.split_file is not None:
         parts[chosen] = read_split(options.split_file, cells)
     else:

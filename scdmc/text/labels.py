@@ -259,12 +259,12 @@ def read_label_table(path: Path, ontology: CellOntology) -> dict[str, str | None
 
 @functools.cache
 def load_aliases() -> Aliases:
-    """The table of labels that ships with scDMC."""
+    """The table of labels that ships with scDMC, each of them also with "cell" behind it."""
     content = read_json_object(DEFAULT_ALIAS_FILE, "labels of cell types")
-    of_tissue = {
-        tissue: {plain_label(label): cl_id for label, cl_id in table.items()}
-        for tissue, table in content["aliases"].items()
-    }
+    of_tissue = {}
+    for tissue, table in content["aliases"].items():
+        plain = {plain_label(label): cl_id for label, cl_id in table.items()}
+        of_tissue[tissue] = {f"{label} cell": cl_id for label, cl_id in plain.items()} | plain
     tissues = {name: tuple(words) for name, words in content["tissues"].items()}
     return Aliases(tissues, of_tissue, tuple(content["without_tissue"]), content["words"])
 
