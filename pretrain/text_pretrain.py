@@ -22,8 +22,8 @@ EXAMPLES = (
     "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model --features pca --projector ridge",
 )
 STAGES = (1,)
-OF_LINEAR = {name: getattr(TextTrainingOptions(), name) for name in ("steps", "batch_size", "learning_rate")}
-OF_RIDGE = {"alpha": TextTrainingOptions().alpha}
+OF_LINEAR = {name: getattr(TextTrainingOptions(), name) for name in ("max_steps", "batch_size", "learning_rate")}
+OF_RIDGE = {"ridge_penalty": TextTrainingOptions().ridge_penalty}
 OF_COMPONENTS = {"n_components": TextTrainingOptions().n_components}
 
 
@@ -42,10 +42,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     group.add_argument("--features", choices=FEATURES, default=defaults.features, help=meaning)
     meaning = "linear: a contrast within data sets; ridge: least squares in closed form"
     group.add_argument("--projector", choices=PROJECTORS, default=defaults.projector, help=meaning)
-    group.add_argument("--steps", type=positive_int, help=f"of linear (default: {defaults.steps})")
+    group.add_argument("--max_steps", type=positive_int, help=f"of linear (default: {defaults.max_steps})")
     group.add_argument("--batch_size", type=positive_int, help=f"of linear: cells (default: {defaults.batch_size})")
     group.add_argument("--learning_rate", type=positive_float, help=f"of linear (default: {defaults.learning_rate})")
-    group.add_argument("--alpha", type=positive_float, help=f"of ridge: the penalty (default: {defaults.alpha:g})")
+    meaning = f"of ridge: the penalty (default: {defaults.ridge_penalty:g})"
+    group.add_argument("--ridge_penalty", type=positive_float, help=meaning)
     group.add_argument(
         "--n_components", type=positive_int, help=f"of pca and both: components (default: {defaults.n_components})"
     )

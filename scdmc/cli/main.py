@@ -48,7 +48,12 @@ COMMANDS = {
 
 
 # Subcommand -> the flag that its first word stands for where that is none.
-FIRST_WORDS = {"annotate": "--data_path", "watch": "--output_dir", "report": "--result_dirs"}
+FIRST_WORDS = {
+    "annotate": "--data_path",
+    "annotate-text": "--data_path",
+    "watch": "--output_dir",
+    "report": "--result_dirs",
+}
 
 
 WIDEST_HELP = 100

@@ -15,7 +15,7 @@ from scdmc.cells.components import component_values
 from scdmc.cells.neighbours import exact_neighbours
 from scdmc.errors import ScDMCError
 from scdmc.text.candidates import Candidate
-from scdmc.text.features import Centre
+from scdmc.text.features import MOST_GENES, Centre, variances
 from scdmc.text.genes_in_text import signed_genes
 from scdmc.text.model import CellTextModel, unit
 from scdmc.text.options import (
@@ -110,8 +110,10 @@ def own_neighbours(expression: scipy.sparse.csr_matrix, seed: int) -> scipy.spar
     -------
     Shape (n_cells, n_cells); rows sum to 1.
     """
-    n_components = min(N_COMPONENTS, min(expression.shape) - 1)
-    points = component_values(scipy.sparse.csr_matrix(expression), n_components, seed)
+    expression = scipy.sparse.csr_matrix(expression)
+    genes = np.sort(np.argsort(-variances(expression), kind="stable")[:MOST_GENES])
+    n_components = min(N_COMPONENTS, len(genes), expression.shape[0] - 1)
+    points = component_values(expression[:, genes], n_components, seed)
     nearest = exact_neighbours(points, N_NEIGHBORS + 1).others(N_NEIGHBORS)
     n_cells, n_nearest = nearest.shape
     rows = np.repeat(np.arange(n_cells), n_nearest)

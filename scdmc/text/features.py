@@ -17,7 +17,7 @@ from scdmc.model.folder import ModelDirectory
 from scdmc.text.options import POOLING, STREAM
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
-# The covariance of so many genes takes a few megabytes and seconds.
+# Those that vary most; the covariance of so many takes a few megabytes and seconds.
 MOST_GENES = 2_000
 
 
@@ -83,7 +83,7 @@ def fitted_components(
         )
     genes = np.array(sorted(shared))
     matrices = [_columns(*data_set, genes) for data_set in data_sets]
-    variance = sum(_variances(matrix) for matrix in matrices)
+    variance = sum(variances(matrix) for matrix in matrices)
     chosen = np.sort(np.argsort(-variance, kind="stable")[:MOST_GENES])
     covariance = np.zeros((len(chosen), len(chosen)))
     for matrix in matrices:
@@ -100,7 +100,8 @@ def _columns(expression: scipy.sparse.csr_matrix, names: np.ndarray, genes: np.n
     return scipy.sparse.csr_matrix(expression[:, [place[gene] for gene in genes]])
 
 
-def _variances(matrix: scipy.sparse.csr_matrix) -> np.ndarray:
+def variances(matrix: scipy.sparse.csr_matrix) -> np.ndarray:
+    """Of each column, shape (n_columns,)."""
     mean = np.asarray(matrix.mean(axis=0)).ravel()
     return np.asarray(matrix.multiply(matrix).mean(axis=0)).ravel() - mean**2
 

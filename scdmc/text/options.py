@@ -43,10 +43,10 @@ class TextTrainingOptions:
         One of :data:`FEATURES`.
     projector
         ``ridge``: in closed form, each term with the same weight; ``linear``: by a contrast within data sets.
-    steps, batch_size, learning_rate, weight_decay
+    max_steps, batch_size, learning_rate, weight_decay
         Of ``linear``: AdamW with one cycle of the rate.
-    alpha
-        Of ``ridge``: its penalty.
+    ridge_penalty
+        Of ``ridge``.
     n_components
         Of ``pca`` and ``both``.
     seed
@@ -55,11 +55,11 @@ class TextTrainingOptions:
 
     features: str = "scdmc"
     projector: str = "linear"
-    steps: int = 900
+    max_steps: int = 900
     batch_size: int = 48
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
-    alpha: float = 100.0
+    ridge_penalty: float = 100.0
     n_components: int = 50
     seed: int = 42
 

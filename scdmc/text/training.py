@@ -127,10 +127,10 @@ def train(
     if options.projector == "ridge":
         features = np.concatenate([each.features[each.is_training] for each in sets])
         terms = np.concatenate([each.terms[each.is_training] for each in sets])
-        projection = ridge_projection(features, (space.of_terms - space.mean)[terms], terms, options.alpha)
+        projection = ridge_projection(features, (space.of_terms - space.mean)[terms], terms, options.ridge_penalty)
         score = validation_score(projection, sets, space)
         return Trained(projection, pd.DataFrame({"step": [1], "loss": [np.nan], "validation_macro_f1": [score]}))
-    return _train_linear(sets, space, options, steps or options.steps, is_shown=steps is None)
+    return _train_linear(sets, space, options, steps or options.max_steps, is_shown=steps is None)
 
 
 def _train_linear(
@@ -218,7 +218,7 @@ def calibrated(sets: Sequence[LabelledSet], space: TextSpace, options: TextTrain
     for number, left_out in enumerate(sets):
         others = [each for place, each in enumerate(sets) if place != number]
         if len({term for each in others for term in each.own_terms}) >= FEWEST_TERMS:
-            projection = train(others, space, options, min(STEPS_WITHOUT_ONE, options.steps)).projection
+            projection = train(others, space, options, min(STEPS_WITHOUT_ONE, options.max_steps)).projection
             likelihoods.append(_likelihoods(left_out, projection, space, options.seed))
     if not likelihoods:
         return {"temperature": UNCALIBRATED, "is_calibrated": False, "why": "not calibrated: one data set"}

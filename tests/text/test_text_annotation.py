@@ -43,10 +43,11 @@ def opened(text_world):
 def annotate(opened, text_world, ontology):
     """A function: annotate the islets, or other cells, by types."""
     model, islets = opened
+    encoder = open_text_encoder(text_world["texts"])
 
     def run(types=TYPES, options=USUAL, query=islets):
         candidates = read_candidates(types, None, ontology)
-        vectors = candidate_vectors(candidates, model.texts, lambda: open_text_encoder(text_world["texts"]))
+        vectors = candidate_vectors(candidates, model.texts, lambda: encoder)
         away = distractors(candidates, vectors, model.texts, ontology)
         return annotate_cells(model, query, candidates, vectors, away, options)
 
@@ -125,8 +126,9 @@ def test_cells_without_counts_get_no_type_and_change_nothing(annotate, opened):
         annotate(query=replace(islets, has_counts=np.zeros_like(has_counts)))
 
 
-def test_more_than_fifty_candidates_are_not_standardised(annotate):
-    result = annotate([f"cell {'i' * number}" for number in range(1, 52)])
+def test_scores_of_many_candidates_are_not_standardised(annotate, monkeypatch):
+    monkeypatch.setattr("scdmc.text.annotation.MOST_STANDARDISED", len(TYPES) - 1)
+    result = annotate()
     assert result.is_smoothed
     assert not result.is_standardised
 
