@@ -11,15 +11,8 @@ FOLDERS_OF_COUNTS = ("tokenizer_combine", "gene_medians")
 PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 # Scripts that read no cells that they are given, and those that can do without a model.
 NO_CELLS = {
-    *(
-        "build_vocabulary",
-        "build_ontology",
-        "census",
-        "export_model",
-        "fetch_demo_data",
-        "fetch_regulons",
-        "fetch_orthologs",
-    ),
+    *("build_vocabulary", "build_ontology", "census", "export_model"),
+    *("fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
     *("learning_curve", "report", "watch", "text_pretrain"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed"),

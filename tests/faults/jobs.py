@@ -90,6 +90,13 @@ def a_folder(**more):
     }  # fmt: skip
 
 
+def corpus(folder, out):
+    return {
+        "model": folder / "model", "data_path": folder / "counts" / "cells.h5ad", "output_dir": out,
+        "text_encoder": "none", "min_cells_per_type": 3,
+    }  # fmt: skip
+
+
 def by_views(folder, out):
     return a_folder(data_path=folder / "few.h5ad", reference=folder / "renamed.h5ad")(folder, out)
 
@@ -164,6 +171,7 @@ JOBS = {
         medians, "medians",
         other(significant_digits=2), weight=6,
     ),
+    "corpus over an older one": Job("tokenizer/text_corpus.py", corpus, "corpus", other(seed=1)),
     "split": Job(
         "prepare/split_cells.py",
         lambda folder, out: {"data_path": folder / "counts" / "cells.h5ad", "output_file": out / "split.csv",

@@ -191,6 +191,17 @@ def check_split(odd: OddCells, out: Path, _: Path) -> None:
     require(bool((of_type >= 3).all()), "rare types take part")
 
 
+def check_corpus(odd: OddCells, out: Path, _: Path) -> None:
+    """Cells with counts and a term, once each, in a part of the split."""
+    from scdmc.text.corpus import read_corpus
+
+    obs = read_corpus(out).cells.obs
+    require(set(obs["split"]) <= PARTS, f"parts {sorted(set(obs['split']))}")
+    require(set(obs["cell_id"]) <= set(map(str, odd.adata.obs_names)), "cells that are not in the file")
+    require(len(obs) <= odd.adata.n_obs, "more cells than there are")
+    require(bool(obs["cl_id"].str.fullmatch(r"CL:\d{7}").all()), "cells without a term")
+
+
 def check_tables(odd: OddCells, out: Path, _: Path) -> None:
     """Scores lie within their bounds; tables of cells hold no cell that is not there."""
     names, n_cells = set(map(str, odd.adata.obs_names)), odd.adata.n_obs
@@ -264,6 +275,12 @@ RUNS = {
     "split": (
         "prepare/split_cells.py",
         lambda inputs, path, out: {"data_path": path, "output_file": out / "split.csv", **TYPED}, check_split,
+    ),
+    "corpus": (
+        "tokenizer/text_corpus.py",
+        lambda inputs, path, out: {"model": inputs / "model", "data_path": path, "output_dir": out,
+                                   "text_encoder": "none", "allow_unmapped": True, **TYPED},
+        check_corpus,
     ),
     "embed": ("downstream_tasks/embed.py", on_cells(output="cells.h5ad"), check_file),
     "annotate": ("downstream_tasks/annotate.py", on_cells("classifier", "labels.csv"), check_labels),

@@ -53,6 +53,14 @@ def tokens(folder: Path) -> str:
     return digest(cells.rank_ids, cells.expression_ids, cells.expression_values, cells.obs.to_csv())
 
 
+def corpus(folder: Path) -> str:
+    """Cells, texts and facts, as training on them reads them."""
+    from scdmc.text.corpus import read_corpus
+
+    read = read_corpus(folder)
+    return digest(read.cells.rank_ids, read.cells.obs.to_csv(), read.terms.to_csv(), read.facts)
+
+
 def model(folder: Path) -> str:
     """Weights and what they are for."""
     from scdmc.model.folder import open_model_directory
@@ -95,4 +103,4 @@ def medians(folder: Path) -> str:
     return digest(sorted(found.medians.items()))
 
 
-READERS = {"tokens": tokens, "model": model, "h5ad": h5ad, "files": files, "medians": medians}
+READERS = {"tokens": tokens, "corpus": corpus, "model": model, "h5ad": h5ad, "files": files, "medians": medians}

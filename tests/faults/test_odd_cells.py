@@ -13,7 +13,7 @@ N_FILES = int(os.environ.get("SCDMC_ODD_FILES", "16"))
 SCRIPTS = (
     "tokenize", "medians", "split", "embed", "annotate", "annotate with votes", "annotate by a reference",
     "annotate by views", "annotate by an odd reference", "fine-tune", "cluster", "cluster with labels", "integrate",
-    "modules", "networks", "perturb", "attention", "pre-train",
+    "modules", "networks", "perturb", "attention", "pre-train", "corpus",
 )  # fmt: skip
 SLOW = (
     "annotate by views",
