@@ -35,7 +35,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_argument(parser, "model that reads the cells, as in text_corpus.py: a folder")
     add_output_dir_argument(parser, meaning="folder for the text model")
     parser.add_argument(
-        "--stage", nargs="+", type=int, choices=STAGES, default=[1], help="1: cells are projected onto texts"
+        "--stage", nargs="+", type=positive_int, choices=STAGES, default=[1], help="1: cells are projected onto texts"
     )
     group = parser.add_argument_group("training")
     meaning = "what describes a cell: states of the model, principal components of the training genes, or both"
