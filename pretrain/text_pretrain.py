@@ -40,12 +40,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     group = parser.add_argument_group("training")
     meaning = "what describes a cell: states of the model, principal components of the training genes, or both"
     group.add_argument("--features", choices=FEATURES, default=defaults.features, help=meaning)
-    meaning = "linear: a contrast within data sets; ridge: least squares in closed form"
+    meaning = "linear: a contrast within data sets; ridge: least squares in closed form; combined: the sum of both"
     group.add_argument("--projector", choices=PROJECTORS, default=defaults.projector, help=meaning)
-    group.add_argument("--max_steps", type=positive_int, help=f"of linear (default: {defaults.max_steps})")
-    group.add_argument("--batch_size", type=positive_int, help=f"of linear: cells (default: {defaults.batch_size})")
-    group.add_argument("--learning_rate", type=positive_float, help=f"of linear (default: {defaults.learning_rate})")
-    meaning = f"of ridge: the penalty (default: {defaults.ridge_penalty:g})"
+    meaning = "of the contrast (default: {})"
+    group.add_argument("--max_steps", type=positive_int, help=meaning.format(defaults.max_steps))
+    group.add_argument("--batch_size", type=positive_int, help=f"cells {meaning.format(defaults.batch_size)}")
+    group.add_argument("--learning_rate", type=positive_float, help=meaning.format(defaults.learning_rate))
+    meaning = f"of the closed form: the penalty (default: {defaults.ridge_penalty:g})"
     group.add_argument("--ridge_penalty", type=positive_float, help=meaning)
     group.add_argument(
         "--n_components", type=positive_int, help=f"of pca and both: components (default: {defaults.n_components})"
@@ -59,8 +60,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_seed_argument(parser, "of the batches")
     add_model_arguments(parser)
     arguments = parser.parse_args(argv)
-    fill_in(arguments, OF_LINEAR, arguments.projector == "linear", "with --projector ridge")
-    fill_in(arguments, OF_RIDGE, arguments.projector == "ridge", "with --projector linear")
+    fill_in(arguments, OF_LINEAR, arguments.projector != "ridge", "with --projector ridge")
+    fill_in(arguments, OF_RIDGE, arguments.projector != "linear", "with --projector linear")
     fill_in(arguments, OF_COMPONENTS, arguments.features != "scdmc", "with --features scdmc")
     return arguments
 
@@ -95,11 +96,12 @@ def main(argv: list[str] | None = None) -> int:
     options = training_options(arguments)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     corpus = read_corpus(arguments.corpus_dir)
-    require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, CellOntology.load())
+    ontology = CellOntology.load()
+    require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
     space = training_texts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     data = training_data(corpus, encoder, model_directory, space, options)
-    trained = trained_model(data, corpus, options)
+    trained = trained_model(data, corpus, options, ontology)
     with result_folder(arguments.output_dir) as folder:
         write_text_model(folder, trained, data)
         write_json(folder / "arguments.json", described_arguments(arguments))

@@ -26,7 +26,7 @@ from scdmc.reports.tables import without_formulas
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.text.annotation import TextAnnotation, annotate_cells
 from scdmc.text.annotation_page import write_annotation_page
-from scdmc.text.candidates import Candidate, candidate_vectors, distractors
+from scdmc.text.candidates import Candidate, OtherTerms, candidate_vectors, other_terms
 from scdmc.text.features import FeatureMaker
 from scdmc.text.model import CellTextModel
 from scdmc.text.ontology import CellOntology
@@ -58,8 +58,8 @@ class TextAnnotator:
     ----------
     model, model_directory, maker
         The model, the folder of its encoder of cells, and what makes features.
-    candidates, vectors, distractors
-        The candidates, their texts' vectors, and rows of the training terms that stand for none of these.
+    candidates, vectors, others
+        The candidates, their texts' vectors, and what other training terms say.
     options
         How.
     """
@@ -69,7 +69,7 @@ class TextAnnotator:
     maker: FeatureMaker
     candidates: list[Candidate]
     vectors: np.ndarray
-    distractors: np.ndarray
+    others: OtherTerms
     options: TextAnnotationOptions
 
 
@@ -97,8 +97,8 @@ def text_annotator(
         How cells are annotated.
     """
     vectors = candidate_vectors(candidates, model.texts, open_encoder)
-    away = distractors(candidates, vectors, model.texts, ontology)
-    return TextAnnotator(model, maker.model_directory, maker, candidates, vectors, away, options)
+    others = other_terms(candidates, vectors, model.texts, ontology)
+    return TextAnnotator(model, maker.model_directory, maker, candidates, vectors, others, options)
 
 
 def annotation_columns(result: TextAnnotation) -> dict[str, np.ndarray]:
@@ -133,6 +133,7 @@ def annotation_facts(annotator: TextAnnotator, result: TextAnnotation) -> dict[s
         "depends_on_other_cells": str(result.is_centred_by_file or result.is_smoothed).lower(),
         "max_none": str(annotator.options.max_none),
         "temperature": str(model.temperature),
+        "none_margin": str(model.none_margin),
         "features": model.features,
         "projector": model.projector,
         "text_encoder": f"{model.texts.encoder_name} {model.texts.encoder_sha256}",
@@ -175,7 +176,7 @@ def annotate_file_by_text(
     require_room_for_results(data_path, (folder or file).absolute().parent)
     cells, query = query_of_file(data_path, annotator.model_directory, annotator.maker, counts)
     result = annotate_cells(
-        annotator.model, query, annotator.candidates, annotator.vectors, annotator.distractors, annotator.options
+        annotator.model, query, annotator.candidates, annotator.vectors, annotator.others, annotator.options
     )
     made = Provenance((data_path,), annotator.model_directory.path.parent.name, annotator.options.seed, began)
     annotated = _Annotated(data_path, cells, result, annotation_facts(annotator, result), made)

@@ -14,7 +14,7 @@ import scipy.special
 from scdmc.cells.components import component_values
 from scdmc.cells.neighbours import exact_neighbours
 from scdmc.errors import ScDMCError
-from scdmc.text.candidates import Candidate
+from scdmc.text.candidates import Candidate, OtherTerms
 from scdmc.text.features import MOST_GENES, Centre, variances
 from scdmc.text.genes_in_text import signed_genes
 from scdmc.text.model import CellTextModel, unit
@@ -178,7 +178,7 @@ def annotate_cells(
     query: Query,
     candidates: Sequence[Candidate],
     vectors: np.ndarray,
-    distractors: np.ndarray,
+    others: OtherTerms,
     options: TextAnnotationOptions,
 ) -> TextAnnotation:
     """Give each cell the candidate whose text it is nearest to.
@@ -191,8 +191,8 @@ def annotate_cells(
         The cells.
     candidates, vectors
         The candidates, and their texts' vectors, shape (n_candidates, text_size).
-    distractors
-        Rows of the training terms (:func:`scdmc.text.candidates.distractors`).
+    others
+        Training terms that stand for none of these, or for a candidate (:func:`scdmc.text.candidates.other_terms`).
     options
         How.
 
@@ -206,12 +206,12 @@ def annotate_cells(
     features = query.features[counted]
     centre = Centre.of(features) if by_file else model.centre
     cells = unit(model.projected(centre.applied(features)))
-    texts = np.concatenate([vectors, model.texts.of_terms[distractors]])
-    scores = (cells @ model.texts.centred(texts).T).astype(np.float64)  # (n_counted, n_candidates + n_distractors)
+    scores = (cells @ model.texts.centred(vectors).T).astype(np.float64)  # (n_counted, n_candidates)
+    of_terms = (cells @ model.texts.centred(model.texts.of_terms).T).astype(np.float64)  # (n_counted, n_terms)
     graph = own_neighbours(query.expression[counted], options.seed) if smooth else None
-    shared = scores if graph is None else smoothed(scores, graph)
+    shared, of_terms = (each if graph is None else smoothed(each, graph) for each in (scores, of_terms))
     is_standardised = by_file and len(candidates) <= MOST_STANDARDISED
-    ranked = scores[:, : len(candidates)]
+    ranked = scores
     markers = [signed_genes(candidate.text) for candidate in candidates]
     if is_standardised:
         ranked = standardised(ranked)
@@ -220,8 +220,9 @@ def annotate_cells(
             ranked = ranked + options.marker_weight * of_markers
     if graph is not None:
         ranked = smoothed(ranked, graph)
-    likely = scipy.special.softmax(shared[:, : len(candidates)] / model.temperature, axis=1)
-    none = _none_of_these(shared, len(candidates), model.temperature)
+    likely = scipy.special.softmax(shared / model.temperature, axis=1)
+    one_of_these = np.concatenate([shared, of_terms[:, others.below]], axis=1)
+    none = _none_of_these(of_terms[:, others.away], one_of_these, model)
     order = np.argsort(-ranked, axis=1, kind="stable")
     names = np.array([candidate.label for candidate in candidates], dtype=object)
     labels = np.full(len(query.has_counts), NO_COUNTS, dtype=object)
@@ -241,7 +242,7 @@ def annotate_cells(
         labels,
         of_all(order[:, 0], -1),
         of_all(order[:, 1], -1),
-        model.texts.terms["label"].iloc[distractors].tolist(),
+        model.texts.terms["label"].iloc[others.away].tolist(),
         {each.label: genes for each, genes in zip(candidates, markers, strict=True)},
         by_file,
         is_standardised,
@@ -275,9 +276,9 @@ def _how(n_cells: int, options: TextAnnotationOptions) -> tuple[bool, bool]:
     return by_file, smooth
 
 
-def _none_of_these(scores: np.ndarray, n_candidates: int, temperature: float) -> np.ndarray:
-    """The nearest distractor against the nearest candidate, from 0 to 1, shape (n_cells,); 0 without distractors."""
-    if scores.shape[1] == n_candidates:
-        return np.zeros(len(scores))
-    away = scores[:, n_candidates:].max(axis=1) - scores[:, :n_candidates].max(axis=1)
-    return scipy.special.expit(away / temperature)
+def _none_of_these(away: np.ndarray, one_of_these: np.ndarray, model: CellTextModel) -> np.ndarray:
+    """The nearest other text against the nearest of a candidate, from 0 to 1, shape (n_cells,); 0 without others."""
+    if not away.shape[1]:
+        return np.zeros(len(away))
+    nearer = away.max(axis=1) - one_of_these.max(axis=1)
+    return scipy.special.expit((nearer - model.none_margin) / model.temperature)

@@ -79,9 +79,7 @@ def annotate_by_text(
     annotator = text_annotator(opened, maker, candidates, ontology, lambda: open_text_encoder(text_encoder), chosen)
     tokenizer = tokenizer_of_model(model_directory, counts)
     cells, query = query_of_counts(counts_of_adata(adata, **counts.of_counts()), tokenizer, model_directory, maker)
-    result = annotate_cells(
-        opened, query, annotator.candidates, annotator.vectors, annotator.distractors, annotator.options
-    )
+    result = annotate_cells(opened, query, annotator.candidates, annotator.vectors, annotator.others, annotator.options)
     viewers = ForViewers(Provenance((), Path(model).name, chosen.seed))
     rows = cells.obs[ROW_COLUMN].to_numpy()
     add_results(adata, rows, annotation_columns(result), {CELLS_KEY: result.cells}, viewers)

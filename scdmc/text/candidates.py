@@ -180,10 +180,26 @@ def require_same_encoder(encoder: "TextEncoder", space: TextSpace) -> None:
         )
 
 
-def distractors(
+@dataclass(frozen=True)
+class OtherTerms:
+    """What training terms say of cells beside the candidates.
+
+    Attributes
+    ----------
+    away
+        Rows of the terms that are no relatives of any candidate: a cell nearer to them is none of these.
+    below
+        Rows of the terms below a candidate: a cell near to them is one of these, whatever the candidate's own text.
+    """
+
+    away: np.ndarray
+    below: np.ndarray
+
+
+def other_terms(
     candidates: Sequence[Candidate], vectors: np.ndarray, space: TextSpace, ontology: CellOntology
-) -> np.ndarray:
-    """Rows of the training terms that are no relatives of any candidate; a cell nearer to them is none of these.
+) -> OtherTerms:
+    """The training terms by their relation to the candidates.
 
     A candidate that is no term counts as the training term whose text is nearest to its own.
 
@@ -200,5 +216,6 @@ def distractors(
     nearest = (space.centred(vectors) @ space.centred(space.of_terms).T).argmax(axis=1)
     own = {each.cl_id or ids[place] for each, place in zip(candidates, nearest, strict=True)}
     own = [cl_id for cl_id in own if cl_id in ontology]
-    related = [any(ontology.relatives(cl_id, candidate) for candidate in own) for cl_id in ids]
-    return np.flatnonzero(~np.array(related, dtype=bool))
+    is_below = [bool(set(own) & set(ontology.ancestors(cl_id))) if cl_id in ontology else False for cl_id in ids]
+    related = [any(ontology.relatives(cl_id, each) for each in own) if cl_id in ontology else False for cl_id in ids]
+    return OtherTerms(np.flatnonzero(~np.array(related, dtype=bool)), np.flatnonzero(np.array(is_below, dtype=bool)))

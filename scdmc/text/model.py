@@ -98,6 +98,8 @@ class CellTextModel:
         The training texts.
     temperature
         By which scores become probabilities.
+    none_margin
+        By how much another text must be nearer than all candidates, so that a cell is none of these.
     facts
         What else ``config.json`` says: data sets, settings, versions.
     """
@@ -109,6 +111,7 @@ class CellTextModel:
     components: Components | None
     texts: TextSpace
     temperature: float
+    none_margin: float
     facts: Mapping[str, object]
 
     def projected(self, features: np.ndarray) -> np.ndarray:
@@ -199,6 +202,7 @@ def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
             components,
             TextSpace(terms, vectors, text_encoder["name"], text_encoder["sha256"]),
             float(calibration["temperature"]),
+            float(calibration["none_margin"]),
             content["facts"],
         )
         _require_sound(model)
@@ -220,7 +224,7 @@ def _require_sound(model: CellTextModel) -> None:
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"{name} has the shape {found} in place of {wanted}")
-    if model.features not in FEATURES or not 0 < model.temperature < np.inf:
+    if model.features not in FEATURES or not 0 < model.temperature < np.inf or not np.isfinite(model.none_margin):
         raise ValueError(f"features {model.features!r} or temperature {model.temperature} mean nothing")
     if not all(np.isfinite(values).all() for values in (model.projection, model.centre.scale, model.texts.vectors)):
         raise ValueError("a value is not finite")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 FEATURES = ("scdmc", "pca", "both")
 
 
-PROJECTORS = ("ridge", "linear")
+# In closed form, by a contrast, or the sum of both.
+PROJECTORS = ("ridge", "linear", "combined")
 
 
 SMOOTHING = ("auto", "on", "off")
@@ -42,19 +43,20 @@ class TextTrainingOptions:
     features
         One of :data:`FEATURES`.
     projector
-        ``ridge``: in closed form, each term with the same weight; ``linear``: by a contrast within data sets.
+        ``ridge``: in closed form, each term with the same weight; ``linear``: by a contrast within data sets;
+        ``combined``: the sum of the two, made equally large.
     max_steps, batch_size, learning_rate, weight_decay
-        Of ``linear``: AdamW with one cycle of the rate.
+        Of the contrast: AdamW with one cycle of the rate.
     ridge_penalty
-        Of ``ridge``.
+        Of the closed form.
     n_components
         Of ``pca`` and ``both``.
     seed
         Of the draws.
     """
 
-    features: str = "scdmc"
-    projector: str = "linear"
+    features: str = "both"
+    projector: str = "combined"
     max_steps: int = 900
     batch_size: int = 48
     learning_rate: float = 2e-3

@@ -42,6 +42,10 @@ TEMPERATURES = (0.02, 0.05, 0.1, 0.2, 0.3)
 UNCALIBRATED, STEPS_WITHOUT_ONE, MOST_CELLS_LEFT_OUT = 0.1, 200, 5_000
 
 
+# Share of cells of known types that may be called none of these.
+FALSE_ALARMS = 0.05
+
+
 @dataclass(frozen=True)
 class LabelledSet:
     """Cells of one data set, ready to be trained on.
@@ -124,13 +128,20 @@ def train(
     steps
         In place of those of the options, for trainings that leave a data set out.
     """
+    if options.projector == "linear":
+        return _train_linear(sets, space, options, steps or options.max_steps, is_shown=steps is None)
+    features = np.concatenate([each.features[each.is_training] for each in sets])
+    terms = np.concatenate([each.terms[each.is_training] for each in sets])
+    projection = ridge_projection(features, (space.of_terms - space.mean)[terms], terms, options.ridge_penalty)
     if options.projector == "ridge":
-        features = np.concatenate([each.features[each.is_training] for each in sets])
-        terms = np.concatenate([each.terms[each.is_training] for each in sets])
-        projection = ridge_projection(features, (space.of_terms - space.mean)[terms], terms, options.ridge_penalty)
         score = validation_score(projection, sets, space)
         return Trained(projection, pd.DataFrame({"step": [1], "loss": [np.nan], "validation_macro_f1": [score]}))
-    return _train_linear(sets, space, options, steps or options.max_steps, is_shown=steps is None)
+    linear = _train_linear(sets, space, options, steps or options.max_steps, is_shown=steps is None)
+    return Trained(_of_length_one(projection) + _of_length_one(linear.projection), linear.history)
+
+
+def _of_length_one(projection: np.ndarray) -> np.ndarray:
+    return projection / np.linalg.norm(projection)
 
 
 def _train_linear(
@@ -202,42 +213,63 @@ def validation_score(projection: np.ndarray, sets: Sequence[LabelledSet], space:
     return float(np.mean(scores)) if scores else float("nan")
 
 
-def calibrated(sets: Sequence[LabelledSet], space: TextSpace, options: TextTrainingOptions) -> dict[str, object]:
-    """By which temperature scores become probabilities: the likeliest for data sets that a training did not see.
+def calibrated(
+    sets: Sequence[LabelledSet], space: TextSpace, options: TextTrainingOptions, related: np.ndarray
+) -> dict[str, object]:
+    """How scores become probabilities, found on data sets that a training did not see.
 
     Parameters
     ----------
     sets, space, options
         See :func:`train`. Each data set is left out in turn.
+    related
+        Whether two training terms are relatives, shape (n_terms, n_terms).
 
     Returns
     -------
-    The content of ``calibration.json``: ``temperature``, ``is_calibrated``, and the mean log-likelihood of each.
+    The content of ``calibration.json``: ``temperature``, the likeliest, with the mean log-likelihood of each;
+    ``none_margin``, by which a text must be nearer than all candidates so that a cell is none of these: 5% of the
+    left-out cells, whose types all were candidates, are then called so; and ``is_calibrated``.
     """
-    likelihoods = []
+    likelihoods, margins = [], []
     for number, left_out in enumerate(sets):
         others = [each for place, each in enumerate(sets) if place != number]
-        if len({term for each in others for term in each.own_terms}) >= FEWEST_TERMS:
+        trained = sorted({term for each in others for term in each.own_terms})
+        if len(trained) >= FEWEST_TERMS:
             projection = train(others, space, options, min(STEPS_WITHOUT_ONE, options.max_steps)).projection
-            likelihoods.append(_likelihoods(left_out, projection, space, options.seed))
+            scores = _scores_of_left_out(left_out, projection, space, options.seed)
+            likelihoods.append(_likelihoods(left_out, *scores))
+            away = [term for term in trained if not related[term, left_out.own_terms].any()]
+            if away:
+                of_all = scores[1]
+                behind = of_all[:, away].max(axis=1) - of_all[:, left_out.own_terms].max(axis=1)
+                margins.append(float(np.quantile(behind, 1 - FALSE_ALARMS)))
+    margin = float(np.mean(margins)) if margins else 0.0
     if not likelihoods:
-        return {"temperature": UNCALIBRATED, "is_calibrated": False, "why": "not calibrated: one data set"}
+        why = "not calibrated: one data set"
+        return {"temperature": UNCALIBRATED, "none_margin": margin, "is_calibrated": False, "why": why}
     mean = np.mean(likelihoods, axis=0)
     table = {str(temperature): float(value) for temperature, value in zip(TEMPERATURES, mean, strict=True)}
-    return {"temperature": TEMPERATURES[int(mean.argmax())], "is_calibrated": True, "log_likelihoods": table}
+    best = TEMPERATURES[int(mean.argmax())]
+    return {"temperature": best, "none_margin": margin, "is_calibrated": True, "log_likelihoods": table}
 
 
-def _likelihoods(cells: LabelledSet, projection: np.ndarray, space: TextSpace, seed: int) -> list[float]:
-    """Mean log-likelihood of the cells' terms at each temperature, smoothed as annotation does."""
+def _scores_of_left_out(
+    cells: LabelledSet, projection: np.ndarray, space: TextSpace, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of at most 5,000 cells, and their scores of all terms, smoothed as annotation does."""
     chosen = np.arange(len(cells.terms))
     if len(chosen) > MOST_CELLS_LEFT_OUT:
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), MOST_CELLS_LEFT_OUT, replace=False))
-    texts = space.centred(space.of_terms[cells.own_terms])
-    scores = unit(cells.features[chosen] @ projection) @ texts.T
-    scores = smoothed(scores.astype(np.float64), own_neighbours(cells.expression[chosen], seed))
+    scores = unit(cells.features[chosen] @ projection) @ space.centred(space.of_terms).T
+    return chosen, smoothed(scores.astype(np.float64), own_neighbours(cells.expression[chosen], seed))
+
+
+def _likelihoods(cells: LabelledSet, chosen: np.ndarray, of_all: np.ndarray) -> list[float]:
+    """Mean log-likelihood of the cells' terms among those of their data set, at each temperature."""
+    scores = of_all[:, cells.own_terms]
     place = np.searchsorted(cells.own_terms, cells.terms[chosen])
-    is_known = np.isin(cells.terms[chosen], cells.own_terms)
-    rows = np.flatnonzero(is_known)
+    rows = np.flatnonzero(np.isin(cells.terms[chosen], cells.own_terms))
     return [
         float(scipy.special.log_softmax(scores / temperature, axis=1)[rows, place[rows]].mean())
         for temperature in TEMPERATURES

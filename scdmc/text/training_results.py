@@ -16,6 +16,7 @@ from scdmc.reports.provenance import Provenance
 from scdmc.text.corpus import Corpus
 from scdmc.text.features import Centre
 from scdmc.text.model import CellTextModel, save_text_model
+from scdmc.text.ontology import CellOntology
 from scdmc.text.options import TextTrainingOptions
 from scdmc.text.training import LabelledSet, Trained, calibrated, train, usable_sets, validation_score
 from scdmc.text.training_data import TrainingData
@@ -63,7 +64,9 @@ class TrainedTextModel:
         ]
 
 
-def trained_model(data: TrainingData, corpus: Corpus, options: TextTrainingOptions) -> TrainedTextModel:
+def trained_model(
+    data: TrainingData, corpus: Corpus, options: TextTrainingOptions, ontology: CellOntology
+) -> TrainedTextModel:
     """Train on a corpus, and find the temperature.
 
     Parameters
@@ -74,10 +77,14 @@ def trained_model(data: TrainingData, corpus: Corpus, options: TextTrainingOptio
         Where it is from.
     options
         What is trained, and how.
+    ontology
+        Which terms are related.
     """
     sets = usable_sets(data.sets, str(corpus.path))
     trained = train(sets, data.space, options)
-    calibration = calibrated(sets, data.space, options)
+    ids = data.space.terms["cl_id"].tolist()
+    related = np.array([[ontology.relatives(one, other) for other in ids] for one in ids], dtype=bool)
+    calibration = calibrated(sets, data.space, options, related)
     table = _table_of_sets(sets, trained, data)
     names = {each.name for each in sets}
     centres = [centre for centre, each in zip(data.centres, data.sets, strict=True) if each.name in names]
@@ -98,6 +105,7 @@ def trained_model(data: TrainingData, corpus: Corpus, options: TextTrainingOptio
         data.maker.components,
         data.space,
         float(calibration["temperature"]),
+        float(calibration["none_margin"]),
         facts,
     )
     return TrainedTextModel(model, trained.history, calibration, table)

@@ -25,6 +25,6 @@ def text_world(tmp_path_factory, islets_path, load_script):
     words += ["--data_path", folder / "islets_0.h5ad", folder / "islets_1.h5ad", "--min_cells_per_type", "5"]
     assert load_script("tokenizer/text_corpus.py").main([str(word) for word in words]) == 0
     words = ["--model", world["cells"], "--corpus_dir", world["corpus"], "--output_dir", world["model"]]
-    words += ["--features", "both", "--n_components", "20", "--projector", "ridge"]
+    words += ["--features", "both", "--n_components", "20", "--max_steps", "60", "--learning_rate", "0.02"]
     assert load_script("pretrain/text_pretrain.py").main([str(word) for word in words]) == 0
     return world

@@ -14,7 +14,7 @@ from scdmc.model.folder import open_model_directory
 from scdmc.model.storage import load_model
 from scdmc.reading.options import CountOptions
 from scdmc.text.annotation import Query, annotate_cells, marker_scores, smoothed
-from scdmc.text.candidates import candidate_vectors, distractors, read_candidates
+from scdmc.text.candidates import candidate_vectors, other_terms, read_candidates
 from scdmc.text.encoders import open_text_encoder
 from scdmc.text.features import Centre, fitted_components
 from scdmc.text.model import feature_maker, read_text_model
@@ -48,8 +48,8 @@ def annotate(opened, text_world, ontology):
     def run(types=TYPES, options=USUAL, query=islets):
         candidates = read_candidates(types, None, ontology)
         vectors = candidate_vectors(candidates, model.texts, lambda: encoder)
-        away = distractors(candidates, vectors, model.texts, ontology)
-        return annotate_cells(model, query, candidates, vectors, away, options)
+        others = other_terms(candidates, vectors, model.texts, ontology)
+        return annotate_cells(model, query, candidates, vectors, others, options)
 
     return run
 

@@ -18,7 +18,7 @@ from scdmc.text.options import TextTrainingOptions
 from scdmc.text.training import LabelledSet, calibrated, train, usable_sets, validation_score
 from scdmc.text.training_data import training_texts
 
-LINEAR = TextTrainingOptions(max_steps=100, batch_size=16, learning_rate=2e-2)
+LINEAR = TextTrainingOptions(projector="linear", max_steps=100, batch_size=16, learning_rate=2e-2)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def sets():
     return [made_up("one", [0, 1, 2, 3]), made_up("two", [2, 3, 4, 5], seed=1)]
 
 
-@pytest.mark.parametrize("projector", ["linear", "ridge"])
+@pytest.mark.parametrize("projector", ["linear", "ridge", "combined"])
 def test_cells_find_the_texts_of_their_terms_again_and_again_the_same(sets, space, projector):
     options = replace(LINEAR, projector=projector)
     found = train(sets, space, options)
@@ -66,7 +66,7 @@ def test_no_batch_mixes_data_sets_and_none_holds_validation_cells(sets, space, m
     monkeypatch.setattr(training, "contrast", keep)
     eye = torch.eye(8, 12)  # a projection by which the features can be told again
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda tensor, *_, **__: tensor.zero_().add_(eye))
-    options = TextTrainingOptions(max_steps=12, batch_size=8, learning_rate=1e-9)
+    options = replace(LINEAR, max_steps=12, batch_size=8, learning_rate=1e-9)
     train(sets, space, options)
     batches = [{tuple(row) for row in np.round(batch[:, :8].detach().numpy(), 4)} for batch in seen]
     rounded = [{tuple(np.round(row, 4)) for row in own} for own in rows]
@@ -84,10 +84,12 @@ def test_a_data_set_of_one_term_takes_no_part_and_few_terms_are_refused(sets, ca
 
 def test_a_temperature_needs_two_data_sets(sets, space):
     few = replace(LINEAR, max_steps=10)
-    found = calibrated(sets, space, few)
+    related = np.eye(6, dtype=bool)
+    found = calibrated(sets, space, few, related)
+    assert np.isfinite(found["none_margin"])
     assert found["is_calibrated"]
     assert found["temperature"] == max(training.TEMPERATURES, key=lambda each: found["log_likelihoods"][str(each)])
-    alone = calibrated(sets[:1], space, few)
+    alone = calibrated(sets[:1], space, few, related)
     assert (alone["temperature"], alone["is_calibrated"]) == (0.1, False)
 
 
