@@ -19,7 +19,7 @@ from scdmc.text.options import FEATURES, PROJECTORS, TextTrainingOptions
 
 EXAMPLES = (
     "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model",
-    "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model --features pca --projector ridge",
+    "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model --features pca --projector linear",
 )
 STAGES = (1,)
 OF_LINEAR = {name: getattr(TextTrainingOptions(), name) for name in ("max_steps", "batch_size", "learning_rate")}
