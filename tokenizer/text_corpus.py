@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.result_folders import result_folder
     from scdmc.text.corpus_maker import CorpusOptions, label_cells, write_corpus
     from scdmc.text.labels import read_label_table
-    from scdmc.text.ontology import CellOntology
+    from scdmc.text.ontology import CellOntology, require_term
 
     ontology = CellOntology.load()
     table = read_label_table(arguments.cell_type_table, ontology) if arguments.cell_type_table else {}
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         origin_keys={origin: column for origin in ORIGINS if (column := getattr(arguments, f"{origin}_key"))},
         table=table,
         allow_unmapped=arguments.allow_unmapped,
-        held_out=[cl_id.strip().upper() for cl_id in arguments.hold_out_terms],
+        held_out=[require_term(ontology, cl_id, "--hold_out_terms").cl_id for cl_id in arguments.hold_out_terms],
         labels=label_options(arguments),
         split=split_options(arguments),
         split_file=arguments.split_file,
@@ -104,10 +104,9 @@ def main(argv: list[str] | None = None) -> int:
 
         encoder = open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
     labelled = label_cells(arguments.data_path, options, ontology)
-    for line in labelled.summary():
-        print(line)
     with result_folder(arguments.output_dir) as folder:
         facts = write_corpus(folder, arguments.data_path, labelled, options, model_directory, ontology, counts, encoder)
+    print("\n".join(labelled.summary()))
     parts = ", ".join(f"{part} {cells:,}" for part, cells in facts["parts"].items())
     print(f"{facts['cells']:,} cells ({parts}) of {facts['terms']} terms; wrote {arguments.output_dir}")
     return 0

@@ -39,7 +39,7 @@ from scdmc.text.corpus import (
     require_terms,
 )
 from scdmc.text.labels import UNMAPPED, LabelMatch, match_labels, require_mapped, suggestion_text
-from scdmc.text.ontology import CellOntology, require_term
+from scdmc.text.ontology import CellOntology
 from scdmc.text.texts import texts_of_term
 from scdmc.tokens.output import CELLS_PER_ROW_GROUP
 from scdmc.tokens.parquet import (
@@ -162,15 +162,8 @@ def label_cells(paths: Sequence[Path], options: CorpusOptions, ontology: CellOnt
 
 
 def unseen_terms(held_out: Sequence[str], ontology: CellOntology) -> frozenset[str]:
-    """Terms that are held out, and all of their descendants.
-
-    Raises
-    ------
-    ScDMCError
-        If one is no term.
-    """
-    terms = [require_term(ontology, cl_id, "--hold_out_terms") for cl_id in held_out]
-    return frozenset().union(*(ontology.descendants(term.cl_id) for term in terms))
+    """Terms that are held out, and all of their descendants."""
+    return frozenset().union(*(ontology.descendants(cl_id) for cl_id in held_out))
 
 
 def _cells_of_file(number: int, path: Path, options: CorpusOptions, ontology: CellOntology) -> LabelledCells:

@@ -107,7 +107,7 @@ class CellOntology(Mapping[str, Term]):
 
     def descendants(self, cl_id: str) -> frozenset[str]:
         """Terms below a term, and the term itself."""
-        found, front = {cl_id}, [cl_id]
+        found, front = {cl_id}, [self._terms[cl_id].cl_id]
         while front:
             front = [child for term in front for child in self._children.get(term, ()) if child not in found]
             found.update(front)

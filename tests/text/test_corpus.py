@@ -218,7 +218,7 @@ def test_the_same_cells_give_the_same_bytes_and_a_changed_file_is_refused(run, f
     ("words", "said"),
     [
         (["--label_key", "type"], "no column 'type'"),
-        (["--hold_out_terms", "beta"], "--hold_out_terms: 'BETA' is no id"),
+        (["--hold_out_terms", "beta"], "--hold_out_terms: 'beta' is no id"),
         (["--hold_out_terms", "CL:0000000"], "0 terms have training cells"),
         (["--min_cells_per_type", "1000"], "fewer than two types have at least 1000 cells"),
         (["--split_file", "s.csv", "--seed", "1", "--test_fraction", "0.3"], "--test_fraction has no effect"),
