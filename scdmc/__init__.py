@@ -17,6 +17,7 @@ GENE_FUNCTIONS = ("attention_analysis", "gene_embeddings", "gene_modules", "gene
 __all__ = [
     "__version__",
     "annotate",
+    "annotate_by_text",
     "embed",
     "fine_tune",
     "integration_benchmark",
@@ -37,6 +38,10 @@ def __getattr__(name: str) -> object:
         from scdmc.views.api import annotate
 
         return annotate
+    if name == "annotate_by_text":
+        from scdmc.text.api import annotate_by_text
+
+        return annotate_by_text
     if name in ("embed", "fine_tune"):
         from scdmc.annotation import api as annotation_api
 

@@ -27,7 +27,7 @@ def read_expression(
     """
     if is_counts(data_path):
         return _expression_of_h5ad(data_path, cells, options or CountOptions())
-    return _expression_of_streams(read_tokenized(data_path, obs_columns=()), model_directory)
+    return expression_of_streams(read_tokenized(data_path, obs_columns=()), model_directory)
 
 
 def _expression_of_h5ad(
@@ -69,9 +69,10 @@ def read_raw_counts(
         return raw_counts(counts)[cells.obs[ROW_COLUMN].to_numpy()]
 
 
-def _expression_of_streams(
+def expression_of_streams(
     cells: TokenizedCells, model_directory: ModelDirectory
 ) -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
+    """log1p CP10k of the genes in the streams of cells, and the tokens of the genes that any cell has."""
     vocabulary = model_directory.vocabulary
     expression = expression_of_cells(cells, np.arange(len(cells)), len(vocabulary))
     relative = np.expm1(expression.data.astype(np.float64))

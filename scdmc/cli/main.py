@@ -30,8 +30,10 @@ COMMANDS = {
     "pretrain": "pretrain/scDMC_pretrain.py",
     "watch": "pretrain/watch.py",
     "export": "pretrain/export_model.py",
+    "text-pretrain": "pretrain/text_pretrain.py",
     "fine-tune": "downstream_tasks/downstream_tasks.py",
     "annotate": "downstream_tasks/annotate.py",
+    "annotate-text": "downstream_tasks/annotate_text.py",
     "embed": "downstream_tasks/embed.py",
     "embed-many": "downstream_tasks/embed_many.py",
     "cluster": "downstream_tasks/cluster.py",
@@ -47,7 +49,12 @@ COMMANDS = {
 
 
 # Subcommand -> the flag that its first word stands for where that is none.
-FIRST_WORDS = {"annotate": "--data_path", "watch": "--output_dir", "report": "--result_dirs"}
+FIRST_WORDS = {
+    "annotate": "--data_path",
+    "annotate-text": "--data_path",
+    "watch": "--output_dir",
+    "report": "--result_dirs",
+}
 
 
 WIDEST_HELP = 100

@@ -13,7 +13,7 @@ PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 NO_CELLS = {
     *("build_vocabulary", "build_ontology", "census", "export_model"),
     *("fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
-    *("learning_curve", "report", "watch"),
+    *("learning_curve", "report", "watch", "text_pretrain"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed", "gpu_check"),
     "embed_many_speed",
@@ -42,6 +42,8 @@ def required(load_script, monkeypatch, tmp_path):
         parser = parser_of(load_script, monkeypatch, script)
         flags = [action.option_strings[0] for action in parser._actions if action.required]
         words = [word for flag in flags for word in (flag, values[flag])]
+        if stem(script) == "annotate_text":  # which asks for candidates, and a file or a folder
+            words += ["--types", "a; b", "--output_file", tmp_path / "output.h5ad"]
         if stem(script) == "annotate":  # which asks for a reference or a classifier, and a file or a folder
             words += ["--model", "scDMC-small", "--output_file", tmp_path / "output.h5ad"]
         return [*words, "--genes", "INS"] if stem(script) == "perturb" else words
@@ -187,6 +189,7 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
         ("downstream_tasks/demo_report.py", ["--output_dir", "absent"]),
         ("downstream_tasks/report.py", ["--result_dirs", "absent", "--output_dir", "OUTPUT"]),
         ("pretrain/watch.py", ["--output_dir", "absent"]),
+        ("pretrain/text_pretrain.py", ["--model", "scDMC-small", "--corpus_dir", "absent", "--output_dir", "OUTPUT"]),
         ("prepare/paper_data.py", ["--dataset", "ms", "--output_dir", "OUTPUT", "--source_directory", "absent"]),
         ("benchmarks/paper.py", ["--model", "scDMC-small", "--output_dir", "OUTPUT", "--data_dir", "absent"]),
     ],

@@ -1,0 +1,245 @@
+"""A model of cells and texts, and its folder, which needs no other folder but that of the text encoder.
+
+Tensors are safetensors, all else is JSON, parquet and npy without pickle; nothing in it is run when it is read.
+Source: docs/text.md, "The folder of a text model".
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from scdmc.errors import ScDMCError
+from scdmc.files import atomic_path, read_json_object, write_json
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory, open_model_directory
+from scdmc.model.names import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from scdmc.model.storage import load_model, save_model_directory
+from scdmc.model.weights import save_tensors
+from scdmc.result_folders import require_whole
+from scdmc.text.features import Centre, Components, FeatureMaker
+from scdmc.text.options import FEATURES
+
+MODEL_TYPE, FORMAT = "scdmc_text", 1
+
+
+ENCODER_FOLDER, TEXT_ENCODER_FILE, CALIBRATION_FILE = "encoder", "text_encoder.json", "calibration.json"
+
+
+TERMS_FILE, VECTORS_FILE = "terms.parquet", "text_vectors.npy"
+
+
+# The texts of a term whose vectors are kept, the mean of which stands for the term.
+TEXTS_OF_TERM = ("label", "description")
+
+
+@dataclass(frozen=True)
+class TextSpace:
+    """The texts that a model was trained on, and who made their vectors.
+
+    Attributes
+    ----------
+    terms
+        The training terms: cl_id, label, and the texts ``label`` and ``description`` as columns.
+    vectors
+        Of these two texts, shape (n_terms, 2, text_size), float32.
+    encoder_name, encoder_sha256
+        The text encoder.
+    """
+
+    terms: pd.DataFrame
+    vectors: np.ndarray
+    encoder_name: str
+    encoder_sha256: str
+
+    @property
+    def of_terms(self) -> np.ndarray:
+        """One vector for each term, the mean of its texts, of length 1; shape (n_terms, text_size)."""
+        return unit(self.vectors.mean(axis=1))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """What all texts of cells have in common, shape (text_size,)."""
+        return self.of_terms.mean(axis=0)
+
+    def centred(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors of texts without what all have in common, of length 1; shape (n_texts, text_size)."""
+        return unit(vectors - self.mean)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1, float32; one that is 0 stays so."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(length > 0, length, 1)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CellTextModel:
+    """What projects cells onto texts.
+
+    Attributes
+    ----------
+    features
+        One of :data:`scdmc.text.options.FEATURES`.
+    projector
+        How the projection was found.
+    projection
+        Shape (n_features, text_size), float32.
+    centre
+        Of the training data sets.
+    components
+        None for the features ``scdmc``.
+    texts
+        The training texts.
+    temperature
+        By which scores become probabilities.
+    none_margin
+        By how much another text must be nearer than all candidates, so that a cell is none of these.
+    facts
+        What else ``config.json`` says: data sets, settings, versions.
+    """
+
+    features: str
+    projector: str
+    projection: np.ndarray
+    centre: Centre
+    components: Components | None
+    texts: TextSpace
+    temperature: float
+    none_margin: float
+    facts: Mapping[str, object]
+
+    def projected(self, features: np.ndarray) -> np.ndarray:
+        """Centred features (:class:`scdmc.text.features.Centre`) in the space of texts, shape (n_cells, text_size)."""
+        return features @ self.projection
+
+
+def save_text_model(
+    folder: Path,
+    model: CellTextModel,
+    maker: FeatureMaker,
+    calibration: Mapping[str, object],
+    card: str,
+    encoder_card: str,
+) -> None:
+    """Write a text model with the encoder of its cells; ``model.safetensors`` appears last.
+
+    Parameters
+    ----------
+    folder
+        To write; other files in it stay.
+    model
+        The model.
+    maker
+        Of its features; its encoder is copied.
+    calibration
+        How the temperature was found; it holds ``temperature``.
+    card, encoder_card
+        Texts of the model cards.
+    """
+    folder = Path(folder)
+    directory = maker.model_directory
+    save_model_directory(
+        folder / ENCODER_FOLDER, maker.encoder, directory.vocabulary, directory.medians, directory.settings,
+        encoder_card,
+    )  # fmt: skip
+    tensors = {"projection": model.projection, "centre.mean": model.centre.mean, "centre.scale": model.centre.scale}
+    content = {"model_type": MODEL_TYPE, "format": FORMAT, "features": model.features, "projector": model.projector}
+    if model.components is not None:
+        tensors["components"] = model.components.vectors
+        content["genes"] = [str(gene) for gene in model.components.genes]
+    with atomic_path(folder / TERMS_FILE) as temporary:
+        model.texts.terms.to_parquet(temporary, index=False)
+    with atomic_path(folder / VECTORS_FILE) as temporary, temporary.open("wb") as file:
+        np.save(file, model.texts.vectors, allow_pickle=False)
+    write_json(folder / TEXT_ENCODER_FILE, {"name": model.texts.encoder_name, "sha256": model.texts.encoder_sha256})
+    write_json(folder / CALIBRATION_FILE, dict(calibration))
+    write_json(folder / CONFIG_FILE, content | {"facts": dict(model.facts)})
+    with atomic_path(folder / CARD_FILE) as temporary:
+        temporary.write_text(card, encoding="utf8")
+    as_tensors = {name: torch.from_numpy(np.ascontiguousarray(values, np.float32)) for name, values in tensors.items()}
+    save_tensors(folder / WEIGHTS_FILE, as_tensors)
+
+
+def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
+    """Read what :func:`save_text_model` wrote, and the folder of its encoder of cells.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder is no text model, damaged, or of a later version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ScDMCError(f"{folder}: no such folder of a text model; text_pretrain.py makes one")
+    content = read_json_object(folder / CONFIG_FILE, "configuration of a text model")
+    if content.get("model_type") != MODEL_TYPE:
+        kind = content.get("model_type")
+        raise ScDMCError(f"{folder} is no text model (its model_type is {kind!r}); text_pretrain.py makes one")
+    if content.get("format") != FORMAT:
+        raise ScDMCError(f"{folder} has format {content.get('format')}, and this scDMC reads {FORMAT}; update scDMC")
+    names = (CONFIG_FILE, WEIGHTS_FILE, TERMS_FILE, VECTORS_FILE, TEXT_ENCODER_FILE, CALIBRATION_FILE)
+    require_whole(folder, *names)
+    calibration = read_json_object(folder / CALIBRATION_FILE, "temperature")
+    text_encoder = read_json_object(folder / TEXT_ENCODER_FILE, "name of a text encoder")
+    try:
+        tensors = {name: tensor.numpy() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+        terms = pd.read_parquet(folder / TERMS_FILE)
+        vectors = np.load(folder / VECTORS_FILE, allow_pickle=False)
+        components = None
+        if "components" in tensors:
+            components = Components(np.array(content["genes"], dtype=str), tensors["components"])
+        model = CellTextModel(
+            content["features"],
+            content["projector"],
+            tensors["projection"],
+            Centre(tensors["centre.mean"], tensors["centre.scale"]),
+            components,
+            TextSpace(terms, vectors, text_encoder["name"], text_encoder["sha256"]),
+            float(calibration["temperature"]),
+            float(calibration["none_margin"]),
+            content["facts"],
+        )
+        _require_sound(model)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ScDMCError(f"{folder} is damaged: {' '.join(str(error).split())[:200]}; train it again") from error
+    return model, open_model_directory(folder / ENCODER_FOLDER)
+
+
+def _require_sound(model: CellTextModel) -> None:
+    n_features, text_size = model.projection.shape
+    expected = {
+        "text_vectors.npy": (model.texts.vectors.shape, (len(model.texts.terms), len(TEXTS_OF_TERM), text_size)),
+        "centre.mean": (model.centre.mean.shape, (n_features,)),
+        "centre.scale": (model.centre.scale.shape, (n_features,)),
+    }
+    if model.components is not None:
+        n_components = model.components.vectors.shape[1]
+        expected["components"] = (model.components.vectors.shape, (len(model.components.genes), n_components))
+    for name, (found, wanted) in expected.items():
+        if found != wanted:
+            raise ValueError(f"{name} has the shape {found} in place of {wanted}")
+    if model.features not in FEATURES or not 0 < model.temperature < np.inf or not np.isfinite(model.none_margin):
+        raise ValueError(f"features {model.features!r} or temperature {model.temperature} mean nothing")
+    if not all(np.isfinite(values).all() for values in (model.projection, model.centre.scale, model.texts.vectors)):
+        raise ValueError("a value is not finite")
+
+
+def feature_maker(model: CellTextModel, model_directory: ModelDirectory, place: object) -> FeatureMaker:
+    """Makes the features that a model reads.
+
+    Parameters
+    ----------
+    model, model_directory
+        What :func:`read_text_model` gave.
+    place
+        Moves the encoder to its device.
+    """
+    return FeatureMaker(
+        model.features, place(load_model(model_directory.path, ScDMCModel)), model_directory, model.components
+    )

@@ -1,0 +1,95 @@
+"""What can be chosen when cells meet texts. Nothing heavy is imported here, so that ``--help`` is quick."""
+
+from dataclasses import dataclass
+
+# What describes a cell: states of scDMC, principal components of the training genes, or both side by side.
+FEATURES = ("scdmc", "pca", "both")
+
+
+# In closed form, by a contrast, or the sum of both.
+PROJECTORS = ("ridge", "linear", "combined")
+
+
+SMOOTHING = ("auto", "on", "off")
+
+
+CENTRES = ("file", "training")
+
+
+# The states of this pooling describe a cell best for texts, whatever a model's config.json says.
+STREAM, POOLING = "both", "weighted"
+
+
+# Fewer cells have no mean that would be worth taking away, and no graph.
+FEWEST_CELLS_TOGETHER = 50
+
+
+# Scores of more candidates are not standardised one by one: with hundreds, most of which no cell is, that hurts.
+MOST_STANDARDISED = 50
+
+
+MOST_CELLS_SMOOTHED = 50_000
+
+
+NO_COUNTS, UNKNOWN = "no counts", "Unknown"
+
+
+@dataclass(frozen=True)
+class TextTrainingOptions:
+    """How cells are projected onto texts (docs/text.md, "Training").
+
+    Attributes
+    ----------
+    features
+        One of :data:`FEATURES`.
+    projector
+        ``ridge``: in closed form, each term with the same weight; ``linear``: by a contrast within data sets;
+        ``combined``: the sum of the two, made equally large.
+    max_steps, batch_size, learning_rate, weight_decay
+        Of the contrast: AdamW with one cycle of the rate.
+    ridge_penalty
+        Of the closed form.
+    n_components
+        Of ``pca`` and ``both``.
+    seed
+        Of the draws.
+    """
+
+    features: str = "both"
+    projector: str = "combined"
+    max_steps: int = 900
+    batch_size: int = 48
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    ridge_penalty: float = 100.0
+    n_components: int = 50
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class TextAnnotationOptions:
+    """How cells get one of several texts (docs/text.md, "Annotation by text").
+
+    Attributes
+    ----------
+    centre
+        ``file``: the mean of the file's own cells is taken away; ``training``: that of the training data sets, so that
+        a cell's result does not depend on the other cells (with ``smooth`` off).
+    smooth
+        ``on``, ``off``, or ``auto``: where there are enough cells and not too many.
+    max_none
+        Cells whose score of "none of these" is larger are Unknown.
+    max_cells_smoothed
+        With ``auto``, more cells are not smoothed.
+    marker_weight
+        How much genes count that a candidate's definition names, beside the score of its text.
+    seed
+        Of the components that find neighbours.
+    """
+
+    centre: str = "file"
+    smooth: str = "auto"
+    max_none: float = 0.5
+    max_cells_smoothed: int = MOST_CELLS_SMOOTHED
+    marker_weight: float = 0.0
+    seed: int = 42

@@ -1,0 +1,133 @@
+"""From a corpus on the disk to what a text model is trained on: features of cells by data set, vectors of texts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scdmc.cells.expression import expression_of_streams
+from scdmc.errors import ScDMCError
+from scdmc.model.encoder import ScDMCModel
+from scdmc.model.folder import ModelDirectory
+from scdmc.text.corpus import TRAIN, Corpus
+from scdmc.text.features import Centre, Components, FeatureMaker, fitted_components
+from scdmc.text.model import TEXTS_OF_TERM, TextSpace
+from scdmc.text.options import TextTrainingOptions
+from scdmc.text.training import LabelledSet
+from scdmc.tokens.tokenized_cells import TokenizedCells
+
+if TYPE_CHECKING:
+    from scdmc.text.encoders import TextEncoder
+
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a text model is trained on.
+
+    Attributes
+    ----------
+    sets
+        The data sets, all of them.
+    centres
+        Of their training cells, in the same order.
+    space
+        The training texts.
+    maker
+        Of the features.
+    """
+
+    sets: list[LabelledSet]
+    centres: list[Centre]
+    space: TextSpace
+    maker: FeatureMaker
+
+
+def training_texts(corpus: Corpus, open_encoder: "Callable[[], TextEncoder]") -> TextSpace:
+    """The texts of the terms that have training cells; none of a term that is held out.
+
+    Parameters
+    ----------
+    corpus
+        Whose vectors are taken, where it has some.
+    open_encoder
+        Opens the text encoder, where it has none.
+    """
+    rows = corpus.terms_of(TRAIN)
+    rows = rows[~rows["cl_id"].isin(corpus.unseen)]
+    wide = rows[rows["kind"].isin(TEXTS_OF_TERM)].pivot(index="cl_id", columns="kind", values=["text", "row"])
+    terms = wide["text"][list(TEXTS_OF_TERM)].reset_index().rename_axis(columns=None)
+    if corpus.vectors is not None:
+        vectors = corpus.vectors[wide["row"][list(TEXTS_OF_TERM)].to_numpy(dtype=int)]  # (n_terms, 2, text_size)
+        encoder = corpus.facts["text_encoder"]
+        return TextSpace(terms, vectors.astype(np.float32), encoder["name"], encoder["sha256"])
+    opened = open_encoder()
+    vectors = np.stack([opened.encode(terms[kind].tolist()) for kind in TEXTS_OF_TERM], axis=1)
+    return TextSpace(terms, vectors, opened.name, opened.sha256)
+
+
+def training_data(
+    corpus: Corpus,
+    encoder: ScDMCModel,
+    model_directory: ModelDirectory,
+    space: TextSpace,
+    options: TextTrainingOptions,
+    left_out: Sequence[str] = (),
+) -> TrainingData:
+    """Features of the training and validation cells, data set by data set.
+
+    Parameters
+    ----------
+    corpus
+        The cells.
+    encoder, model_directory
+        What reads them.
+    space
+        The training texts.
+    options
+        Which features.
+    left_out
+        Data sets that take no part.
+
+    Raises
+    ------
+    ScDMCError
+        If no data set remains, or the data sets share too few genes for components.
+    """
+    row_of_term = {cl_id: row for row, cl_id in enumerate(space.terms["cl_id"])}
+    obs = corpus.cells.obs
+    terms = obs["cl_id"].astype(object).map(row_of_term).to_numpy(dtype=float)
+    usable = obs["split"].isin((TRAIN, VALIDATION)).to_numpy() & ~np.isnan(terms)
+    names = obs["dataset"].astype(str).to_numpy()
+    chosen = {name: np.flatnonzero(usable & (names == name)) for name in sorted(set(names) - set(left_out))}
+    is_training = corpus.cells_of(TRAIN)
+    chosen = {name: rows for name, rows in chosen.items() if is_training[rows].any()}
+    if not chosen:
+        raise ScDMCError(f"{corpus.path}: no data set has training cells")
+    cells = {name: _read(corpus.cells, rows, model_directory) for name, rows in chosen.items()}
+    expression = {name: expression_of_streams(part, model_directory) for name, part in cells.items()}
+    components = _components(expression, {name: is_training[rows] for name, rows in chosen.items()}, corpus, options)
+    maker = FeatureMaker(options.features, encoder, model_directory, components)
+    sets, centres = [], []
+    for name, rows in chosen.items():
+        features, training = maker.of(cells[name]), is_training[rows]
+        centre = Centre.of(features[training])
+        centres.append(centre)
+        sets.append(LabelledSet(name, centre.applied(features), terms[rows].astype(int), training, expression[name][0]))
+    return TrainingData(sets, centres, space, maker)
+
+
+def _read(cells: TokenizedCells, rows: np.ndarray, model_directory: ModelDirectory) -> TokenizedCells:
+    return cells.select(rows).truncated(model_directory.context)
+
+
+def _components(
+    expression: dict, is_training: dict[str, np.ndarray], corpus: Corpus, options: TextTrainingOptions
+) -> Components | None:
+    """Components of the training cells, where the features need them."""
+    if options.features == "scdmc":
+        return None
+    parts = [(matrix[is_training[name]], genes) for name, (matrix, genes) in expression.items()]
+    return fitted_components(parts, options.n_components, str(corpus.path))
