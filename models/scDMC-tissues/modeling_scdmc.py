@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextlib import nullcontext
 from dataclasses import dataclass
+from dataclasses import replace
 from itertools import groupby
 from torch import nn
 from torch.nn import functional as F
@@ -111,38 +112,192 @@ class ScDMCConfig(PreTrainedConfig):
 PAD_TOKEN_ID, MASK_TOKEN_ID, CLS_TOKEN_ID, EOS_TOKEN_ID = range(4)
 
 
-logger = logging.getLogger(__name__)
-
-
 # How much shorter than the longest cell of a similar run another one may be. On a GPU a call costs more than padding.
 LARGEST_PADDING = {"cpu": 0.1, "cuda": 0.5}
 
 
-# Further components of queries and keys, of which one hides the padding: the kernels of a GPU want multiples of 8.
-FURTHER_COMPONENTS = {"cpu": 1, "cuda": 8}
+# Tokens of a block of FlexAttention's mask.
+FLEX_BLOCK = 128
 
 
-# Strides of the bias: kernels of a GPU copy it at every call unless they are multiples of this.
-BIAS_ALIGNMENT = {"cpu": 1, "cuda": 16}
+def for_device(choices: Mapping[str, float], device_type: str) -> float:
+    """The choice for a kind of device; that for a CPU where there is none."""
+    return choices.get(device_type, choices["cpu"])
 
 
-# Kernels of scaled_dot_product_attention on a GPU. cuDNN's is left out: it plans anew for each shape, rounds dropout to
-# sixteenths, and reads a mask of another type as garbage in some versions.
-CUDA_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+@dataclass(frozen=True)
+class PaddedRun:
+    """Neighbouring cells, packed and padded.
+
+    Attributes
+    ----------
+    start, stop
+        Their tokens in the batch.
+    is_token
+        Shape (n_cells, length): False where there is padding.
+    tokens
+        Shape (n_cells * length,): the token of the run that stands at each place; some token where there is padding.
+    places
+        Shape (stop - start,): where each token stands.
+    """
+
+    start: int
+    stop: int
+    is_token: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of_cells(cls, start: int, lengths: list[int], starts: torch.Tensor) -> "PaddedRun":
+        """The run of cells of these lengths, which start at ``starts`` (n_cells,); made where that tensor is.
+
+        Nothing is sent to the device and nothing is waited for.
+        """
+        n_tokens, longest = sum(lengths), max(lengths)
+        starts = starts - start
+        ends = torch.cat([starts[1:], starts.new_full((1,), n_tokens)])
+        place = torch.arange(longest, device=starts.device)
+        is_token = place < (ends - starts)[:, None]
+        tokens = (starts[:, None] + place.where(is_token, 0)).flatten()
+        cells = torch.arange(len(lengths), device=starts.device)
+        of_token = torch.repeat_interleave(cells, ends - starts, output_size=n_tokens)
+        places = torch.arange(n_tokens, device=starts.device) - starts[of_token] + of_token * longest
+        return cls(start, start + n_tokens, is_token, tokens, places)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest cell."""
+        return self.is_token.shape[1]
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """(total_tokens, ...) -> (n_cells, length, ...)."""
+        rows = _Padded.apply(packed[self.start : self.stop].flatten(1), self.tokens, self.places)
+        return rows.view(*self.is_token.shape, *packed.shape[1:])
+
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """(n_cells, length, ...) -> (stop - start, ...)."""
+        return padded.flatten(0, 1).index_select(0, self.places)
 
 
-# What the packages can do on a GPU.
-FLASH_FUNCTION = "flash_attn_varlen_qkvpacked_func"
+class _Padded(torch.autograd.Function):
+    """Rows at their places in padded cells. Padding gets no gradient, so that the way back is a choice of rows too.
+
+    Autograd's own way back adds rows up one by one, which is slow on a GPU and not the same at every run.
+    """
+
+    @staticmethod
+    def forward(
+        context: torch.autograd.function.FunctionCtx, rows: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        context.save_for_backward(places)
+        return rows.index_select(0, tokens)
+
+    @staticmethod
+    def backward(
+        context: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, None, None]:
+        (places,) = context.saved_tensors
+        return gradient.index_select(0, places), None, None
 
 
-FLASH_HEAD_DIM, FLASH_CAPABILITY = 256, (8, 0)
+@dataclass(frozen=True)
+class PaddedRuns:
+    """All cells of a batch in runs of similar lengths; the tensors of the runs are joined, to be sent as three.
+
+    Attributes
+    ----------
+    sizes
+        Cells, tokens of the longest cell and tokens of each run.
+    is_token, tokens, places
+        Those of :class:`PaddedRun`, flat and one run after the other.
+    """
+
+    sizes: tuple[tuple[int, int, int], ...]
+    is_token: torch.Tensor
+    tokens: torch.Tensor
+    places: torch.Tensor
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[PaddedRun]) -> "PaddedRuns":
+        """Join runs that follow each other."""
+        sizes = tuple((*run.is_token.shape, run.stop - run.start) for run in runs)
+        is_token = torch.cat([run.is_token.flatten() for run in runs])
+        return cls(sizes, is_token, torch.cat([run.tokens for run in runs]), torch.cat([run.places for run in runs]))
+
+    def __iter__(self) -> Iterator[PaddedRun]:
+        start = padded = 0
+        for n_cells, length, n_tokens in self.sizes:
+            stop, places = start + n_tokens, slice(padded, padded + n_cells * length)
+            is_token = self.is_token[places].view(n_cells, length)
+            yield PaddedRun(start, stop, is_token, self.tokens[places], self.places[start:stop])
+            start, padded = stop, places.stop
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "PaddedRuns":
+        """The same with its tensors moved."""
+        return PaddedRuns(self.sizes, move(self.is_token), move(self.tokens), move(self.places))
 
 
-FLEX_HEAD_DIM, FLEX_BLOCK = 16, 128
+@dataclass(frozen=True)
+class SeenBlocks:
+    """FlexAttention's block mask as tensors: a token sees the tokens of its own cell.
 
+    ``create_block_mask`` asks for every pair of tokens, which takes memory for the square of all tokens of a batch. Of
+    cells that lie one after the other, the tokens of a block see neighbouring blocks only: those of their cells.
 
-# Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
-PADDED_SCORE = -1e3
+    Attributes
+    ----------
+    cell
+        Shape (total_tokens,), int32: the cell of each token.
+    partial_counts, partial_numbers
+        Shapes (1, 1, n_blocks) and (1, 1, n_blocks, most), int32: how many and which blocks each block sees in part.
+    full_counts, full_numbers
+        Likewise those that it sees whole, because all tokens of both are of one cell.
+    """
+
+    cell: torch.Tensor
+    partial_counts: torch.Tensor
+    partial_numbers: torch.Tensor
+    full_counts: torch.Tensor
+    full_numbers: torch.Tensor
+
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int]) -> "SeenBlocks":
+        """The blocks of cells of these lengths, on the host."""
+        cell_lengths = torch.tensor(lengths)
+        ends = cell_lengths.cumsum(0)
+        starts, total = ends - cell_lengths, int(ends[-1])
+        first_tokens = torch.arange(0, total, FLEX_BLOCK)
+        last_tokens = (first_tokens + FLEX_BLOCK).clamp(max=total) - 1
+        first_cell, last_cell = (torch.searchsorted(ends, tokens, right=True) for tokens in (first_tokens, last_tokens))
+        first_seen, last_seen = starts[first_cell] // FLEX_BLOCK, (ends[last_cell] - 1) // FLEX_BLOCK
+        is_inside = (first_cell == last_cell) & (first_tokens + FLEX_BLOCK <= ends[first_cell])
+        first_full, end_full = -(-starts[first_cell] // FLEX_BLOCK), ends[first_cell] // FLEX_BLOCK
+        seen = first_seen[:, None] + torch.arange(int((last_seen - first_seen).max()) + 1)  # (n_blocks, most seen)
+        is_seen = seen <= last_seen[:, None]
+        is_full = is_inside[:, None] & (seen >= first_full[:, None]) & (seen < end_full[:, None])
+        columns = []
+        for listed in (is_seen & ~is_full, is_full):
+            numbers = seen.gather(1, (~listed).int().argsort(dim=1, stable=True)).clamp(max=len(seen) - 1)
+            columns += [listed.sum(dim=1), numbers]
+        cell = torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), cell_lengths, output_size=total)
+        return cls(cell, *(column[None, None].int() for column in columns))
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "SeenBlocks":
+        """The same with its tensors moved."""
+        return SeenBlocks(*(move(getattr(self, name)) for name in self.__dataclass_fields__))
+
+    def block_mask(self) -> object:
+        """FlexAttention's ``BlockMask``."""
+        from torch.nn.attention.flex_attention import BlockMask
+
+        cell = self.cell
+
+        def same_cell(batch, head, query, key):  # noqa: ANN001  (FlexAttention's own signature)
+            return cell[query] == cell[key]
+
+        columns = self.partial_counts, self.partial_numbers, self.full_counts, self.full_numbers
+        # What a block sees sees the block: the mask is symmetric.
+        return BlockMask((len(cell), len(cell)), *columns, *columns, (FLEX_BLOCK, FLEX_BLOCK), same_cell)
 
 
 @dataclass(frozen=True)
@@ -155,10 +310,14 @@ class PackedLayout:
         Shape (n_cells + 1,), int32, on the device of the tokens.
     lengths
         Tokens of each cell, on the host, so that no back end has to wait for the device.
+    runs, blocks
+        What attention makes of it, where that was prepared (:meth:`prepared`).
     """
 
     cu_seqlens: torch.Tensor
     lengths: tuple[int, ...]
+    runs: PaddedRuns | None = None
+    blocks: SeenBlocks | None = None
 
     @classmethod
     def from_lengths(cls, lengths: list[int], device: torch.device | str = "cpu") -> "PackedLayout":
@@ -176,6 +335,24 @@ class PackedLayout:
     def max_length(self) -> int:
         """Tokens of the longest cell."""
         return max(self.lengths)
+
+    def prepared(self, back_end: str, device_type: str) -> "PackedLayout":
+        """The same with what attention by a back end on such a device reads, made where the layout is."""
+        blocks = SeenBlocks.of_lengths(self.lengths) if back_end == "flex" else None
+        return replace(self, runs=self.padded_runs(device_type), blocks=blocks)
+
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "PackedLayout":
+        """The same with its tensors moved."""
+        runs, blocks = (part and part.moved(move) for part in (self.runs, self.blocks))
+        return PackedLayout(move(self.cu_seqlens), self.lengths, runs, blocks)
+
+    def padded_runs(self, device_type: str) -> PaddedRuns:
+        """Neighbouring cells of similar lengths, padded to the longest of them; made where the layout is."""
+        runs, n_done, starts = [], 0, self.first_tokens
+        for start, lengths in self.similar_runs(for_device(LARGEST_PADDING, device_type)):
+            runs.append(PaddedRun.of_cells(start, lengths, starts[n_done : n_done + len(lengths)]))
+            n_done += len(lengths)
+        return PaddedRuns.of_runs(runs)
 
     def similar_runs(self, largest_padding: float = LARGEST_PADDING["cpu"]) -> list[tuple[int, list[int]]]:
         """Neighbouring cells of similar lengths as (first token, lengths); padding them all costs little."""
@@ -198,6 +375,36 @@ class PackedLayout:
             runs.append((start, n_cells, length))
             start += n_cells * length
         return runs
+
+
+logger = logging.getLogger(__name__)
+
+
+# Further components of queries and keys, of which one hides the padding: the kernels of a GPU want multiples of 8.
+FURTHER_COMPONENTS = {"cpu": 1, "cuda": 8}
+
+
+# Strides of the bias: kernels of a GPU copy it at every call unless they are multiples of this.
+BIAS_ALIGNMENT = {"cpu": 1, "cuda": 16}
+
+
+# Kernels of scaled_dot_product_attention on a GPU. cuDNN's is left out: it plans anew for each shape, rounds dropout to
+# sixteenths, and reads a mask of another type as garbage in some versions.
+CUDA_KERNELS = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+# What the packages can do on a GPU.
+FLASH_FUNCTION = "flash_attn_varlen_qkvpacked_func"
+
+
+FLASH_HEAD_DIM, FLASH_CAPABILITY = 256, (8, 0)
+
+
+FLEX_HEAD_DIM = 16
+
+
+# Added to the score of a padded key: its weight is exactly 0 then (and float16 can hold it times sqrt(head_dim)).
+PADDED_SCORE = -1e3
 
 
 @functools.cache
@@ -283,80 +490,6 @@ def flash_import_error() -> str | None:
     return lack
 
 
-@dataclass(frozen=True)
-class _PaddedRun:
-    """Neighbouring cells, packed and padded.
-
-    Attributes
-    ----------
-    start, stop
-        Their tokens in the batch.
-    is_token
-        Shape (n_cells, length): False where there is padding.
-    tokens
-        Shape (n_cells * length,): the token of the batch that stands at each place; some token where there is padding.
-    places
-        Shape (stop - start,): where each token stands.
-    """
-
-    start: int
-    stop: int
-    is_token: torch.Tensor
-    tokens: torch.Tensor
-    places: torch.Tensor
-
-    @classmethod
-    def of_cells(cls, start: int, lengths: list[int], starts: torch.Tensor) -> "_PaddedRun":
-        """The run of cells of these lengths, which start at ``starts`` (n_cells,); made where that tensor is.
-
-        Nothing is sent to the device and nothing is waited for.
-        """
-        n_tokens, longest = sum(lengths), max(lengths)
-        ends = torch.cat([starts[1:], starts.new_full((1,), start + n_tokens)])
-        place = torch.arange(longest, device=starts.device)
-        is_token = place < (ends - starts)[:, None]
-        tokens = (starts[:, None] + place.where(is_token, 0)).flatten()
-        cells = torch.arange(len(lengths), device=starts.device)
-        of_token = torch.repeat_interleave(cells, ends - starts, output_size=n_tokens)
-        places = torch.arange(start, start + n_tokens, device=starts.device) - starts[of_token] + of_token * longest
-        return cls(start, start + n_tokens, is_token, tokens, places)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest cell."""
-        return self.is_token.shape[1]
-
-    def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """(total_tokens, ...) -> (n_cells, length, ...)."""
-        rows = _Padded.apply(packed[self.start : self.stop].flatten(1), self.tokens - self.start, self.places)
-        return rows.view(*self.is_token.shape, *packed.shape[1:])
-
-    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
-        """(n_cells, length, ...) -> (stop - start, ...)."""
-        return padded.flatten(0, 1).index_select(0, self.places)
-
-
-class _Padded(torch.autograd.Function):
-    """Rows at their places in padded cells. Padding gets no gradient, so that the way back is a choice of rows too.
-
-    Autograd's own way back adds rows up one by one, which is slow on a GPU and not the same at every run.
-    """
-
-    @staticmethod
-    def forward(
-        context: torch.autograd.function.FunctionCtx, rows: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor
-    ) -> torch.Tensor:
-        context.save_for_backward(places)
-        return rows.index_select(0, tokens)
-
-    @staticmethod
-    def backward(
-        context: torch.autograd.function.FunctionCtx, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, None, None]:
-        (places,) = context.saved_tensors
-        return gradient.index_select(0, places), None, None
-
-
 class PackedAttention:
     """Attention of one batch: what all layers share is made once.
 
@@ -409,7 +542,7 @@ class PackedAttention:
         return states.squeeze(0).transpose(0, 1)
 
     def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
-        if not self.dropout and (qkv.is_cuda or not torch.is_grad_enabled()):
+        if qkv.is_cuda or not (self.dropout or torch.is_grad_enabled()):
             return self._sdpa_of_similar_runs(qkv)
         states = []
         for query, key, value, bias in self._equal_runs(qkv):
@@ -425,7 +558,7 @@ class PackedAttention:
         """
         states, (_, _, n_heads, head_dim) = [], qkv.shape
         for run in self.padded_runs:
-            further = torch.zeros(*run.is_token.shape, 3, 1, _for_device(FURTHER_COMPONENTS, qkv),
+            further = torch.zeros(*run.is_token.shape, 3, 1, for_device(FURTHER_COMPONENTS, qkv.device.type),
                                   dtype=self.bias.dtype, device=qkv.device)  # fmt: skip
             further[:, :, 0, :, -1] = 1.0
             further[:, :, 1, :, -1].masked_fill_(~run.is_token[..., None], PADDED_SCORE * math.sqrt(head_dim))
@@ -433,7 +566,7 @@ class PackedAttention:
             padded = torch.cat([run.pad(qkv).to(self.bias.dtype), further], dim=-1)
             query, key, value = padded.permute(2, 0, 3, 1, 4).unbind(0)
             bias = self.bias[:, :, : run.length, : run.length]
-            attended = _scaled_dot_product(query, key, value, bias, scale=head_dim**-0.5)
+            attended = _scaled_dot_product(query, key, value, bias, self.dropout, head_dim**-0.5)
             states.append(run.unpad(attended.transpose(1, 2))[..., :head_dim].to(qkv.dtype))
         return torch.cat(states)
 
@@ -463,13 +596,9 @@ class PackedAttention:
         return states
 
     @functools.cached_property
-    def padded_runs(self) -> list["_PaddedRun"]:
-        """Neighbouring cells of similar lengths, padded to the longest of them."""
-        runs, n_done, starts = [], 0, self.layout.first_tokens
-        for start, lengths in self.layout.similar_runs(_for_device(LARGEST_PADDING, starts)):
-            runs.append(_PaddedRun.of_cells(start, lengths, starts[n_done : n_done + len(lengths)]))
-            n_done += len(lengths)
-        return runs
+    def padded_runs(self) -> PaddedRuns:
+        """Neighbouring cells of similar lengths, padded to the longest of them: as prepared, or made now."""
+        return self.layout.runs or self.layout.padded_runs(self.layout.cu_seqlens.device.type)
 
     def _eager(self, qkv: torch.Tensor) -> torch.Tensor:
         states, self.weights = [], []
@@ -494,15 +623,10 @@ class PackedAttention:
 
 def _alibi_bias(length: int, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """-slope |i - j|, shape (1, n_heads, length, length); on a GPU the length is rounded up."""
-    alignment = _for_device(BIAS_ALIGNMENT, slopes)
+    alignment = for_device(BIAS_ALIGNMENT, slopes.device.type)
     positions = torch.arange(-(-length // alignment) * alignment, device=slopes.device)
     distance = (positions[:, None] - positions[None, :]).abs()
     return (-slopes[:, None, None] * distance).to(dtype).unsqueeze(0)
-
-
-def _for_device(choices: Mapping[str, float], tensor: torch.Tensor) -> float:
-    """The choice for the kind of device that a tensor is on; that for a CPU where there is none."""
-    return choices.get(tensor.device.type, choices["cpu"])
 
 
 def _scaled_dot_product(
@@ -523,54 +647,15 @@ def _scaled_dot_product(
 
 def _flex_inputs(layout: PackedLayout, slopes: torch.Tensor) -> tuple[object, object]:
     """FlexAttention's score function (ALiBi) and block mask (a token sees its own cell only)."""
-    total = sum(layout.lengths)
-    lengths = layout.cu_seqlens.diff().long()
-    cell = torch.repeat_interleave(torch.arange(len(layout.lengths), device=slopes.device), lengths, output_size=total)
+    blocks = layout.blocks
+    if blocks is None:
+        made = SeenBlocks.of_lengths(layout.lengths)
+        blocks = made.moved(lambda tensor: tensor.to(slopes.device, non_blocking=True))
 
-    def same_cell(batch, head, query, key):  # noqa: ANN001  (FlexAttention's own signature)
-        return cell[query] == cell[key]
-
-    def add_alibi(score, batch, head, query, key):  # noqa: ANN001
+    def add_alibi(score, batch, head, query, key):  # noqa: ANN001  (FlexAttention's own signature)
         return score - slopes[head] * (query - key).abs()
 
-    return add_alibi, block_mask_of_cells(layout.lengths, same_cell, slopes.device)
-
-
-def block_mask_of_cells(lengths: Sequence[int], same_cell: Callable, device: torch.device) -> object:
-    """FlexAttention's block mask of packed cells, from their lengths alone.
-
-    ``create_block_mask`` asks for every pair of tokens, which takes memory for the square of all tokens of a batch. Of
-    cells that lie one after the other, the tokens of a block see neighbouring blocks only: those of their cells.
-
-    Parameters
-    ----------
-    lengths
-        Tokens of each cell.
-    same_cell
-        FlexAttention's mask function of the batch, for blocks that hold tokens of several cells.
-    device
-        Where the mask is used.
-    """
-    from torch.nn.attention.flex_attention import BlockMask
-
-    ends = torch.tensor(lengths).cumsum(0)
-    starts, total = ends - torch.tensor(lengths), int(ends[-1])
-    first_tokens = torch.arange(0, total, FLEX_BLOCK)
-    last_tokens = (first_tokens + FLEX_BLOCK).clamp(max=total) - 1
-    first_cell, last_cell = (torch.searchsorted(ends, tokens, right=True) for tokens in (first_tokens, last_tokens))
-    first_seen, last_seen = starts[first_cell] // FLEX_BLOCK, (ends[last_cell] - 1) // FLEX_BLOCK
-    is_inside = (first_cell == last_cell) & (first_tokens + FLEX_BLOCK <= ends[first_cell])
-    first_full, end_full = -(-starts[first_cell] // FLEX_BLOCK), ends[first_cell] // FLEX_BLOCK
-    seen = first_seen[:, None] + torch.arange(int((last_seen - first_seen).max()) + 1)  # (n_blocks, most blocks seen)
-    is_seen = seen <= last_seen[:, None]
-    is_full = is_inside[:, None] & (seen >= first_full[:, None]) & (seen < end_full[:, None])
-    columns = []
-    for listed in (is_seen & ~is_full, is_full):
-        numbers = seen.gather(1, (~listed).int().argsort(dim=1, stable=True)).clamp(max=len(seen) - 1)
-        columns += [listed.sum(dim=1), numbers]
-    columns = [column[None, None].int().to(device, non_blocking=True) for column in columns]
-    # What a block sees sees the block: the mask is symmetric.
-    return BlockMask((total, total), *columns, *columns, (FLEX_BLOCK, FLEX_BLOCK), same_cell)
+    return add_alibi, blocks.block_mask()
 
 
 @functools.cache
@@ -615,20 +700,19 @@ class PackedCells:
 
     def to(self, device: torch.device) -> "PackedCells":
         """The same on another device."""
-        layout = PackedLayout(self.layout.cu_seqlens.to(device, non_blocking=True), self.layout.lengths)
-        values = (
-            None if values is None else values.to(device, non_blocking=True)
-            for values in (self.expression_values, self.gene_values)
-        )  # fmt: skip
-        return PackedCells(self.input_ids.to(device, non_blocking=True), layout, *values)
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "PackedCells":
         """The same in memory that a GPU reads by itself."""
-        layout = PackedLayout(self.layout.cu_seqlens.pin_memory(), self.layout.lengths)
-        values = (
-            None if values is None else values.pin_memory() for values in (self.expression_values, self.gene_values)
-        )
-        return PackedCells(self.input_ids.pin_memory(), layout, *values)
+        return self._moved(torch.Tensor.pin_memory)
+
+    def prepared(self, back_end: str, device_type: str) -> "PackedCells":
+        """The same with what attention reads of the layout (:meth:`PackedLayout.prepared`)."""
+        return replace(self, layout=self.layout.prepared(back_end, device_type))
+
+    def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "PackedCells":
+        values = (None if values is None else move(values) for values in (self.expression_values, self.gene_values))
+        return PackedCells(move(self.input_ids), self.layout.moved(move), *values)
 
     @property
     def cls_positions(self) -> torch.Tensor:
@@ -659,7 +743,8 @@ def pool(states: torch.Tensor, cells: PackedCells, pooling: str) -> torch.Tensor
         if cells.gene_values is None:
             raise ValueError("pooling 'weighted' needs cells that were packed with their gene values")
         weights = weights * cells.gene_values.to(states.dtype)
-    stream = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    streams = torch.arange(len(lengths), device=states.device)
+    stream = torch.repeat_interleave(streams, lengths, output_size=len(states))  # else a GPU is waited for
     sums = states.new_zeros(len(lengths), states.shape[-1]).index_add_(0, stream, states * weights[:, None])
     totals = weights.new_zeros(len(lengths)).index_add_(0, stream, weights)
     return sums / totals.clamp(min=SMALLEST_WEIGHT)[:, None]  # a cell without genes gets zeros

@@ -12,7 +12,6 @@ from scdmc.cells.neighbours import exact_neighbours
 from scdmc.cells.scores import full_integration_scores
 from scdmc.cells.silhouettes import cosine_silhouettes_of_batches, silhouettes
 
-
 FEW, MANY = (60, 3, 2), (250, 7, 5)  # cells, types, batches
 
 
