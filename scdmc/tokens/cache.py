@@ -66,7 +66,7 @@ def _decode(files: Sequence[Path], settings: TokenizationSettings | None, model_
     remove(temporary)
     temporary.mkdir(parents=True)
     try:
-        _write_arrays(files, settings, model_input_size, temporary)
+        write_arrays(files, settings, model_input_size, temporary)
         try:
             temporary.rename(folder)
         except OSError:
@@ -76,7 +76,7 @@ def _decode(files: Sequence[Path], settings: TokenizationSettings | None, model_
         remove(temporary)
 
 
-def _write_arrays(
+def write_arrays(
     files: Sequence[Path], settings: TokenizationSettings | None, model_input_size: int, folder: Path
 ) -> None:
     lengths = {"rank": [np.zeros(1, dtype=np.int64)], "expression": [np.zeros(1, dtype=np.int64)]}

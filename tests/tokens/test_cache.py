@@ -61,8 +61,8 @@ def test_a_machine_that_was_faster_on_a_shared_disk_is_no_error(shards, tmp_path
         fingerprint = folder.name[1:].partition(".")[0]
         shutil.copytree(folder, folder.with_name(fingerprint))  # the other's folder, in the last moment
 
-    write = cache._write_arrays
-    monkeypatch.setattr(cache, "_write_arrays", write_after_another)
+    write = cache.write_arrays
+    monkeypatch.setattr(cache, "write_arrays", write_after_another)
     assert len(open_cells(shards, tmp_path, 64)) == 300
     assert len(list(tmp_path.iterdir())) == 1
 
