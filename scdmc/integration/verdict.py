@@ -39,6 +39,8 @@ def verdict_of(benchmarks: Mapping[str, Benchmark]) -> Verdict:
     else:
         n_good = sum(level == "good" for level, _ in headlines.values())
         headline = f"A row of scDMC is best, or level with the best, on {n_good} of {len(scored)} data sets"
+        if not n_good:
+            headline = f"On none of {len(scored)} data sets is a row of scDMC best, or level with the best"
     level = "good" if levels == {"good"} and not failures else "caution"
     where = f" on {first}" if len(benchmarks) > 1 else ""
     return Verdict(level, headline, (*reasons, *failures), _numbers(scored[first], ours, where))

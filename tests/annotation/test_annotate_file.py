@@ -352,8 +352,15 @@ def test_the_functions_for_notebooks_do_what_the_scripts_do(three_types, classif
     np.testing.assert_allclose(adata.obsm["X_scDMC"], labelled.obsm["X_scDMC"], atol=1e-4)
     scdmc.embed(adata, model_path, stream="rank")
     assert adata.obsm["X_scDMC"].shape == (adata.n_obs, 16)
-    transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=three_types[10:], method="neighbours")
-    assert set(transferred.obs["scDMC_cell_type"]) <= set(TYPES)
+    reference = three_types[10:].copy()
+    reference.obs["cell_type"] = reference.obs["cell_type"].astype("category").cat.remove_unused_categories()
+    names = reference.obs["cell_type"].cat.categories
+    reference.uns["cell_type_colors"] = ["#112233", "#445566", "#778899"]
+    transferred = scdmc.annotate(three_types[:10].copy(), model_path, reference=reference, method="neighbours")
+    given = transferred.obs["scDMC_cell_type"].cat.categories
+    assert set(given) <= set(TYPES)
+    colour_of = dict(zip(names, reference.uns["cell_type_colors"], strict=True))
+    assert list(transferred.uns["scDMC_cell_type_colors"]) == [colour_of[name] for name in given]
 
 
 def test_reference_cells_of_no_type_do_not_vote_unless_they_are_kept(annotate, three_types, model_path, tmp_path):
