@@ -66,7 +66,7 @@ def _decode(files: Sequence[Path], settings: TokenizationSettings | None, model_
     remove(temporary)
     temporary.mkdir(parents=True)
     try:
-        write_arrays(files, settings, model_input_size, temporary)
+        _write_arrays(files, settings, model_input_size, temporary)
         try:
             temporary.rename(folder)
         except OSError:
@@ -76,10 +76,9 @@ def _decode(files: Sequence[Path], settings: TokenizationSettings | None, model_
         remove(temporary)
 
 
-def write_arrays(
+def _write_arrays(
     files: Sequence[Path], settings: TokenizationSettings | None, model_input_size: int, folder: Path
 ) -> None:
-    """Write the arrays of tokenized files, in order, into a folder that is there."""
     lengths = {"rank": [np.zeros(1, dtype=np.int64)], "expression": [np.zeros(1, dtype=np.int64)]}
     outputs = {name: (folder / name).open("wb") for name in ARRAYS}
     n_cells = sum(pq.read_metadata(path).num_rows for path in files)

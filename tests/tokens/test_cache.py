@@ -1,12 +1,12 @@
 """Memory-mapped cells are the cells of the parquet."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.tokens import cache
 from scdmc.tokens.cache import open_cells
 from scdmc.tokens.parquet import read_tokenized
 
@@ -56,13 +56,12 @@ def test_an_interrupted_decoding_leaves_nothing_that_could_be_taken_for_whole(sh
 
 
 def test_a_machine_that_was_faster_on_a_shared_disk_is_no_error(shards, tmp_path, monkeypatch):
-    def write_after_another(files, settings, model_input_size, folder):
-        write(files, settings, model_input_size, folder)
-        fingerprint = folder.name[1:].partition(".")[0]
-        shutil.copytree(folder, folder.with_name(fingerprint))  # the other's folder, in the last moment
+    def rename_after_another(folder, target):
+        shutil.copytree(folder, target)  # the other's folder, in the last moment
+        rename(folder, target)
 
-    write = cache.write_arrays
-    monkeypatch.setattr(cache, "write_arrays", write_after_another)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", rename_after_another)
     assert len(open_cells(shards, tmp_path, 64)) == 300
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -296,6 +296,17 @@ def test_evaluating_twice_gives_the_same_numbers():
     assert not module.momentum_encoder.training
 
 
+def test_evaluation_encodes_no_more_cells_at_once_than_a_part_of_a_batch_in_training(tmp_path, monkeypatch):
+    run, encoded = make_run(tmp_path, replace(SETTINGS, gradient_accumulation_steps=2)), []
+    sums = ScDMCForPretraining.sums
+    monkeypatch.setattr(
+        ScDMCForPretraining, "sums", lambda module, batch: encoded.append(batch.n_cells) or sums(module, batch)
+    )
+    evaluate(run.module, run.data.cells, run.data.held_out, run.order.batch_size, run.settings)
+    assert sum(encoded) == len(run.data.held_out) == 12
+    assert max(encoded) <= SETTINGS.batch_size // 2
+
+
 def test_evaluation_does_not_change_the_training(tmp_path, finished):
     run = make_run(tmp_path, replace(SETTINGS, evaluate_every=1))
     run.run()

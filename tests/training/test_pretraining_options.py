@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
@@ -223,7 +225,11 @@ def test_the_contrast_is_float32_under_bfloat16(monkeypatch):
     assert (half[0], half[1]) == (loss, metrics)
 
 
-def test_compiled_layers_train_the_same_model(tmp_path):
+def test_compiled_layers_train_the_same_model_and_are_compiled_once_for_all_lengths_and_layers(tmp_path, monkeypatch):
+    # Without the code that inductor would write, which takes most of the time and is torch's own.
+    torch._dynamo.reset()
+    counter, compile_module = CompileCounterWithBackend("eager"), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda part, **options: compile_module(part, **options, backend=counter))
     plain, compiled = (
         make_run(tmp_path / str(flag), replace(SETTINGS, max_steps=2, torch_compile=flag), dropout=0.0)
         for flag in (False, True)
@@ -232,6 +238,8 @@ def test_compiled_layers_train_the_same_model(tmp_path):
     compiled.run()
     for name, tensor in plain.module.state_dict().items():
         torch.testing.assert_close(compiled.module.state_dict()[name], tensor, atol=1e-5, rtol=1e-4)
+    # Each part of a layer with and without gradient, in training and in evaluations; all layers of both encoders share.
+    assert 0 < counter.frame_count <= 8
 
 
 def test_batches_of_tokens_train_every_cell_once_an_epoch_and_resume_bit_for_bit(tmp_path, monkeypatch):
