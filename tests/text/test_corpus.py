@@ -44,6 +44,20 @@ def files(islets_path, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def model_path(files, tmp_path_factory):
+    """A random model that knows the genes of the cells only: its files are read in no time, and they are read often."""
+    import anndata
+
+    from scdmc.tokens.medians import GeneMedians
+    from tests.faults.inputs import small_vocabulary
+    from tests.small_models import save_small_model
+
+    vocabulary = small_vocabulary(anndata.read_h5ad(files[0], backed="r"))
+    medians = GeneMedians({"ENSG00000254647": 50.0}, source="a test")
+    return save_small_model(tmp_path_factory.mktemp("model") / "tiny", 128, medians, vocabulary)
+
+
+@pytest.fixture(scope="module")
 def encoder_path(tmp_path_factory):
     return save_tiny_text_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
 
@@ -131,13 +145,12 @@ def test_the_corpus_fits_its_own_model_and_no_other(corpus_path, model_directory
     from dataclasses import replace
 
     from scdmc.tokens.medians import GeneMedians
-    from tests.small_models import load_vocabulary
 
     ontology, facts = CellOntology.load(), read_facts(corpus_path)
     encoder = open_text_encoder(encoder_path)
     require_fitting_corpus(facts, corpus_path, model_directory, ontology, encoder)
     others = {
-        "vocabulary": (replace(model_directory, vocabulary=_shorter(load_vocabulary())), ontology, encoder),
+        "vocabulary": (replace(model_directory, vocabulary=_shorter(model_directory.vocabulary)), ontology, encoder),
         "gene medians": (replace(model_directory, medians=GeneMedians({}, "a test")), ontology, encoder),
         "Cell Ontology": (model_directory, CellOntology(ontology, {}, "v0", "0" * 64), encoder),
         "text encoder": (model_directory, ontology, open_text_encoder(save_tiny_text_encoder(tmp_path / "b", seed=1))),
@@ -188,6 +201,7 @@ def test_parts_of_a_split_file_are_taken_and_tokenized_cells_give_the_same_corpu
     (counts / "a.h5ad").write_bytes(files[0].read_bytes())
     words = ["--data_path", counts, "--output_dir", tokens, "--output_prefix", "a", "--obs_columns", "cell_type"]
     words += ["--gene_median_file", model_path / "gene_medians.json", "--max_length", "128"]
+    words += ["--token_dictionary_file", model_path / "token_ids.json"]
     assert load_script("tokenizer/tokenizer_combine.py").main([str(word) for word in words]) == 0
     flags = ["--model", model_path, "--text_encoder", "none", "--split_file", split]
     made = []
