@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scdmc.labels import is_missing
 from scdmc.reports.cell_map import MappedCells, columns_to_map, interactive_map
 from scdmc.reports.figures import save_figure, shortened, umap_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
@@ -105,7 +104,7 @@ def _section_of_map(
 
 def _section_of_candidates(result: TextAnnotation, candidates: pd.DataFrame) -> Section:
     table = candidates.rename(columns={"candidate": "type"})
-    missing = int(is_missing(result.labels).sum())
+    missing = int(np.isin(result.labels.astype(str), (UNKNOWN, NO_COUNTS)).sum())
     text = "A text that names genes can be checked by them: see the column, and genes_in_texts in uns."
     absent = [shortened(name) for name, cells in zip(table["type"], table["cells"], strict=True) if not cells]
     points = [f"No cell got {name}." for name in absent[:10]]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 
 from scdmc.cells.expression import expression_of_streams
@@ -90,7 +91,8 @@ def fitted_components(
         part = matrix[:, chosen].astype(np.float64)
         mean = np.asarray(part.mean(axis=0)).ravel()
         covariance += (part.T @ part).toarray() / part.shape[0] - np.outer(mean, mean)
-    vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :n_components]
+    wanted = [len(chosen) - n_components, len(chosen) - 1]
+    vectors = scipy.linalg.eigh(covariance, subset_by_index=wanted)[1][:, ::-1]  # the largest first
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
     return Components(genes[chosen], (vectors * signs).astype(np.float32))
 

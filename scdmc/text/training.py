@@ -18,7 +18,7 @@ from scdmc.progress import progress_bar
 from scdmc.text.annotation import own_neighbours, smoothed
 from scdmc.text.model import TextSpace, unit
 from scdmc.text.objectives import contrast, ridge_projection
-from scdmc.text.options import TextTrainingOptions
+from scdmc.text.options import FEWEST_CELLS_TOGETHER, TextTrainingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,8 @@ def calibrated(
     -------
     The content of ``calibration.json``: ``temperature``, the likeliest, with the mean log-likelihood of each;
     ``none_margin``, by which a text must be nearer than all candidates so that a cell is none of these: 5% of the
-    left-out cells, whose types all were candidates, are then called so; and ``is_calibrated``.
+    left-out cells are then called so, of those whose types were candidates and have relatives among the training
+    terms; and ``is_calibrated``.
     """
     likelihoods, margins = [], []
     for number, left_out in enumerate(sets):
@@ -239,11 +240,7 @@ def calibrated(
             projection = train(others, space, options, min(STEPS_WITHOUT_ONE, options.max_steps)).projection
             scores = _scores_of_left_out(left_out, projection, space, options.seed)
             likelihoods.append(_likelihoods(left_out, *scores))
-            away = [term for term in trained if not related[term, left_out.own_terms].any()]
-            if away:
-                of_all = scores[1]
-                behind = of_all[:, away].max(axis=1) - of_all[:, left_out.own_terms].max(axis=1)
-                margins.append(float(np.quantile(behind, 1 - FALSE_ALARMS)))
+            margins += _margin(left_out, *scores, trained, related)
     margin = float(np.mean(margins)) if margins else 0.0
     if not likelihoods:
         why = "not calibrated: one data set"
@@ -263,6 +260,18 @@ def _scores_of_left_out(
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), MOST_CELLS_LEFT_OUT, replace=False))
     scores = unit(cells.features[chosen] @ projection) @ space.centred(space.of_terms).T
     return chosen, smoothed(scores.astype(np.float64), own_neighbours(cells.expression[chosen], seed))
+
+
+def _margin(
+    cells: LabelledSet, chosen: np.ndarray, of_all: np.ndarray, trained: Sequence[int], related: np.ndarray
+) -> list[float]:
+    """How much nearer a term of other types is to the cells that a training could know; nothing where they are few."""
+    away = [term for term in trained if not related[term, cells.own_terms].any()]
+    is_known = related[:, trained].any(axis=1)[cells.terms[chosen]]
+    if not away or is_known.sum() < FEWEST_CELLS_TOGETHER:
+        return []
+    behind = of_all[:, away].max(axis=1) - of_all[:, cells.own_terms].max(axis=1)
+    return [float(np.quantile(behind[is_known], 1 - FALSE_ALARMS))]
 
 
 def _likelihoods(cells: LabelledSet, chosen: np.ndarray, of_all: np.ndarray) -> list[float]:
