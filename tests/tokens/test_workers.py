@@ -268,9 +268,10 @@ if __name__ == "__main__":
 
 
 def write_on(path, progress):
-    """Write to a file without end."""
+    """Write to a file without end, which is whole whenever the process is killed."""
     while True:
-        path.write_text(str(os.getpid()))
+        with atomic_path(path) as temporary:
+            temporary.write_text(str(os.getpid()))
         progress("a", 1)
         time.sleep(0.05)
 
