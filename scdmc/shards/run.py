@@ -101,9 +101,10 @@ def embed_shards(
     # Of all shards, not of the unfinished ones: each process looks at another moment.
     mine = plan.shards[rank::world_size]
     if rank:
-        _finish(job, mine, model_directory, num_workers, scheduler_address)
+        if mine:  # else there is no folder to make: the process of rank 0 may have put it away
+            _finish(job, mine, model_directory, num_workers, scheduler_address)
         return None
-    with output_lock(job.output_dir), _kept_for_the_next_run(job):
+    with output_lock(job.output_dir), _kept_for_the_next_run(job, plan):
         _finish(job, mine, model_directory, num_workers, scheduler_address)
         _wait_for_others(job, plan.shards)
         _log_reports(job, plan)
@@ -113,12 +114,12 @@ def embed_shards(
 
 
 @contextmanager
-def _kept_for_the_next_run(job: EmbeddingJob) -> Iterator[None]:
+def _kept_for_the_next_run(job: EmbeddingJob, plan: EmbeddingPlan) -> Iterator[None]:
     """After an interruption, say that the finished shards will be taken over; nothing stays where there are none."""
     try:
         yield
     except (ScDMCError, OSError, KeyboardInterrupt):
-        n_finished = len(list(job.finished_shards.glob("*.parquet")))
+        n_finished = sum(job.shard_path(shard).exists() for shard in plan.shards)
         if n_finished:
             logger.warning(
                 "%d finished shards are kept in %s; the same command goes on with the others",
