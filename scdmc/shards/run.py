@@ -218,34 +218,34 @@ def write_shard(
     work: Work,
     progress: Callable[[int], object],
 ) -> None:
-    """Embed the cells of a shard block by block into the hidden folder."""
-    schema, found = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, None
+    """Embed the cells of a shard block by block into the hidden folder, and write what became of counts beside it."""
+    schema, reports = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, []
     with atomic_path(job.shard_path(shard)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows, names, cells, report in _blocks(job, shard, model_directory):
+            for rows, names, cells in _blocks(job, shard, model_directory, reports):
                 writer.write_table(_table(shard, rows, names, *work.compute(cells)))
                 progress(int(rows[-1]) + 1 - shard.start)
-                found = report
-        if found is not None:  # first: a shard that has its name is finished
-            write_json(job.shard_path(shard).with_suffix(".json"), asdict(found))
+        for report in reports:  # first: a shard that has its name is finished
+            write_json(job.shard_path(shard).with_suffix(".json"), asdict(report))
 
 
 def _blocks(
-    job: EmbeddingJob, shard: EmbeddingShard, model_directory: ModelDirectory
-) -> Iterator[tuple[np.ndarray, np.ndarray, TokenizedCells, FileReport | None]]:
-    """Yield (rows of the file, names of the cells, their tokens, what was read so far)."""
+    job: EmbeddingJob, shard: EmbeddingShard, model_directory: ModelDirectory, reports: list[FileReport]
+) -> Iterator[tuple[np.ndarray, np.ndarray, TokenizedCells]]:
+    """Yield (rows of the file, names of the cells, their tokens); of counts, a report is added, and grows meanwhile."""
     if not is_counts(shard.path):
         settings, row = read_settings([shard.path]), shard.start
         for cells in read_row_groups(shard.path, [], settings, model_directory.context, shard.start, shard.stop):
             require_same_tokenization(cells, model_directory, shard.path)
             names = cells.obs_table["cell_id"].to_numpy()
-            yield np.arange(row, row + len(cells)), names, cells, None
+            yield np.arange(row, row + len(cells)), names, cells
             row += len(cells)
         return
     tokenizer = tokenizer_of_model(model_directory, job.count_options)
     with open_counts(shard.path, **job.count_options.of_counts()) as counts:
         match = tokenizer.match(counts)
         report = new_report(counts, match)
+        reports.append(report)
         for rows, streams in tokenize_blocks(counts, tokenizer, match, report, shard.start, shard.stop):
             cells = TokenizedCells(
                 streams.input_ids_rank,
@@ -256,7 +256,7 @@ def _blocks(
                 pa.table({ROW_COLUMN: rows}),
                 tokenizer.settings,
             )
-            yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells, report
+            yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells
 
 
 def _table(

@@ -61,8 +61,10 @@ def shards_of(job):
     return {path.name: path.read_bytes() for path in sorted(job.output_dir.glob("*.parquet"))}
 
 
-def test_every_cell_has_the_embedding_that_its_file_gives(make_job, folder, model_directory, encoder, tmp_path):
-    index = run(make_job())
+def test_every_cell_has_the_embedding_that_its_file_gives(make_job, folder, model_directory, encoder, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        index = run(make_job())
+    assert "a.h5ad: 30 cells in, 18 out (12 dropped by filter_pass" in caplog.text
     assert [shard["n_cells"] for shard in index["shards"]] == [8, 10, 0, 10, 8]
     assert json.loads((tmp_path / "out" / "index.json").read_text()) == index
     found = scdmc.read_embeddings(tmp_path / "out")
@@ -94,6 +96,18 @@ def test_processes_and_threads_write_the_same_bytes(make_job):
     run(ranks, rank=0, world_size=2)
     assert len(shards_of(one)) == 5
     assert shards_of(one) == shards_of(two) == shards_of(ranks)
+
+
+def test_workers_of_a_cluster_write_the_same_bytes(make_job):
+    distributed = pytest.importorskip("distributed")
+    one, spread = make_job("one"), make_job("spread")
+    run(one)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as cluster:
+        run(spread, scheduler_address=cluster.scheduler_address)
+    assert len(shards_of(one)) == 5
+    assert shards_of(one) == shards_of(spread)
 
 
 @pytest.fixture
