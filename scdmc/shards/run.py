@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +23,7 @@ from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
 from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, write_json
+from scdmc.genes.ids import GeneMatch
 from scdmc.locks import output_lock
 from scdmc.model.devices import place_model, threads_of_torch
 from scdmc.model.embeddings import cell_embeddings, embedding_choice, embedding_width
@@ -27,7 +31,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.storage import load_model
-from scdmc.reading.counts import open_counts
+from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.options import is_counts
 from scdmc.reports.provenance import Provenance
 from scdmc.shards.job import EmbeddingJob, EmbeddingPlan, EmbeddingShard, plan_of
@@ -36,10 +40,13 @@ from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.parquet import read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
-from scdmc.tokens.tokenizer import tokenize_blocks
+from scdmc.tokens.tokenizer import Tokenizer, tokenize_blocks
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
+
+# Rows of the file, names of the cells, and their tokens.
+Block = tuple[np.ndarray, np.ndarray, TokenizedCells]
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 60.0
@@ -183,11 +190,13 @@ def _write_shards(
         torch.cuda.set_device((int(os.environ.get("LOCAL_RANK", 0)) + number) % torch.cuda.device_count())
     work = _work_of(job, model_directory)
     with threads_of_torch(1):
-        for shard in shards:
-            # A worker that takes the place of one that died finds what that one has finished.
-            if not job.shard_path(shard).exists():
-                write_shard(job, shard, model_directory, work, partial(progress, str(shard)))
-            progress(str(shard), shard.stop - shard.start)
+        for path, of_file in groupby(shards, key=attrgetter("path")):
+            with _opened(job, path, model_directory) as read:
+                for shard in of_file:
+                    # A worker that takes the place of one that died finds what that one has finished.
+                    if not job.shard_path(shard).exists():
+                        write_shard(job, shard, read, work, partial(progress, str(shard)))
+                    progress(str(shard), shard.stop - shard.start)
 
 
 def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
@@ -214,7 +223,7 @@ def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
 def write_shard(
     job: EmbeddingJob,
     shard: EmbeddingShard,
-    model_directory: ModelDirectory,
+    read: Callable[[EmbeddingShard, list[FileReport]], Iterator[Block]],
     work: Work,
     progress: Callable[[int], object],
 ) -> None:
@@ -222,41 +231,52 @@ def write_shard(
     schema, reports = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, []
     with atomic_path(job.shard_path(shard)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows, names, cells in _blocks(job, shard, model_directory, reports):
+            for rows, names, cells in read(shard, reports):
                 writer.write_table(_table(shard, rows, names, *work.compute(cells)))
                 progress(int(rows[-1]) + 1 - shard.start)
         for report in reports:  # first: a shard that has its name is finished
             write_json(job.shard_path(shard).with_suffix(".json"), asdict(report))
 
 
-def _blocks(
-    job: EmbeddingJob, shard: EmbeddingShard, model_directory: ModelDirectory, reports: list[FileReport]
-) -> Iterator[tuple[np.ndarray, np.ndarray, TokenizedCells]]:
-    """Yield (rows of the file, names of the cells, their tokens); of counts, a report is added, and grows meanwhile."""
-    if not is_counts(shard.path):
-        settings, row = read_settings([shard.path]), shard.start
-        for cells in read_row_groups(shard.path, [], settings, model_directory.context, shard.start, shard.stop):
-            require_same_tokenization(cells, model_directory, shard.path)
-            names = cells.obs_table["cell_id"].to_numpy()
-            yield np.arange(row, row + len(cells)), names, cells
-            row += len(cells)
+@contextmanager
+def _opened(
+    job: EmbeddingJob, path: Path, model_directory: ModelDirectory
+) -> Iterator[Callable[[EmbeddingShard, list[FileReport]], Iterator[Block]]]:
+    """A function that reads shards of a file, which is opened once: its obs may hold millions of cells."""
+    if not is_counts(path):
+        yield partial(_blocks_of_tokens, model_directory)
         return
     tokenizer = tokenizer_of_model(model_directory, job.count_options)
-    with open_counts(shard.path, **job.count_options.of_counts()) as counts:
-        match = tokenizer.match(counts)
-        report = new_report(counts, match)
-        reports.append(report)
-        for rows, streams in tokenize_blocks(counts, tokenizer, match, report, shard.start, shard.stop):
-            cells = TokenizedCells(
-                streams.input_ids_rank,
-                streams.input_ids_epe,
-                streams.expression_values,
-                streams.offsets,
-                streams.offsets,
-                pa.table({ROW_COLUMN: rows}),
-                tokenizer.settings,
-            )
-            yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells
+    with open_counts(path, **job.count_options.of_counts()) as counts:
+        yield partial(_blocks_of_counts, counts, tokenizer, tokenizer.match(counts))
+
+
+def _blocks_of_tokens(model_directory: ModelDirectory, shard: EmbeddingShard, _: list[FileReport]) -> Iterator[Block]:
+    """Yield the blocks of a shard of tokenized cells; their counts were reported when they were tokenized."""
+    settings, row = read_settings([shard.path]), shard.start
+    for cells in read_row_groups(shard.path, [], settings, model_directory.context, shard.start, shard.stop):
+        require_same_tokenization(cells, model_directory, shard.path)
+        yield np.arange(row, row + len(cells)), cells.obs_table["cell_id"].to_numpy(), cells
+        row += len(cells)
+
+
+def _blocks_of_counts(
+    counts: Counts, tokenizer: Tokenizer, match: GeneMatch, shard: EmbeddingShard, reports: list[FileReport]
+) -> Iterator[Block]:
+    """Yield the blocks of a shard of counts; a report is added, and grows meanwhile."""
+    report = new_report(counts, match)
+    reports.append(report)
+    for rows, streams in tokenize_blocks(counts, tokenizer, match, report, shard.start, shard.stop):
+        cells = TokenizedCells(
+            streams.input_ids_rank,
+            streams.input_ids_epe,
+            streams.expression_values,
+            streams.offsets,
+            streams.offsets,
+            pa.table({ROW_COLUMN: rows}),
+            tokenizer.settings,
+        )
+        yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells
 
 
 def _table(

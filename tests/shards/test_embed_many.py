@@ -241,6 +241,13 @@ def test_a_mapping_of_genes_that_changes_under_its_name_starts_over(make_job, wr
     assert writes.number == 5
 
 
+def test_a_file_is_opened_once_for_all_its_shards(make_job, monkeypatch):
+    opened, open_counts = [], sharded_run.open_counts
+    monkeypatch.setattr(sharded_run, "open_counts", lambda path, **how: opened.append(path) or open_counts(path, **how))
+    run(make_job())
+    assert [path.name for path in opened] == ["a.h5ad", "b.h5ad"]
+
+
 def test_shards_of_the_tokenizer_that_wait_under_the_same_name_stay(make_job, tmp_path):
     waiting = finished_shards(tmp_path, "out")
     waiting.mkdir()
