@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +38,22 @@ from scdmc.shards.results import publish
 from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.parquet import read_row_groups, read_settings
-from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
+from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizationSettings, TokenizedCells
 from scdmc.tokens.tokenizer import Tokenizer, tokenize_blocks
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_LINES = 60.0
+
+
 # Rows of the file, names of the cells, and their tokens.
 Block = tuple[np.ndarray, np.ndarray, TokenizedCells]
 
-SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_BETWEEN_LINES = 60.0
+
+# From a row of the file to another. Of counts, a report of what is read is added to the list, also where no cell passes.
+Blocks = Callable[[int, int, list[FileReport]], Iterator[Block]]
 
 
 @dataclass(frozen=True)
@@ -189,13 +193,14 @@ def _write_shards(
     if torch.cuda.is_available() and job.placement.get("num_gpus") != 0:
         torch.cuda.set_device((int(os.environ.get("LOCAL_RANK", 0)) + number) % torch.cuda.device_count())
     work = _work_of(job, model_directory)
-    with threads_of_torch(1):
-        for path, of_file in groupby(shards, key=attrgetter("path")):
-            with _opened(job, path, model_directory) as read:
-                for shard in of_file:
-                    # A worker that takes the place of one that died finds what that one has finished.
-                    if not job.shard_path(shard).exists():
-                        write_shard(job, shard, read, work, partial(progress, str(shard)))
+    # A file of many shards is opened (and, where it is stored by genes, turned) once.
+    for _, of_file in groupby(shards, key=lambda shard: shard.path):
+        # A worker that takes the place of one that died finds what that one has finished.
+        missing = [shard for shard in of_file if not job.shard_path(shard).exists()]
+        if missing:
+            with threads_of_torch(1), _open_cells(job, missing[0].path, model_directory) as blocks:
+                for shard in missing:
+                    write_shard(job, shard, blocks, work, partial(progress, str(shard)))
                     progress(str(shard), shard.stop - shard.start)
 
 
@@ -221,17 +226,25 @@ def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
 
 
 def write_shard(
-    job: EmbeddingJob,
-    shard: EmbeddingShard,
-    read: Callable[[EmbeddingShard, list[FileReport]], Iterator[Block]],
-    work: Work,
-    progress: Callable[[int], object],
+    job: EmbeddingJob, shard: EmbeddingShard, blocks: Blocks, work: Work, progress: Callable[[int], object]
 ) -> None:
-    """Embed the cells of a shard block by block into the hidden folder, and write what became of counts beside it."""
+    """Embed the cells of a shard block by block into the hidden folder.
+
+    Parameters
+    ----------
+    job, shard
+        What, and where to.
+    blocks
+        The cells of the file.
+    work
+        What is computed of them.
+    progress
+        Called with the number of cells of the shard that have been read.
+    """
     schema, reports = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, []
     with atomic_path(job.shard_path(shard)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows, names, cells in read(shard, reports):
+            for rows, names, cells in blocks(shard.start, shard.stop, reports):
                 writer.write_table(_table(shard, rows, names, *work.compute(cells)))
                 progress(int(rows[-1]) + 1 - shard.start)
         for report in reports:  # first: a shard that has its name is finished
@@ -239,34 +252,37 @@ def write_shard(
 
 
 @contextmanager
-def _opened(
-    job: EmbeddingJob, path: Path, model_directory: ModelDirectory
-) -> Iterator[Callable[[EmbeddingShard, list[FileReport]], Iterator[Block]]]:
-    """A function that reads shards of a file, which is opened once: its obs may hold millions of cells."""
+def _open_cells(job: EmbeddingJob, path: Path, model_directory: ModelDirectory) -> Iterator[Blocks]:
+    """Open a file for reading in blocks of rows."""
     if not is_counts(path):
-        yield partial(_blocks_of_tokens, model_directory)
+        yield partial(_tokenized_blocks, path, read_settings([path]), model_directory)
         return
     tokenizer = tokenizer_of_model(model_directory, job.count_options)
     with open_counts(path, **job.count_options.of_counts()) as counts:
         yield partial(_blocks_of_counts, counts, tokenizer, tokenizer.match(counts))
 
 
-def _blocks_of_tokens(model_directory: ModelDirectory, shard: EmbeddingShard, _: list[FileReport]) -> Iterator[Block]:
-    """Yield the blocks of a shard of tokenized cells; their counts were reported when they were tokenized."""
-    settings, row = read_settings([shard.path]), shard.start
-    for cells in read_row_groups(shard.path, [], settings, model_directory.context, shard.start, shard.stop):
-        require_same_tokenization(cells, model_directory, shard.path)
+def _tokenized_blocks(
+    path: Path,
+    settings: TokenizationSettings | None,
+    model_directory: ModelDirectory,
+    start: int,
+    stop: int,
+    reports: list[FileReport],
+) -> Iterator[Block]:
+    row = start
+    for cells in read_row_groups(path, [], settings, model_directory.context, start, stop):
+        require_same_tokenization(cells, model_directory, path)
         yield np.arange(row, row + len(cells)), cells.obs_table["cell_id"].to_numpy(), cells
         row += len(cells)
 
 
 def _blocks_of_counts(
-    counts: Counts, tokenizer: Tokenizer, match: GeneMatch, shard: EmbeddingShard, reports: list[FileReport]
+    counts: Counts, tokenizer: Tokenizer, match: GeneMatch, start: int, stop: int, reports: list[FileReport]
 ) -> Iterator[Block]:
-    """Yield the blocks of a shard of counts; a report is added, and grows meanwhile."""
     report = new_report(counts, match)
     reports.append(report)
-    for rows, streams in tokenize_blocks(counts, tokenizer, match, report, shard.start, shard.stop):
+    for rows, streams in tokenize_blocks(counts, tokenizer, match, report, start, stop):
         cells = TokenizedCells(
             streams.input_ids_rank,
             streams.input_ids_epe,
