@@ -32,7 +32,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, names_of_files, read_json_object, remove, require_writable_folder, write_json
 from scdmc.locks import claim_output
 from scdmc.result_folders import is_whole
-from scdmc.studies.variants import SCALING, TINY, VARIANTS, training_flags
+from scdmc.studies.variants import SCALING, TINY, VARIANTS, WHOLE_STUDY, training_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,9 +131,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
-        default=[name for name in VARIANTS if name not in SCALING],
+        default=list(WHOLE_STUDY),
         metavar="NAME",
-        help=f"which to run; {SCALING_GROUP}: {', '.join(SCALING)} (default: all but these)",
+        help=f"which to run; {SCALING_GROUP}: {', '.join(SCALING)} (default: all but these and tissues_*)",
     )
     parser.add_argument(
         "--budget",

@@ -9,7 +9,7 @@ import argparse
 from scdmc.cli.arguments import add_output_dir_argument
 from scdmc.cli.parser import argument_parser, positive_float, script
 from scdmc.files import require_new_folder
-from scdmc.studies.gpu_check import SECTIONS, TABLES_FILE, check, require_gpu
+from scdmc.studies.gpu_check import SECTIONS, TABLES_FILE, check, require_gpu, verdict
 from scdmc.studies.gpu_check_rows import FULL, TINY
 
 EXAMPLES = ("{prog} --output_dir OUT", "{prog} --output_dir OUT --sections facts parity step memory --minutes 4")
@@ -36,9 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     size = TINY if arguments.tiny else FULL
     outcomes = check(arguments.sections, size, 60 * arguments.minutes, arguments.output_dir)
     print((arguments.output_dir / TABLES_FILE).read_text(encoding="utf8"))
-    failures = [f"{name}: {failure}" for name, outcome in outcomes.items() for failure in outcome.failures]
-    print("\n".join(["not as expected:", *failures]) if failures else "all as expected")
-    return 1 if failures else 0
+    print(verdict(outcomes))
+    return 1 if any(outcome.failures for outcome in outcomes.values()) else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # Each GPU has the paper's 24 cells of a step; the learning rate grows with the square root of the number of GPUs.
 # With --dry_run it says how many hours the whole run would take on this machine.
 set -euo pipefail
-RATE=$(awk -v gpus="${GPUS:-1}" 'BEGIN {print 5e-5 * sqrt(gpus)}')
+RATE=$(LC_ALL=C awk -v gpus="${GPUS:-1}" 'BEGIN {print 5e-5 * sqrt(gpus)}')
 exec "${PYTHON:-python}" -m torch.distributed.run --standalone --nproc_per_node "${GPUS:-1}" \
     "$(dirname "$0")/../scDMC_pretrain.py" \
     --hidden_size 512 --num_hidden_layers 12 --num_attention_heads 8 --intermediate_size 1024 --max_length 2048 \

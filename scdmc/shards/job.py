@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import torch
 
 from scdmc.cells.data import tokenizer_of_model
 from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256
+from scdmc.model.devices import computing_dtype
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.reading.count_files import files_of_input
 from scdmc.reading.counts import open_counts
@@ -22,8 +24,12 @@ from scdmc.reading.options import CountOptions, is_counts
 from scdmc.shards.options import CELLS_PER_SHARD, holds_counts
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.parquet import parquet_files, read_settings
-from scdmc.tokens.shard_sets import finished_shards
 from scdmc.version import __version__
+
+# Which options of counts name a file.
+FILES_OF_COUNTS = ("gene_mapping_file", "ortholog_file")
+# Of a model folder: weights, also of the published layout, and all that says how cells are tokenized and labelled.
+FILES_OF_MODELS = (".safetensors", ".bin", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +74,10 @@ class EmbeddingJob:
     @property
     def finished_shards(self) -> Path:
         """Hidden folder beside the output, in which shards wait until all are there."""
-        return finished_shards(self.output_dir.absolute().parent, self.output_dir.name)
+        # Another name than that of the shards of the tokenizer, whose prefix may be the same. Absolute: a worker on
+        # another machine starts in another folder.
+        path = self.output_dir.absolute()
+        return path.with_name(f".{path.name}.embeddings")
 
     def shard_path(self, shard: "EmbeddingShard") -> Path:
         """Where a finished shard waits."""
@@ -165,12 +174,22 @@ def _look_into(path: Path, job: EmbeddingJob, model_directory: ModelDirectory) -
 
 
 def _what_decides(job: EmbeddingJob, model_directory: ModelDirectory) -> list:
-    """What decides, beside its cells, what a shard holds."""
-    weights = [(path.name, known_sha256(path)) for path in sorted(model_directory.path.glob("*.safetensors"))]
-    config = known_sha256(model_directory.path / "config.json")
-    options = [str(value) for value in vars(job.count_options).values()]
-    how = [job.embedding, {name: str(value) for name, value in job.placement.items()}]
-    return [__version__, weights, config, options, how, job.has_labels, job.min_probability]
+    """What decides, beside its cells, what a shard holds; of a file its content, for it may change under its name."""
+    files = [path for path in sorted(model_directory.path.iterdir()) if path.suffix in FILES_OF_MODELS]
+    model = [(path.name, known_sha256(path)) for path in files]
+    counts = [
+        known_sha256(value) if name in FILES_OF_COUNTS and value is not None else str(value)
+        for name, value in vars(job.count_options).items()
+    ]
+    how = [job.embedding, {name: str(value) for name, value in job.placement.items()}, _computed_by(job)]
+    return [__version__, model, model_directory.vocabulary.sha256, counts, how, job.has_labels, job.min_probability]
+
+
+def _computed_by(job: EmbeddingJob) -> list[str]:
+    """On what and in which type this machine computes: shards of two types would be a mixture."""
+    has_gpu = torch.cuda.is_available() and job.placement.get("num_gpus") != 0
+    device = torch.device("cuda" if has_gpu else "cpu")
+    return [device.type, str(computing_dtype(str(job.placement.get("dtype", "auto")), device))]
 
 
 def _shards_of_file(job: EmbeddingJob, path: Path, n_cells: int, settings: list) -> list[EmbeddingShard]:

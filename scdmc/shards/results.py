@@ -1,5 +1,7 @@
 """The folder of shards: parquet files with one row a cell, and an index that says what they hold."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,10 @@ EMBEDDING_COLUMN = "embedding"
 
 
 def publish(job: EmbeddingJob, plan: EmbeddingPlan, model_directory: ModelDirectory, made: Provenance) -> dict:
-    """Give the finished shards their names, and write index and page.
+    """Give the finished shards their names, with index and page beside them.
+
+    The shards come last and stay where they wait, too, where the disk can give a file two names: what breaks here loses
+    none of them.
 
     Returns
     -------
@@ -57,15 +62,23 @@ def publish(job: EmbeddingJob, plan: EmbeddingPlan, model_directory: ModelDirect
         ],
     }
     with result_folder(job.output_dir) as folder:
-        for name, shard in zip(names, plan.shards, strict=True):
-            job.shard_path(shard).rename(folder / name)
         write_json(folder / INDEX_FILE, index)
-        width = pq.read_schema(folder / names[0]).field(EMBEDDING_COLUMN).type.list_size
+        width = pq.read_schema(job.shard_path(plan.shards[0])).field(EMBEDDING_COLUMN).type.list_size
         embedded = EmbeddedFile(
             sum(plan.n_cells.values()), index["n_cells"], width, _worst_coverage(plan), pd.DataFrame(), None
         )
         write_embedding_page(folder / "report.html", embedded, made)
+        for name, shard in zip(names, plan.shards, strict=True):
+            _give_name(job.shard_path(shard), folder / name)
     return index
+
+
+def _give_name(shard: Path, path: Path) -> None:
+    """A second name for a file; where the disk has none, or is another one, the file goes there."""
+    try:
+        os.link(shard, path)
+    except OSError:
+        shutil.move(shard, path)
 
 
 def _input(name: str, n_cells: int, report: FileReport | None) -> dict:

@@ -48,12 +48,12 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 60.0
 
 
-# Rows of the file, names of the cells, their tokens, and what was read of the shard so far; None for tokenized cells.
-Block = tuple[np.ndarray, np.ndarray, TokenizedCells, FileReport | None]
+# Rows of the file, names of the cells, and their tokens.
+Block = tuple[np.ndarray, np.ndarray, TokenizedCells]
 
 
-# From a row of the file to another.
-Blocks = Callable[[int, int], Iterator[Block]]
+# From a row of the file to another. Of counts, a report of what is read is added to the list, also where no cell passes.
+Blocks = Callable[[int, int, list[FileReport]], Iterator[Block]]
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ def embed_shards(
     # Of all shards, not of the unfinished ones: each process looks at another moment.
     mine = plan.shards[rank::world_size]
     if rank:
-        _finish(job, mine, model_directory, num_workers, scheduler_address)
+        if mine:  # else there is no folder to make: the process of rank 0 may have put it away
+            _finish(job, mine, model_directory, num_workers, scheduler_address)
         return None
-    with output_lock(job.output_dir), _kept_for_the_next_run(job):
+    with output_lock(job.output_dir), _kept_for_the_next_run(job, plan):
         _finish(job, mine, model_directory, num_workers, scheduler_address)
         _wait_for_others(job, plan.shards)
         _log_reports(job, plan)
@@ -124,12 +125,12 @@ def embed_shards(
 
 
 @contextmanager
-def _kept_for_the_next_run(job: EmbeddingJob) -> Iterator[None]:
+def _kept_for_the_next_run(job: EmbeddingJob, plan: EmbeddingPlan) -> Iterator[None]:
     """After an interruption, say that the finished shards will be taken over; nothing stays where there are none."""
     try:
         yield
     except (ScDMCError, OSError, KeyboardInterrupt):
-        n_finished = len(list(job.finished_shards.glob("*.parquet")))
+        n_finished = sum(job.shard_path(shard).exists() for shard in plan.shards)
         if n_finished:
             logger.warning(
                 "%d finished shards are kept in %s; the same command goes on with the others",
@@ -240,15 +241,14 @@ def write_shard(
     progress
         Called with the number of cells of the shard that have been read.
     """
-    schema, found = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, None
+    schema, reports = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, []
     with atomic_path(job.shard_path(shard)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows, names, cells, report in blocks(shard.start, shard.stop):
+            for rows, names, cells in blocks(shard.start, shard.stop, reports):
                 writer.write_table(_table(shard, rows, names, *work.compute(cells)))
                 progress(int(rows[-1]) + 1 - shard.start)
-                found = report
-        if found is not None:  # first: a shard that has its name is finished
-            write_json(job.shard_path(shard).with_suffix(".json"), asdict(found))
+        for report in reports:  # first: a shard that has its name is finished
+            write_json(job.shard_path(shard).with_suffix(".json"), asdict(report))
 
 
 @contextmanager
@@ -263,17 +263,25 @@ def _open_cells(job: EmbeddingJob, path: Path, model_directory: ModelDirectory) 
 
 
 def _tokenized_blocks(
-    path: Path, settings: TokenizationSettings | None, model_directory: ModelDirectory, start: int, stop: int
+    path: Path,
+    settings: TokenizationSettings | None,
+    model_directory: ModelDirectory,
+    start: int,
+    stop: int,
+    reports: list[FileReport],
 ) -> Iterator[Block]:
     row = start
     for cells in read_row_groups(path, [], settings, model_directory.context, start, stop):
         require_same_tokenization(cells, model_directory, path)
-        yield np.arange(row, row + len(cells)), cells.obs_table["cell_id"].to_numpy(), cells, None
+        yield np.arange(row, row + len(cells)), cells.obs_table["cell_id"].to_numpy(), cells
         row += len(cells)
 
 
-def _blocks_of_counts(counts: Counts, tokenizer: Tokenizer, match: GeneMatch, start: int, stop: int) -> Iterator[Block]:
+def _blocks_of_counts(
+    counts: Counts, tokenizer: Tokenizer, match: GeneMatch, start: int, stop: int, reports: list[FileReport]
+) -> Iterator[Block]:
     report = new_report(counts, match)
+    reports.append(report)
     for rows, streams in tokenize_blocks(counts, tokenizer, match, report, start, stop):
         cells = TokenizedCells(
             streams.input_ids_rank,
@@ -284,7 +292,7 @@ def _blocks_of_counts(counts: Counts, tokenizer: Tokenizer, match: GeneMatch, st
             pa.table({ROW_COLUMN: rows}),
             tokenizer.settings,
         )
-        yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells, report
+        yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells
 
 
 def _table(

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, write_json
+from scdmc.files import atomic_path, remove, write_json
 from scdmc.studies.gpu_check_rows import CASE, NOT_MET, STEP, CheckSize, Row
 
 # Section -> the seconds that it may take.
@@ -46,8 +46,8 @@ class Outcome:
 
     @property
     def failures(self) -> list[str]:
-        """What was expected and is not so, and a section that broke down."""
-        broken = [self.status] if self.status.startswith("ended") else []
+        """What was expected and is not so, and a section that broke down or came to no row at all."""
+        broken = [self.status] if self.status.startswith("ended") or not self.rows else []
         return broken + [f"{row[CASE]}: {name}" for row in self.rows for name in row.get(NOT_MET, ())]
 
 
@@ -83,6 +83,8 @@ def check(sections: Sequence[str], size: CheckSize, seconds: float, folder: Path
     folder
         For the tables, the steps and the log.
     """
+    for name in (JSON_FILE, TABLES_FILE, STEPS_FILE, LOG_FILE):
+        remove(folder / name)  # of an earlier check
     outcomes: dict[str, Outcome] = {}
     if size.is_tiny:
         measures()  # imported here once, and not by each process
@@ -151,6 +153,14 @@ def tables(outcomes: Mapping[str, Outcome]) -> str:
 
 def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def verdict(outcomes: Mapping[str, Outcome]) -> str:
+    """The last words: what is not as expected, and which sections did not come to their end."""
+    failures = [f"{name}: {failure}" for name, outcome in outcomes.items() for failure in outcome.failures]
+    cut = [name for name, outcome in outcomes.items() if outcome.status.startswith("stopped") and outcome.rows]
+    lines = ["not as expected:", *failures] if failures else ["all as expected"]
+    return "\n".join([*(f"{name}: stopped at its deadline; the rest was not checked" for name in cut), *lines])
 
 
 def require_gpu() -> None:

@@ -117,8 +117,10 @@ VARIANTS = {
     "tissues_rate_2e-4": Variant("And a lower learning rate?", f"{SCALED} --learning_rate 2e-4"),
     "tissues_rate_2e-3": Variant("And a higher one?", f"{SCALED} --learning_rate 2e-3"),
 }
-# The grid of the scaling study; not among the variants that run when none is named.
+# The grid of the scaling study.
 SCALING = tuple(name for name in VARIANTS if name.startswith("scaled"))
+# Those of the whole study, which run when none is named; not the short runs of the recipe of scDMC-tissues.
+WHOLE_STUDY = tuple(name for name, variant in VARIANTS.items() if not variant.flags.startswith(SCALED))
 
 
 def training_flags(name: str, budget: str, seed: int) -> list[str]:

@@ -10,13 +10,17 @@ import pytest
 import torch
 
 import scdmc
+from scdmc import result_folders
 from scdmc.cells.data import read_cells
 from scdmc.errors import ScDMCError
 from scdmc.model.embeddings import cell_embeddings
+from scdmc.reading.options import CountOptions
 from scdmc.reports.provenance import Provenance
+from scdmc.shards import results as sharded_results
 from scdmc.shards import run as sharded_run
 from scdmc.shards.job import EmbeddingJob
 from scdmc.shards.run import embed_shards
+from scdmc.tokens.shard_sets import finished_shards
 
 FILTERED = [0, 3, *range(20, 30)]  # of the first file, a whole shard among them
 
@@ -57,8 +61,10 @@ def shards_of(job):
     return {path.name: path.read_bytes() for path in sorted(job.output_dir.glob("*.parquet"))}
 
 
-def test_every_cell_has_the_embedding_that_its_file_gives(make_job, folder, model_directory, encoder, tmp_path):
-    index = run(make_job())
+def test_every_cell_has_the_embedding_that_its_file_gives(make_job, folder, model_directory, encoder, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        index = run(make_job())
+    assert "a.h5ad: 30 cells in, 18 out (12 dropped by filter_pass" in caplog.text
     assert [shard["n_cells"] for shard in index["shards"]] == [8, 10, 0, 10, 8]
     assert json.loads((tmp_path / "out" / "index.json").read_text()) == index
     found = scdmc.read_embeddings(tmp_path / "out")
@@ -90,6 +96,18 @@ def test_processes_and_threads_write_the_same_bytes(make_job):
     run(ranks, rank=0, world_size=2)
     assert len(shards_of(one)) == 5
     assert shards_of(one) == shards_of(two) == shards_of(ranks)
+
+
+def test_workers_of_a_cluster_write_the_same_bytes(make_job):
+    distributed = pytest.importorskip("distributed")
+    one, spread = make_job("one"), make_job("spread")
+    run(one)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as cluster:
+        run(spread, scheduler_address=cluster.scheduler_address)
+    assert len(shards_of(one)) == 5
+    assert shards_of(one) == shards_of(spread)
 
 
 @pytest.fixture
@@ -181,3 +199,63 @@ def test_a_folder_without_an_index_and_a_damaged_one_are_refused(make_job, tmp_p
     (tmp_path / "out" / "embeddings-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(ScDMCError, match="has 4 bytes, not the"):
         scdmc.read_embeddings(tmp_path / "out")
+
+
+def test_what_fails_after_the_last_shard_loses_none_of_them(make_job, writes, monkeypatch):
+    def full(*_):
+        raise OSError("the disk is full")
+
+    for owner, name in ((sharded_results, "write_embedding_page"), (result_folders, "_publish")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, full)
+            with pytest.raises(OSError, match="the disk is full"):
+                run(make_job())
+        assert not make_job().output_dir.exists()
+    assert writes.number == 5
+    run(make_job())
+    assert writes.number == 5
+    assert not make_job().finished_shards.exists()
+
+
+def test_a_disk_where_a_file_has_one_name_only_gets_the_same_shards(make_job, monkeypatch):
+    def refuse(*_):
+        raise OSError("Invalid cross-device link")
+
+    run(make_job("linked"))
+    monkeypatch.setattr(sharded_results.os, "link", refuse)
+    run(make_job("moved"))
+    assert len(shards_of(make_job("linked"))) == 5
+    assert shards_of(make_job("linked")) == shards_of(make_job("moved"))
+
+
+def test_a_mapping_of_genes_that_changes_under_its_name_starts_over(make_job, writes, tmp_path):
+    mapping = tmp_path / "mapping.json"
+    job = make_job(count_options=CountOptions(gene_mapping_file=mapping))
+    mapping.write_text('{"ENSG00000254647": "ENSG00000115263"}')
+    writes.breaks_at = 3
+    with pytest.raises(ScDMCError, match="the disk is full"):
+        run(job)
+    mapping.write_text('{"ENSG00000254647": "ENSG00000254647"}')
+    writes.number, writes.breaks_at = 0, None
+    run(job)
+    assert writes.number == 5
+
+
+def test_a_file_is_opened_once_for_all_its_shards(make_job, monkeypatch):
+    opened, open_counts = [], sharded_run.open_counts
+    monkeypatch.setattr(sharded_run, "open_counts", lambda path, **how: opened.append(path) or open_counts(path, **how))
+    run(make_job())
+    assert [path.name for path in opened] == ["a.h5ad", "b.h5ad"]
+
+
+def test_shards_of_the_tokenizer_that_wait_under_the_same_name_stay(make_job, tmp_path):
+    waiting = finished_shards(tmp_path, "out")
+    waiting.mkdir()
+    run(make_job())
+    assert waiting.exists()
+
+
+def test_a_process_without_a_shard_leaves_nothing(make_job, tmp_path):
+    job = make_job(cells_per_shard=100)
+    assert run(job, rank=2, world_size=3) is None  # two files are two shards
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scdmc.studies import gpu_check
-from scdmc.studies.gpu_check import SECTIONS, check
+from scdmc.studies.gpu_check import SECTIONS, check, verdict
 from scdmc.studies.gpu_check_rows import CASE, STEP, TINY, judged
 from tests.conftest import ROOT
 
@@ -68,9 +68,23 @@ def test_a_section_that_hangs_or_breaks_down_loses_no_rows_and_ends_no_other(tmp
     assert (tmp_path / "steps.csv").read_text().splitlines() == ["case,step,seconds", "first,0,1.5"]
 
 
-def test_without_time_sections_are_left_out(tmp_path):
+def test_without_time_sections_are_left_out_and_that_is_not_as_expected(tmp_path):
     outcomes = check(["facts", "ddp"], replace(TINY, is_tiny=False), 0, tmp_path)
     assert {outcome.status for outcome in outcomes.values()} == {"left out: no time"}
+    assert verdict(outcomes).splitlines() == [
+        "not as expected:", "facts: left out: no time", "ddp: left out: no time"]  # fmt: skip
+
+
+def test_a_check_in_the_folder_of_another_one_leaves_nothing_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "measures", lambda: {"facts": slow, "step": wrong})
+    monkeypatch.setitem(SECTIONS, "facts", 0.5)
+    outcomes = check(["facts"], TINY, 60, tmp_path)
+    assert verdict(outcomes).splitlines() == [
+        "facts: stopped at its deadline; the rest was not checked", "all as expected"]  # fmt: skip
+    assert (tmp_path / "steps.csv").exists()
+    check(["step"], TINY, 60, tmp_path)
+    assert not (tmp_path / "steps.csv").exists()
+    assert (tmp_path / "log.txt").read_text().splitlines() == ["== step"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
