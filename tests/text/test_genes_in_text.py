@@ -33,6 +33,15 @@ def test_every_alias_stands_for_genes_that_code_for_proteins():
         ("It lacks CD4 and CD8-alpha. It has CD19.", [("CD4", -1), ("CD8", -1), ("CD19", 1)]),
         ("does not express MS4A1 but expresses CD27", [("MS4A1", -1), ("CD27", 1)]),
         ("lacks CD25 and CCR7-positive ones", [("CD25", -1), ("CCR7", 1)]),
+        (
+            "CD3-CD19-CD56+ cells, CD4\u2212CD8\u2212",
+            [("CD3", -1), ("CD19", -1), ("CD56", 1), ("CD4", -1), ("CD8", -1)],
+        ),
+        (
+            "HLA-DRA+, CD4-CD8 ratio, LHX6-LHX8-GBX1",
+            [(name, 1) for name in ("HLA-DRA", "CD4", "CD8", "LHX6", "LHX8", "GBX1")],
+        ),
+        ("cells lacking CD3 that express CD19", [("CD3", -1), ("CD19", 1)]),
         ("in the absence of markers (e.g. CD3, CD19)", [("CD3", -1), ("CD19", -1)]),
         ("secretes insulin and Glucagon", [("insulin", 1), ("Glucagon", 1)]),
         ("insulin-like growth factor, insulin receptor", []),
