@@ -175,7 +175,10 @@ def test_components_see_what_varies_within_data_sets_only():
 @pytest.mark.parametrize(
     ("types", "under", "words"),
     [
-        ("B cell", None, "1 candidate, and at least 2"),
+        ("B cell", None, "1 candidate, and at least 2.*'B cell' is no file, and was read as texts"),
+        (["B cell"], None, "second every cell gets the first$"),
+        ("B cell; unknown", None, "'unknown' is what cells without a type are called"),
+        (["No counts", "B cell"], None, "'No counts' is what cells without a type are called"),
         ("B cell; b cell", None, "the same name: b cell"),
         ("B cell; ", None, "a candidate is empty"),
         ("CL:9999999; B cell", None, "has no term CL:9999999"),
@@ -198,6 +201,11 @@ def test_candidates_of_the_ontology(ontology):
     assert term.label == "B cell"
     assert term.texts[0] == "B cell"
     assert len(term.texts) == 2
+
+
+def test_names_of_candidates_are_looked_up_together(ontology):
+    alone, beside = (read_candidates(types, None, ontology) for types in ("ductal; B cell", "ductal; alpha"))
+    assert (alone[0].cl_id, beside[0].cl_id) == (None, "CL:0002079")
 
 
 def test_texts_of_training_need_no_text_encoder_and_another_one_is_refused(opened, ontology, tmp_path):
