@@ -218,6 +218,11 @@ def annotate_cells(
         if options.marker_weight:
             of_markers = standardised(marker_scores(query.expression[counted], query.genes, markers))
             ranked = ranked + options.marker_weight * of_markers
+    elif options.marker_weight:
+        why = f"there are more than {MOST_STANDARDISED}" if by_file else "each cell is scored without the others"
+        logger.warning(
+            "warning: --marker_weight has no effect, as the scores of candidates are not standardised: %s", why
+        )
     if graph is not None:
         ranked = smoothed(ranked, graph)
     likely = scipy.special.softmax(shared / model.temperature, axis=1)

@@ -133,6 +133,21 @@ def test_scores_of_many_candidates_are_not_standardised(annotate, monkeypatch):
     assert not result.is_standardised
 
 
+@pytest.mark.parametrize(
+    ("most", "centre", "words"),
+    [(50, "file", ""), (50, "training", "each cell is scored without"), (len(TYPES) - 1, "file", "are more than 4")],
+)
+def test_markers_change_scores_or_a_warning_says_that_they_do_not(annotate, monkeypatch, caplog, most, centre, words):
+    monkeypatch.setattr("scdmc.text.annotation.MOST_STANDARDISED", most)
+    types = ["beta cell (INS)", *TYPES[1:]]
+    without = annotate(types, options=TextAnnotationOptions(centre=centre))
+    caplog.clear()
+    scores = annotate(types, options=TextAnnotationOptions(centre=centre, marker_weight=5.0)).scores
+    assert np.array_equal(scores, without.scores) == bool(words)
+    assert words in caplog.text
+    assert ("--marker_weight has no effect" in caplog.text) == bool(words)
+
+
 def test_relatives_of_a_candidate_stand_not_for_none_of_these(annotate, ontology):
     below = annotate(["CL:0000169", "CL:0000084"])
     assert "type B pancreatic cell" not in below.distractors
