@@ -1,4 +1,4 @@
-"""Genes that a text names, with the sign that it gives them; texts of terms and cells."""
+"""Genes that a text names, with the sign that it gives them; texts of terms."""
 
 import json
 
@@ -8,7 +8,7 @@ from scdmc.genes.ids import load_gene_table
 from scdmc.genes.symbols import gene_of_name
 from scdmc.text.genes_in_text import DEFAULT_GENE_ALIAS_FILE, gene_mentions, signed_genes
 from scdmc.text.ontology import CellOntology
-from scdmc.text.texts import caption_of_cell, description_of, first_sentence, origin_of_cell, texts_of_term
+from scdmc.text.texts import description_of, texts_of_term
 
 
 def signs(text):
@@ -66,17 +66,3 @@ def test_texts_of_a_term_are_label_description_and_synonyms():
     assert texts[0].text == "pancreatic A cell"
     assert texts[1].text == description_of(term) == f"pancreatic A cell. {term.definition}"
     assert {text.cl_id for text in texts} == {"CL:0000171"}
-
-
-def test_a_caption_says_what_a_cell_is_and_where_it_is_from():
-    term = CellOntology.load()["CL:0000895"]
-    caption = caption_of_cell(term, origin_of_cell("blood", "lupus"))
-    assert caption.startswith(f"{term.label}. An antigen inexperienced")
-    assert caption.endswith(". From blood; lupus.")
-    assert origin_of_cell("", "normal") == ""
-    assert origin_of_cell("", "", "10x 3' v2") == "Measured by 10x 3' v2."
-
-
-def test_the_first_sentence_ends_at_no_abbreviation():
-    assert first_sentence("A cell (e.g. A) of B. Another.") == "A cell (e.g. A) of B."
-    assert first_sentence("No stop") == "No stop"
