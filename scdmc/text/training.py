@@ -219,6 +219,8 @@ def calibrated(
     margin = float(np.mean(margins)) if margins else 0.0
     if not likelihoods:
         why = "not calibrated: one data set"
+        if len(sets) > 1:
+            why = f"not calibrated: without one of the data sets the others have fewer than {FEWEST_TERMS} terms"
         return {"temperature": UNCALIBRATED, "none_margin": margin, "is_calibrated": False, "why": why}
     mean = np.mean(likelihoods, axis=0)
     table = {str(temperature): float(value) for temperature, value in zip(TEMPERATURES, mean, strict=True)}

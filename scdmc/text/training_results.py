@@ -180,7 +180,7 @@ def write_training_page(
 
 
 def _text_of_terms(trained: TrainedTextModel) -> str:
-    why = "" if trained.calibration["is_calibrated"] else " It is not calibrated: that takes two data sets."
+    why = "" if trained.calibration["is_calibrated"] else f" It is {trained.calibration['why']}."
     return (
         "Cells may be annotated by any text. What these terms and their relatives do not cover is a guess. "
         f"Scores become probabilities at the temperature {trained.model.temperature:g}.{why}"

@@ -183,6 +183,8 @@ def test_components_see_what_varies_within_data_sets_only():
     assert components.vectors[:, 0].argmax() == 0
     swapped = components.of(parts[0][0][:, [1, 0, 2]], np.array(["B", "A", "C"]))
     assert np.allclose(swapped, components.of(*parts[0]))
+    with pytest.raises(ScDMCError, match="2001 components are more than the 2,000 genes"):
+        fitted_components(parts, 2001, "test")
     centre = Centre.of(np.array([[1.0, 5.0], [3.0, 5.0]]))
     assert np.allclose(centre.applied(np.array([[3.0, 5.0]])), [[1.0, 0.0]])
 

@@ -105,7 +105,9 @@ def test_a_temperature_needs_two_data_sets(sets, space):
     assert found["is_calibrated"]
     assert found["temperature"] == max(training.TEMPERATURES, key=lambda each: found["log_likelihoods"][str(each)])
     alone = calibrated(sets[:1], space, few, related)
-    assert (alone["temperature"], alone["is_calibrated"]) == (0.1, False)
+    assert (alone["temperature"], alone["is_calibrated"], alone["why"]) == (0.1, False, "not calibrated: one data set")
+    of_few_terms = calibrated([made_up("one", [0, 1]), made_up("two", [2, 3])], space, few, related)
+    assert "the others have fewer than 4 terms" in of_few_terms["why"]
 
 
 def test_texts_of_terms_that_are_held_out_are_not_trained_on(text_world, tmp_path, load_script):
