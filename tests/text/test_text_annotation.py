@@ -113,6 +113,15 @@ def test_few_cells_are_annotated_one_by_one_with_a_warning(annotate, opened, cap
         annotate(query=few, options=TextAnnotationOptions(smooth="on"))
 
 
+def test_types_of_as_many_cells_as_neighbours_do_not_run_together(annotate, opened, text_world):
+    types = anndata.read_h5ad(text_world["islets"]).obs["cell_type"].astype(str).to_numpy()
+    kept = np.flatnonzero(np.arange(len(types)) % 3)  # 200 cells, of alpha and beta 37
+    result = annotate(["CL:0000169", "CL:0000171"], query=part(opened[1], kept))
+    assert result.is_smoothed
+    is_unknown, is_known = result.labels == "Unknown", np.isin(types[kept], ["alpha", "beta"])
+    assert is_unknown[is_known].mean() < 0.5 < is_unknown[~is_known].mean()
+
+
 def test_cells_without_counts_get_no_type_and_change_nothing(annotate, opened):
     islets = opened[1]
     has_counts = islets.has_counts.copy()
