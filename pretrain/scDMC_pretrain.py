@@ -33,7 +33,7 @@ from scdmc.model.shipped import model_folder
 from scdmc.options import PUBLISHED_SIZES
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, DESCRIPTION_FOLDER, find_checkpoint
-from scdmc.training.launch import require_launch
+from scdmc.training.launch import let_segments_grow, require_launch
 from scdmc.training.run_state import end_progress
 from scdmc.training.settings import CellChoice, PretrainingSettings
 
@@ -351,6 +351,8 @@ def main(argv: list[str] | None = None) -> int:
             claim_output(arguments.output_dir)
     elif not arguments.dry_run and is_main_process:
         require_new_folder(arguments.output_dir, arguments.overwrite)
+
+    let_segments_grow()  # before torch is imported
 
     from scdmc.model.devices import choose_device
     from scdmc.reports.provenance import Provenance

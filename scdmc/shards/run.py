@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from scdmc.cells.data import require_same_tokenization, tokenizer_of_model
 from scdmc.disk import require_space
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path, remove, write_json
+from scdmc.genes.ids import GeneMatch
 from scdmc.locks import output_lock
 from scdmc.model.devices import place_model, threads_of_torch
 from scdmc.model.embeddings import cell_embeddings, embedding_choice, embedding_width
@@ -27,7 +30,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.storage import load_model
-from scdmc.reading.counts import open_counts
+from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.options import is_counts
 from scdmc.reports.provenance import Provenance
 from scdmc.shards.job import EmbeddingJob, EmbeddingPlan, EmbeddingShard, plan_of
@@ -35,14 +38,22 @@ from scdmc.shards.results import publish
 from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.parquet import read_row_groups, read_settings
-from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
-from scdmc.tokens.tokenizer import tokenize_blocks
+from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizationSettings, TokenizedCells
+from scdmc.tokens.tokenizer import Tokenizer, tokenize_blocks
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 60.0
+
+
+# Rows of the file, names of the cells, their tokens, and what was read of the shard so far; None for tokenized cells.
+Block = tuple[np.ndarray, np.ndarray, TokenizedCells, FileReport | None]
+
+
+# From a row of the file to another.
+Blocks = Callable[[int, int], Iterator[Block]]
 
 
 @dataclass(frozen=True)
@@ -181,12 +192,15 @@ def _write_shards(
     if torch.cuda.is_available() and job.placement.get("num_gpus") != 0:
         torch.cuda.set_device((int(os.environ.get("LOCAL_RANK", 0)) + number) % torch.cuda.device_count())
     work = _work_of(job, model_directory)
-    with threads_of_torch(1):
-        for shard in shards:
-            # A worker that takes the place of one that died finds what that one has finished.
-            if not job.shard_path(shard).exists():
-                write_shard(job, shard, model_directory, work, partial(progress, str(shard)))
-            progress(str(shard), shard.stop - shard.start)
+    # A file of many shards is opened (and, where it is stored by genes, turned) once.
+    for _, of_file in groupby(shards, key=lambda shard: shard.path):
+        # A worker that takes the place of one that died finds what that one has finished.
+        missing = [shard for shard in of_file if not job.shard_path(shard).exists()]
+        if missing:
+            with threads_of_torch(1), _open_cells(job, missing[0].path, model_directory) as blocks:
+                for shard in missing:
+                    write_shard(job, shard, blocks, work, partial(progress, str(shard)))
+                    progress(str(shard), shard.stop - shard.start)
 
 
 def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
@@ -211,17 +225,25 @@ def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
 
 
 def write_shard(
-    job: EmbeddingJob,
-    shard: EmbeddingShard,
-    model_directory: ModelDirectory,
-    work: Work,
-    progress: Callable[[int], object],
+    job: EmbeddingJob, shard: EmbeddingShard, blocks: Blocks, work: Work, progress: Callable[[int], object]
 ) -> None:
-    """Embed the cells of a shard block by block into the hidden folder."""
+    """Embed the cells of a shard block by block into the hidden folder.
+
+    Parameters
+    ----------
+    job, shard
+        What, and where to.
+    blocks
+        The cells of the file.
+    work
+        What is computed of them.
+    progress
+        Called with the number of cells of the shard that have been read.
+    """
     schema, found = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, None
     with atomic_path(job.shard_path(shard)) as temporary:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows, names, cells, report in _blocks(job, shard, model_directory):
+            for rows, names, cells, report in blocks(shard.start, shard.stop):
                 writer.write_table(_table(shard, rows, names, *work.compute(cells)))
                 progress(int(rows[-1]) + 1 - shard.start)
                 found = report
@@ -229,33 +251,40 @@ def write_shard(
             write_json(job.shard_path(shard).with_suffix(".json"), asdict(found))
 
 
-def _blocks(
-    job: EmbeddingJob, shard: EmbeddingShard, model_directory: ModelDirectory
-) -> Iterator[tuple[np.ndarray, np.ndarray, TokenizedCells, FileReport | None]]:
-    """Yield (rows of the file, names of the cells, their tokens, what was read so far)."""
-    if not is_counts(shard.path):
-        settings, row = read_settings([shard.path]), shard.start
-        for cells in read_row_groups(shard.path, [], settings, model_directory.context, shard.start, shard.stop):
-            require_same_tokenization(cells, model_directory, shard.path)
-            names = cells.obs_table["cell_id"].to_numpy()
-            yield np.arange(row, row + len(cells)), names, cells, None
-            row += len(cells)
+@contextmanager
+def _open_cells(job: EmbeddingJob, path: Path, model_directory: ModelDirectory) -> Iterator[Blocks]:
+    """Open a file for reading in blocks of rows."""
+    if not is_counts(path):
+        yield partial(_tokenized_blocks, path, read_settings([path]), model_directory)
         return
     tokenizer = tokenizer_of_model(model_directory, job.count_options)
-    with open_counts(shard.path, **job.count_options.of_counts()) as counts:
-        match = tokenizer.match(counts)
-        report = new_report(counts, match)
-        for rows, streams in tokenize_blocks(counts, tokenizer, match, report, shard.start, shard.stop):
-            cells = TokenizedCells(
-                streams.input_ids_rank,
-                streams.input_ids_epe,
-                streams.expression_values,
-                streams.offsets,
-                streams.offsets,
-                pa.table({ROW_COLUMN: rows}),
-                tokenizer.settings,
-            )
-            yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells, report
+    with open_counts(path, **job.count_options.of_counts()) as counts:
+        yield partial(_blocks_of_counts, counts, tokenizer, tokenizer.match(counts))
+
+
+def _tokenized_blocks(
+    path: Path, settings: TokenizationSettings | None, model_directory: ModelDirectory, start: int, stop: int
+) -> Iterator[Block]:
+    row = start
+    for cells in read_row_groups(path, [], settings, model_directory.context, start, stop):
+        require_same_tokenization(cells, model_directory, path)
+        yield np.arange(row, row + len(cells)), cells.obs_table["cell_id"].to_numpy(), cells, None
+        row += len(cells)
+
+
+def _blocks_of_counts(counts: Counts, tokenizer: Tokenizer, match: GeneMatch, start: int, stop: int) -> Iterator[Block]:
+    report = new_report(counts, match)
+    for rows, streams in tokenize_blocks(counts, tokenizer, match, report, start, stop):
+        cells = TokenizedCells(
+            streams.input_ids_rank,
+            streams.input_ids_epe,
+            streams.expression_values,
+            streams.offsets,
+            streams.offsets,
+            pa.table({ROW_COLUMN: rows}),
+            tokenizer.settings,
+        )
+        yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells, report
 
 
 def _table(

@@ -6,7 +6,7 @@ Only light modules are imported here: a script asks at its start.
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from scdmc.errors import ScDMCError
 
@@ -18,6 +18,10 @@ COUNTS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 SECONDS_TO_ANSWER = 20.0
+
+
+# Where torch reads how a GPU's memory is handed out; any of them is the user's own choice.
+MEMORY_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 def require_launch(environment: Mapping[str, str] = os.environ, seconds: float = SECONDS_TO_ANSWER) -> None:
@@ -57,6 +61,21 @@ def require_launch(environment: Mapping[str, str] = os.environ, seconds: float =
     is_led = rank > 0 and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if is_led and not _answers(host, int(port), seconds):
         raise ScDMCError(f"nobody answers at MASTER_ADDR:MASTER_PORT, {host}:{port}, of {shown}; {advice}")
+
+
+def let_segments_grow(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have torch extend the pieces of a GPU's memory, unless the user has chosen otherwise.
+
+    Every batch has another number of tokens: pieces of one size would leave gaps that no later batch fits into. Torch
+    reads the variable when it is imported.
+
+    Parameters
+    ----------
+    environment
+        Variables of the process, changed in place.
+    """
+    if not any(name in environment for name in MEMORY_VARIABLES):
+        environment[MEMORY_VARIABLES[0]] = "expandable_segments:True"
 
 
 def _answers(host: str, port: int, seconds: float) -> bool:

@@ -57,7 +57,11 @@ def test_an_id_that_was_replaced_gives_its_successor_and_another_one_an_error(on
         require_term(ontology, "T cell", "here")
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"[1]"), gzip.compress(b'{"terms": {}}')])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"[1]"), gzip.compress(b'{"terms": {}}')],
+    ids=["empty", "no gzip", "a list", "no terms"],
+)
 def test_a_damaged_file_is_one_line(tmp_path, content):
     path = tmp_path / "cell_ontology.json.gz"
     path.write_bytes(content)

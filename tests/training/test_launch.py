@@ -6,7 +6,7 @@ import time
 import pytest
 
 from scdmc.errors import ScDMCError
-from scdmc.training.launch import require_launch
+from scdmc.training.launch import let_segments_grow, require_launch
 
 TORCHRUN = {
     "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
@@ -47,3 +47,10 @@ def test_a_launch_whose_leader_answers_is_good_and_one_that_has_gone_is_not():
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, {"RANK": "0"}])
 def test_one_process_needs_no_launch(environment):
     require_launch(environment, seconds=0.2)
+
+
+@pytest.mark.parametrize("own", [{}, {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, {"PYTORCH_CUDA_ALLOC_CONF": ""}])
+def test_memory_grows_in_pieces_unless_the_user_chose_otherwise(own):
+    environment = {"OTHER": "1", **own}
+    let_segments_grow(environment)
+    assert environment == {"OTHER": "1", **(own or {"PYTORCH_ALLOC_CONF": "expandable_segments:True"})}
