@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.text.corpus import read_corpus, require_fitting_corpus
     from scdmc.text.encoders import open_text_encoder
     from scdmc.text.ontology import CellOntology
-    from scdmc.text.training_data import training_data, training_texts
+    from scdmc.text.training_data import data_sets_to_train_on, training_data, training_texts
     from scdmc.text.training_results import trained_model, write_text_model, write_training_page
 
     options = training_options(arguments)
@@ -98,9 +98,12 @@ def main(argv: list[str] | None = None) -> int:
     corpus = read_corpus(arguments.corpus_dir)
     ontology = CellOntology.load()
     require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
-    space = training_texts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
+    names = data_sets_to_train_on(corpus)
+    space = training_texts(
+        corpus, names, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
+    )
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
-    data = training_data(corpus, encoder, model_directory, space, options)
+    data = training_data(corpus, names, encoder, model_directory, space, options)
     trained = trained_model(data, corpus, options, ontology)
     with result_folder(arguments.output_dir) as folder:
         write_text_model(folder, trained, data)

@@ -29,8 +29,8 @@ DOUBT, MOST_IN_DOUBT = 0.5, 0.2
 
 
 WARNING = (
-    "No cell of a known type was held out, so no score says how often these labels are right. A cell of a type that "
-    "was never learned gets a label, too, unless a least probability is asked for."
+    "These cells were not compared with known types, so no score says how often these labels are right. A cell of a "
+    "type that was never learned gets a label, too, unless a least probability is asked for."
 )
 
 
@@ -54,6 +54,8 @@ class LabelledFile:
         Their map, shape (n_cells, 2), NaN for cells that are not on it; None for none.
     values
         Name -> a number from 0 to 1 of each cell, to colour the map by.
+    on_others
+        How right the labeller was on other cells, whose types are known; None where that was not measured now.
     """
 
     name: str
@@ -65,6 +67,7 @@ class LabelledFile:
     obs: pd.DataFrame = field(default_factory=pd.DataFrame)
     coordinates: np.ndarray | None = None
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    on_others: KeyNumber | None = None
 
     @property
     def known(self) -> np.ndarray:
@@ -109,6 +112,7 @@ def verdict_of(labelled: LabelledFile) -> Verdict:
         KeyNumber("Median probability", median, f"{1 / labelled.n_types:.2f} for a guess among {labelled.n_types:,}"),
         KeyNumber(f"Cells with a probability below {DOUBT}", f"{doubtful:.1%}", f"a caution above {MOST_IN_DOUBT:.0%}"),
         KeyNumber("Cells without a label", f"{without:.1%}", f"a caution above {MOST_IN_DOUBT:.0%}"),
+        *filter(None, (labelled.on_others,)),
     )
     return Verdict("caution" if len(reasons) > 1 else "good", headline, tuple(reasons), numbers)
 

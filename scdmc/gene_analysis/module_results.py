@@ -24,6 +24,10 @@ MOST_BARS = 20
 CLEARLY_ACTIVE = 1.5  # standard deviations over the types
 
 
+# Of n numbers none lies more than sqrt(n - 1) standard deviations above their mean: of three types never one that far.
+FEWEST_TYPES = 4
+
+
 def write_module_results(
     output_dir: Path, results: ModuleResults, options: ModuleOptions, n_cells: int, made: Provenance
 ) -> None:
@@ -99,11 +103,24 @@ def _activity_figure(results: ModuleResults, output_dir: Path) -> tuple[str, Pat
     """Caption, file and alternative text of the heat map of modules by cell types."""
     scaled = results.activity.sub(results.activity.mean(axis=1), axis=0)
     scaled = scaled.div(results.activity.std(axis=1, ddof=0).replace(0, 1), axis=0)
-    active = int((scaled.max(axis=1) >= CLEARLY_ACTIVE).sum())
-    title = f"{active:,} of {len(scaled):,} modules are active in some type more than in most"
+    title = activity_title(scaled)
     figure = heat_map_figure(scaled, title, "module score, z over types", "cell type", "module", True)
     caption = (
         f"Mean scanpy.tl.score_genes of real expression (log1p CP10k), standardised over the types for each module; "
         f"active: {CLEARLY_ACTIVE:g} standard deviations or more"
     )
     return caption, save_figure(figure, output_dir / "activity"), f"{title}. {caption}"
+
+
+def activity_title(scaled: pd.DataFrame) -> str:
+    """The finding of the heat map: how many modules stand out in a type, where there are enough types to tell.
+
+    Parameters
+    ----------
+    scaled
+        Standardised over the types, shape (n_modules, n_types).
+    """
+    if scaled.shape[1] < FEWEST_TYPES:
+        return f"{len(scaled):,} modules in {scaled.shape[1]} types, too few to say in which one a module stands out"
+    active = int((scaled.max(axis=1) >= CLEARLY_ACTIVE).sum())
+    return f"{active:,} of {len(scaled):,} modules are active in some type more than in most"

@@ -131,6 +131,7 @@ def annotation_facts(annotator: TextAnnotator, result: TextAnnotation) -> dict[s
         "standardised": str(result.is_standardised).lower(),
         "smoothed": str(result.is_smoothed).lower(),
         "depends_on_other_cells": str(result.is_centred_by_file or result.is_smoothed).lower(),
+        "marker_weight": str(annotator.options.marker_weight if result.is_standardised else 0.0),
         "max_none": str(annotator.options.max_none),
         "temperature": str(model.temperature),
         "none_margin": str(model.none_margin),

@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 N_COMPONENTS, N_NEIGHBORS, KEPT, ROUNDS = 30, 15, 0.1, 15
 
 
+# In a small file types have hardly as many cells as that, and scores would run together over all of them.
+CELLS_PER_NEIGHBOUR = 20
+
+
 @dataclass(frozen=True)
 class TextAnnotation:
     """What cells got.
@@ -97,7 +101,9 @@ class Query:
 
 
 def own_neighbours(expression: scipy.sparse.csr_matrix, seed: int) -> scipy.sparse.csr_matrix:
-    """A graph of cells by their own expression: each row is the mean of its 15 nearest; no label is used.
+    """A graph of cells by their own expression, each row the mean of its nearest; no label is used.
+
+    A cell has 15 neighbours, or a twentieth of the cells where that is less.
 
     Parameters
     ----------
@@ -114,7 +120,8 @@ def own_neighbours(expression: scipy.sparse.csr_matrix, seed: int) -> scipy.spar
     genes = np.sort(np.argsort(-variances(expression), kind="stable")[:MOST_GENES])
     n_components = min(N_COMPONENTS, len(genes), expression.shape[0] - 1)
     points = component_values(expression[:, genes], n_components, seed)
-    nearest = exact_neighbours(points, N_NEIGHBORS + 1).others(N_NEIGHBORS)
+    n_neighbors = min(N_NEIGHBORS, max(1, expression.shape[0] // CELLS_PER_NEIGHBOUR))
+    nearest = exact_neighbours(points, n_neighbors + 1).others(n_neighbors)
     n_cells, n_nearest = nearest.shape
     rows = np.repeat(np.arange(n_cells), n_nearest)
     share = np.full(nearest.size, 1 / n_nearest)
@@ -218,6 +225,11 @@ def annotate_cells(
         if options.marker_weight:
             of_markers = standardised(marker_scores(query.expression[counted], query.genes, markers))
             ranked = ranked + options.marker_weight * of_markers
+    elif options.marker_weight:
+        why = f"there are more than {MOST_STANDARDISED}" if by_file else "each cell is scored without the others"
+        logger.warning(
+            "warning: --marker_weight has no effect, as the scores of candidates are not standardised: %s", why
+        )
     if graph is not None:
         ranked = smoothed(ranked, graph)
     likely = scipy.special.softmax(shared / model.temperature, axis=1)

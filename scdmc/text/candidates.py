@@ -14,12 +14,17 @@ from scdmc.errors import ScDMCError, shown_names
 from scdmc.text.labels import match_labels
 from scdmc.text.model import TEXTS_OF_TERM, TextSpace, unit
 from scdmc.text.ontology import CL_ID, CellOntology, Term, require_term
+from scdmc.text.options import NO_COUNTS, UNKNOWN
 from scdmc.text.texts import description_of
 
 if TYPE_CHECKING:
     from scdmc.text.encoders import TextEncoder
 
 FEWEST_CANDIDATES = 2
+
+
+# What cells without a type are called; a candidate of that name could not be told from them.
+RESERVED = frozenset({UNKNOWN.casefold(), NO_COUNTS.casefold()})
 
 
 # Files of candidates are lists for people.
@@ -76,11 +81,16 @@ def read_candidates(
         top = require_term(ontology, under, "--under")
         candidates = [_of_term(ontology[cl_id]) for cl_id in sorted(ontology.descendants(top.cl_id))]
     else:
-        candidates = [_candidate(line, ontology) for line in _lines(types)]
+        candidates = _candidates(_lines(types), ontology)
+    reserved = [each.label for each in candidates if each.label.casefold() in RESERVED]
+    if reserved:
+        raise ScDMCError(
+            f"{_source(under)}: {reserved[0]!r} is what cells without a type are called; name it otherwise"
+        )
     if len(candidates) < FEWEST_CANDIDATES:
         raise ScDMCError(
             f"{_source(under)}: {len(candidates)} candidate, and at least {FEWEST_CANDIDATES} are needed: without a "
-            "second every cell gets the first"
+            f"second every cell gets the first{_not_a_file(types)}"
         )
     for what, words in (("name", [each.label for each in candidates]), ("text", [each.text for each in candidates])):
         plain = [word.casefold() for word in words]
@@ -88,6 +98,12 @@ def read_candidates(
         if twice:
             raise ScDMCError(f"{_source(under)}: two candidates have the same {what}: {shown_names(twice)}")
     return candidates
+
+
+def _not_a_file(types: str | Path | Sequence[str] | None) -> str:
+    """What to say where a file may have been meant: without a suffix its name reads like a text."""
+    is_text = isinstance(types, str | Path) and not _is_file(Path(types))
+    return f"; {str(types)[:100]!r} is no file, and was read as texts that are parted by semicolons" if is_text else ""
 
 
 def _source(under: str | None) -> str:
@@ -118,14 +134,19 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _candidate(line: str, ontology: CellOntology) -> Candidate:
-    name, tab, text = (part.strip() for part in line.partition("\t"))
-    if not name or (tab and not text):
-        raise ScDMCError(f"--types: a candidate is empty ({line!r})")
-    if CL_ID.fullmatch(name.upper()) and not text:
-        return _of_term(require_term(ontology, name, "--types"))
-    (match,) = match_labels([name], ontology)
-    return Candidate(name, (text or name,), match.cl_id)
+def _candidates(lines: Sequence[str], ontology: CellOntology) -> list[Candidate]:
+    """A candidate for each line; their names are looked up together, as one may tell the tissue of another."""
+    parted = [tuple(part.strip() for part in line.partition("\t")) for line in lines]
+    for line, (name, tab, text) in zip(lines, parted, strict=True):
+        if not name or (tab and not text):
+            raise ScDMCError(f"--types: a candidate is empty ({line!r})")
+    matches = match_labels([name for name, _, _ in parted], ontology)
+    return [
+        _of_term(require_term(ontology, name, "--types"))
+        if CL_ID.fullmatch(name.upper()) and not text
+        else Candidate(name, (text or name,), match.cl_id)
+        for (name, _, text), match in zip(parted, matches, strict=True)
+    ]
 
 
 def _of_term(term: Term) -> Candidate:

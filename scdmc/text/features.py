@@ -74,8 +74,10 @@ def fitted_components(
     Raises
     ------
     ScDMCError
-        If they share too few genes.
+        If they share too few genes, or more components are asked for than genes are taken.
     """
+    if n_components > MOST_GENES:
+        raise ScDMCError(f"{n_components} components are more than the {MOST_GENES:,} genes that they are made of")
     shared = set.intersection(*(set(genes) for _, genes in data_sets))
     if len(shared) < n_components:
         raise ScDMCError(

@@ -25,6 +25,14 @@ NO_GENES = frozenset({
 })  # fmt: skip
 
 
+# A hyphen is a minus at the end of a word, and between markers the last of which has a sign, too: "CD3-CD56+" has one,
+# "CD11-CD18" and "LHX6-LHX8" have none. The longer minus of typesetters is always one.
+HYPHEN, LONG_MINUS, AT_END = r"[-\u2010\u2011]", r"[\u2212\u207b]", r"(?=[\s,;.)/]|$)"
+MARKER = r"[A-Z][A-Za-z0-9]*"
+SIGNED = rf"(?:{MARKER}[-+\u2010\u2011])*{MARKER}(?:[+\u207a]|{LONG_MINUS}|{HYPHEN}{AT_END})"
+MINUS = rf"(?:{HYPHEN}(?:{AT_END}|(?={SIGNED}))|{LONG_MINUS})"
+
+
 # Behind a name: which chain of the protein, then whether the cell has it. "lo" and the like may be glued to the name.
 CHAIN = r"(?:[- ]?(?:alpha|beta|gamma|delta|epsilon)(?: chain)?)*"
 
@@ -32,7 +40,7 @@ CHAIN = r"(?:[- ]?(?:alpha|beta|gamma|delta|epsilon)(?: chain)?)*"
 ENDS = r"(?=(?:lo|low|dim|neg|hi|high|bright|pos|int)\b|[^A-Za-z0-9]|$)"
 
 
-IS_ABSENT = re.compile(rf"{CHAIN}(?:[- ]?(?:negative|low|lo|dim|neg)\b|-(?=[\s,;.)/]|$)|⁻)")
+IS_ABSENT = re.compile(rf"{CHAIN}(?:[- ]?(?:negative|low|lo|dim|neg)\b|{MINUS})")
 
 
 IS_PRESENT = re.compile(rf"{CHAIN}(?:[- ]?(?:positive|high|hi|bright|pos)\b|\+|⁺)")
@@ -46,7 +54,7 @@ OF_ANOTHER = re.compile(r"-like|[- ]receptor|[- ]resist")
 LACKS = re.compile(
     r"\b(?:(?:immuno)?negative for|lacks?|lacking|(?:does|do) not express|not expressing|absence of)\b"
     r"(?P<clause>.*?)(?:(?<!\be\.g)(?<!\bi\.e)[.;](?=\s|$)|\bbut\b|\bwith the phenotype\b|"
-    r"\band (?:is|are|being|has|expresses|express)\b|$)",
+    r"\b(?:and|that|which) (?:is|are|being|has|have|expresses|express)\b|$)",
     re.DOTALL,
 )
 

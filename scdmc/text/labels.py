@@ -83,15 +83,16 @@ class Aliases:
         Tissue -> how words begin that name it.
     of_tissue
         Tissue, '' for any -> plain label -> id.
-    without_tissue
-        Tissues whose labels count where no tissue is known: "alpha" is nowhere else a type of cell.
+    telling
+        Tissue -> plain labels that are a type of cell nowhere else. They count where no tissue is known, and the other
+        labels of their tissue count beside them: "ductal" beside "alpha" is of the pancreas, alone it may be any duct.
     words
         Abbreviation -> what it stands for, for suggestions only.
     """
 
     tissues: Mapping[str, tuple[str, ...]]
     of_tissue: Mapping[str, Mapping[str, str]]
-    without_tissue: tuple[str, ...]
+    telling: Mapping[str, frozenset[str]]
     words: Mapping[str, str]
 
     def tissue(self, text: str) -> str | None:
@@ -102,10 +103,15 @@ class Aliases:
         )  # fmt: skip
         return next(named, None) if plain else ""
 
-    def only(self, plain: str) -> str | None:
-        """What a label means where no tissue is known: what the only tissue that has it says, if that counts there."""
+    def told_by(self, labels: Iterable[str]) -> frozenset[str]:
+        """The tissues that labels of a file tell of, where none is named."""
+        plain = {plain_label(label) for label in labels}
+        return frozenset(name for name, telling in self.telling.items() if telling & plain)
+
+    def only(self, plain: str, told: frozenset[str]) -> str | None:
+        """What a label means where no tissue is known: what all tissues that have it say, if one of them is told."""
         ids = {name: table[plain] for name, table in self.of_tissue.items() if name and plain in table}
-        is_sure = len(set(ids.values())) == 1 and bool(set(ids) & set(self.without_tissue))
+        is_sure = len(set(ids.values())) == 1 and bool(told & set(ids))
         return next(iter(ids.values())) if is_sure else None
 
 
@@ -134,7 +140,8 @@ def match_labels(
     """Find the term that each label means; no label is guessed.
 
     The first hit wins: the user's table, an id, an alias of the tissue, a label of the ontology, an alias of any
-    tissue, a synonym. An alias comes before a synonym, as "DC2" is an old name of plasmacytoid dendritic cells.
+    tissue, a synonym. An alias comes before a synonym, as "DC2" is an old name of plasmacytoid dendritic cells. Without
+    a tissue the labels may tell it to each other ("ductal" beside "alpha"), so give those of a file together.
 
     Parameters
     ----------
@@ -158,16 +165,20 @@ def match_labels(
     """
     table = {label: cl_id and require_term(ontology, cl_id, f"label {label!r}").cl_id
              for label, cl_id in (table or {}).items()}  # fmt: skip
-    names, place = _names(ontology), load_aliases().tissue(tissue)
+    labels, aliases = list(labels), load_aliases()
+    names, place = _names(ontology), aliases.tissue(tissue)
+    told = aliases.told_by(labels) if place == "" else frozenset()
     matches = []
     for label in labels:
-        cl_id, how = (table[label], USER) if label in table else _find(label, ontology, names, place)
+        cl_id, how = (table[label], USER) if label in table else _find(label, ontology, names, place, told)
         nearest = names.nearest(label, tissue) if how == UNMAPPED else ()
         matches.append(LabelMatch(label, cl_id, how, nearest))
     return matches
 
 
-def _find(label: str, ontology: CellOntology, names: "_Names", place: str | None) -> tuple[str | None, str]:
+def _find(
+    label: str, ontology: CellOntology, names: "_Names", place: str | None, told: frozenset[str]
+) -> tuple[str | None, str]:
     aliases, plain = load_aliases(), plain_label(label)
     identifier = re.fullmatch(r"\s*CL[:_](\d{7})\s*", label, re.IGNORECASE)
     if identifier:
@@ -178,7 +189,7 @@ def _find(label: str, ontology: CellOntology, names: "_Names", place: str | None
         (names.exact.get(label) or names.labels.get(plain), LABEL),
         (aliases.of_tissue[""].get(plain), ALIAS),
         (names.synonyms.get(plain), SYNONYM),
-        (aliases.only(plain) if place == "" else None, ALIAS),
+        (aliases.only(plain, told), ALIAS),
     )
     return next(((cl_id, how) for cl_id, how in readings if cl_id), (None, UNMAPPED))
 
@@ -266,7 +277,9 @@ def load_aliases() -> Aliases:
         plain = {plain_label(label): cl_id for label, cl_id in table.items()}
         of_tissue[tissue] = {f"{label} cell": cl_id for label, cl_id in plain.items()} | plain
     tissues = {name: tuple(words) for name, words in content["tissues"].items()}
-    return Aliases(tissues, of_tissue, tuple(content["without_tissue"]), content["words"])
+    telling = {name: frozenset(of_tissue[name]) & {f"{label}{end}" for label in labels for end in ("", " cell")}
+               for name, labels in content["telling"].items()}  # fmt: skip
+    return Aliases(tissues, of_tissue, telling, content["words"])
 
 
 class _Names:

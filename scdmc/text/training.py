@@ -3,7 +3,6 @@
 Source: docs/text.md, "Training".
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,15 +12,11 @@ import scipy.special
 import torch
 from sklearn.metrics import f1_score
 
-from scdmc.errors import ScDMCError, shown_names
 from scdmc.progress import progress_bar
 from scdmc.text.annotation import own_neighbours, smoothed
 from scdmc.text.model import TextSpace, unit
 from scdmc.text.objectives import contrast, ridge_projection
 from scdmc.text.options import FEWEST_CELLS_TOGETHER, TextTrainingOptions
-
-logger = logging.getLogger(__name__)
-
 
 # Fewer terms cannot be told apart by more than chance of which texts they have.
 FEWEST_TERMS = 4
@@ -92,26 +87,6 @@ class Trained:
     history: pd.DataFrame
 
 
-def usable_sets(sets: Sequence[LabelledSet], source: str) -> list[LabelledSet]:
-    """The data sets of at least two terms: of others nothing can be told apart; they are named in the log.
-
-    Raises
-    ------
-    ScDMCError
-        If fewer than four terms remain.
-    """
-    single = [each.name for each in sets if len(each.own_terms) < 2]
-    if single:
-        logger.warning("warning: data sets of one term take no part, as a contrast needs two: %s", shown_names(single))
-    usable = [each for each in sets if each.name not in single]
-    n_terms = len({term for each in usable for term in each.own_terms})
-    if n_terms < FEWEST_TERMS:
-        raise ScDMCError(
-            f"{source}: {n_terms} terms in data sets of at least two, and {FEWEST_TERMS} are needed; add data sets"
-        )
-    return usable
-
-
 def train(
     sets: Sequence[LabelledSet], space: TextSpace, options: TextTrainingOptions, steps: int | None = None
 ) -> Trained:
@@ -120,7 +95,7 @@ def train(
     Parameters
     ----------
     sets
-        What :func:`usable_sets` gave.
+        Data sets of at least two terms each.
     space
         The training texts.
     options
@@ -244,6 +219,8 @@ def calibrated(
     margin = float(np.mean(margins)) if margins else 0.0
     if not likelihoods:
         why = "not calibrated: one data set"
+        if len(sets) > 1:
+            why = f"not calibrated: without one of the data sets the others have fewer than {FEWEST_TERMS} terms"
         return {"temperature": UNCALIBRATED, "none_margin": margin, "is_calibrated": False, "why": why}
     mean = np.mean(likelihoods, axis=0)
     table = {str(temperature): float(value) for temperature, value in zip(TEMPERATURES, mean, strict=True)}

@@ -1,5 +1,6 @@
 """From a corpus on the disk to what a text model is trained on: features of cells by data set, vectors of texts."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,18 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scdmc.cells.expression import expression_of_streams
-from scdmc.errors import ScDMCError
+from scdmc.errors import ScDMCError, shown_names
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.text.corpus import TRAIN, Corpus
 from scdmc.text.features import Centre, Components, FeatureMaker, fitted_components
 from scdmc.text.model import TEXTS_OF_TERM, TextSpace
 from scdmc.text.options import TextTrainingOptions
-from scdmc.text.training import LabelledSet
+from scdmc.text.training import FEWEST_TERMS, LabelledSet
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 if TYPE_CHECKING:
     from scdmc.text.encoders import TextEncoder
+
+logger = logging.getLogger(__name__)
+
 
 VALIDATION = "validation"
 
@@ -30,7 +34,7 @@ class TrainingData:
     Attributes
     ----------
     sets
-        The data sets, all of them.
+        The data sets.
     centres
         Of their training cells, in the same order.
     space
@@ -45,18 +49,49 @@ class TrainingData:
     maker: FeatureMaker
 
 
-def training_texts(corpus: Corpus, open_encoder: "Callable[[], TextEncoder]") -> TextSpace:
+def data_sets_to_train_on(corpus: Corpus) -> list[str]:
+    """The data sets of at least two terms: of others nothing can be told apart; they are named in the log.
+
+    Raises
+    ------
+    ScDMCError
+        If fewer than four terms remain.
+    """
+    terms = _trained_terms(corpus)
+    single = [name for name, own in terms.items() if len(own) < 2]
+    if single:
+        logger.warning("warning: data sets of one term take no part, as a contrast needs two: %s", shown_names(single))
+    usable = [name for name in terms if name not in single]
+    n_terms = len({term for name in usable for term in terms[name]})
+    if n_terms < FEWEST_TERMS:
+        raise ScDMCError(
+            f"{corpus.path}: {n_terms} terms in data sets of at least two, and {FEWEST_TERMS} are needed; add data sets"
+        )
+    return usable
+
+
+def _trained_terms(corpus: Corpus) -> dict[str, set[str]]:
+    """Data set -> the terms of its training cells; those without such cells are left out."""
+    obs = corpus.cells.obs.loc[corpus.cells_of(TRAIN), ["dataset", "cl_id"]].astype(str)
+    return {name: set(own) for name, own in obs.groupby("dataset", sort=True)["cl_id"]}
+
+
+def training_texts(corpus: Corpus, data_sets: Sequence[str], open_encoder: "Callable[[], TextEncoder]") -> TextSpace:
     """The texts of the terms that have training cells; none of a term that is held out.
 
     Parameters
     ----------
     corpus
         Whose vectors are taken, where it has some.
+    data_sets
+        Those that are trained on (:func:`data_sets_to_train_on`): a term of others is no training term.
     open_encoder
         Opens the text encoder, where it has none.
     """
+    of_sets = _trained_terms(corpus)
+    trained = set().union(*(of_sets[name] for name in data_sets)) - corpus.unseen
     rows = corpus.terms_of(TRAIN)
-    rows = rows[~rows["cl_id"].isin(corpus.unseen)]
+    rows = rows[rows["cl_id"].isin(trained)]
     wide = rows[rows["kind"].isin(TEXTS_OF_TERM)].pivot(index="cl_id", columns="kind", values=["text", "row"])
     terms = wide["text"][list(TEXTS_OF_TERM)].reset_index().rename_axis(columns=None)
     if corpus.vectors is not None:
@@ -70,11 +105,11 @@ def training_texts(corpus: Corpus, open_encoder: "Callable[[], TextEncoder]") ->
 
 def training_data(
     corpus: Corpus,
+    data_sets: Sequence[str],
     encoder: ScDMCModel,
     model_directory: ModelDirectory,
     space: TextSpace,
     options: TextTrainingOptions,
-    left_out: Sequence[str] = (),
 ) -> TrainingData:
     """Features of the training and validation cells, data set by data set.
 
@@ -82,30 +117,27 @@ def training_data(
     ----------
     corpus
         The cells.
+    data_sets
+        Those that are trained on (:func:`data_sets_to_train_on`).
     encoder, model_directory
         What reads them.
     space
         The training texts.
     options
         Which features.
-    left_out
-        Data sets that take no part.
 
     Raises
     ------
     ScDMCError
-        If no data set remains, or the data sets share too few genes for components.
+        If the data sets share too few genes for components.
     """
     row_of_term = {cl_id: row for row, cl_id in enumerate(space.terms["cl_id"])}
     obs = corpus.cells.obs
     terms = obs["cl_id"].astype(object).map(row_of_term).to_numpy(dtype=float)
     usable = obs["split"].isin((TRAIN, VALIDATION)).to_numpy() & ~np.isnan(terms)
     names = obs["dataset"].astype(str).to_numpy()
-    chosen = {name: np.flatnonzero(usable & (names == name)) for name in sorted(set(names) - set(left_out))}
+    chosen = {name: np.flatnonzero(usable & (names == name)) for name in data_sets}
     is_training = corpus.cells_of(TRAIN)
-    chosen = {name: rows for name, rows in chosen.items() if is_training[rows].any()}
-    if not chosen:
-        raise ScDMCError(f"{corpus.path}: no data set has training cells")
     cells = {name: _read(corpus.cells, rows, model_directory) for name, rows in chosen.items()}
     expression = {name: expression_of_streams(part, model_directory) for name, part in cells.items()}
     components = _components(expression, {name: is_training[rows] for name, rows in chosen.items()}, corpus, options)

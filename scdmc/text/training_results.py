@@ -18,7 +18,7 @@ from scdmc.text.features import Centre
 from scdmc.text.model import CellTextModel, save_text_model
 from scdmc.text.ontology import CellOntology
 from scdmc.text.options import TextTrainingOptions
-from scdmc.text.training import LabelledSet, Trained, calibrated, train, usable_sets, validation_score
+from scdmc.text.training import LabelledSet, Trained, calibrated, train, validation_score
 from scdmc.text.training_data import TrainingData
 from scdmc.training.figures import loss_curve_figure
 
@@ -80,14 +80,12 @@ def trained_model(
     ontology
         Which terms are related.
     """
-    sets = usable_sets(data.sets, str(corpus.path))
+    sets = data.sets
     trained = train(sets, data.space, options)
     ids = data.space.terms["cl_id"].tolist()
     related = np.array([[ontology.relatives(one, other) for other in ids] for one in ids], dtype=bool)
     calibration = calibrated(sets, data.space, options, related)
     table = _table_of_sets(sets, trained, data)
-    names = {each.name for each in sets}
-    centres = [centre for centre, each in zip(data.centres, data.sets, strict=True) if each.name in names]
     facts = {
         "corpus": corpus.path.name,
         "data_sets": {
@@ -101,7 +99,7 @@ def trained_model(
         options.features,
         options.projector,
         trained.projection,
-        Centre.shared(centres),
+        Centre.shared(data.centres),
         data.maker.components,
         data.space,
         float(calibration["temperature"]),
@@ -182,7 +180,7 @@ def write_training_page(
 
 
 def _text_of_terms(trained: TrainedTextModel) -> str:
-    why = "" if trained.calibration["is_calibrated"] else " It is not calibrated: that takes two data sets."
+    why = "" if trained.calibration["is_calibrated"] else f" It is {trained.calibration['why']}."
     return (
         "Cells may be annotated by any text. What these terms and their relatives do not cover is a guess. "
         f"Scores become probabilities at the temperature {trained.model.temperature:g}.{why}"

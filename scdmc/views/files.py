@@ -24,6 +24,7 @@ from scdmc.reading.h5ad import require_room_for_results
 from scdmc.reading.label_colours import label_colours
 from scdmc.reading.options import CountOptions
 from scdmc.reports.colours import one_colour_per_type
+from scdmc.reports.page import KeyNumber
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.site import PAGE_NAME
 from scdmc.result_folders import keep_results, result_folder
@@ -104,7 +105,10 @@ def annotate_by_reference(
     if output.folder is None:
         with one_colour:
             _write_file(output.file, data_path, new, cells, viewers)
-            _write_page(page_beside(output.file), reference_path.name, new, cells, made)
+            scores = cells.held_out.methods.loc[ALL_VIEWS]
+            on_others = KeyNumber("Macro-F1 on held-out reference cells", f"{scores['macro_f1']:.3f}",
+                                  f"accuracy {scores['accuracy']:.3f}; --output_dir writes all scores")  # fmt: skip
+            _write_page(page_beside(output.file), reference_path.name, new, cells, made, on_others)
         return summary_lines(cells, cells.recommended_familiarity)
     metrics = cells.held_out.methods.loc[ALL_VIEWS].drop("weight").to_dict()
     card = model_card("scDMC, views of a reference", dict(cells.facts), metrics, ["scdmc", "annotate"])
@@ -179,12 +183,15 @@ def _write_file(path: Path, data_path: Path, new: CellCounts, cells: LabelledCel
         write_annotated_cells(path, data_path, new, cells, viewers)
 
 
-def _write_page(path: Path, labeller: str, new: CellCounts, cells: LabelledCells, made: Provenance) -> None:
-    """The page of labels without the reference's scores: of a file, or of the folder that a reference left."""
+def _write_page(
+    path: Path, labeller: str, new: CellCounts, cells: LabelledCells, made: Provenance,
+    on_others: KeyNumber | None = None,
+) -> None:  # fmt: skip
+    """The page of labels without the reference's tables: of a file, or of the folder that a reference left."""
     values = {"familiarity": np.asarray(cells.familiarity, dtype=float), "distance": np.asarray(cells.distance)}
     probability = result_columns(cells)["scDMC_probability"]
     labelled = LabelledFile(new.name, labeller, len(cells.names), cells.labels, probability, UNKNOWN, new.obs,
-                            cells.umap, values)  # fmt: skip
+                            cells.umap, values, on_others)  # fmt: skip
     remove(path)  # which is of older labels
     write_labels_page(path, labelled, made)
 

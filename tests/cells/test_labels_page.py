@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from scdmc.cells.labels_page import LabelledFile, verdict_of, write_labels_page
+from scdmc.reports.page import KeyNumber
 from scdmc.reports.provenance import Provenance
 
 
@@ -35,6 +36,11 @@ def test_sure_labels_are_good_and_still_say_that_nothing_measured_them():
     assert "no score says how often these labels are right" in verdict.reasons[0]
     assert [number.value for number in verdict.numbers] == ["0.75", "0.0%", "0.0%"]
     assert verdict.numbers[0].beside == "0.33 for a guess among 3"
+
+
+def test_a_score_on_other_cells_stands_among_the_numbers():
+    measured = KeyNumber("Macro-F1 on held-out reference cells", "0.9", "accuracy 0.9")
+    assert verdict_of(labelled_file([0.9, 0.8, 0.6, 0.7], on_others=measured)).numbers[-1] == measured
 
 
 def test_the_page_has_the_largest_label_first_and_a_map_only_where_there_is_one(tmp_path):

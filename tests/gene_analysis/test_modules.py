@@ -14,6 +14,7 @@ from scdmc.gene_analysis.module_detection import (
     find_modules,
     module_activity,
 )
+from scdmc.gene_analysis.module_results import activity_title
 from scdmc.gene_analysis.modules import COEXPRESSION, METHOD, WORDS, ModuleResults
 from scdmc.gene_analysis.set_consistency import (
     PermutationTest,
@@ -120,6 +121,12 @@ def test_a_module_without_control_genes_has_no_activity(caplog):
     activity = module_activity(scipy.sparse.csr_matrix(counts), np.zeros(6, dtype=int), np.repeat(["a", "b"], 10))
     assert activity.loc["M1"].isna().all()
     assert "no activity of M1" in caplog.text
+
+
+def test_the_title_counts_modules_that_stand_out_only_where_there_are_types_enough():
+    of_four = pd.DataFrame([[1.7, -0.6, -0.6, -0.6], [1.0, 1.0, -1.0, -1.0]])
+    assert activity_title(of_four).startswith("1 of 2 modules are active in some type")
+    assert activity_title(of_four.iloc[:, :3]).startswith("2 modules in 3 types, too few")
 
 
 def test_the_verdict_names_every_baseline_and_what_cannot_be_compared():

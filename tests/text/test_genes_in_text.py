@@ -1,4 +1,4 @@
-"""Genes that a text names, with the sign that it gives them; texts of terms and cells."""
+"""Genes that a text names, with the sign that it gives them; texts of terms."""
 
 import json
 
@@ -8,7 +8,7 @@ from scdmc.genes.ids import load_gene_table
 from scdmc.genes.symbols import gene_of_name
 from scdmc.text.genes_in_text import DEFAULT_GENE_ALIAS_FILE, gene_mentions, signed_genes
 from scdmc.text.ontology import CellOntology
-from scdmc.text.texts import caption_of_cell, description_of, first_sentence, origin_of_cell, texts_of_term
+from scdmc.text.texts import description_of, texts_of_term
 
 
 def signs(text):
@@ -33,6 +33,15 @@ def test_every_alias_stands_for_genes_that_code_for_proteins():
         ("It lacks CD4 and CD8-alpha. It has CD19.", [("CD4", -1), ("CD8", -1), ("CD19", 1)]),
         ("does not express MS4A1 but expresses CD27", [("MS4A1", -1), ("CD27", 1)]),
         ("lacks CD25 and CCR7-positive ones", [("CD25", -1), ("CCR7", 1)]),
+        (
+            "CD3-CD19-CD56+ cells, CD4\u2212CD8\u2212",
+            [("CD3", -1), ("CD19", -1), ("CD56", 1), ("CD4", -1), ("CD8", -1)],
+        ),
+        (
+            "HLA-DRA+, CD4-CD8 ratio, LHX6-LHX8-GBX1",
+            [(name, 1) for name in ("HLA-DRA", "CD4", "CD8", "LHX6", "LHX8", "GBX1")],
+        ),
+        ("cells lacking CD3 that express CD19", [("CD3", -1), ("CD19", 1)]),
         ("in the absence of markers (e.g. CD3, CD19)", [("CD3", -1), ("CD19", -1)]),
         ("secretes insulin and Glucagon", [("insulin", 1), ("Glucagon", 1)]),
         ("insulin-like growth factor, insulin receptor", []),
@@ -57,17 +66,3 @@ def test_texts_of_a_term_are_label_description_and_synonyms():
     assert texts[0].text == "pancreatic A cell"
     assert texts[1].text == description_of(term) == f"pancreatic A cell. {term.definition}"
     assert {text.cl_id for text in texts} == {"CL:0000171"}
-
-
-def test_a_caption_says_what_a_cell_is_and_where_it_is_from():
-    term = CellOntology.load()["CL:0000895"]
-    caption = caption_of_cell(term, origin_of_cell("blood", "lupus"))
-    assert caption.startswith(f"{term.label}. An antigen inexperienced")
-    assert caption.endswith(". From blood; lupus.")
-    assert origin_of_cell("", "normal") == ""
-    assert origin_of_cell("", "", "10x 3' v2") == "Measured by 10x 3' v2."
-
-
-def test_the_first_sentence_ends_at_no_abbreviation():
-    assert first_sentence("A cell (e.g. A) of B. Another.") == "A cell (e.g. A) of B."
-    assert first_sentence("No stop") == "No stop"

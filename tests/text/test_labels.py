@@ -37,7 +37,8 @@ def test_every_alias_is_a_live_term_and_every_tissue_is_named(ontology):
         twice = {one for one in plain if plain.count(one) > 1}
         assert not twice, tissue
     assert set(content["aliases"]) - {""} == set(content["tissues"])
-    assert set(content["without_tissue"]) < set(content["tissues"])
+    for tissue, telling in content["telling"].items():
+        assert set(telling) < set(content["aliases"][tissue])
 
 
 def test_the_labels_of_the_reference_map_are_found(ontology, shared):
@@ -81,6 +82,17 @@ def test_alpha_is_a_cell_of_the_pancreas_and_nowhere_else(ontology):
     assert found(ontology, "Alpha cells", tissue="islet of Langerhans") == (ALPHA, "alias")
     assert found(ontology, "alpha") == (ALPHA, "alias")
     assert found(ontology, "alpha", tissue="retina") == (None, "unmapped")
+
+
+def test_a_label_that_several_tissues_use_needs_the_tissue_or_a_label_that_tells_it(ontology):
+    for label, of_pancreas in (("ductal", "CL:0002079"), ("activated_stellate", "CL:0002410"), ("PP", "CL:0002275")):
+        assert found(ontology, label) == (None, "unmapped")
+        assert found(ontology, label, tissue="breast") == (None, "unmapped")
+        assert found(ontology, label, tissue="pancreas") == (of_pancreas, "alias")
+        first, _ = match_labels([label, "Alpha cells"], ontology)
+        assert (first.cl_id, first.how) == (of_pancreas, "alias")
+        first, _ = match_labels([label, "Alpha cells"], ontology, tissue="breast")
+        assert first.how == "unmapped"
 
 
 def test_the_tissue_comes_before_the_name(ontology):

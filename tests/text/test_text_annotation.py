@@ -113,6 +113,15 @@ def test_few_cells_are_annotated_one_by_one_with_a_warning(annotate, opened, cap
         annotate(query=few, options=TextAnnotationOptions(smooth="on"))
 
 
+def test_types_of_as_many_cells_as_neighbours_do_not_run_together(annotate, opened, text_world):
+    types = anndata.read_h5ad(text_world["islets"]).obs["cell_type"].astype(str).to_numpy()
+    kept = np.flatnonzero(np.arange(len(types)) % 3)  # 200 cells, of alpha and beta 37
+    result = annotate(["CL:0000169", "CL:0000171"], query=part(opened[1], kept))
+    assert result.is_smoothed
+    is_unknown, is_known = result.labels == "Unknown", np.isin(types[kept], ["alpha", "beta"])
+    assert is_unknown[is_known].mean() < 0.5 < is_unknown[~is_known].mean()
+
+
 def test_cells_without_counts_get_no_type_and_change_nothing(annotate, opened):
     islets = opened[1]
     has_counts = islets.has_counts.copy()
@@ -131,6 +140,21 @@ def test_scores_of_many_candidates_are_not_standardised(annotate, monkeypatch):
     result = annotate()
     assert result.is_smoothed
     assert not result.is_standardised
+
+
+@pytest.mark.parametrize(
+    ("most", "centre", "words"),
+    [(50, "file", ""), (50, "training", "each cell is scored without"), (len(TYPES) - 1, "file", "are more than 4")],
+)
+def test_markers_change_scores_or_a_warning_says_that_they_do_not(annotate, monkeypatch, caplog, most, centre, words):
+    monkeypatch.setattr("scdmc.text.annotation.MOST_STANDARDISED", most)
+    types = ["beta cell (INS)", *TYPES[1:]]
+    without = annotate(types, options=TextAnnotationOptions(centre=centre))
+    caplog.clear()
+    scores = annotate(types, options=TextAnnotationOptions(centre=centre, marker_weight=5.0)).scores
+    assert np.array_equal(scores, without.scores) == bool(words)
+    assert words in caplog.text
+    assert ("--marker_weight has no effect" in caplog.text) == bool(words)
 
 
 def test_relatives_of_a_candidate_stand_not_for_none_of_these(annotate, ontology):
@@ -168,6 +192,8 @@ def test_components_see_what_varies_within_data_sets_only():
     assert components.vectors[:, 0].argmax() == 0
     swapped = components.of(parts[0][0][:, [1, 0, 2]], np.array(["B", "A", "C"]))
     assert np.allclose(swapped, components.of(*parts[0]))
+    with pytest.raises(ScDMCError, match="2001 components are more than the 2,000 genes"):
+        fitted_components(parts, 2001, "test")
     centre = Centre.of(np.array([[1.0, 5.0], [3.0, 5.0]]))
     assert np.allclose(centre.applied(np.array([[3.0, 5.0]])), [[1.0, 0.0]])
 
@@ -175,7 +201,10 @@ def test_components_see_what_varies_within_data_sets_only():
 @pytest.mark.parametrize(
     ("types", "under", "words"),
     [
-        ("B cell", None, "1 candidate, and at least 2"),
+        ("B cell", None, "1 candidate, and at least 2.*'B cell' is no file, and was read as texts"),
+        (["B cell"], None, "second every cell gets the first$"),
+        ("B cell; unknown", None, "'unknown' is what cells without a type are called"),
+        (["No counts", "B cell"], None, "'No counts' is what cells without a type are called"),
         ("B cell; b cell", None, "the same name: b cell"),
         ("B cell; ", None, "a candidate is empty"),
         ("CL:9999999; B cell", None, "has no term CL:9999999"),
@@ -198,6 +227,11 @@ def test_candidates_of_the_ontology(ontology):
     assert term.label == "B cell"
     assert term.texts[0] == "B cell"
     assert len(term.texts) == 2
+
+
+def test_names_of_candidates_are_looked_up_together(ontology):
+    alone, beside = (read_candidates(types, None, ontology) for types in ("ductal; B cell", "ductal; alpha"))
+    assert (alone[0].cl_id, beside[0].cl_id) == (None, "CL:0002079")
 
 
 def test_texts_of_training_need_no_text_encoder_and_another_one_is_refused(opened, ontology, tmp_path):

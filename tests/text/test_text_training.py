@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import scipy.sparse
 import torch
@@ -15,8 +16,8 @@ from scdmc.text import training
 from scdmc.text.corpus import read_corpus
 from scdmc.text.model import TextSpace, read_text_model, unit
 from scdmc.text.options import TextTrainingOptions
-from scdmc.text.training import LabelledSet, calibrated, train, usable_sets, validation_score
-from scdmc.text.training_data import training_texts
+from scdmc.text.training import LabelledSet, calibrated, train, validation_score
+from scdmc.text.training_data import data_sets_to_train_on, training_texts
 
 LINEAR = TextTrainingOptions(projector="linear", max_steps=100, batch_size=16, learning_rate=2e-2)
 
@@ -75,11 +76,25 @@ def test_no_batch_mixes_data_sets_and_none_holds_validation_cells(sets, space, m
     assert all(any(batch <= own for batch in batches) for own in rounded)
 
 
-def test_a_data_set_of_one_term_takes_no_part_and_few_terms_are_refused(sets, caplog):
-    assert [each.name for each in usable_sets([*sets, made_up("single", [4])], "corpus")] == ["one", "two"]
-    assert "single" in caplog.text
+def corpus_of(text_world, cells_of_sets):
+    """A corpus whose cells have given data sets, terms and parts."""
+    corpus = read_corpus(text_world["corpus"])
+    obs = pd.DataFrame(cells_of_sets, columns=["dataset", "cl_id", "split"])
+    return replace(corpus, cells=replace(corpus.cells.select(np.arange(len(obs))), obs_table=pa.Table.from_pandas(obs)))
+
+
+def test_a_data_set_of_one_term_takes_no_part_nor_do_texts_of_that_term(text_world, caplog):
+    terms = read_corpus(text_world["corpus"]).terms_of("train")["cl_id"].unique().tolist()
+    cells = [("one", terms[number], "train") for number in range(3)] + [
+        ("two", terms[number], "train") for number in (2, 3)
+    ]
+    cells += [("single", terms[4], "train"), ("single", terms[0], "test"), ("none", terms[0], "test")]
+    corpus = corpus_of(text_world, cells)
+    assert data_sets_to_train_on(corpus) == ["one", "two"]
+    assert "take no part, as a contrast needs two: single" in caplog.text
+    assert set(training_texts(corpus, ["one", "two"], lambda: None).terms["cl_id"]) == set(terms[:4])
     with pytest.raises(ScDMCError, match="corpus: 3 terms in data sets of at least two, and 4 are needed"):
-        usable_sets([made_up("few", [0, 1, 2])], "corpus")
+        data_sets_to_train_on(corpus_of(text_world, cells[:3]))
 
 
 def test_a_temperature_needs_two_data_sets(sets, space):
@@ -90,7 +105,9 @@ def test_a_temperature_needs_two_data_sets(sets, space):
     assert found["is_calibrated"]
     assert found["temperature"] == max(training.TEMPERATURES, key=lambda each: found["log_likelihoods"][str(each)])
     alone = calibrated(sets[:1], space, few, related)
-    assert (alone["temperature"], alone["is_calibrated"]) == (0.1, False)
+    assert (alone["temperature"], alone["is_calibrated"], alone["why"]) == (0.1, False, "not calibrated: one data set")
+    of_few_terms = calibrated([made_up("one", [0, 1]), made_up("two", [2, 3])], space, few, related)
+    assert "the others have fewer than 4 terms" in of_few_terms["why"]
 
 
 def test_texts_of_terms_that_are_held_out_are_not_trained_on(text_world, tmp_path, load_script):
@@ -102,7 +119,8 @@ def test_texts_of_terms_that_are_held_out_are_not_trained_on(text_world, tmp_pat
     def none():
         raise AssertionError("the corpus has vectors")
 
-    terms = training_texts(read_corpus(tmp_path / "corpus"), none).terms
+    corpus = read_corpus(tmp_path / "corpus")
+    terms = training_texts(corpus, data_sets_to_train_on(corpus), none).terms
     assert "CL:0000171" not in set(terms["cl_id"])
     assert "CL:0000169" in set(terms["cl_id"])
 
