@@ -52,7 +52,7 @@ SECONDS_BETWEEN_LINES = 60.0
 Block = tuple[np.ndarray, np.ndarray, TokenizedCells]
 
 
-# From a row of the file to another. Of counts, a report of what is read is added to the list, also where no cell passes.
+# From a row of the file to another. Of counts, a report of what is read is added to the list, though no cell may pass.
 Blocks = Callable[[int, int, list[FileReport]], Iterator[Block]]
 
 
