@@ -42,7 +42,7 @@ from scdmc.reports.tables import without_formulas
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.parquet import parquet_files, read_row_groups, read_settings
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells, require_valid_ids
-from scdmc.tokens.tokenizer import tokenize_blocks
+from scdmc.tokens.tokenizer import cells_of_streams, tokenize_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -108,18 +108,7 @@ class _CountsSource:
 
     def blocks(self) -> Iterator[tuple[np.ndarray, TokenizedCells]]:
         for rows, streams in tokenize_blocks(self.counts, self.tokenizer, self.match, self.report):
-            yield (
-                rows,
-                TokenizedCells(
-                    streams.input_ids_rank,
-                    streams.input_ids_epe,
-                    streams.expression_values,
-                    streams.offsets,
-                    streams.offsets,
-                    pa.table({ROW_COLUMN: rows}),
-                    self.tokenizer.settings,
-                ),
-            )
+            yield rows, cells_of_streams(streams, pa.table({ROW_COLUMN: rows}), self.tokenizer.settings)
 
     def obs(self) -> pd.DataFrame:
         return self.counts.obs

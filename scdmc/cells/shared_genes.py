@@ -16,7 +16,7 @@ from scdmc.genes.ids import UNMATCHED
 from scdmc.reading.counts import Counts, cell_totals
 from scdmc.tokens.streams import COUNTS_PER_CELL, cell_streams, concatenate_streams, has_counts, total_counts
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizedCells
-from scdmc.tokens.tokenizer import Tokenizer
+from scdmc.tokens.tokenizer import Tokenizer, cells_of_streams
 
 # Fewer genes say nothing of a cell.
 FEWEST_SHARED_GENES = 10
@@ -100,16 +100,7 @@ class CellCounts:
                 for part in (slice(start, start + CELLS_OF_BLOCK) for start in range(0, len(self.rows), CELLS_OF_BLOCK))
             ]
         )
-        obs_table = pa.table({ROW_COLUMN: self.rows})
-        return TokenizedCells(
-            streams.input_ids_rank,
-            streams.input_ids_epe,
-            streams.expression_values,
-            streams.offsets,
-            streams.offsets,
-            obs_table,
-            tokenizer.settings,
-        )
+        return cells_of_streams(streams, pa.table({ROW_COLUMN: self.rows}), tokenizer.settings)
 
 
 CELLS_OF_BLOCK = 4096

@@ -24,6 +24,7 @@ from scdmc.reading.options import CountOptions, is_counts
 from scdmc.shards.options import CELLS_PER_SHARD, holds_counts
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.parquet import parquet_files, read_settings
+from scdmc.tokens.tokenize_folder import Shard
 from scdmc.version import __version__
 
 # Which options of counts name a file.
@@ -79,34 +80,13 @@ class EmbeddingJob:
         path = self.output_dir.absolute()
         return path.with_name(f".{path.name}.embeddings")
 
-    def shard_path(self, shard: "EmbeddingShard") -> Path:
+    def shard_path(self, shard: Shard) -> Path:
         """Where a finished shard waits."""
         return self.finished_shards / f"{shard.key}.parquet"
 
     def open_model(self) -> ModelDirectory:
         """The folder of the model."""
         return open_model_directory(self.model, self.token_dictionary_file)
-
-
-@dataclass(frozen=True)
-class EmbeddingShard:
-    """A contiguous block of cells of one file.
-
-    Attributes
-    ----------
-    path, start, stop
-        The file and its rows.
-    key
-        Stands for all that decides what the shard will hold; the name under which it waits.
-    """
-
-    path: Path
-    start: int
-    stop: int
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.path.name}, cells {self.start:,} to {self.stop:,}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +103,7 @@ class EmbeddingPlan:
         File name -> what is known of its genes; empty for tokenized cells.
     """
 
-    shards: tuple[EmbeddingShard, ...]
+    shards: tuple[Shard, ...]
     n_cells: dict[str, int]
     reports: dict[str, FileReport]
 
@@ -192,7 +172,7 @@ def _computed_by(job: EmbeddingJob) -> list[str]:
     return [device.type, str(computing_dtype(str(job.placement.get("dtype", "auto")), device))]
 
 
-def _shards_of_file(job: EmbeddingJob, path: Path, n_cells: int, settings: list) -> list[EmbeddingShard]:
+def _shards_of_file(job: EmbeddingJob, path: Path, n_cells: int, settings: list) -> list[Shard]:
     """The shards of a file, each with a key that changes with the file, the settings and the cells."""
     files = files_of_input(path) if is_counts(path) else [path]
     state = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -201,5 +181,5 @@ def _shards_of_file(job: EmbeddingJob, path: Path, n_cells: int, settings: list)
         stop = min(start + job.cells_per_shard, n_cells)
         content = json.dumps([settings, state, start, stop])
         key = f"{path.name}-{start}-{hashlib.sha256(content.encode('utf8')).hexdigest()[:16]}"
-        shards.append(EmbeddingShard(path, start, stop, key))
+        shards.append(Shard(path, start, stop, key))
     return shards

@@ -33,13 +33,14 @@ from scdmc.model.storage import load_model
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.options import is_counts
 from scdmc.reports.provenance import Provenance
-from scdmc.shards.job import EmbeddingJob, EmbeddingPlan, EmbeddingShard, plan_of
+from scdmc.shards.job import EmbeddingJob, EmbeddingPlan, plan_of
 from scdmc.shards.results import publish
 from scdmc.tokens.cluster import run_on_cluster
 from scdmc.tokens.file_report import FileReport, new_report
 from scdmc.tokens.parquet import read_row_groups, read_settings
+from scdmc.tokens.tokenize_folder import Shard
 from scdmc.tokens.tokenized_cells import ROW_COLUMN, TokenizationSettings, TokenizedCells
-from scdmc.tokens.tokenizer import Tokenizer, tokenize_blocks
+from scdmc.tokens.tokenizer import Tokenizer, cells_of_streams, tokenize_blocks
 from scdmc.tokens.workers import Progress, Task, run_here, run_on_workers
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _kept_for_the_next_run(job: EmbeddingJob, plan: EmbeddingPlan) -> Iterator[N
 
 def _finish(
     job: EmbeddingJob,
-    shards: Sequence[EmbeddingShard],
+    shards: Sequence[Shard],
     model_directory: ModelDirectory,
     num_workers: int,
     scheduler_address: str | None,
@@ -166,14 +167,14 @@ def _finish(
             run_on_workers(_tasks(job, unfinished, num_workers), progress, num_workers)
 
 
-def _require_space(job: EmbeddingJob, shards: Sequence[EmbeddingShard], model_directory: ModelDirectory) -> None:
+def _require_space(job: EmbeddingJob, shards: Sequence[Shard], model_directory: ModelDirectory) -> None:
     choice = embedding_choice(model_directory.config, **job.embedding)
     width = model_directory.config.hidden_size * (2 if choice.stream == "both" else 1)
     n_cells = sum(shard.stop - shard.start for shard in shards)
     require_space(job.finished_shards, n_cells * width * 4, f"embeddings of {n_cells:,} cells")
 
 
-def _tasks(job: EmbeddingJob, shards: Sequence[EmbeddingShard], n_workers: int) -> list[Task]:
+def _tasks(job: EmbeddingJob, shards: Sequence[Shard], n_workers: int) -> list[Task]:
     """About as many tasks as workers, so that each loads the model once, of consecutive shards."""
     n_tasks = min(n_workers, len(shards))
     parts = [list(part) for part in np.array_split(np.array(shards, dtype=object), n_tasks)] if n_tasks else []
@@ -183,7 +184,7 @@ def _tasks(job: EmbeddingJob, shards: Sequence[EmbeddingShard], n_workers: int) 
 
 
 def _write_shards(
-    job: EmbeddingJob, shards: Sequence[EmbeddingShard], number: int, progress: Callable[[str, int], object]
+    job: EmbeddingJob, shards: Sequence[Shard], number: int, progress: Callable[[str, int], object]
 ) -> None:
     """Write shards that are not there yet, with one thread, so that all workers write the same.
 
@@ -225,9 +226,7 @@ def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
     return Work(label, (np.empty((0, annotator.width), np.float32), columns_of(none, np.empty(0, bool))))
 
 
-def write_shard(
-    job: EmbeddingJob, shard: EmbeddingShard, blocks: Blocks, work: Work, progress: Callable[[int], object]
-) -> None:
+def write_shard(job: EmbeddingJob, shard: Shard, blocks: Blocks, work: Work, progress: Callable[[int], object]) -> None:
     """Embed the cells of a shard block by block into the hidden folder.
 
     Parameters
@@ -283,20 +282,12 @@ def _blocks_of_counts(
     report = new_report(counts, match)
     reports.append(report)
     for rows, streams in tokenize_blocks(counts, tokenizer, match, report, start, stop):
-        cells = TokenizedCells(
-            streams.input_ids_rank,
-            streams.input_ids_epe,
-            streams.expression_values,
-            streams.offsets,
-            streams.offsets,
-            pa.table({ROW_COLUMN: rows}),
-            tokenizer.settings,
-        )
+        cells = cells_of_streams(streams, pa.table({ROW_COLUMN: rows}), tokenizer.settings)
         yield rows, counts.obs.index[rows].astype(str).to_numpy(), cells
 
 
 def _table(
-    shard: EmbeddingShard, rows: np.ndarray, names: np.ndarray, embeddings: np.ndarray, columns: dict[str, np.ndarray]
+    shard: Shard, rows: np.ndarray, names: np.ndarray, embeddings: np.ndarray, columns: dict[str, np.ndarray]
 ) -> pa.Table:
     width = embeddings.shape[1]
     return pa.table(
@@ -313,7 +304,7 @@ def _table(
     )
 
 
-def _wait_for_others(job: EmbeddingJob, shards: Sequence[EmbeddingShard]) -> None:
+def _wait_for_others(job: EmbeddingJob, shards: Sequence[Shard]) -> None:
     """Wait until the other processes of the run have written their shards; torchrun ends all where one of them dies."""
     said = time.monotonic()
     while missing := sum(not job.shard_path(shard).exists() for shard in shards):

@@ -132,6 +132,23 @@ def tokenize_blocks(
         yield rows[keep], streams
 
 
+def cells_of_streams(streams: CellStreams, obs: pa.Table, settings: TokenizationSettings) -> TokenizedCells:
+    """Cells of streams that :func:`cell_streams` made, where both streams of a cell are equally long.
+
+    Parameters
+    ----------
+    streams
+        Of n_cells cells.
+    obs
+        A row for each of them.
+    settings
+        How they were tokenized.
+    """
+    offsets = streams.offsets
+    ids = (streams.input_ids_rank, streams.input_ids_epe)
+    return TokenizedCells(*ids, streams.expression_values, offsets, offsets, obs, settings)
+
+
 def kept_obs(counts: Counts, rows: np.ndarray, obs_columns: Sequence[str]) -> pd.DataFrame:
     """Obs of the kept cells: ``cell_id``, ``source_file`` and the asked columns that the file has."""
     obs = counts.obs.iloc[rows]
@@ -171,15 +188,8 @@ def tokenize_counts(counts: Counts, tokenizer: Tokenizer, obs_columns: Sequence[
     logger.info(report.summary())
     rows, cells = np.concatenate(kept), concatenate_streams(streams)
     schema = parquet_schema(obs_types({counts.name: counts.obs}, obs_columns), tokenizer.settings, counts.name)
-    return TokenizedCells(
-        cells.input_ids_rank,
-        cells.input_ids_epe,
-        cells.expression_values,
-        cells.offsets,
-        cells.offsets,
-        obs_table(kept_obs(counts, rows, obs_columns), schema).append_column(ROW_COLUMN, pa.array(rows)),
-        tokenizer.settings,
-    )
+    obs = obs_table(kept_obs(counts, rows, obs_columns), schema).append_column(ROW_COLUMN, pa.array(rows))
+    return cells_of_streams(cells, obs, tokenizer.settings)
 
 
 def obs_types(obs: Mapping[str, pd.DataFrame], obs_columns: Sequence[str]) -> dict[str, pa.DataType]:
