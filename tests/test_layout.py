@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 # From the ground up. A module imports from its own wing and from lower floors; `scdmc` itself and `scdmc.modeling` are
 # faces.
 FLOORS = (
-    ("errors", "version", "options", "resources", "file_names", "progress"),
+    ("errors", "version", "options", "resources", "file_names", "progress", "overlap"),
     ("locks", "dates"),
     ("files", "labels", "configuration", "disk"),
     ("result_folders",),

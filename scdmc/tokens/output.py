@@ -26,6 +26,7 @@ from scdmc.files import (
 )
 from scdmc.genes.ids import GeneMatch
 from scdmc.locks import claim_output
+from scdmc.overlap import behind
 from scdmc.reading.counts import Counts
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.reports.provenance import Provenance
@@ -369,6 +370,8 @@ def write_cells(
 ) -> None:
     """Write tokenized blocks with their obs as one parquet file, which appears when it is complete.
 
+    A thread encodes and compresses a row group while the next one is tokenized.
+
     A function of its own, so that the writer is gone before anything slow follows: Python swallows a Ctrl-C that
     arrives while an object is being deleted.
 
@@ -385,7 +388,11 @@ def write_cells(
     progress
         Called with the number of cells written since the last call.
     """
-    with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer:
+
+    def write(rows: np.ndarray, streams: CellStreams) -> None:
+        writer.write_table(parquet_table(streams, kept_obs(counts, rows, obs_columns), schema))
+
+    with atomic_path(path) as temporary, parquet_writer(temporary, schema) as writer, behind() as call:
         for rows, streams in regroup(blocks, CELLS_PER_ROW_GROUP):
-            writer.write_table(parquet_table(streams, kept_obs(counts, rows, obs_columns), schema))
+            call(write, rows, streams)
             progress(len(rows))

@@ -76,8 +76,8 @@ def give_place(path: Path, place: ShardPlace) -> None:
 def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Writer of a shard.
 
-    Ids are delta-packed and values byte-split before zstd: a dictionary of tens of thousands of ids costs time and
-    saves nothing.
+    Ids that ascend are delta-packed, those of the rank stream and values are byte-split before zstd (docs/speed.md,
+    "Tokenizing", has the other ways). A dictionary of tens of thousands of ids costs time and saves nothing.
     """
     return pq.ParquetWriter(
         path,
@@ -86,7 +86,7 @@ def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
         compression_level=1,
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
         column_encoding={
-            "input_ids_rank.list.element": "DELTA_BINARY_PACKED",
+            "input_ids_rank.list.element": "BYTE_STREAM_SPLIT",
             "input_ids_epe.list.element": "DELTA_BINARY_PACKED",
             "expression_values.list.element": "BYTE_STREAM_SPLIT",
         },

@@ -262,7 +262,8 @@ def _streams_of_entries(
         genes_by_id = expression[genes]
         genes_by_id[:] = rank[genes]
         genes_by_id.sort()
-        stream_values[genes] = value_of_token[genes_by_id]
+        # "clip" (no id is out of bounds) spares a copy.
+        value_of_token.take(genes_by_id, out=stream_values[genes], mode="clip")
     np.log1p(stream_values, out=stream_values)
     stream_values[offsets[:-1]] = SPECIAL_TOKEN_VALUE
     stream_values[offsets[1:] - 1] = SPECIAL_TOKEN_VALUE
@@ -287,7 +288,7 @@ def _rank_order(keys: np.ndarray, values: np.ndarray, tokens: np.ndarray, value_
     keys.sort()
     keys &= TOKEN_MASK
     order = keys.view(np.int64)
-    ordered_values = value_of_token[order]
+    ordered_values = value_of_token.take(order)
     # Two values that differ only in the bits that the key dropped may stand in the wrong order.
     if (ordered_values[1:] > ordered_values[:-1]).any():
         order = tokens[np.lexsort((tokens, -values))]

@@ -248,13 +248,17 @@ def obs_table(obs: "pd.DataFrame", schema: pa.Schema) -> pa.Table:
 def _obs_array(values: "pd.Series", data_type: pa.DataType) -> pa.Array:
     """A column of obs; text and categories as dictionary, missing values as null."""
     if pa.types.is_dictionary(data_type) or pa.types.is_string(data_type):
-        missing = values.isna()
-        text = pa.array(
-            values.astype(object).where(~missing, None).map(lambda value: value if value is None else label_text(value))
-        )
-        text = text.cast(pa.string())
+        text = pa.array(_texts(values), type=pa.string(), from_pandas=True)
         return text.dictionary_encode().cast(data_type) if pa.types.is_dictionary(data_type) else text
     return pa.array(values, type=data_type, from_pandas=True)
+
+
+def _texts(values: "pd.Series") -> "pd.Series":
+    """A column of obs with the text of each value; what is text already, as ids are, costs no time."""
+    if all(type(value) is str for value in values.array):
+        return values
+    missing = values.isna()
+    return values.astype(object).where(~missing, None).map(lambda value: value if value is None else label_text(value))
 
 
 def obs_data_type(columns: "Sequence[pd.Series]") -> pa.DataType:
