@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.reports.provenance import Provenance
     from scdmc.shards.job import EmbeddingJob
+    from scdmc.shards.ranks import processes_of_torchrun
     from scdmc.shards.run import embed_shards
 
     job = EmbeddingJob(
@@ -100,7 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         min_probability=arguments.min_probability,
     )
     made = Provenance((arguments.data_path,), arguments.model.name, began=began)
-    index = embed_shards(job, made, arguments.num_workers, arguments.scheduler_address, rank, world_size)
+    with processes_of_torchrun(world_size) as barrier:
+        workers = (arguments.num_workers, arguments.scheduler_address)
+        index = embed_shards(job, made, *workers, rank, world_size, barrier)
     if index is not None:
         what = "embedded and labelled" if arguments.labels else "embedded"
         print(f"{index['n_cells']:,} cells {what} in {len(index['shards'])} shard(s); wrote {arguments.output_dir}")

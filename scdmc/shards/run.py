@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
 from scdmc.model.storage import load_model
+from scdmc.overlap import ahead, behind
 from scdmc.reading.counts import Counts, open_counts
 from scdmc.reading.options import is_counts
 from scdmc.reports.provenance import Provenance
@@ -47,6 +49,10 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_LINES = 60.0
+
+
+# The first tasks of a run go to one worker each; a worker of a Dask cluster may be a thread.
+_OF_THREAD = threading.local()
 
 
 # Rows of the file, names of the cells, and their tokens.
@@ -80,6 +86,7 @@ def embed_shards(
     scheduler_address: str | None = None,
     rank: int = 0,
     world_size: int = 1,
+    barrier: Callable[[], object] = lambda: None,
 ) -> dict | None:
     """Embed cells into a folder of parquet shards with an index; memory does not grow with the number of cells.
 
@@ -98,6 +105,8 @@ def embed_shards(
         Of a running Dask cluster whose workers are taken instead; they must see all folders under the same paths.
     rank, world_size
         Of the processes that torchrun started: each takes its share, and that of rank 0 waits for the others.
+    barrier
+        Returns when all of them have called it (:func:`scdmc.shards.ranks.processes_of_torchrun`).
 
     Returns
     -------
@@ -113,12 +122,15 @@ def embed_shards(
     # Of all shards, not of the unfinished ones: each process looks at another moment.
     mine = plan.shards[rank::world_size]
     if rank:
-        if mine:  # else there is no folder to make: the process of rank 0 may have put it away
+        if mine:  # else there is no folder to make
             _finish(job, mine, model_directory, num_workers, scheduler_address)
+        barrier()
         return None
     with output_lock(job.output_dir), _kept_for_the_next_run(job, plan):
         _finish(job, mine, model_directory, num_workers, scheduler_address)
         _wait_for_others(job, plan.shards)
+        # Whose shards all were there from an earlier run must have seen them before they are put away.
+        barrier()
         _log_reports(job, plan)
         index = publish(job, plan, model_directory, made)
         remove(job.finished_shards)
@@ -175,9 +187,16 @@ def _require_space(job: EmbeddingJob, shards: Sequence[Shard], model_directory: 
 
 
 def _tasks(job: EmbeddingJob, shards: Sequence[Shard], n_workers: int) -> list[Task]:
-    """About as many tasks as workers, so that each loads the model once, of consecutive shards."""
-    n_tasks = min(n_workers, len(shards))
-    parts = [list(part) for part in np.array_split(np.array(shards, dtype=object), n_tasks)] if n_tasks else []
+    """Tasks of consecutive shards, the first ones long, the last ones of a single shard.
+
+    A task loads the model and opens its files (one that is stored by genes is turned), so that there should be few; and
+    no worker should wait for another that has long to go. So each takes half of a worker's share of what is left.
+    """
+    parts, first = [], 0
+    while first < len(shards):
+        n_taken = len(shards) if n_workers == 1 else -(-(len(shards) - first) // (2 * n_workers))
+        parts.append(list(shards[first : first + n_taken]))
+        first += n_taken
     return [
         Task([str(shard) for shard in part], _write_shards, (job, part, number)) for number, part in enumerate(parts)
     ]
@@ -188,10 +207,11 @@ def _write_shards(
 ) -> None:
     """Write shards that are not there yet, with one thread, so that all workers write the same.
 
-    ``number`` chooses one of several GPUs.
+    ``number`` chooses one of several GPUs, which the worker keeps for its further tasks.
     """
     model_directory = job.open_model()
     if torch.cuda.is_available() and job.placement.get("num_gpus") != 0:
+        number = vars(_OF_THREAD).setdefault("number", number)
         torch.cuda.set_device((int(os.environ.get("LOCAL_RANK", 0)) + number) % torch.cuda.device_count())
     work = _work_of(job, model_directory)
     # A file of many shards is opened (and, where it is stored by genes, turned) once.
@@ -229,6 +249,8 @@ def _work_of(job: EmbeddingJob, model_directory: ModelDirectory) -> Work:
 def write_shard(job: EmbeddingJob, shard: Shard, blocks: Blocks, work: Work, progress: Callable[[int], object]) -> None:
     """Embed the cells of a shard block by block into the hidden folder.
 
+    Threads read and tokenize the next blocks and write the last ones meanwhile; each block is computed alone, as ever.
+
     Parameters
     ----------
     job, shard
@@ -242,9 +264,9 @@ def write_shard(job: EmbeddingJob, shard: Shard, blocks: Blocks, work: Work, pro
     """
     schema, reports = _table(shard, np.arange(0), np.empty(0, object), *work.of_none).schema, []
     with atomic_path(job.shard_path(shard)) as temporary:
-        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for rows, names, cells in blocks(shard.start, shard.stop, reports):
-                writer.write_table(_table(shard, rows, names, *work.compute(cells)))
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer, behind() as call:
+            for rows, names, cells in ahead(blocks(shard.start, shard.stop, reports)):
+                call(writer.write_table, _table(shard, rows, names, *work.compute(cells)))
                 progress(int(rows[-1]) + 1 - shard.start)
         for report in reports:  # first: a shard that has its name is finished
             write_json(job.shard_path(shard).with_suffix(".json"), asdict(report))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -21,6 +22,7 @@ from scdmc.shards import run as sharded_run
 from scdmc.shards.job import EmbeddingJob
 from scdmc.shards.run import embed_shards
 from scdmc.tokens.shard_sets import finished_shards
+from scdmc.tokens.tokenize_folder import Shard
 
 FILTERED = [0, 3, *range(20, 30)]  # of the first file, a whole shard among them
 
@@ -96,6 +98,47 @@ def test_processes_and_threads_write_the_same_bytes(make_job):
     run(ranks, rank=0, world_size=2)
     assert len(shards_of(one)) == 5
     assert shards_of(one) == shards_of(two) == shards_of(ranks)
+
+
+def test_the_first_process_puts_shards_away_only_when_all_have_seen_them(make_job, writes):
+    job = make_job()
+    with pytest.raises(ScDMCError, match="no power"):
+        run(job, barrier=lambda: stop("no power"))
+    assert writes.number == 5
+    seen = []
+    run(job, world_size=2, barrier=lambda: seen.append((job.output_dir.exists(), job.finished_shards.exists())))
+    assert seen == [(False, True)]
+    # The other process, had it come too late, would have computed its shards again.
+    assert writes.number == 5
+
+
+def stop(reason):
+    raise ScDMCError(reason)
+
+
+def test_a_late_process_waits_although_its_shards_are_there(make_job, writes):
+    job, waited = make_job(), []
+    with pytest.raises(ScDMCError, match="no power"):
+        run(job, barrier=lambda: stop("no power"))
+    assert run(job, rank=1, world_size=2, barrier=lambda: waited.append(True)) is None
+    assert waited == [True]
+    assert run(make_job(cells_per_shard=100), rank=2, world_size=3, barrier=lambda: waited.append(True)) is None
+    assert waited == [True, True]
+    assert writes.number == 5
+
+
+@pytest.mark.parametrize(("n_shards", "n_workers"), [(0, 3), (1, 4), (5, 1), (40, 4), (7, 2)])
+def test_the_last_tasks_are_short_and_there_are_few(n_shards, n_workers):
+    shards = [Shard(Path("a"), number, number + 1, str(number)) for number in range(n_shards)]
+    parts = [task.arguments[1] for task in sharded_run._tasks(None, shards, n_workers)]
+    assert [shard for part in parts for shard in part] == shards
+    sizes = [len(part) for part in parts]
+    if n_workers == 1:
+        assert sizes == [n_shards]
+        return
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-n_workers:] == [1] * min(n_workers, n_shards)
+    assert len(sizes) <= 5 * n_workers
 
 
 def test_workers_of_a_cluster_write_the_same_bytes(make_job):
