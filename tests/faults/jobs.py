@@ -145,7 +145,7 @@ JOBS = {
         "downstream_tasks/embed.py", a_file("model", "embedded.h5ad", umap="no"), "h5ad", other(stream="rank"), weight=6
     ),
     "embed many over an older one": Job(
-        "downstream_tasks/embed_many.py", a_folder(cells_per_shard=11), "files", other(stream="rank"), weight=3
+        "downstream_tasks/embed_many.py", a_folder(cells_per_shard=11), "files", other(stream="rank"), weight=1
     ),
     "cluster": Job("downstream_tasks/cluster.py", a_folder(baselines="none", n_neighbors=5, resolution=1), "files"),
     "cluster over an older one": Job(
