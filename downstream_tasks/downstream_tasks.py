@@ -25,6 +25,7 @@ from scdmc.cli.arguments import (
     SPLIT_DEFAULTS,
     add_count_arguments,
     add_data_argument,
+    add_deterministic_argument,
     add_dtype_argument,
     add_max_length_argument,
     add_model_argument,
@@ -176,6 +177,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     group, defaults = parser.add_argument_group("training"), FineTuningSettings()
     adapted = "(default: chosen for the number of cells)"
     add_dtype_argument(group, "what the encoder computes in; its weights stay float32")
+    add_deterministic_argument(group)
     group.add_argument(
         "--class_weights",
         choices=CLASS_WEIGHTS,
@@ -256,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.annotation.study import FineTuningTask, read_baseline_data, run_study
     from scdmc.cells.data import read_cells
     from scdmc.labels import left_out_text, type_labels
-    from scdmc.model.devices import choose_device, place_model, place_model_for_training
+    from scdmc.model.devices import choose_device, deterministic_operations, place_model, place_model_for_training
     from scdmc.model.folder import open_model_directory
     from scdmc.reading.label_colours import label_colours
     from scdmc.reports.provenance import Provenance
@@ -285,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
         place = functools.partial(place_model, **placement(arguments))
         baseline_data = read_baseline_data(task, arguments.data_path, counts, place, arguments.seed)
     has_untrained = arguments.baselines == "all" and not arguments.from_scratch
-    with result_folder(arguments.output_dir) as folder:
+    with deterministic_operations(arguments.deterministic), result_folder(arguments.output_dir) as folder:
         write_json(folder / "arguments.json", described_arguments(arguments))
         table = run_study(task, plans, folder, baseline_data, has_untrained)
     print(table.round(3).to_string())

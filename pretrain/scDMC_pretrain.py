@@ -354,7 +354,7 @@ def main(argv: list[str] | None = None) -> int:
 
     let_segments_grow()  # before torch is imported
 
-    from scdmc.model.devices import choose_device
+    from scdmc.model.devices import choose_device, deterministic_operations
     from scdmc.reports.provenance import Provenance
     from scdmc.tokens.parquet import parquet_files
     from scdmc.training.data import read_pretraining_data
@@ -375,10 +375,11 @@ def main(argv: list[str] | None = None) -> int:
         f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",
         f"{len(data.held_out):,}", f"{run.total_steps:,}", run.cells_per_step,
     )  # fmt: skip
-    if arguments.dry_run:
-        print("\n".join(f"{name:<32}{value}" for name, value in run.dry_run().items()))
-        run.end()
-    else:
+    with deterministic_operations(arguments.deterministic):
+        if arguments.dry_run:
+            print("\n".join(f"{name:<32}{value}" for name, value in run.dry_run().items()))
+            run.end()
+            return 0
         command = ["python", "-u", "scDMC_pretrain.py", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
         inputs = (arguments.data_path,) if arguments.data_path.exists() else tuple(parquet_files(arguments.data_path))
         name = start_name(arguments) if arguments.model else "a new model"

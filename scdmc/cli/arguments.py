@@ -222,6 +222,15 @@ def add_resume_argument(parser: Parser, meaning: str) -> None:
     parser.add_argument("--resume", action="store_true", help=meaning)
 
 
+def add_deterministic_argument(parser: Parser) -> None:
+    """``--deterministic``: the same bits in every run on a GPU, too."""
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="on a GPU, operations only that give the same bits each time, and are slower",
+    )
+
+
 def add_dtype_argument(
     parser: Parser, meaning: str = "bfloat16 is faster and agrees to a cosine of 0.999", has_bf16: bool = False
 ) -> None:

@@ -167,7 +167,12 @@ class PackedAttention:
         # By name: transformers refuses a modelling file with an import of what is not installed.
         attend = getattr(importlib.import_module("flash_attn"), FLASH_FUNCTION)
         return attend(
-            qkv, self.layout.cu_seqlens, self.layout.max_length, dropout_p=self.dropout, alibi_slopes=self.slopes
+            qkv,
+            self.layout.cu_seqlens,
+            self.layout.max_length,
+            dropout_p=self.dropout,
+            alibi_slopes=self.slopes,
+            deterministic=torch.are_deterministic_algorithms_enabled(),
         )
 
     def _flex(self, qkv: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,9 @@ from scdmc.model.encoder import ScDMCPreTrainedModel
 
 logger = logging.getLogger(__name__)
 
+# Where cuBLAS reads, when it starts, in how much memory it may compute; with one of two sizes its sums have one order.
+CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_SIZE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+
 
 def place_model(
     model: ScDMCPreTrainedModel, num_gpus: int | None = None, attention: str = "auto", dtype: str = "auto"
@@ -118,6 +121,27 @@ def _require_usable_gpus(available: int) -> None:
         f"this machine has {available} GPUs that torch {torch.__version__} cannot use: {reason}; install a torch for "
         "the CUDA of this driver, or pass --num_gpus 0 for the CPU"
     )
+
+
+@contextmanager
+def deterministic_operations(is_wanted: bool) -> Iterator[None]:
+    """Have torch compute meanwhile with operations only that give the same bits each time, if that is wanted.
+
+    It is of use on a GPU, where sums are added up in whatever order they come; a CPU gives the same bits anyway. An
+    operation of which torch has no such version raises torch's own error, which names it.
+    """
+    if not is_wanted:
+        yield
+        return
+    os.environ.setdefault(CUBLAS_WORKSPACE, CUBLAS_WORKSPACE_SIZE)
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing is read before it is written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.utils.deterministic.fill_uninitialized_memory = before[1]
 
 
 @contextmanager

@@ -143,9 +143,16 @@ def test_cells_of_no_type_are_neither_trained_on_nor_scored_and_the_report_count
     assert "or with other --ignore_labels or --keep_labels; make it again" in capsys.readouterr().err
 
 
-def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp_path):
-    output = tmp_path / "out"
-    assert fine_tune(output, "--seeds", 2, "--seed", 3, "--baselines", "fast") == 0
+def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp_path, monkeypatch):
+    output, forward, seen = tmp_path / "out", ScDMCForCellClassification.classify, set()
+
+    def look(*arguments):
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return forward(*arguments)
+
+    monkeypatch.setattr(ScDMCForCellClassification, "classify", look)
+    assert fine_tune(output, "--seeds", 2, "--seed", 3, "--baselines", "fast", "--deterministic") == 0
+    assert seen == {True}
     for method in ("scDMC fine-tuned", "logistic regression"):
         values = [metric(output / run, method, "macro_f1") for run in ("seed_3", "seed_4")]
         assert metric(output, method, "macro_f1") == pytest.approx(np.mean(values))

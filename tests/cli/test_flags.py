@@ -42,6 +42,7 @@ FLAGS = {
     # where a model runs
     "--attention": "attention back end",
     "--dtype": "precision of the computation",
+    "--deterministic": "the same bits in every run",
     "--num_gpus": "how many GPUs",
     "--num_workers": "how many processes help",
     # how counts are read

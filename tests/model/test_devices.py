@@ -1,10 +1,35 @@
 """Which device is chosen, with the number of GPUs pretended."""
 
+import os
+
 import pytest
 import torch
 
 from scdmc.errors import ScDMCError
-from scdmc.model.devices import choose_device, computing_dtype, say_that_float32_is_slow
+from scdmc.model.devices import (
+    CUBLAS_WORKSPACE,
+    choose_device,
+    computing_dtype,
+    deterministic_operations,
+    say_that_float32_is_slow,
+)
+
+
+@pytest.mark.parametrize(("chosen", "kept"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_operations_are_deterministic_where_that_is_wanted_and_as_before_afterwards(monkeypatch, chosen, kept):
+    monkeypatch.setenv(CUBLAS_WORKSPACE, chosen or "")
+    if chosen is None:
+        monkeypatch.delenv(CUBLAS_WORKSPACE)
+    values = torch.empty(2)
+    with deterministic_operations(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert os.environ.get(CUBLAS_WORKSPACE) == chosen
+    with pytest.raises(RuntimeError, match="put_.* does not have a deterministic"), deterministic_operations(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ[CUBLAS_WORKSPACE] == kept
+        values.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def pretend_gpus(monkeypatch, available, are_usable=True):

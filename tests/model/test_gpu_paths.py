@@ -14,6 +14,7 @@ from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.model import attention
 from scdmc.model.attention import CUDA_KERNELS, PackedAttention, alibi_slopes
+from scdmc.model.devices import deterministic_operations
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.heads import ScDMCForMaskedLM
 from scdmc.model.layout import PackedLayout, SeenBlocks
@@ -46,10 +47,11 @@ def flash_attn_varlen_qkvpacked_func(
     assert alibi_slopes.shape == (qkv.shape[2],)
     assert alibi_slopes.device == qkv.device
     calls.append(dropout_p)
+    wanted.append(deterministic)
     return by_the_book(qkv, cu_seqlens.diff().tolist()).to(qkv.dtype)
 
 
-calls = []
+calls, wanted = [], []
 
 
 @pytest.fixture
@@ -78,9 +80,16 @@ def test_flash_is_called_as_its_interface_says_in_training_and_without_dropout_e
     module = ScDMCForPretraining(small_model(attention_probs_dropout_prob=dropout), ObjectiveOptions()).train()
     cells = make_cells(6)
     batch = masked_batch(cells, torch.arange(6).numpy(), 0, MaskingOptions())
+    wanted.clear()
     with torch.autocast("cpu", torch.bfloat16):
         module(batch)["loss"].backward()
         in_training = list(flash)
+        assert not any(wanted)
+        wanted.clear()
+        with deterministic_operations(True):
+            module(batch)
+        assert wanted
+        assert all(wanted)
         flash.clear()
         module.eval()
         with torch.no_grad():

@@ -21,6 +21,7 @@ from scdmc.model.storage import load_classifier_for_training, load_model
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.training import results
 from scdmc.training.checkpoint_files import checkpoints
+from scdmc.training.dual_stream import ScDMCForPretraining
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -242,9 +243,21 @@ def test_cells_are_held_out_and_left_out_by_a_column_of_obs(script, load_script,
         assert message in capsys.readouterr().err
 
 
-def test_a_dry_run_of_the_script_says_what_a_run_would_take_and_writes_nothing(script, dataset, tmp_path, capsys):
-    assert script(["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "dry"), *SHORT, "--dry_run"]) == 0
+def test_a_dry_run_of_the_script_says_what_a_run_would_take_and_writes_nothing(
+    script, dataset, tmp_path, capsys, monkeypatch
+):
+    forward, seen = ScDMCForPretraining.forward, set()
+
+    def look(*arguments):
+        seen.add(torch.are_deterministic_algorithms_enabled())
+        return forward(*arguments)
+
+    monkeypatch.setattr(ScDMCForPretraining, "forward", look)
+    command = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "dry"), *SHORT, "--dry_run"]
+    assert script([*command, "--deterministic"]) == 0
     assert "estimated time" in capsys.readouterr().out
+    assert seen == {True}
+    assert not torch.are_deterministic_algorithms_enabled()
     assert not (tmp_path / "dry").exists()
 
 
