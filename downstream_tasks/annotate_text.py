@@ -62,6 +62,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--centre", choices=CENTRES, default=defaults.centre, help=meaning)
     meaning = "whether cells share scores with their neighbours; auto: where there are enough, and not too many"
     how.add_argument("--smooth", choices=SMOOTHING, default=defaults.smooth, help=meaning)
+    meaning = "whether each candidate's scores are standardised; auto: of at most 50; off where many may be absent"
+    how.add_argument("--standardise", choices=SMOOTHING, default=defaults.standardise, help=meaning)
     how.add_argument(
         "--max_cells_smoothed", type=positive_int, default=defaults.max_cells_smoothed, help="most cells of auto"
     )

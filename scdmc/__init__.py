@@ -18,6 +18,7 @@ __all__ = [
     "__version__",
     "annotate",
     "annotate_by_text",
+    "describe",
     "embed",
     "fine_tune",
     "integration_benchmark",
@@ -42,6 +43,10 @@ def __getattr__(name: str) -> object:
         from scdmc.text.api import annotate_by_text
 
         return annotate_by_text
+    if name == "describe":
+        from scdmc.text.descriptions.api import describe
+
+        return describe
     if name in ("embed", "fine_tune"):
         from scdmc.annotation import api as annotation_api
 

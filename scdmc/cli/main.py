@@ -34,6 +34,7 @@ COMMANDS = {
     "fine-tune": "downstream_tasks/downstream_tasks.py",
     "annotate": "downstream_tasks/annotate.py",
     "annotate-text": "downstream_tasks/annotate_text.py",
+    "describe": "downstream_tasks/describe.py",
     "embed": "downstream_tasks/embed.py",
     "embed-many": "downstream_tasks/embed_many.py",
     "cluster": "downstream_tasks/cluster.py",
@@ -52,6 +53,7 @@ COMMANDS = {
 FIRST_WORDS = {
     "annotate": "--data_path",
     "annotate-text": "--data_path",
+    "describe": "--data_path",
     "watch": "--output_dir",
     "report": "--result_dirs",
 }

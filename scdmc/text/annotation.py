@@ -217,19 +217,14 @@ def annotate_cells(
     of_terms = (cells @ model.texts.centred(model.texts.of_terms).T).astype(np.float64)  # (n_counted, n_terms)
     graph = own_neighbours(query.expression[counted], options.seed) if smooth else None
     shared, of_terms = (each if graph is None else smoothed(each, graph) for each in (scores, of_terms))
-    is_standardised = by_file and len(candidates) <= MOST_STANDARDISED
-    ranked = scores
     markers = [signed_genes(candidate.text) for candidate in candidates]
-    if is_standardised:
-        ranked = standardised(ranked)
-        if options.marker_weight:
-            of_markers = standardised(marker_scores(query.expression[counted], query.genes, markers))
-            ranked = ranked + options.marker_weight * of_markers
+    is_standardised = by_file and _standardises(len(candidates), options)
+    ranked = standardised(scores) if is_standardised else scores
+    if options.marker_weight and is_standardised:
+        of_markers = standardised(marker_scores(query.expression[counted], query.genes, markers))
+        ranked = ranked + options.marker_weight * of_markers
     elif options.marker_weight:
-        why = f"there are more than {MOST_STANDARDISED}" if by_file else "each cell is scored without the others"
-        logger.warning(
-            "warning: --marker_weight has no effect, as the scores of candidates are not standardised: %s", why
-        )
+        _warn_of_markers(by_file, options)
     if graph is not None:
         ranked = smoothed(ranked, graph)
     likely = scipy.special.softmax(shared / model.temperature, axis=1)
@@ -260,6 +255,18 @@ def annotate_cells(
         is_standardised,
         smooth,
     )
+
+
+def _standardises(n_candidates: int, options: TextAnnotationOptions) -> bool:
+    """Whether the scores of each candidate are standardised, where the file's own mean is taken away."""
+    is_short = n_candidates <= MOST_STANDARDISED
+    return options.standardise == "on" or (options.standardise == "auto" and is_short)
+
+
+def _warn_of_markers(by_file: bool, options: TextAnnotationOptions) -> None:
+    why = f"there are more than {MOST_STANDARDISED}" if by_file else "each cell is scored without the others"
+    why = "--standardise is off" if by_file and options.standardise == "off" else why
+    logger.warning("warning: --marker_weight has no effect, as the scores of candidates are not standardised: %s", why)
 
 
 def _how(n_cells: int, options: TextAnnotationOptions) -> tuple[bool, bool]:

@@ -59,7 +59,8 @@ def annotate_by_text(
         For texts that the model was not trained on: ``minilm``, the file of its wheel, or a folder.
     options
         Fields of :class:`scdmc.text.options.TextAnnotationOptions` (``centre``, ``max_cells_smoothed``,
-        ``marker_weight``, ``seed``), and of :class:`scdmc.reading.options.CountOptions`, such as ``layer``.
+        ``standardise``, ``marker_weight``, ``seed``), and of :class:`scdmc.reading.options.CountOptions`, such as
+        ``layer``.
 
     Returns
     -------
@@ -87,4 +88,4 @@ def annotate_by_text(
     return adata
 
 
-OF_TEXTS = ("centre", "max_cells_smoothed", "marker_weight", "seed")
+OF_TEXTS = ("centre", "max_cells_smoothed", "standardise", "marker_weight", "seed")

@@ -81,6 +81,9 @@ class TextAnnotationOptions:
         Cells whose score of "none of these" is larger are Unknown.
     max_cells_smoothed
         With ``auto``, more cells are not smoothed.
+    standardise
+        ``on``, ``off``, or ``auto``: whether the scores of each candidate get mean 0 and deviation 1 over the cells of
+        the file; auto: of 2 to 50 candidates. A candidate that no cell is then looks as likely as the others.
     marker_weight
         How much genes count that a candidate's definition names, beside the score of its text.
     seed
@@ -91,5 +94,6 @@ class TextAnnotationOptions:
     smooth: str = "auto"
     max_none: float = 0.5
     max_cells_smoothed: int = MOST_CELLS_SMOOTHED
+    standardise: str = "auto"
     marker_weight: float = 0.0
     seed: int = 42

@@ -1,5 +1,6 @@
 """Cells of a file or an AnnData, as annotation by text reads them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ EMPTY_LENGTH = 2
 
 
 def query_of_file(
-    data_path: Path, model_directory: ModelDirectory, maker: FeatureMaker, options: CountOptions
+    data_path: Path,
+    model_directory: ModelDirectory,
+    maker: FeatureMaker,
+    options: CountOptions,
+    obs_columns: Sequence[str] = (),
 ) -> tuple[TokenizedCells, Query]:
     """Cells of a file of counts, or tokenized ones, whose expression is that of the genes in their streams.
 
@@ -35,19 +40,27 @@ def query_of_file(
         Of the features.
     options
         How counts are read.
+    obs_columns
+        Columns of obs that are kept.
     """
     if is_counts(data_path):
         with open_counts(data_path, **options.of_counts()) as counts:
-            return query_of_counts(counts, tokenizer_of_model(model_directory, options), model_directory, maker)
-    cells = read_cells(data_path, model_directory, ())
+            return query_of_counts(
+                counts, tokenizer_of_model(model_directory, options), model_directory, maker, obs_columns
+            )
+    cells = read_cells(data_path, model_directory, obs_columns)
     return cells, _query(cells, maker, *expression_of_streams(cells, model_directory))
 
 
 def query_of_counts(
-    counts: Counts, tokenizer: Tokenizer, model_directory: ModelDirectory, maker: FeatureMaker
+    counts: Counts,
+    tokenizer: Tokenizer,
+    model_directory: ModelDirectory,
+    maker: FeatureMaker,
+    obs_columns: Sequence[str] = (),
 ) -> tuple[TokenizedCells, Query]:
     """The same of opened counts."""
-    cells = tokenize_counts(counts, tokenizer).truncated(model_directory.context)
+    cells = tokenize_counts(counts, tokenizer, obs_columns).truncated(model_directory.context)
     expression = log1p_cp10k(counts)[cells.obs[ROW_COLUMN].to_numpy()]
     match = tokenizer.match(counts)
     known = np.where(match.is_matched, match.token_ids, UNMATCHED)

@@ -1,5 +1,6 @@
 """Texts of terms, as they are read by a text encoder (docs/text.md, "Texts of a term")."""
 
+import re
 from dataclasses import dataclass
 
 from scdmc.text.ontology import Term
@@ -40,3 +41,20 @@ def texts_of_term(term: Term) -> list[TermText]:
             known.add(synonym.casefold())
             texts.append(TermText(term.cl_id, SYNONYM, synonym))
     return texts
+
+
+# What ends with a full stop within a sentence.
+ABBREVIATIONS = ("e.g.", "i.e.", "approx.", "cf.", "sp.", "spp.", "vs.", "resp.")
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a definition, with its full stop.
+
+    A full stop ends it if white space and a capital follow, unless it is that of an abbreviation or of an initial.
+    """
+    for found in re.finditer(r"\.\s+(?=[A-Z])", text):
+        word = text[: found.start() + 1].rsplit(maxsplit=1)[-1].lstrip("(")
+        if word.lower() not in ABBREVIATIONS and not re.fullmatch(r"[A-Z]\.", word):
+            return text[: found.start() + 1]
+    text = text.strip()
+    return text if text.endswith(".") else f"{text}."

@@ -81,11 +81,13 @@ def required_words(parser, stem):
         "perturb": {"--genes"},
         "annotate": {"--model", "--output_file"},
         "annotate_text": {"--types", "--output_file"},
+        "describe": {"--output_file"},
     }.get(stem, set())
     values["--output_file"] = {
         "split_cells": "output.csv",
         "gene_medians": "output.json",
         "annotation": "output.csv",
+        "describe": "output.csv",
     }.get(stem, "output.h5ad")
     if stem == "export_model":
         values["--model"] = "absent"

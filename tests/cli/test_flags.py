@@ -89,6 +89,8 @@ FLAGS = {
     "--ridge_penalty": "penalty of the projection in closed form",
     "--n_components": "principal components",
     "--types": "texts that cells may get",
+    "--standardise": "whether each text's scores are standardised over the cells",
+    "--group_key": "column of obs whose groups are described",
     "--under": "term whose descendants cells may get",
     "--centre": "whose mean is taken away from cells",
     "--smooth": "whether cells share scores with their neighbours",

@@ -44,6 +44,8 @@ def required(load_script, monkeypatch, tmp_path):
         words = [word for flag in flags for word in (flag, values[flag])]
         if stem(script) == "annotate_text":  # which asks for candidates, and a file or a folder
             words += ["--types", "a; b", "--output_file", tmp_path / "output.h5ad"]
+        if stem(script) == "describe":  # which asks for a file or a folder
+            words += ["--output_file", tmp_path / "output.csv"]
         if stem(script) == "annotate":  # which asks for a reference or a classifier, and a file or a folder
             words += ["--model", "scDMC-small", "--output_file", tmp_path / "output.h5ad"]
         return [*words, "--genes", "INS"] if stem(script) == "perturb" else words

@@ -1,5 +1,6 @@
 """Models by their name on the Hugging Face hub, against a stand-in of the hub on the loopback."""
 
+import json
 import os
 import subprocess
 import sys
@@ -27,6 +28,14 @@ try:
     print(model_folder(sys.argv[1]))
 except ScDMCError as error:
     print(f"ScDMCError: {error}")
+"""
+
+# One process for several commands: its start takes longer than they do.
+COMMANDS = """
+import json
+import sys
+from scdmc.cli.main import main
+sys.exit(next((status for status in map(main, json.loads(sys.argv[1])) if status), 0))
 """
 
 pytestmark = pytest.mark.slow
@@ -112,17 +121,17 @@ def test_an_unknown_name_and_a_model_without_safetensors_are_refused(run, hub, c
 
 
 def test_the_export_sends_a_folder_that_the_hub_gives_back(run, hub, cells_path, tmp_path):
-    export = ("-m", "scdmc", "export", "--model", "scDMC-small", "--output_dir", "exported", "--max_file_mib", "1")
-    done = run(*export, "--push_to_hub", "me/mine")
+    export = ["export", "--model", "scDMC-small", "--output_dir", "exported", "--max_file_mib", "1"]
+    embed_it = [str(word) for word in embed("me/mine", cells_path)[2:]]
+    done = run("-c", COMMANDS, json.dumps([[*export, "--push_to_hub", "me/mine"], embed_it]))
     assert done.returncode == 0, done.stderr
     assert f"sent to {hub.address}/me/mine" in done.stdout
+    assert f"me/mine: fetched from {hub.address}" in done.stderr
     sent = hub.models["me/mine"]
     assert READ - {"model.safetensors"} < set(sent)
     assert {MODELING_FILE, CARD_FIGURE, "model.safetensors.index.json", "model-00001-of-00002.safetensors"} < set(sent)
     assert "arguments.json" not in sent
     assert sent["README.md"].startswith(b"---\nlicense: mit\n")
-    done = run(*embed("me/mine", cells_path))
-    assert done.returncode == 0, done.stderr
     found = anndata.read_h5ad(tmp_path / "here" / "out.h5ad").obsm["X_scDMC"]
     expected = scdmc.embed(anndata.read_h5ad(cells_path), SMALL).obsm["X_scDMC"]
     np.testing.assert_allclose(found, expected, atol=1e-5)

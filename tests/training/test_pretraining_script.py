@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -265,16 +266,22 @@ RECIPES = ("scDMC-small", "scDMC-tissues", "published")
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_runs_and_flags_after_it_win(name, dataset, tmp_path):
-    root = ROOT
-    recipe = root / "pretrain" / "configs" / f"{name}.sh"
+def test_a_recipe_runs_and_flags_after_it_win(name, script, dataset, tmp_path, capsys):
+    recipe = ROOT / "pretrain" / "configs" / f"{name}.sh"
     more = [*TINY, "--schedule_minutes", "0.01"] if name != "published" else [*TINY, "--dry_run"]
+    told = tmp_path / "told"  # in place of Python: it writes down what it is asked to run
+    told.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {tmp_path / 'words'}\n")
+    told.chmod(0o755)
     command = [recipe, "--dataset_path", dataset, "--output_dir", tmp_path / "model", *more]
-    environment = {**os.environ, "PYTHON": sys.executable, "ACCELERATE_USE_CPU": "true"}
-    finished = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
+    subprocess.run(list(map(str, command)), env={**os.environ, "PYTHON": str(told)}, check=True)
+    words = (tmp_path / "words").read_text().splitlines()
+    place = next(number for number, word in enumerate(words) if word.endswith(".py"))
+    assert Path(words[place]).samefile(ROOT / "pretrain" / "scDMC_pretrain.py")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    assert words[:place] == (launcher if name == "published" else ["-u"])
+    assert script(words[place + 1 :]) == 0
     if name == "published":
-        assert "estimated time" in finished.stdout
+        assert "estimated time" in capsys.readouterr().out
     else:
         config = open_model_directory(tmp_path / "model").config
         assert (config.expression_input, config.hidden_size) == ("value", 16)

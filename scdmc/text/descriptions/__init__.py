@@ -1,0 +1,1 @@
+"""Cells and groups of cells in words (docs/text.md, "Descriptions")."""
