@@ -10,6 +10,10 @@ import torch
 LARGEST_SCALE = 50.0
 
 
+# And by this at first (CLIP).
+FIRST_SCALE = 14.3
+
+
 def contrast(cells: torch.Tensor, texts: torch.Tensor, terms: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of a cell among the texts of a batch, and of a text among its cells.
 
