@@ -41,6 +41,24 @@ def require_model(model: Path) -> None:
         raise ScDMCError(f"{folder}/{CONFIG_FILE}: no such file (model configuration); is {folder} a model folder?")
 
 
+def require_text_model(model: Path) -> None:
+    """Refuse what is no folder of a text model.
+
+    Parameters
+    ----------
+    model
+        The value of ``--model``.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such folder, or it is that of another model.
+    """
+    if not (model / CONFIG_FILE).is_file():
+        what = f"no {CONFIG_FILE} in it" if model.is_dir() else "no such folder"
+        raise ScDMCError(f"--model {model}: {what}; a text model is a folder of text_pretrain.py, and none is shipped")
+
+
 def require_input(path: Path, flag: str) -> None:
     """Refuse cells that are neither counts of a kind that can be read nor tokenized parquet, by their content.
 

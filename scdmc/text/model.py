@@ -21,7 +21,7 @@ from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from scdmc.model.storage import load_model, save_model_directory
 from scdmc.model.weights import save_tensors
-from scdmc.result_folders import require_whole
+from scdmc.result_folders import require_whole, unchanged
 from scdmc.text.features import Centre, Components, FeatureMaker
 from scdmc.text.options import FEATURES, GENE_STATES
 from scdmc.text.projectors.qformer import QFormer, QFormerShape, reader_from, weights_of
@@ -104,7 +104,7 @@ class CellTextModel:
     temperature
         By which scores become probabilities.
     none_margin
-        By how much another text must be nearer than all candidates, so that a cell is none of these.
+        By how much another text must be nearer than all candidates, so that a cell is none of these; may be negative.
     facts
         What else ``config.json`` says: data sets, settings, versions.
     reader
@@ -192,6 +192,11 @@ def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ScDMCError(f"{folder}: no such folder of a text model; text_pretrain.py makes one")
+    with unchanged(folder):
+        return _text_model(folder)
+
+
+def _text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
     content = read_json_object(folder / CONFIG_FILE, "configuration of a text model")
     if content.get("model_type") != MODEL_TYPE:
         kind = content.get("model_type")

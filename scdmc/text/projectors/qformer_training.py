@@ -142,11 +142,10 @@ def train_qformer(
     run = _Run(sets, space, options, steps or options.max_steps)
     if checkpointing is not None and checkpointing.resume is not None:
         run.go_on_from(checkpoint_to_resume(checkpointing.folder, checkpointing.resume), checkpointing.identity)
-    what = "train" if steps is None else None
+    what = "train" if steps is None else "train without one data set"
     with progress_bar(
-        total=run.n_steps * options.batch_size, initial=run.step * options.batch_size, unit=" cells", desc=what,
-        disable=what is None,
-    ) as progress:  # fmt: skip
+        total=run.n_steps * options.batch_size, initial=run.step * options.batch_size, unit=" cells", desc=what
+    ) as progress:
         while run.step < run.n_steps and not run.is_tired:
             run.do_step()
             if run.step == run.n_steps or (steps is None and run.step % STEPS_BETWEEN_CHECKS == 0):
