@@ -229,7 +229,7 @@ def _open_folder(folder: Path, name: str) -> TextEncoder:
 
     offline = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, **offline)
             model, loaded = AutoModel.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **offline
@@ -264,7 +264,7 @@ def _open_folder(folder: Path, name: str) -> TextEncoder:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No bar and no table of transformers: what it finds missing is an error of ours."""
     from transformers.utils import logging as of_transformers
 

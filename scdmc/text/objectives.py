@@ -40,6 +40,22 @@ def contrast(cells: torch.Tensor, texts: torch.Tensor, terms: torch.Tensor, log_
     return -(of_cells + of_texts) / len(cells)
 
 
+def weighted_cross_entropy(logits: torch.Tensor, words: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of words, each with its weight.
+
+    Parameters
+    ----------
+    logits
+        Shape (n_texts, length, n_words).
+    words
+        The right ones, shape (n_texts, length).
+    weights
+        Shape (n_texts, length); 0 for what is no word.
+    """
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none")
+    return (losses * weights.flatten()).sum() / weights.sum()
+
+
 def ridge_projection(features: np.ndarray, texts: np.ndarray, terms: np.ndarray, alpha: float) -> np.ndarray:
     """The matrix that projects features onto texts with the least squares; each term has the same weight.
 

@@ -1,6 +1,5 @@
 """A Q-Former between cells and texts: what must not change a cell's vector does not, and a broken run goes on."""
 
-import shutil
 from dataclasses import asdict, replace
 
 import anndata
@@ -44,20 +43,9 @@ def words_of(text_world, folder, **flags):
 
 
 @pytest.fixture(scope="module")
-def trained(text_world, tmp_path_factory, load_script):
-    """A text model of a Q-Former, whose encoder of cells is gone from where it was."""
-    folder = tmp_path_factory.mktemp("qformer")
-    shutil.copytree(text_world["cells"], folder / "cells")
-    words = words_of(text_world, folder / "model", model=folder / "cells")
-    assert load_script("pretrain/text_pretrain.py").main(words) == 0
-    shutil.rmtree(folder / "cells")
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def opened(trained, text_world):
+def opened(qformer_model, text_world):
     """The model, what makes its features, and the islets as it reads them."""
-    model, directory = read_text_model(trained)
+    model, directory = read_text_model(qformer_model)
     maker = feature_maker(model, directory, lambda encoder: encoder)
     return model, maker, query_of_file(text_world["islets"], directory, maker, CountOptions())[1]
 
@@ -106,7 +94,7 @@ def test_the_order_of_genes_in_a_file_does_not_change_a_cell(opened, text_world,
     assert np.allclose(turned.features, query.features[:20], atol=1e-5)
 
 
-def test_a_folder_that_is_written_and_read_again_has_the_same_bits(opened, trained, tmp_path):
+def test_a_folder_that_is_written_and_read_again_has_the_same_bits(opened, qformer_model, tmp_path):
     model, maker, query = opened
     calibration = {"temperature": model.temperature, "none_margin": model.none_margin}
     save_text_model(tmp_path / "again", model, maker, calibration, "a card", "a card")
@@ -116,24 +104,24 @@ def test_a_folder_that_is_written_and_read_again_has_the_same_bits(opened, train
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     cells = again.projected(again.centre_of(query.features).applied(query.features))
     assert np.array_equal(cells, model.projected(model.centre_of(query.features).applied(query.features)))
-    assert (trained / "history.csv").read_text().startswith("step,loss,validation_macro_f1,cells_per_second\n40,")
-    card = (trained / "README.md").read_text()
+    assert (qformer_model / "history.csv").read_text().startswith("step,loss,validation_macro_f1,cells_per_second\n40,")
+    card = (qformer_model / "README.md").read_text()
     assert "the first 32 tokens of a cell; the encoder was not trained" in card
 
 
-def test_training_leaves_the_encoder_of_cells_as_it_was(trained, text_world):
+def test_training_leaves_the_encoder_of_cells_as_it_was(qformer_model, text_world):
     before = load_model(text_world["cells"], ScDMCModel).state_dict()
-    after = load_model(trained / "encoder", ScDMCModel).state_dict()
+    after = load_model(qformer_model / "encoder", ScDMCModel).state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert not (trained / "checkpoints").exists()
+    assert not (qformer_model / "checkpoints").exists()
 
 
-def test_a_cell_without_counts_gets_no_type_and_islets_get_theirs(trained, text_world):
+def test_a_cell_without_counts_gets_no_type_and_islets_get_theirs(qformer_model, text_world):
     adata = anndata.read_h5ad(text_world["islets"])
     values = adata.X.tolil()
     values[3] = 0
     adata.X = scipy.sparse.csr_matrix(values)
-    scdmc.annotate_by_text(adata, trained, TYPES, max_none=1.0, text_encoder=text_world["texts"])
+    scdmc.annotate_by_text(adata, qformer_model, TYPES, max_none=1.0, text_encoder=text_world["texts"])
     assert adata.obs["scDMC_text_type"].iloc[3] == "no counts"
     types = adata.obs["cell_type"].astype(str).to_numpy()
     for label, name in {"beta": "type B pancreatic cell", "alpha": "pancreatic A cell"}.items():
