@@ -7,15 +7,16 @@ from scdmc.annotation.options import OUTPUT_SUFFIXES
 from scdmc.cli.arguments import (
     add_count_arguments,
     add_data_argument,
-    add_model_argument,
     add_model_arguments,
     add_seed_argument,
+    add_text_model_argument,
     add_umap_argument,
     complete_umap,
     count_options_for,
     placement,
     wanted_map,
 )
+from scdmc.cli.inputs import require_text_model
 from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
@@ -38,7 +39,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of annotation by text."""
     defaults = TextAnnotationOptions()
     parser = argument_parser(f"{__doc__} The labels of cells depend on the other cells of the file.", EXAMPLES)
-    add_model_argument(parser, "text model: a folder of text_pretrain.py")
+    add_text_model_argument(parser)
     add_data_argument(parser, meaning=".h5ad with raw counts, or tokenized parquet")
     meaning = "to write: .h5ad, the same cells with their labels, or .csv (default: none, see --output_dir)"
     parser.add_argument("--output_file", type=output_file(OUTPUT_SUFFIXES), help=meaning)
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     """Label all cells, and print how many there are of each type."""
     arguments = parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
-    require_task_inputs(arguments)
+    require_task_inputs(arguments, require_text_model)
 
     from scdmc.model.devices import place_model
     from scdmc.text.annotate_file import annotate_file_by_text, text_annotator

@@ -1,6 +1,7 @@
 """Train a model of cells and texts: cells of a frozen scDMC are projected onto the texts of their types."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -12,19 +13,26 @@ from scdmc.cli.arguments import (
     placement,
 )
 from scdmc.cli.arguments_file import described_arguments
-from scdmc.cli.inputs import require_file, require_gene_files, require_model
-from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script
-from scdmc.files import require_new_folder, write_json
-from scdmc.text.options import FEATURES, PROJECTORS, TextTrainingOptions
+from scdmc.cli.inputs import require_file, require_gene_files, require_model, require_text_model
+from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script, whole_number
+from scdmc.errors import ScDMCError
+from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
+from scdmc.locks import claim_output
+from scdmc.text.captions.options import ADAPTERS, LANGUAGE_MODEL_FOLDER, TINY, CaptionOptions
+from scdmc.text.options import FEATURES, GENE_STATES, PROJECTORS, QFORMER_SIZES, TextTrainingOptions
+from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, find_checkpoint
 
 EXAMPLES = (
     "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model",
-    "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model --features pca --projector linear",
+    "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model --projector qformer",
 )
-STAGES = (1,)
+STAGES = (1, 2)
 OF_LINEAR = {name: getattr(TextTrainingOptions(), name) for name in ("max_steps", "batch_size", "learning_rate")}
 OF_RIDGE = {"ridge_penalty": TextTrainingOptions().ridge_penalty}
 OF_COMPONENTS = {"n_components": TextTrainingOptions().n_components}
+OF_FEATURES = {"features": TextTrainingOptions().features}
+OF_CAPTIONS = {name: getattr(CaptionOptions(), name) for name in ("language_model", "adapter", "caption_steps")}
+OF_QFORMER = {name: getattr(TextTrainingOptions(), name) for name in ("size", "max_tokens", "patience", "qformer_from")}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -35,12 +43,30 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_model_argument(parser, "model that reads the cells, as in text_corpus.py: a folder")
     add_output_dir_argument(parser, meaning="folder for the text model")
     parser.add_argument(
-        "--stage", nargs="+", type=positive_int, choices=STAGES, default=[1], help="1: cells are projected onto texts"
+        "--stage",
+        nargs="+",
+        type=positive_int,
+        choices=STAGES,
+        default=[1],
+        help="1: cells are projected onto texts; 2: a language model learns to describe them, after 1 with qformer; "
+        "2 alone adds to the text model in --output_dir",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="a few steps of everything, and what a run would take")
+    parser.add_argument(
+        "--resume",
+        "--resume_from_checkpoint",
+        nargs="?",
+        const="last",
+        metavar="PATH",
+        help="of qformer: go on with a run that broke, from its last checkpoint or the one named (default: start anew)",
     )
     group = parser.add_argument_group("training")
     meaning = "what describes a cell: states of the model, principal components of the training genes, or both"
-    group.add_argument("--features", choices=FEATURES, default=defaults.features, help=meaning)
-    meaning = "linear: a contrast within data sets; ridge: least squares in closed form; combined: the sum of both"
+    group.add_argument("--features", choices=FEATURES, help=f"{meaning} (default: {defaults.features})")
+    meaning = (
+        "linear: a contrast within data sets; ridge: least squares in closed form; combined: the sum of both; qformer: "
+        "queries that read the genes of a cell, by the contrast"
+    )
     group.add_argument("--projector", choices=PROJECTORS, default=defaults.projector, help=meaning)
     meaning = "of the contrast (default: {})"
     group.add_argument("--max_steps", type=positive_int, help=meaning.format(defaults.max_steps))
@@ -51,6 +77,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     group.add_argument(
         "--n_components", type=positive_int, help=f"of pca and both: components (default: {defaults.n_components})"
     )
+    add_qformer_arguments(parser, defaults)
+    add_caption_arguments(parser)
     group.add_argument(
         "--text_encoder",
         default="minilm",
@@ -60,26 +88,102 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_seed_argument(parser, "of the batches")
     add_model_arguments(parser)
     arguments = parser.parse_args(argv)
-    fill_in(arguments, OF_LINEAR, arguments.projector != "ridge", "with --projector ridge")
-    fill_in(arguments, OF_RIDGE, arguments.projector != "linear", "with --projector linear")
-    fill_in(arguments, OF_COMPONENTS, arguments.features != "scdmc", "with --features scdmc")
+    return completed(arguments)
+
+
+def add_qformer_arguments(parser: argparse.ArgumentParser, defaults: TextTrainingOptions) -> None:
+    """The flags of ``--projector qformer``."""
+    group = parser.add_argument_group("with --projector qformer")
+    sizes = "; ".join(f"{name}: {each.n_layers} layers of {each.hidden_size}" for name, each in QFORMER_SIZES.items())
+    group.add_argument("--size", choices=tuple(QFORMER_SIZES), help=f"{sizes} (default: {defaults.size})")
+    meaning = f"tokens of a cell that are read, those of its highest-ranked genes (default: {defaults.max_tokens})"
+    group.add_argument("--max_tokens", type=whole_number(3), help=meaning)
+    meaning = (
+        f"checks without a better macro-F1 on validation cells that end the training (default: {defaults.patience})"
+    )
+    group.add_argument("--patience", type=positive_int, help=meaning)
+    meaning = "folder of a BERT whose layers it starts from, with their sizes (default: none, random weights)"
+    group.add_argument("--qformer_from", type=Path, help=meaning)
+
+
+def completed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with their defaults, after what contradicts itself was refused."""
+    arguments.stage = sorted(set(arguments.stage))
+    projector, trains = arguments.projector, 1 in arguments.stage
+    is_qformer, why_not = projector == "qformer", f"with --projector {projector}" if trains else "with --stage 2 alone"
+    fill_in(arguments, OF_LINEAR, trains and projector != "ridge", why_not)
+    fill_in(arguments, OF_RIDGE, trains and projector in ("ridge", "combined"), why_not)
+    fill_in(arguments, OF_QFORMER, trains and is_qformer, why_not)
+    fill_in(arguments, OF_FEATURES, trains and not is_qformer, why_not)
+    of_features = "with --features scdmc" if arguments.features == "scdmc" else why_not
+    fill_in(arguments, OF_COMPONENTS, trains and not is_qformer and arguments.features != "scdmc", of_features)
+    fill_in(arguments, OF_CAPTIONS, 2 in arguments.stage, "without --stage 2")
+    if arguments.resume is not None and not (trains and is_qformer):
+        raise ScDMCError(f"--resume has no effect {why_not}, which leaves no checkpoint; leave it out")
+    if trains and 2 in arguments.stage and not is_qformer:
+        raise ScDMCError(f"--stage 2 needs a Q-Former, and there is none {why_not}; pass --projector qformer")
+    if arguments.adapter == "lora" and arguments.language_model == TINY:
+        raise ScDMCError(
+            "--adapter lora has no effect with --language_model tiny, all of which is trained; leave it out"
+        )
+    if arguments.dry_run and not trains:
+        raise ScDMCError("--dry_run has no effect with --stage 2 alone; leave it out")
     return arguments
 
 
-def training_options(arguments: argparse.Namespace) -> TextTrainingOptions:
-    """The options that the flags stand for."""
+def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``--stage 2``."""
+    group, defaults = parser.add_argument_group("with --stage 2"), CaptionOptions()
+    meaning = "tiny: trained here on the Cell Ontology; or a folder of a causal language model of Hugging Face"
+    group.add_argument("--language_model", help=f"{meaning} (default: {defaults.language_model})")
+    meaning = f"of a folder: none, its weights stay; lora: small matrices beside them (default: {defaults.adapter})"
+    group.add_argument("--adapter", choices=ADAPTERS, help=meaning)
+    meaning = f"optimizer steps of 24 captions (default: {defaults.caption_steps:,})"
+    group.add_argument("--caption_steps", type=positive_int, help=meaning)
+
+
+def training_options(arguments: argparse.Namespace, context: int) -> TextTrainingOptions:
+    """The options that the flags stand for; of a cell no more tokens are read than the model reads."""
     names = set(TextTrainingOptions.__dataclass_fields__) & set(vars(arguments))
-    return TextTrainingOptions(**{name: getattr(arguments, name) for name in names})
+    chosen = {name: getattr(arguments, name) for name in names}
+    if arguments.projector == "qformer":
+        chosen["features"], chosen["max_tokens"] = GENE_STATES, min(arguments.max_tokens, context)
+        chosen["qformer_from"] = None if arguments.qformer_from is None else str(arguments.qformer_from)
+    return TextTrainingOptions(**chosen)
+
+
+def caption_options(arguments: argparse.Namespace) -> CaptionOptions:
+    """What the flags of ``--stage 2`` stand for."""
+    return CaptionOptions(**{name: getattr(arguments, name) for name in (*OF_CAPTIONS, "seed")})
+
+
+def require_inputs(arguments: argparse.Namespace) -> None:
+    """Refuse what is absent or in the way, before anything heavy."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ScDMCError("a text model is trained by one process: start text_pretrain.py without torchrun")
+    if arguments.resume is not None or 1 not in arguments.stage:
+        require_writable_folder(arguments.output_dir)
+        claim_output(arguments.output_dir)
+    elif not arguments.dry_run:
+        require_new_folder(arguments.output_dir, arguments.overwrite)
+    if arguments.resume is not None:
+        find_checkpoint(arguments.output_dir, arguments.resume)
+    if 1 not in arguments.stage:
+        require_text_model(arguments.output_dir, "--stage 2 --output_dir")
+        if (arguments.output_dir / LANGUAGE_MODEL_FOLDER).exists() and not arguments.overwrite:
+            raise ScDMCError(f"{arguments.output_dir} says captions already; pass --overwrite to train them again")
+    require_model(arguments.model)
+    require_file(arguments.corpus_dir / "corpus.json", "--corpus_dir")
+    if arguments.qformer_from is not None:
+        require_file(arguments.qformer_from / "config.json", "--qformer_from")
+    require_gene_files(arguments)
 
 
 @script
 def main(argv: list[str] | None = None) -> int:
     """Train, calibrate, and write the model."""
     arguments = parse_arguments(argv)
-    require_new_folder(arguments.output_dir, arguments.overwrite)
-    require_model(arguments.model)
-    require_file(arguments.corpus_dir / "corpus.json", "--corpus_dir")
-    require_gene_files(arguments)
+    require_inputs(arguments)
     began = time.time()
 
     from scdmc.model.devices import place_model
@@ -87,31 +191,57 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.result_folders import keep_results, result_folder
+    from scdmc.text.captions.adding import add_captions
+    from scdmc.text.captions.captioner import save_captioner
+    from scdmc.text.captions.training import trained_captioner
     from scdmc.text.corpus import read_corpus, require_fitting_corpus
     from scdmc.text.encoders import open_text_encoder
     from scdmc.text.ontology import CellOntology
+    from scdmc.text.projectors.qformer_training import Checkpointing, identity_of
+    from scdmc.text.rehearsal import rehearsed
     from scdmc.text.training_data import data_sets_to_train_on, training_data, training_texts
     from scdmc.text.training_results import trained_model, write_text_model, write_training_page
 
-    options = training_options(arguments)
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    options = training_options(arguments, model_directory.context)
     corpus = read_corpus(arguments.corpus_dir)
     ontology = CellOntology.load()
     require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
     names = data_sets_to_train_on(corpus)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    if 1 not in arguments.stage:
+        captioner = add_captions(
+            arguments.output_dir, corpus, encoder, ontology, caption_options(arguments), described_arguments(arguments)
+        )
+        print("\n".join([*captioner.summary(), f"wrote {arguments.output_dir}"]))
+        return 0
     space = training_texts(
         corpus, names, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
     )
-    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    if arguments.dry_run:
+        for name, value in rehearsed(corpus, names, encoder, model_directory, space, options).items():
+            print(f"{name:<28}{value}")
+        return 0
+    checkpointing = None
+    if options.projector == "qformer":
+        identity = identity_of(options, arguments.corpus_dir, model_directory.path)
+        checkpointing = Checkpointing(arguments.output_dir, arguments.resume, identity)
     data = training_data(corpus, names, encoder, model_directory, space, options)
-    trained = trained_model(data, corpus, options, ontology)
+    trained = trained_model(data, corpus, options, ontology, checkpointing)
+    captioner = None
+    if 2 in arguments.stage:
+        captioner = trained_captioner(
+            data.sets, corpus, space, trained.model.reader, ontology, caption_options(arguments)
+        )
     with result_folder(arguments.output_dir) as folder:
         write_text_model(folder, trained, data)
+        if captioner is not None:
+            save_captioner(folder, captioner)
         write_json(folder / "arguments.json", described_arguments(arguments))
         keep_results(folder)
         write_training_page(folder, trained, data, (arguments.corpus_dir, began))
-    for line in trained.summary():
-        print(line)
+    remove(arguments.output_dir / CHECKPOINTS_FOLDER)
+    print("\n".join([*trained.summary(), *([] if captioner is None else captioner.summary())]))
     print(f"wrote {arguments.output_dir}")
     return 0
 

@@ -49,6 +49,14 @@ Parser = argparse._ActionsContainer  # a parser, or a group of one
 # ---- single flags
 
 
+def add_text_model_argument(parser: Parser) -> None:
+    """``--model`` of a text model: a folder, as none is shipped; :func:`scdmc.cli.inputs.require_text_model`."""
+    parser.add_argument(
+        "--model", "--model_path", "--pretrained_model_path", type=Path, required=True, metavar="MODEL",
+        help="text model: a folder of text_pretrain.py",
+    )  # fmt: skip
+
+
 def add_model_argument(parser: Parser, meaning: str = "model folder", is_required: bool = True) -> None:
     """``--model``: a model folder, the name of a shipped model, or a name on the Hugging Face hub.
 

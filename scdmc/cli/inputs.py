@@ -41,6 +41,26 @@ def require_model(model: Path) -> None:
         raise ScDMCError(f"{folder}/{CONFIG_FILE}: no such file (model configuration); is {folder} a model folder?")
 
 
+def require_text_model(model: Path, flag: str = "--model") -> None:
+    """Refuse what is no folder of a text model.
+
+    Parameters
+    ----------
+    model
+        The folder.
+    flag
+        For the message.
+
+    Raises
+    ------
+    ScDMCError
+        If there is no such folder, or no configuration in it.
+    """
+    if not (model / CONFIG_FILE).is_file():
+        what = f"no {CONFIG_FILE} in it" if model.is_dir() else "no such folder"
+        raise ScDMCError(f"{flag} {model}: {what}; a text model is a folder of text_pretrain.py, and none is shipped")
+
+
 def require_input(path: Path, flag: str) -> None:
     """Refuse cells that are neither counts of a kind that can be read nor tokenized parquet, by their content.
 

@@ -15,7 +15,7 @@ from scdmc.cells.components import component_values
 from scdmc.cells.neighbours import exact_neighbours
 from scdmc.errors import ScDMCError
 from scdmc.text.candidates import Candidate, OtherTerms
-from scdmc.text.features import MOST_GENES, Centre, variances
+from scdmc.text.features import MOST_GENES, variances
 from scdmc.text.genes_in_text import signed_genes
 from scdmc.text.model import CellTextModel, unit
 from scdmc.text.options import (
@@ -211,7 +211,7 @@ def annotate_cells(
     counted = np.flatnonzero(query.has_counts)
     by_file, smooth = _how(len(counted), options)
     features = query.features[counted]
-    centre = Centre.of(features) if by_file else model.centre
+    centre = model.centre_of(features) if by_file else model.centre
     cells = unit(model.projected(centre.applied(features)))
     scores = (cells @ model.texts.centred(vectors).T).astype(np.float64)  # (n_counted, n_candidates)
     of_terms = (cells @ model.texts.centred(model.texts.of_terms).T).astype(np.float64)  # (n_counted, n_terms)

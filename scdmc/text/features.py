@@ -16,6 +16,8 @@ from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.text.options import POOLING, STREAM
+from scdmc.text.projectors.qformer import QFormer
+from scdmc.text.projectors.states import GeneStates
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 # Those that vary most; the covariance of so many takes a few megabytes and seconds.
@@ -117,20 +119,30 @@ class FeatureMaker:
     Attributes
     ----------
     kind
-        One of :data:`scdmc.text.options.FEATURES`.
+        One of :data:`scdmc.text.options.FEATURES`, or ``genes`` for a Q-Former.
     encoder, model_directory
         The model that reads the cells, on its device, and its folder.
     components
-        None for ``scdmc``.
+        Of ``pca`` and ``both``.
+    reader
+        Of ``genes``: the Q-Former, on the device of the encoder; None before it is trained.
     """
 
     kind: str
     encoder: ScDMCModel
     model_directory: ModelDirectory
     components: Components | None
+    reader: QFormer | None = None
+
+    def states_of(self, cells: TokenizedCells, max_tokens: int) -> GeneStates:
+        """What a Q-Former reads: the states of each cell's highest-ranked genes."""
+        return GeneStates(self.encoder, cells.truncated(max_tokens))
 
     def of(self, cells: TokenizedCells, show_progress: bool = True) -> np.ndarray:
         """Features of cells, shape (n_cells, n_features), float32, neither centred nor scaled."""
+        if self.reader is not None:
+            states = self.states_of(cells, self.reader.shape.max_tokens)
+            return self.reader.features(states, "embed" if show_progress else None)
         parts = []
         if self.kind != "pca":
             parts.append(cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
@@ -153,10 +165,10 @@ class Centre:
     scale: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray) -> "Centre":
-        """Of one data set: mean and standard deviation of its cells."""
+    def of(cls, features: np.ndarray, is_scaled: bool = True) -> "Centre":
+        """Of one data set: mean and standard deviation of its cells, or the mean alone."""
         values = features.astype(np.float64)
-        scale = values.std(axis=0)
+        scale = values.std(axis=0) if is_scaled else np.ones(values.shape[1])
         return cls(values.mean(axis=0), np.where(scale > SMALLEST_SCALE, scale, 1.0))
 
     @classmethod

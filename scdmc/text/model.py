@@ -21,9 +21,10 @@ from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from scdmc.model.storage import load_model, save_model_directory
 from scdmc.model.weights import save_tensors
-from scdmc.result_folders import require_whole
+from scdmc.result_folders import require_whole, unchanged
 from scdmc.text.features import Centre, Components, FeatureMaker
-from scdmc.text.options import FEATURES
+from scdmc.text.options import FEATURES, GENE_STATES
+from scdmc.text.projectors.qformer import QFormer, QFormerShape, reader_from, weights_of
 
 MODEL_TYPE, FORMAT = "scdmc_text", 1
 
@@ -32,6 +33,10 @@ ENCODER_FOLDER, TEXT_ENCODER_FILE, CALIBRATION_FILE = "encoder", "text_encoder.j
 
 
 TERMS_FILE, VECTORS_FILE = "terms.parquet", "text_vectors.npy"
+
+
+# Of the names of a Q-Former's tensors.
+READER_PREFIX = "qformer."
 
 
 # The texts of a term whose vectors are kept, the mean of which stands for the term.
@@ -85,7 +90,7 @@ class CellTextModel:
     Attributes
     ----------
     features
-        One of :data:`scdmc.text.options.FEATURES`.
+        One of :data:`scdmc.text.options.FEATURES`, or ``genes``: the mean of the queries of a Q-Former.
     projector
         How the projection was found.
     projection
@@ -93,15 +98,17 @@ class CellTextModel:
     centre
         Of the training data sets.
     components
-        None for the features ``scdmc``.
+        Of the features ``pca`` and ``both``.
     texts
         The training texts.
     temperature
         By which scores become probabilities.
     none_margin
-        By how much another text must be nearer than all candidates, so that a cell is none of these.
+        By how much another text must be nearer than all candidates, so that a cell is none of these; may be negative.
     facts
         What else ``config.json`` says: data sets, settings, versions.
+    reader
+        Of the features ``genes``: the Q-Former.
     """
 
     features: str
@@ -113,6 +120,11 @@ class CellTextModel:
     temperature: float
     none_margin: float
     facts: Mapping[str, object]
+    reader: QFormer | None = None
+
+    def centre_of(self, features: np.ndarray) -> Centre:
+        """What is taken away from the features of cells that belong together; those of a Q-Former keep their scale."""
+        return Centre.of(features, is_scaled=self.reader is None)
 
     def projected(self, features: np.ndarray) -> np.ndarray:
         """Centred features (:class:`scdmc.text.features.Centre`) in the space of texts, shape (n_cells, text_size)."""
@@ -153,6 +165,9 @@ def save_text_model(
     if model.components is not None:
         tensors["components"] = model.components.vectors
         content["genes"] = [str(gene) for gene in model.components.genes]
+    if model.reader is not None:
+        tensors |= {f"{READER_PREFIX}{name}": values for name, values in weights_of(model.reader).items()}
+        content["qformer"] = model.reader.shape.to_dict()
     with atomic_path(folder / TERMS_FILE) as temporary:
         model.texts.terms.to_parquet(temporary, index=False)
     with atomic_path(folder / VECTORS_FILE) as temporary, temporary.open("wb") as file:
@@ -177,6 +192,11 @@ def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ScDMCError(f"{folder}: no such folder of a text model; text_pretrain.py makes one")
+    with unchanged(folder):
+        return _text_model(folder)
+
+
+def _text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
     content = read_json_object(folder / CONFIG_FILE, "configuration of a text model")
     if content.get("model_type") != MODEL_TYPE:
         kind = content.get("model_type")
@@ -194,6 +214,12 @@ def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
         components = None
         if "components" in tensors:
             components = Components(np.array(content["genes"], dtype=str), tensors["components"])
+        reader = None
+        if content["features"] == GENE_STATES:
+            weights = {
+                name.removeprefix(READER_PREFIX): each for name, each in tensors.items() if READER_PREFIX in name
+            }
+            reader = reader_from(QFormerShape.from_dict(content["qformer"]), weights, tensors["projection"])
         model = CellTextModel(
             content["features"],
             content["projector"],
@@ -204,9 +230,10 @@ def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
             float(calibration["temperature"]),
             float(calibration["none_margin"]),
             content["facts"],
+            reader,
         )
         _require_sound(model)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ScDMCError(f"{folder} is damaged: {' '.join(str(error).split())[:200]}; train it again") from error
     return model, open_model_directory(folder / ENCODER_FOLDER)
 
@@ -224,7 +251,11 @@ def _require_sound(model: CellTextModel) -> None:
     for name, (found, wanted) in expected.items():
         if found != wanted:
             raise ValueError(f"{name} has the shape {found} in place of {wanted}")
-    if model.features not in FEATURES or not 0 < model.temperature < np.inf or not np.isfinite(model.none_margin):
+    if (
+        model.features not in (*FEATURES, GENE_STATES)
+        or not 0 < model.temperature < np.inf
+        or not np.isfinite(model.none_margin)
+    ):
         raise ValueError(f"features {model.features!r} or temperature {model.temperature} mean nothing")
     if not all(np.isfinite(values).all() for values in (model.projection, model.centre.scale, model.texts.vectors)):
         raise ValueError("a value is not finite")
@@ -240,6 +271,6 @@ def feature_maker(model: CellTextModel, model_directory: ModelDirectory, place: 
     place
         Moves the encoder to its device.
     """
-    return FeatureMaker(
-        model.features, place(load_model(model_directory.path, ScDMCModel)), model_directory, model.components
-    )
+    encoder = place(load_model(model_directory.path, ScDMCModel))
+    reader = None if model.reader is None else model.reader.to(encoder.device)
+    return FeatureMaker(model.features, encoder, model_directory, model.components, reader)

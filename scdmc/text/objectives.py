@@ -10,6 +10,10 @@ import torch
 LARGEST_SCALE = 50.0
 
 
+# And by this at first (CLIP).
+FIRST_SCALE = 14.3
+
+
 def contrast(cells: torch.Tensor, texts: torch.Tensor, terms: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of a cell among the texts of a batch, and of a text among its cells.
 
@@ -34,6 +38,22 @@ def contrast(cells: torch.Tensor, texts: torch.Tensor, terms: torch.Tensor, log_
     of_cells = (share * scores.log_softmax(dim=1)).sum()
     of_texts = (share * scores.T.log_softmax(dim=1)).sum()
     return -(of_cells + of_texts) / len(cells)
+
+
+def weighted_cross_entropy(logits: torch.Tensor, words: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of words, each with its weight.
+
+    Parameters
+    ----------
+    logits
+        Shape (n_texts, length, n_words).
+    words
+        The right ones, shape (n_texts, length).
+    weights
+        Shape (n_texts, length); 0 for what is no word.
+    """
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), words.flatten(), reduction="none")
+    return (losses * weights.flatten()).sum() / weights.sum()
 
 
 def ridge_projection(features: np.ndarray, texts: np.ndarray, terms: np.ndarray, alpha: float) -> np.ndarray:

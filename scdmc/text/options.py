@@ -6,8 +6,38 @@ from dataclasses import dataclass
 FEATURES = ("scdmc", "pca", "both")
 
 
-# In closed form, by a contrast, or the sum of both.
-PROJECTORS = ("ridge", "linear", "combined")
+# What a Q-Former reads in place of these: the states of a cell's genes.
+GENE_STATES = "genes"
+
+
+# In closed form, by a contrast, the sum of both, or learned queries that read the genes of a cell.
+PROJECTORS = ("ridge", "linear", "combined", "qformer")
+
+
+@dataclass(frozen=True)
+class QFormerSize:
+    """Sizes of a Q-Former.
+
+    Attributes
+    ----------
+    hidden_size, n_layers, n_heads, intermediate_size
+        Of its layers.
+    n_queries
+        Learned queries.
+    """
+
+    hidden_size: int
+    n_layers: int
+    n_heads: int
+    intermediate_size: int
+    n_queries: int
+
+
+QFORMER_SIZES = {
+    "cpu": QFormerSize(64, 2, 4, 128, 16),
+    "medium": QFormerSize(128, 4, 4, 256, 32),
+    "published": QFormerSize(768, 12, 12, 3072, 32),
+}
 
 
 SMOOTHING = ("auto", "on", "off")
@@ -44,13 +74,21 @@ class TextTrainingOptions:
         One of :data:`FEATURES`.
     projector
         ``ridge``: in closed form, each term with the same weight; ``linear``: by a contrast within data sets;
-        ``combined``: the sum of the two, made equally large.
+        ``combined``: the sum of the two, made equally large; ``qformer``: queries that read the genes, by the contrast.
     max_steps, batch_size, learning_rate, weight_decay
         Of the contrast: AdamW with one cycle of the rate.
     ridge_penalty
         Of the closed form.
     n_components
         Of ``pca`` and ``both``.
+    size
+        Of ``qformer``: one of :data:`QFORMER_SIZES`.
+    max_tokens
+        Of ``qformer``: tokens of a cell that are read, those of its highest-ranked genes.
+    patience
+        Of ``qformer``: checks without a better macro-F1 on validation cells after which the training ends.
+    qformer_from
+        Of ``qformer``: folder of a BERT, whose layers it starts from and whose sizes it has; None for random ones.
     seed
         Of the draws.
     """
@@ -63,6 +101,10 @@ class TextTrainingOptions:
     weight_decay: float = 1e-2
     ridge_penalty: float = 100.0
     n_components: int = 50
+    size: str = "cpu"
+    max_tokens: int = 256
+    patience: int = 5
+    qformer_from: str | None = None
     seed: int = 42
 
 

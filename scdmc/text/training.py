@@ -1,35 +1,34 @@
-"""Stage 1 of a text model: cells are projected onto the texts of their terms, in closed form or by a contrast.
+"""Stage 1 of a text model: cells are projected onto texts of their terms, in closed form, by a contrast, or a Q-Former.
 
 Source: docs/text.md, "Training".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import scipy.special
 import torch
-from sklearn.metrics import f1_score
 
 from scdmc.progress import progress_bar
 from scdmc.text.annotation import own_neighbours, smoothed
+from scdmc.text.features import Centre
 from scdmc.text.model import TextSpace, unit
-from scdmc.text.objectives import contrast, ridge_projection
+from scdmc.text.objectives import FIRST_SCALE, contrast, ridge_projection
 from scdmc.text.options import FEWEST_CELLS_TOGETHER, TextTrainingOptions
+from scdmc.text.projectors.batches import (
+    MAX_GRADIENT_NORM,
+    STEPS_BETWEEN_CHECKS,
+    Batches,
+    LabelledSet,
+    validation_score,
+)
+from scdmc.text.projectors.qformer import QFormer
+from scdmc.text.projectors.qformer_training import Checkpointing, train_qformer
 
 # Fewer terms cannot be told apart by more than chance of which texts they have.
 FEWEST_TERMS = 4
-
-
-# The scores are multiplied by this at first (CLIP).
-FIRST_SCALE = 14.3
-
-
-MAX_GRADIENT_NORM = 1.0
-
-
-STEPS_BETWEEN_CHECKS = 100
 
 
 # A temperature is found by leaving each data set out in turn, with shorter trainings.
@@ -42,36 +41,6 @@ FALSE_ALARMS = 0.05
 
 
 @dataclass(frozen=True)
-class LabelledSet:
-    """Cells of one data set, ready to be trained on.
-
-    Attributes
-    ----------
-    name
-        Of the data set.
-    features
-        Centred and scaled by its own training cells, shape (n_cells, n_features), float32.
-    terms
-        Row of each cell's term among the training terms, shape (n_cells,).
-    is_training
-        False for validation cells, shape (n_cells,).
-    expression
-        ln(1 + CP10k), shape (n_cells, n_genes), by which neighbours are found.
-    """
-
-    name: str
-    features: np.ndarray
-    terms: np.ndarray
-    is_training: np.ndarray
-    expression: object
-
-    @property
-    def own_terms(self) -> np.ndarray:
-        """The terms that have training cells."""
-        return np.unique(self.terms[self.is_training])
-
-
-@dataclass(frozen=True)
 class Trained:
     """What a training found.
 
@@ -80,15 +49,30 @@ class Trained:
     projection
         Shape (n_features, text_size), float32.
     history
-        Rows of step, loss, validation_macro_f1.
+        Rows of step, loss, validation_macro_f1, and of a Q-Former cells_per_second.
+    reader
+        The Q-Former whose features are projected; None where there is none.
     """
 
     projection: np.ndarray
     history: pd.DataFrame
+    reader: QFormer | None = None
+
+    def read(self, cells: LabelledSet) -> tuple[LabelledSet, Centre | None]:
+        """A data set with the centred features of the Q-Former, and its centre; as it is without one."""
+        if self.reader is None:
+            return cells, None
+        features = self.reader.features(cells.states)
+        centre = Centre.of(features[cells.is_training], is_scaled=False)
+        return replace(cells, features=centre.applied(features)), centre
 
 
 def train(
-    sets: Sequence[LabelledSet], space: TextSpace, options: TextTrainingOptions, steps: int | None = None
+    sets: Sequence[LabelledSet],
+    space: TextSpace,
+    options: TextTrainingOptions,
+    steps: int | None = None,
+    checkpointing: Checkpointing | None = None,
 ) -> Trained:
     """Find the projection.
 
@@ -102,7 +86,12 @@ def train(
         What is trained, and how.
     steps
         In place of those of the options, for trainings that leave a data set out.
+    checkpointing
+        Of a Q-Former: where its checkpoints lie, and whether it goes on from one; None for none.
     """
+    if options.projector == "qformer":
+        reader, history = train_qformer(sets, space, options, steps, checkpointing)
+        return Trained(reader.matrix, history, reader)
     if options.projector == "linear":
         return _train_linear(sets, space, options, steps or options.max_steps, is_shown=steps is None)
     features = np.concatenate([each.features[each.is_training] for each in sets])
@@ -131,11 +120,12 @@ def _train_linear(
     log_scale = torch.tensor(float(np.log(FIRST_SCALE)), requires_grad=True)
     optimizer = torch.optim.AdamW([weight, log_scale], lr=options.learning_rate, weight_decay=options.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps)
-    batches = _Batches(sets, space, options.batch_size, draw)
-    rows, losses, best, best_score = [], [], None, -1.0
+    batches = Batches(sets, space, options.batch_size, draw)
+    of_sets = [torch.from_numpy(each.features) for each in sets]
+    history, losses, best, best_score = [], [], None, -1.0
     for step in progress_bar(range(1, steps + 1), unit=" steps", desc="train", disable=not is_shown):
-        features, texts, terms = batches.next()
-        loss = contrast(features @ weight, texts, terms, log_scale)
+        number, rows, texts, terms = batches.next()
+        loss = contrast(of_sets[number][rows] @ weight, texts, terms, log_scale)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([weight, log_scale], MAX_GRADIENT_NORM)
@@ -145,47 +135,11 @@ def _train_linear(
         if step % STEPS_BETWEEN_CHECKS == 0 or step == steps:
             projection = weight.detach().numpy().copy()
             score = validation_score(projection, sets, space)
-            rows.append((step, np.mean(losses), score))
+            history.append((step, np.mean(losses), score))
             losses = []
             if not score < best_score:  # without validation cells the last step stays
                 best, best_score = projection, score
-    return Trained(best, pd.DataFrame(rows, columns=["step", "loss", "validation_macro_f1"]))
-
-
-class _Batches:
-    """Cells of one data set at a time, each of its terms equally often, each with one of its term's texts."""
-
-    def __init__(self, sets: Sequence[LabelledSet], space: TextSpace, size: int, draw: np.random.Generator) -> None:
-        self._features = [torch.from_numpy(each.features) for each in sets]
-        self._cells = [
-            {term: np.flatnonzero((each.terms == term) & each.is_training) for term in each.own_terms} for each in sets
-        ]
-        share = np.sqrt([len(cells) for cells in self._cells])
-        self._share, self._size, self._draw = share / share.sum(), size, draw
-        means = space.vectors.mean(axis=1, keepdims=True)
-        texts = np.concatenate([space.vectors, unit(means)], axis=1)  # label, description, mean of both
-        self._texts = torch.from_numpy(unit(texts - space.mean))  # (n_terms, 3, text_size)
-
-    def next(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Features (n, n_features), texts (n, text_size) and terms (n,) of a batch."""
-        number = self._draw.choice(len(self._cells), p=self._share)
-        cells = self._cells[number]
-        terms = self._draw.choice(list(cells), size=self._size)
-        rows = [self._draw.choice(cells[term]) for term in terms]
-        kinds = self._draw.integers(self._texts.shape[1], size=self._size)
-        return self._features[number][rows], self._texts[terms, kinds], torch.from_numpy(terms)
-
-
-def validation_score(projection: np.ndarray, sets: Sequence[LabelledSet], space: TextSpace) -> float:
-    """Mean over data sets of the macro-F1 of their validation cells among their own terms; NaN without such cells."""
-    scores = []
-    for each in sets:
-        held_out = ~each.is_training & np.isin(each.terms, each.own_terms)
-        if held_out.any():
-            texts = space.centred(space.of_terms[each.own_terms])
-            predicted = each.own_terms[(unit(each.features[held_out] @ projection) @ texts.T).argmax(axis=1)]
-            scores.append(f1_score(each.terms[held_out], predicted, average="macro"))
-    return float(np.mean(scores)) if scores else float("nan")
+    return Trained(best, pd.DataFrame(history, columns=["step", "loss", "validation_macro_f1"]))
 
 
 def calibrated(
@@ -210,12 +164,12 @@ def calibrated(
     likelihoods, margins = [], []
     for number, left_out in enumerate(sets):
         others = [each for place, each in enumerate(sets) if place != number]
-        trained = sorted({term for each in others for term in each.own_terms})
-        if len(trained) >= FEWEST_TERMS:
-            projection = train(others, space, options, min(STEPS_WITHOUT_ONE, options.max_steps)).projection
-            scores = _scores_of_left_out(left_out, projection, space, options.seed)
+        known = sorted({term for each in others for term in each.own_terms})
+        if len(known) >= FEWEST_TERMS:
+            trained = train(others, space, options, min(STEPS_WITHOUT_ONE, options.max_steps))
+            scores = _scores_of_left_out(trained.read(left_out)[0], trained.projection, space, options.seed)
             likelihoods.append(_likelihoods(left_out, *scores))
-            margins += _margin(left_out, *scores, trained, related)
+            margins += _margin(left_out, *scores, known, related)
     margin = float(np.mean(margins)) if margins else 0.0
     if not likelihoods:
         why = "not calibrated: one data set"

@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scdmc.cells.expression import expression_of_streams
+from scdmc.disk import shown_size
 from scdmc.errors import ScDMCError, shown_names
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory
 from scdmc.text.corpus import TRAIN, Corpus
 from scdmc.text.features import Centre, Components, FeatureMaker, fitted_components
 from scdmc.text.model import TEXTS_OF_TERM, TextSpace
-from scdmc.text.options import TextTrainingOptions
-from scdmc.text.training import FEWEST_TERMS, LabelledSet
+from scdmc.text.options import GENE_STATES, TextTrainingOptions
+from scdmc.text.projectors.states import SHARE_OF_FREE_MEMORY, GeneStates, free_memory
+from scdmc.text.training import FEWEST_TERMS, LabelledSet, Trained
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
 if TYPE_CHECKING:
@@ -47,6 +49,13 @@ class TrainingData:
     centres: list[Centre]
     space: TextSpace
     maker: FeatureMaker
+
+    def read_by(self, trained: Trained) -> "TrainingData":
+        """The same with the features of a trained Q-Former; unchanged where there is none."""
+        if trained.reader is None:
+            return self
+        sets, centres = zip(*(trained.read(each) for each in self.sets), strict=True)
+        return TrainingData(list(sets), list(centres), self.space, replace(self.maker, reader=trained.reader))
 
 
 def data_sets_to_train_on(corpus: Corpus) -> list[str]:
@@ -140,15 +149,46 @@ def training_data(
     is_training = corpus.cells_of(TRAIN)
     cells = {name: _read(corpus.cells, rows, model_directory) for name, rows in chosen.items()}
     expression = {name: expression_of_streams(part, model_directory) for name, part in cells.items()}
-    components = _components(expression, {name: is_training[rows] for name, rows in chosen.items()}, corpus, options)
+    sets = [
+        LabelledSet(
+            name,
+            np.empty((len(rows), 0), dtype=np.float32),  # until they are made below, or a Q-Former is trained
+            terms[rows].astype(int),
+            is_training[rows],
+            expression[name][0],
+        )
+        for name, rows in chosen.items()
+    ]
+    if options.projector == "qformer":
+        maker = FeatureMaker(GENE_STATES, encoder, model_directory, None)
+        states = _states(maker, list(cells.values()), options.max_tokens)
+        return TrainingData(
+            [replace(each, states=own) for each, own in zip(sets, states, strict=True)], [], space, maker
+        )
+    components = _components(expression, {each.name: each.is_training for each in sets}, corpus, options)
     maker = FeatureMaker(options.features, encoder, model_directory, components)
-    sets, centres = [], []
-    for name, rows in chosen.items():
-        features, training = maker.of(cells[name]), is_training[rows]
-        centre = Centre.of(features[training])
-        centres.append(centre)
-        sets.append(LabelledSet(name, centre.applied(features), terms[rows].astype(int), training, expression[name][0]))
+    features = [maker.of(cells[each.name]) for each in sets]
+    centres = [Centre.of(values[each.is_training]) for each, values in zip(sets, features, strict=True)]
+    sets = [
+        replace(each, features=centre.applied(values))
+        for each, centre, values in zip(sets, centres, features, strict=True)
+    ]
     return TrainingData(sets, centres, space, maker)
+
+
+def _states(maker: FeatureMaker, cells: Sequence[TokenizedCells], max_tokens: int) -> list[GeneStates]:
+    """What a Q-Former reads of each data set, kept in memory where all of it takes a fair share of what is free."""
+    states = [maker.states_of(part, max_tokens) for part in cells]
+    n_bytes, free = sum(each.n_bytes for each in states), free_memory()
+    if n_bytes <= SHARE_OF_FREE_MEMORY * free:
+        for each in states:
+            each.keep()
+    else:
+        logger.info(
+            "states of the genes are computed at every step: they would take %s of %s that are free",
+            shown_size(n_bytes), shown_size(free),
+        )  # fmt: skip
+    return states
 
 
 def _read(cells: TokenizedCells, rows: np.ndarray, model_directory: ModelDirectory) -> TokenizedCells:

@@ -1,6 +1,5 @@
 """A trained text model: how well it does on validation cells, its folder, its card and its page."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from scdmc.text.features import Centre
 from scdmc.text.model import CellTextModel, save_text_model
 from scdmc.text.ontology import CellOntology
 from scdmc.text.options import TextTrainingOptions
+from scdmc.text.projectors.qformer_training import Checkpointing
 from scdmc.text.training import LabelledSet, Trained, calibrated, train, validation_score
 from scdmc.text.training_data import TrainingData
 from scdmc.training.figures import loss_curve_figure
@@ -65,7 +65,11 @@ class TrainedTextModel:
 
 
 def trained_model(
-    data: TrainingData, corpus: Corpus, options: TextTrainingOptions, ontology: CellOntology
+    data: TrainingData,
+    corpus: Corpus,
+    options: TextTrainingOptions,
+    ontology: CellOntology,
+    checkpointing: Checkpointing | None = None,
 ) -> TrainedTextModel:
     """Train on a corpus, and find the temperature.
 
@@ -79,9 +83,12 @@ def trained_model(
         What is trained, and how.
     ontology
         Which terms are related.
+    checkpointing
+        Of a Q-Former (:func:`scdmc.text.training.train`).
     """
+    trained = train(data.sets, data.space, options, checkpointing=checkpointing)
+    data = data.read_by(trained)
     sets = data.sets
-    trained = train(sets, data.space, options)
     ids = data.space.terms["cl_id"].tolist()
     related = np.array([[ontology.relatives(one, other) for other in ids] for one in ids], dtype=bool)
     calibration = calibrated(sets, data.space, options, related)
@@ -95,8 +102,10 @@ def trained_model(
         "held_out_terms": corpus.facts["held_out_terms"],
         "training": asdict(options),
     }  # fmt: skip
+    if options.qformer_from is not None:  # its name alone: a folder tells of the machine
+        facts["training"]["qformer_from"] = Path(options.qformer_from).resolve().name
     model = CellTextModel(
-        options.features,
+        data.maker.kind,
         options.projector,
         trained.projection,
         Centre.shared(data.centres),
@@ -105,6 +114,7 @@ def trained_model(
         float(calibration["temperature"]),
         float(calibration["none_margin"]),
         facts,
+        trained.reader,
     )
     return TrainedTextModel(model, trained.history, calibration, table)
 
@@ -131,6 +141,7 @@ def write_text_model(folder: Path, trained: TrainedTextModel, data: TrainingData
         "training cells": f"{trained.data_sets['training cells'].sum():,}",
         "terms": f"{len(terms)}: {'; '.join(terms['label'])}",
         "features, projector": f"{model.features}, {model.projector}",
+        **_facts_of_reader(model),
         "text encoder": f"{model.texts.encoder_name} ({model.texts.encoder_sha256[:12]})",
         "temperature": f"{model.temperature:g}",
         "cannot see": "types that are no relatives of its terms: their cells may get any label",
@@ -144,10 +155,22 @@ def write_text_model(folder: Path, trained: TrainedTextModel, data: TrainingData
     trained.history.to_csv(folder / HISTORY_FILE, index=False)
 
 
+def _facts_of_reader(model: CellTextModel) -> dict[str, str]:
+    """What the card says of a Q-Former."""
+    if model.reader is None:
+        return {}
+    shape, n_weights = model.reader.shape, sum(weight.numel() for weight in model.reader.parameters())
+    return {
+        "Q-Former": f"{shape.n_layers} layers of width {shape.hidden_size}, {shape.n_queries} queries, "
+        f"{n_weights:,} weights",
+        "reads": f"the first {shape.max_tokens} tokens of a cell; the encoder was not trained",
+    }
+
+
 def write_training_page(
     folder: Path, trained: TrainedTextModel, data: TrainingData, origin: tuple[Path, float]
 ) -> None:
-    """Write ``report.html``.
+    """Write ``report.html``, and the loss curves of a training that has some.
 
     Parameters
     ----------
@@ -164,19 +187,16 @@ def write_training_page(
     tables = [
         ("Data sets, and how well their validation cells find their term among those of the set", trained.data_sets)
     ]
-    with tempfile.TemporaryDirectory() as name:
-        figures = []
-        if len(trained.history) > 1:
-            title = f"The loss ends at {trained.history['loss'].iloc[-1]:.2f}"
-            figures = [(title, save_figure(loss_curve_figure(trained.history, title), Path(name) / "loss_curves"))]
-        sections = [
-            Section("Data sets", tables=tables, figures=figures),
-            Section(
-                "Terms", _text_of_terms(trained), tables=[("Training terms", model.texts.terms[["cl_id", "label"]])]
-            ),
-        ]
-        title = f"Cells and texts: {len(model.texts.terms)} terms, {len(trained.data_sets)} data sets"
-        write_report(folder / "report.html", title, sections, _verdict(trained), made)
+    figures = []
+    if len(trained.history) > 1:
+        title = f"The loss ends at {trained.history['loss'].iloc[-1]:.2f}"
+        figures = [(title, save_figure(loss_curve_figure(trained.history, title), folder / "loss_curves"))]
+    sections = [
+        Section("Data sets", tables=tables, figures=figures),
+        Section("Terms", _text_of_terms(trained), tables=[("Training terms", model.texts.terms[["cl_id", "label"]])]),
+    ]
+    title = f"Cells and texts: {len(model.texts.terms)} terms, {len(trained.data_sets)} data sets"
+    write_report(folder / "report.html", title, sections, _verdict(trained), made)
 
 
 def _text_of_terms(trained: TrainedTextModel) -> str:

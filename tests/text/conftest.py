@@ -1,5 +1,7 @@
 """A text model that is trained once for all tests: 300 islet cells in two data sets, a tiny random text encoder."""
 
+import shutil
+
 import anndata
 import pytest
 
@@ -28,3 +30,15 @@ def text_world(tmp_path_factory, islets_path, load_script):
     words += ["--features", "both", "--n_components", "20", "--max_steps", "60", "--learning_rate", "0.02"]
     assert load_script("pretrain/text_pretrain.py").main([str(word) for word in words]) == 0
     return world
+
+
+@pytest.fixture(scope="session")
+def qformer_model(text_world, tmp_path_factory, load_script):
+    """A text model of a Q-Former, whose encoder of cells is gone from where it was."""
+    folder = tmp_path_factory.mktemp("qformer")
+    shutil.copytree(text_world["cells"], folder / "cells")
+    words = ["--model", folder / "cells", "--corpus_dir", text_world["corpus"], "--output_dir", folder / "model"]
+    words += ["--projector", "qformer", "--max_steps", "40", "--max_tokens", "32", "--batch_size", "24"]
+    assert load_script("pretrain/text_pretrain.py").main([str(word) for word in words]) == 0
+    shutil.rmtree(folder / "cells")
+    return folder / "model"

@@ -1,5 +1,8 @@
 """The corpus of cells and texts: what is in it, what is held out of it, and what it refuses."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +10,11 @@ import scipy.sparse
 
 from scdmc.cells.data import read_cells
 from scdmc.errors import ScDMCError
+from scdmc.text import corpus
 from scdmc.text.corpus import CELLS_GLOB, read_corpus, read_facts, require_fitting_corpus
 from scdmc.text.encoders import open_text_encoder
 from scdmc.text.ontology import CellOntology
+from scdmc.tokens.parquet import read_tokenized
 from tests.text.small_texts import save_tiny_text_encoder
 
 ALPHA, BETA, ENDOCRINE, DUCTAL = "CL:0000171", "CL:0000169", "CL:0008024", "CL:0002079"
@@ -264,3 +269,16 @@ def test_other_input_is_refused_in_one_line(run, files, tmp_path, capsys, words,
     assert error.startswith("error: ")
     assert said in error
     assert not (tmp_path / "corpus").exists()
+
+
+def test_a_corpus_that_another_run_replaces_while_it_is_read_is_refused(corpus_path, tmp_path, monkeypatch):
+    copy = shutil.copytree(corpus_path, tmp_path / "corpus")
+
+    def read_while_replaced(files):
+        manifest = json.loads((copy / "manifest.json").read_text())
+        (copy / "manifest.json").write_text(json.dumps(manifest | {"command": ["another"]}))
+        return read_tokenized(files)
+
+    monkeypatch.setattr(corpus, "read_tokenized", read_while_replaced)
+    with pytest.raises(ScDMCError, match="was replaced while it was read"):
+        read_corpus(copy)

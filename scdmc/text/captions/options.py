@@ -1,0 +1,39 @@
+"""What can be chosen of captions. Nothing heavy is imported here."""
+
+from dataclasses import dataclass
+
+TINY = "tiny"
+
+
+# Of a text model, where it keeps what says captions.
+LANGUAGE_MODEL_FOLDER = "language_model"
+
+
+ADAPTERS = ("none", "lora")
+
+
+@dataclass(frozen=True)
+class CaptionOptions:
+    """How a language model learns to say what a Q-Former found (docs/text.md, "Captions").
+
+    Attributes
+    ----------
+    language_model
+        ``tiny``, or a folder.
+    adapter
+        Of a folder: ``none``, or ``lora``.
+    caption_steps, caption_batch, caption_rate
+        AdamW with one cycle of the rate.
+    name_weight
+        How much the words of the name count, beside 1 for all others.
+    seed
+        Of the draws.
+    """
+
+    language_model: str = TINY
+    adapter: str = "none"
+    caption_steps: int = 1_000
+    caption_batch: int = 24
+    caption_rate: float = 2e-3
+    name_weight: float = 5.0
+    seed: int = 42

@@ -1,0 +1,183 @@
+"""Captions: what a language model says of a cell depends on the cell, is the same again, and is checked."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from scdmc.errors import ScDMCError
+from scdmc.files import sha256_of_file
+from scdmc.text.captions import captioner as captioner_module
+from scdmc.text.captions import language_models, training
+from scdmc.text.captions.captioner import Captioner, centred_outputs, open_captioner
+from scdmc.text.captions.cells import IS_NO_TERM, IS_TERM, caption_cells
+from scdmc.text.captions.texts import Caption, caption_of, name_in
+from scdmc.text.captions.training import caption_loss, texts_to_learn_from
+from scdmc.text.corpus import read_corpus
+from scdmc.text.model import feature_maker, read_text_model
+from scdmc.text.objectives import weighted_cross_entropy
+from scdmc.text.ontology import CellOntology, Term
+
+STEPS = "80"
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def ontology():
+    return CellOntology.load()
+
+
+@pytest.fixture(scope="module")
+def run(load_script, text_world):
+    """A function: the second stage of a copy of a text model, with a tiny language model of few texts and steps."""
+
+    def train(folder, *words):
+        line = ["--model", text_world["cells"], "--corpus_dir", text_world["corpus"], "--output_dir", folder]
+        line += ["--stage", "2", "--caption_steps", STEPS, *words]
+        few = texts_to_learn_from(CellOntology.load(), frozenset())[:100]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(language_models, "TINY_STEPS", 2)
+            patch.setattr(language_models, "TINY_VOCABULARY", 500)
+            patch.setattr(language_models, "TINY_SIZES", SIZES)
+            patch.setattr(training, "MOST_TOKENS", 12)
+            patch.setattr(captioner_module, "MOST_WORDS", 12)
+            patch.setattr(training, "texts_to_learn_from", lambda *_: few)
+            return load_script("pretrain/text_pretrain.py").main([str(word) for word in line])
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def taught(run, qformer_model, tmp_path_factory):
+    """A text model that says captions."""
+    folder = shutil.copytree(qformer_model, tmp_path_factory.mktemp("captions") / "model")
+    assert run(folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def islets(taught, text_world):
+    """What makes features, 60 cells, and what the queries found in them."""
+    model, directory = read_text_model(taught)
+    maker = feature_maker(model, directory, lambda encoder: encoder)
+    cells = read_corpus(text_world["corpus"]).cells.select(np.arange(60))
+    return maker, cells, centred_outputs(maker.reader, maker.states_of(cells, 32))
+
+
+def test_a_caption_is_the_name_the_first_sentence_and_what_the_corpus_knows():
+    term = Term("CL:1", "B cell", "A lymphocyte, e.g. in blood, of B lineage. It makes antibodies.", (), ())
+    caption = caption_of(term, "blood", "healthy")
+    assert caption.text == "B cell. A lymphocyte, e.g. in blood, of B lineage. From blood. Healthy."
+    assert (caption.name, name_in(caption.text)) == ("B cell.", "B cell")
+    assert caption_of(Term("CL:1", "B cell", "", (), ())).text == "B cell."
+
+
+def test_words_count_by_their_weights():
+    draw = torch.Generator().manual_seed(0)
+    logits, words = torch.randn(2, 3, 5, generator=draw), torch.tensor([[0, 1, 4], [2, 2, 0]])
+    weights = torch.tensor([[5.0, 1.0, 0.0], [5.0, 1.0, 1.0]])
+    total = sum(
+        -weights[text, place] * logits[text, place].log_softmax(0)[words[text, place]]
+        for text in range(2)
+        for place in range(3)
+    )
+    assert torch.isclose(weighted_cross_entropy(logits, words, weights), total / 13)
+
+
+def test_no_text_of_a_term_that_is_held_out_is_learned_from(ontology):
+    unseen = ontology.descendants("CL:0000171")
+    texts = texts_to_learn_from(ontology, unseen)
+    assert len(texts) == len(ontology) - len(unseen)
+    assert not any(text.startswith(f"{ontology['CL:0000171'].label}. ") for text in texts)
+
+
+def test_the_second_stage_adds_captions_and_changes_nothing_else(taught, qformer_model):
+    before = json.loads((qformer_model / "manifest.json").read_text())["files"]
+    after = json.loads((taught / "manifest.json").read_text())["files"]
+    assert before.items() <= after.items()
+    added = set(after) - set(before)
+    assert all(name.startswith("language_model/") for name in added)
+    facts = json.loads((taught / "language_model" / "captions.json").read_text())
+    assert facts["validation_cells"] == 31
+    assert facts["of_the_language_model"]["steps"] == 2
+
+
+def test_a_caption_depends_on_its_cell(taught, islets, ontology, text_world):
+    _, cells, outputs = islets
+    captioner = open_captioner(taught)
+    names = [ontology[cl_id].label for cl_id in cells.obs["cl_id"]]
+    captions, turned = [Caption(f"{name}.", "") for name in names], np.roll(outputs, 1, axis=0)
+    with torch.no_grad():
+        own, of_another, of_none = (
+            caption_loss(captioner, torch.from_numpy(found), captions, 5.0)
+            for found in (outputs, turned, np.zeros_like(outputs))
+        )
+    assert own < of_another
+    assert own < of_none
+
+
+def test_captions_are_the_same_again_and_are_checked(taught, islets, ontology, monkeypatch):
+    maker, cells, _ = islets
+    one, other = (caption_cells(taught, maker, cells, ontology) for _ in range(2))
+    assert one.equals(other)
+    assert set(one["checked"]) <= {IS_TERM, IS_NO_TERM}
+    said = ["B cell. A lymphocyte."] * 59 + ["bee cell. A cell of a hive."]
+    monkeypatch.setattr(Captioner, "captions", lambda *_: said)
+    checked = caption_cells(taught, maker, cells, ontology)
+    assert checked.iloc[0].tolist() == [said[0], "B cell", "CL:0000236", IS_TERM]
+    assert checked.iloc[-1].tolist() == [said[-1], "bee cell", "", IS_NO_TERM]
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(
+    adapter, run, qformer_model, taught, islets, tmp_path
+):
+    folder = shutil.copytree(qformer_model, tmp_path / "model")
+    lent = tmp_path / "lent"
+    lent.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(taught / "language_model" / name, lent / name)
+    before = sha256_of_file(lent / "model.safetensors")
+    assert run(folder, "--language_model", lent, "--adapter", adapter, "--caption_steps", "3") == 0
+    assert sha256_of_file(lent / "model.safetensors") == before
+    assert not (folder / "language_model" / "model.safetensors").exists()
+    assert (folder / "language_model" / "adapter").exists() == (adapter == "lora")
+    assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("adapter_config.json"))
+    outputs = islets[2][:2]
+    assert open_captioner(folder, lent).captions(outputs) == open_captioner(folder, lent).captions(outputs)
+    with pytest.raises(ScDMCError, match=r"with lent .* does not hold; name its folder"):
+        open_captioner(folder)
+    (lent / "tokenizer_config.json").write_text((lent / "tokenizer_config.json").read_text() + " ")
+    with pytest.raises(ScDMCError, match="is another one"):
+        open_captioner(folder, lent)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "says captions already; pass --overwrite"),
+        (["--overwrite", "--language_model", "absent"], "--language_model absent: no such folder; name tiny"),
+        (["--overwrite", "--adapter", "lora"], "--adapter lora has no effect with --language_model tiny"),
+        (["--overwrite", "--max_steps", "3"], "--max_steps has no effect with --stage 2 alone"),
+        (
+            ["--stage", "1", "2", "--overwrite"],
+            "needs a Q-Former, and there is none with --projector combined",
+        ),
+        (["--stage", "1", "--overwrite", "--projector", "ridge"], "--caption_steps has no effect without --stage 2"),
+    ],
+)
+def test_other_input_is_refused_and_leaves_the_model(run, taught, capsys, words, said):
+    before = (taught / "manifest.json").read_bytes()
+    assert run(taught, *words) == 2
+    assert said in capsys.readouterr().err
+    assert (taught / "manifest.json").read_bytes() == before
+
+
+def test_a_model_without_a_q_former_says_no_captions(run, text_world, capsys, tmp_path):
+    folder = shutil.copytree(text_world["model"], tmp_path / "model")
+    assert run(folder) == 2
+    assert "has no Q-Former, which captions need" in capsys.readouterr().err
+    with pytest.raises(ScDMCError, match=r"cannot say captions; text_pretrain\.py --stage 2"):
+        open_captioner(folder)
