@@ -3,7 +3,7 @@
 Source: docs/text.md, "Cells".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,18 +122,22 @@ class FeatureMaker:
         The model that reads the cells, on its device, and its folder.
     components
         None for ``scdmc``.
+    states
+        Gives states of cells that were computed before, shape (n_cells, 2 hidden_size); None computes them.
     """
 
     kind: str
     encoder: ScDMCModel
     model_directory: ModelDirectory
     components: Components | None
+    states: Callable[[TokenizedCells], np.ndarray] | None = None
 
     def of(self, cells: TokenizedCells, show_progress: bool = True) -> np.ndarray:
         """Features of cells, shape (n_cells, n_features), float32, neither centred nor scaled."""
         parts = []
         if self.kind != "pca":
-            parts.append(cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
+            known = self.states
+            parts.append(known(cells) if known else cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
         if self.components is not None:
             parts.append(self.components.of(*expression_of_streams(cells, self.model_directory)))
         return np.concatenate(parts, axis=1)

@@ -110,6 +110,7 @@ def training_data(
     model_directory: ModelDirectory,
     space: TextSpace,
     options: TextTrainingOptions,
+    states: Callable[[TokenizedCells], np.ndarray] | None = None,
 ) -> TrainingData:
     """Features of the training and validation cells, data set by data set.
 
@@ -125,6 +126,8 @@ def training_data(
         The training texts.
     options
         Which features.
+    states
+        See :class:`scdmc.text.features.FeatureMaker`.
 
     Raises
     ------
@@ -141,7 +144,7 @@ def training_data(
     cells = {name: _read(corpus.cells, rows, model_directory) for name, rows in chosen.items()}
     expression = {name: expression_of_streams(part, model_directory) for name, part in cells.items()}
     components = _components(expression, {name: is_training[rows] for name, rows in chosen.items()}, corpus, options)
-    maker = FeatureMaker(options.features, encoder, model_directory, components)
+    maker = FeatureMaker(options.features, encoder, model_directory, components, states)
     sets, centres = [], []
     for name, rows in chosen.items():
         features, training = maker.of(cells[name]), is_training[rows]

@@ -65,7 +65,11 @@ class TrainedTextModel:
 
 
 def trained_model(
-    data: TrainingData, corpus: Corpus, options: TextTrainingOptions, ontology: CellOntology
+    data: TrainingData,
+    corpus: Corpus,
+    options: TextTrainingOptions,
+    ontology: CellOntology,
+    has_calibration: bool = True,
 ) -> TrainedTextModel:
     """Train on a corpus, and find the temperature.
 
@@ -79,12 +83,14 @@ def trained_model(
         What is trained, and how.
     ontology
         Which terms are related.
+    has_calibration
+        False leaves the temperature at its default, where no probability is wanted.
     """
     sets = data.sets
     trained = train(sets, data.space, options)
     ids = data.space.terms["cl_id"].tolist()
     related = np.array([[ontology.relatives(one, other) for other in ids] for one in ids], dtype=bool)
-    calibration = calibrated(sets, data.space, options, related)
+    calibration = calibrated(sets if has_calibration else sets[:1], data.space, options, related)
     table = _table_of_sets(sets, trained, data)
     facts = {
         "corpus": corpus.path.name,
