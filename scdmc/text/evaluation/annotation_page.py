@@ -183,9 +183,7 @@ def annotation_verdict(metrics: pd.DataFrame) -> Verdict:
     return Verdict(level, headline, tuple(_reasons(metrics, mode, accuracy, pairs)), tuple(numbers))
 
 
-def _reasons(
-    metrics: pd.DataFrame, mode: str, accuracy: Mapping[str, float], pairs: Mapping[str, float]
-) -> list[str]:
+def _reasons(metrics: pd.DataFrame, mode: str, accuracy: Mapping[str, float], pairs: Mapping[str, float]) -> list[str]:
     gain = accuracy[OURS] - accuracy.get(COMPONENTS, np.nan)
     reasons = []
     if not np.isnan(gain):
@@ -197,7 +195,9 @@ def _reasons(
         reasons.append(f"Types that no training saw are told apart {what} by the genes that their definitions name.")
     left_out = _by_method(metrics, LEFT_OUT, "accuracy")
     if mode != LEFT_OUT and OURS in left_out:
-        reasons.append(f"A data set left out of the training gets {left_out[OURS]:.2f}, by lot {left_out['chance']:.2f}.")
+        reasons.append(
+            f"A data set left out of the training gets {left_out[OURS]:.2f}, by lot {left_out['chance']:.2f}."
+        )
     none = _by_method(metrics, mode, "none_auroc")
     if OURS in none:
         reasons.append(f"Cells of a type that is no candidate are noticed with an AUROC of {none[OURS]:.2f}.")

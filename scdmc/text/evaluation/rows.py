@@ -118,7 +118,7 @@ class KeptRows:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    texts = {name: str for name in ("task", "mode", "data_set", "method", "type", "metric")}
+    texts = dict.fromkeys(("task", "mode", "data_set", "method", "type", "metric"), str)
     try:
         table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={"value": ["", "nan"]})
         return table[list(COLUMNS)].astype({"fold": int, "seed": int, "value": float})
