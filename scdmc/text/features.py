@@ -136,10 +136,10 @@ class FeatureMaker:
         """Features of cells, shape (n_cells, n_features), float32, neither centred nor scaled."""
         parts = []
         if self.kind != "pca":
-            known = self.states
-            parts.append(
-                known(cells) if known else cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress)
-            )
+            if self.states is None:
+                parts.append(cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
+            else:
+                parts.append(self.states(cells))
         if self.components is not None:
             parts.append(self.components.of(*expression_of_streams(cells, self.model_directory)))
         return np.concatenate(parts, axis=1)

@@ -195,9 +195,8 @@ def _reasons(metrics: pd.DataFrame, mode: str, accuracy: Mapping[str, float], pa
         reasons.append(f"Types that no training saw are told apart {what} by the genes that their definitions name.")
     left_out = _by_method(metrics, LEFT_OUT, "accuracy")
     if mode != LEFT_OUT and OURS in left_out:
-        reasons.append(
-            f"A data set left out of the training gets {left_out[OURS]:.2f}, by lot {left_out['chance']:.2f}."
-        )
+        by_lot = left_out["chance"]
+        reasons.append(f"Data sets left out of the training get {left_out[OURS]:.2f}, and {by_lot:.2f} by lot.")
     none = _by_method(metrics, mode, "none_auroc")
     if OURS in none:
         reasons.append(f"Cells of a type that is no candidate are noticed with an AUROC of {none[OURS]:.2f}.")

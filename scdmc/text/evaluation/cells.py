@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from scdmc.cells.options import SplitOptions
 from scdmc.files import atomic_path
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.model.encoder import ScDMCModel
@@ -265,6 +266,7 @@ def terms_of_file(path: Path, options: CorpusOptions, ontology: CellOntology) ->
     ScDMCError
         If the column is absent, a label is no term and that is not allowed, or there are fewer than two types.
     """
+    options = replace(options, split=SplitOptions(min_cells_per_type=FEWEST_CELLS_OF_TYPE))
     labelled = label_cells([path], options, ontology)
     return labelled.table["cl_id"].to_numpy(dtype=object)
 
