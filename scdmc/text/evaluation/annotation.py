@@ -1,7 +1,6 @@
 """The task annotation: every method in every mode, row by row."""
 
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 ANNOTATION = "annotation"
 
 
-def evaluate_annotation(inputs: EvaluationInputs, rows: KeptRows, methods: Sequence[Method] = METHODS) -> None:
+def evaluate_annotation(inputs: EvaluationInputs, rows: KeptRows) -> None:
     """Add the rows that are missing.
 
     Parameters
@@ -44,15 +43,13 @@ def evaluate_annotation(inputs: EvaluationInputs, rows: KeptRows, methods: Seque
         The cells, and how much is computed.
     rows
         What is there, and where rows go.
-    methods
-        Who annotates.
     """
     # Texts that cannot be encoded end the run before anything is computed.
     ids = all_candidates(inputs)
     inputs.texts.encode([text for each in read_candidates(ids, None, inputs.ontology) for text in each.texts])
     for of_round in rounds(inputs):
         for seed in _seeds(of_round):
-            for method in methods:
+            for method in METHODS:
                 _add_units(of_round, method, seed, rows)
 
 
