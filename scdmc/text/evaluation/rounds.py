@@ -27,7 +27,8 @@ TEST_CELLS, NEW_DATA, LEFT_OUT = "test cells", "new data", "left-out data set"
 HELD_OUT_PAIR, HELD_OUT_AMONG_ALL = "held-out pair", "held-out among all"
 
 
-MODES = (TEST_CELLS, NEW_DATA, LEFT_OUT, HELD_OUT_PAIR, HELD_OUT_AMONG_ALL)
+# In the order of the page.
+MODES = (NEW_DATA, LEFT_OUT, HELD_OUT_PAIR, HELD_OUT_AMONG_ALL, TEST_CELLS)
 
 
 WITHOUT = "left out"
