@@ -186,13 +186,11 @@ def _reasons(metrics: pd.DataFrame, mode: str, accuracy: Mapping[str, float], pa
     reasons = []
     if not np.isnan(gain):
         what = "as good as" if abs(gain) <= SAME else f"{abs(gain):.2f} {'better' if gain > 0 else 'worse'} than"
-        reasons.append(
-            f"scDMC with components is {what} 50 principal components alone, with the same texts and losses."
-        )
+        reasons.append(f"scDMC with components is {what} 50 components alone, with the same texts and losses.")
     if OURS in pairs:
         better = pairs[OURS] - pairs[GENES]
-        what = "no better than" if better <= SAME else "better than"
-        reasons.append(f"Types that no training saw are told apart {what} by the genes that their definitions name.")
+        what = "no better" if better <= SAME else "better"
+        reasons.append(f"Types that no training saw are told apart {what} than by the genes that their texts name.")
     left_out = _by_method(metrics, LEFT_OUT, "accuracy")
     if mode != LEFT_OUT and OURS in left_out:
         by_lot = left_out["chance"]
