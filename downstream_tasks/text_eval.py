@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
             TASKS_BY_NAME[name].compute(inputs, rows)
         paths = (arguments.corpus_dir, *arguments.new_data_path)
         made = Provenance(paths, inputs.states.model_directory.path.name, arguments.seed, began)
-        print(write_results(arguments.output_dir, rows.table, arguments.tasks, made), end="")
+        print(write_results(arguments.output_dir, rows.table, made), end="")
         remove(kept / STATES_FOLDER)
     print(f"wrote {arguments.output_dir}")
     return 0
@@ -170,10 +170,11 @@ def files_of(path: Path) -> list[Path]:
 
 def facts_of_rows(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> dict[str, object]:
     """What must be the same for all rows of a folder: all that scores depend on, but how many seeds and folds."""
+    manifest = arguments.corpus_dir / "manifest.json"  # it names all files; absent where a user has deleted it
     of_model = sorted(path for path in model_directory.path.iterdir() if path.suffix in (".safetensors", ".json"))
     table = arguments.cell_type_table
     return {
-        "corpus": known_sha256(arguments.corpus_dir / "manifest.json"),
+        "corpus": list(map(known_sha256, [manifest] if manifest.is_file() else files_of(arguments.corpus_dir))),
         "model": [known_sha256(path) for path in of_model],
         "new data": {
             path.stem: [*map(known_sha256, files_of(path)), key]

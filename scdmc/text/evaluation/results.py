@@ -11,7 +11,6 @@ from scdmc.reports.page import Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.reports.tables import markdown, write_csv
 from scdmc.result_folders import keep_results, result_folder
-from scdmc.text.evaluation.annotation_page import headline_table
 from scdmc.text.evaluation.rows import metric_table, type_table
 from scdmc.text.evaluation.scores import OF_TYPES
 from scdmc.text.evaluation.tasks import TASKS_BY_NAME
@@ -20,7 +19,7 @@ from scdmc.text.evaluation.tasks import TASKS_BY_NAME
 LEVELS = ("bad", "caution", "good")
 
 
-def write_results(folder: Path, rows: pd.DataFrame, tasks: Sequence[str], made: Provenance) -> str:
+def write_results(folder: Path, rows: pd.DataFrame, made: Provenance) -> str:
     """Write ``metrics.csv``, ``per_type.csv``, ``metrics.md``, figures and ``report.html``, all or nothing.
 
     Parameters
@@ -28,19 +27,18 @@ def write_results(folder: Path, rows: pd.DataFrame, tasks: Sequence[str], made: 
     folder
         Where.
     rows
-        With the columns of :data:`scdmc.text.evaluation.rows.COLUMNS`.
-    tasks
-        Names of those whose rows are there.
+        With the columns of :data:`scdmc.text.evaluation.rows.COLUMNS`, of one task or several.
     made
         From what.
 
     Returns
     -------
-    The headline scores as a Markdown table, for people.
+    The headline scores of each task as a Markdown table, for people.
     """
     metrics = metric_table(rows)
-    table = headline_table(metrics)
-    text = markdown(table, np.zeros(table.shape, dtype=bool))
+    own = {name: metrics[metrics["task"] == name] for name in TASKS_BY_NAME if (metrics["task"] == name).any()}
+    tables = [TASKS_BY_NAME[name].headline(scores) for name, scores in own.items()]
+    text = "\n".join(markdown(table, np.zeros(table.shape, dtype=bool)) for table in tables)
     with result_folder(folder) as hidden:
         write_csv(hidden / "metrics.csv", metrics)
         write_csv(hidden / "per_type.csv", type_table(rows, OF_TYPES))
@@ -48,9 +46,9 @@ def write_results(folder: Path, rows: pd.DataFrame, tasks: Sequence[str], made: 
             temporary.write_text(text, encoding="utf8")
         keep_results(hidden)
         sections = []
-        for name in tasks:
+        for name in own:
             sections += TASKS_BY_NAME[name].sections(rows[rows["task"] == name], hidden)
-        verdicts = [TASKS_BY_NAME[name].verdict(metrics[metrics["task"] == name]) for name in tasks]
+        verdicts = [TASKS_BY_NAME[name].verdict(scores) for name, scores in own.items()]
         title = "Cells and texts, evaluated"
         write_report(hidden / "report.html", title, sections, _joined(verdicts), made)
     return text

@@ -8,7 +8,7 @@ import pandas as pd
 
 from scdmc.reports.page import Section, Verdict
 from scdmc.text.evaluation.annotation import evaluate_annotation
-from scdmc.text.evaluation.annotation_page import annotation_sections, annotation_verdict
+from scdmc.text.evaluation.annotation_page import annotation_sections, annotation_verdict, headline_table
 from scdmc.text.evaluation.cells import EvaluationInputs
 from scdmc.text.evaluation.rows import KeptRows
 
@@ -21,6 +21,8 @@ class Task:
     ----------
     compute
         Adds the rows that are missing.
+    headline
+        The table that is printed, methods x scores as text, from the metrics of the task.
     verdict
         What the metrics (:func:`scdmc.text.evaluation.rows.metric_table`) of the task say.
     sections
@@ -28,9 +30,10 @@ class Task:
     """
 
     compute: Callable[[EvaluationInputs, KeptRows], None]
+    headline: Callable[[pd.DataFrame], pd.DataFrame]
     verdict: Callable[[pd.DataFrame], Verdict]
     sections: Callable[[pd.DataFrame, Path], Sequence[Section]]
 
 
 # A task is added by one line here and its name in options.TASKS.
-TASKS_BY_NAME = {"annotation": Task(evaluate_annotation, annotation_verdict, annotation_sections)}
+TASKS_BY_NAME = {"annotation": Task(evaluate_annotation, headline_table, annotation_verdict, annotation_sections)}
