@@ -92,12 +92,15 @@ class Query:
         ln(1 + CP10k) of the same cells, CSR of shape (n_cells, n_genes), and the Ensembl ids of the genes.
     has_counts
         Shape (n_cells,).
+    graph
+        Of the cells with counts, from :func:`own_neighbours`; None finds it where it is needed.
     """
 
     features: np.ndarray
     expression: scipy.sparse.csr_matrix
     genes: np.ndarray
     has_counts: np.ndarray
+    graph: scipy.sparse.csr_matrix | None = None
 
 
 def own_neighbours(expression: scipy.sparse.csr_matrix, seed: int) -> scipy.sparse.csr_matrix:
@@ -215,7 +218,9 @@ def annotate_cells(
     cells = unit(model.projected(centre.applied(features)))
     scores = (cells @ model.texts.centred(vectors).T).astype(np.float64)  # (n_counted, n_candidates)
     of_terms = (cells @ model.texts.centred(model.texts.of_terms).T).astype(np.float64)  # (n_counted, n_terms)
-    graph = own_neighbours(query.expression[counted], options.seed) if smooth else None
+    graph = None
+    if smooth:
+        graph = own_neighbours(query.expression[counted], options.seed) if query.graph is None else query.graph
     shared, of_terms = (each if graph is None else smoothed(each, graph) for each in (scores, of_terms))
     markers = [signed_genes(candidate.text) for candidate in candidates]
     is_standardised = by_file and _standardises(len(candidates), options)

@@ -3,7 +3,7 @@
 Source: docs/text.md, "Cells".
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +124,8 @@ class FeatureMaker:
         The model that reads the cells, on its device, and its folder.
     components
         Of ``pca`` and ``both``.
+    states
+        Gives states of cells that were computed before, shape (n_cells, 2 hidden_size); None computes them.
     reader
         Of ``genes``: the Q-Former, on the device of the encoder; None before it is trained.
     """
@@ -132,6 +134,7 @@ class FeatureMaker:
     encoder: ScDMCModel
     model_directory: ModelDirectory
     components: Components | None
+    states: Callable[[TokenizedCells], np.ndarray] | None = None
     reader: QFormer | None = None
 
     def states_of(self, cells: TokenizedCells, max_tokens: int) -> GeneStates:
@@ -145,7 +148,10 @@ class FeatureMaker:
             return self.reader.features(states, "embed" if show_progress else None)
         parts = []
         if self.kind != "pca":
-            parts.append(cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
+            if self.states is None:
+                parts.append(cell_embeddings(self.encoder, cells, STREAM, POOLING, show_progress))
+            else:
+                parts.append(self.states(cells))
         if self.components is not None:
             parts.append(self.components.of(*expression_of_streams(cells, self.model_directory)))
         return np.concatenate(parts, axis=1)

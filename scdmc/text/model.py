@@ -273,4 +273,4 @@ def feature_maker(model: CellTextModel, model_directory: ModelDirectory, place: 
     """
     encoder = place(load_model(model_directory.path, ScDMCModel))
     reader = None if model.reader is None else model.reader.to(encoder.device)
-    return FeatureMaker(model.features, encoder, model_directory, model.components, reader)
+    return FeatureMaker(model.features, encoder, model_directory, model.components, reader=reader)

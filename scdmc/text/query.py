@@ -49,7 +49,12 @@ def query_of_file(
                 counts, tokenizer_of_model(model_directory, options), model_directory, maker, obs_columns
             )
     cells = read_cells(data_path, model_directory, obs_columns)
-    return cells, _query(cells, maker, *expression_of_streams(cells, model_directory))
+    return cells, query_of_cells(cells, model_directory, maker)
+
+
+def query_of_cells(cells: TokenizedCells, model_directory: ModelDirectory, maker: FeatureMaker) -> Query:
+    """The same of tokenized cells, whose expression is that of the genes in their streams."""
+    return _query(cells, maker, *expression_of_streams(cells, model_directory))
 
 
 def query_of_counts(

@@ -119,6 +119,7 @@ def training_data(
     model_directory: ModelDirectory,
     space: TextSpace,
     options: TextTrainingOptions,
+    states: Callable[[TokenizedCells], np.ndarray] | None = None,
 ) -> TrainingData:
     """Features of the training and validation cells, data set by data set.
 
@@ -134,6 +135,8 @@ def training_data(
         The training texts.
     options
         Which features.
+    states
+        See :class:`scdmc.text.features.FeatureMaker`.
 
     Raises
     ------
@@ -161,12 +164,12 @@ def training_data(
     ]
     if options.projector == "qformer":
         maker = FeatureMaker(GENE_STATES, encoder, model_directory, None)
-        states = _states(maker, list(cells.values()), options.max_tokens)
+        gene_states = _states(maker, list(cells.values()), options.max_tokens)
         return TrainingData(
-            [replace(each, states=own) for each, own in zip(sets, states, strict=True)], [], space, maker
+            [replace(each, states=own) for each, own in zip(sets, gene_states, strict=True)], [], space, maker
         )
     components = _components(expression, {each.name: each.is_training for each in sets}, corpus, options)
-    maker = FeatureMaker(options.features, encoder, model_directory, components)
+    maker = FeatureMaker(options.features, encoder, model_directory, components, states)
     features = [maker.of(cells[each.name]) for each in sets]
     centres = [Centre.of(values[each.is_training]) for each, values in zip(sets, features, strict=True)]
     sets = [

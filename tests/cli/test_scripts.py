@@ -13,7 +13,7 @@ PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 NO_CELLS = {
     *("build_vocabulary", "build_ontology", "census", "export_model"),
     *("fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
-    *("learning_curve", "report", "watch", "text_pretrain"),
+    *("learning_curve", "report", "watch", "text_pretrain", "text_eval"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed", "gpu_check"),
     "embed_many_speed",
@@ -192,6 +192,10 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
         ("downstream_tasks/report.py", ["--result_dirs", "absent", "--output_dir", "OUTPUT"]),
         ("pretrain/watch.py", ["--output_dir", "absent"]),
         ("pretrain/text_pretrain.py", ["--model", "scDMC-small", "--corpus_dir", "absent", "--output_dir", "OUTPUT"]),
+        (
+            "downstream_tasks/text_eval.py",
+            ["--model", "scDMC-small", "--corpus_dir", "absent", "--output_dir", "OUTPUT"],
+        ),
         ("prepare/paper_data.py", ["--dataset", "ms", "--output_dir", "OUTPUT", "--source_directory", "absent"]),
         ("benchmarks/paper.py", ["--model", "scDMC-small", "--output_dir", "OUTPUT", "--data_dir", "absent"]),
     ],

