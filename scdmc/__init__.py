@@ -20,6 +20,7 @@ __all__ = [
     "annotate_by_text",
     "embed",
     "fine_tune",
+    "generate_cells",
     "integration_benchmark",
     "load",
     "read_embeddings",
@@ -42,6 +43,10 @@ def __getattr__(name: str) -> object:
         from scdmc.text.api import annotate_by_text
 
         return annotate_by_text
+    if name == "generate_cells":
+        from scdmc.text.pseudo_cells.api import generate_cells
+
+        return generate_cells
     if name in ("embed", "fine_tune"):
         from scdmc.annotation import api as annotation_api
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "fine-tune": "downstream_tasks/downstream_tasks.py",
     "annotate": "downstream_tasks/annotate.py",
     "annotate-text": "downstream_tasks/annotate_text.py",
+    "generate-cells": "downstream_tasks/generate_cells.py",
     "embed": "downstream_tasks/embed.py",
     "embed-many": "downstream_tasks/embed_many.py",
     "cluster": "downstream_tasks/cluster.py",
