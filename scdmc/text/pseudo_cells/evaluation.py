@@ -98,6 +98,61 @@ class Judge:
         }
 
 
+Score = Callable[[int], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class GenerationTask:
+    """What is scored at once, for each seed.
+
+    Attributes
+    ----------
+    mode, data_set, method
+        What is asked of which cells, and what makes them.
+    score
+        Seed -> metric -> value.
+    """
+
+    mode: str
+    data_set: str
+    method: str
+    score: Score
+
+
+def generation_tasks(
+    corpus: Corpus, model: Path, counts_paths: Sequence[Path], counts: CountOptions | None = None
+) -> list[GenerationTask]:
+    """All that is scored of the generator of a text model, on the cells of its corpus.
+
+    Parameters
+    ----------
+    corpus
+        With the parts train, validation and test.
+    model
+        Folder of the text model.
+    counts_paths
+        The files that the corpus was made of.
+    counts
+        How the files are read.
+
+    Raises
+    ------
+    ScDMCError
+        If the model has no generator, the counts are not those of the corpus, or there are no test cells.
+    """
+    opened, model_directory = read_text_model(Path(model))
+    generator, _ = read_generator(Path(model), opened.texts)
+    cells = read_corpus_counts(corpus, counts_paths, model_directory, counts)
+    tasks = [
+        GenerationTask(mode, name, method, score)
+        for name in generator.data_sets
+        for mode, method, score in _tasks(corpus, cells, generator, opened.texts, name)
+    ]
+    if not tasks:
+        raise ScDMCError(f"{corpus.path} has no test cells of the terms of {model}; give text_corpus.py a test part")
+    return tasks
+
+
 def evaluate_generation(
     corpus: Corpus,
     model: Path,
@@ -110,43 +165,22 @@ def evaluate_generation(
 
     Parameters
     ----------
-    corpus
-        With the parts train, validation and test.
-    model
-        Folder of the text model.
-    counts_paths
-        The files that the corpus was made of.
+    corpus, model, counts_paths, counts
+        See :func:`generation_tasks`.
     seeds
         Of the cells that are made; mean and standard deviation are over them.
-    counts
-        How the files are read.
     show_progress
         Whether a bar is shown.
 
     Returns
     -------
     The columns :data:`COLUMNS`, one row a score.
-
-    Raises
-    ------
-    ScDMCError
-        If the model has no generator, the counts are not those of the corpus, or there are no test cells.
     """
-    opened, model_directory = read_text_model(Path(model))
-    generator, _ = read_generator(Path(model), opened.texts)
-    cells = read_corpus_counts(corpus, counts_paths, model_directory, counts)
-    tasks = [
-        (mode, name, method, seed, score)
-        for name in generator.data_sets
-        for mode, method, score in _tasks(corpus, cells, generator, opened.texts, name)
-        for seed in seeds
-    ]
-    if not tasks:
-        raise ScDMCError(f"{corpus.path} has no test cells of the terms of {model}; give text_corpus.py a test part")
+    runs = [(task, seed) for task in generation_tasks(corpus, model, counts_paths, counts) for seed in seeds]
     rows = []
-    with progress_bar(total=len(tasks), unit=" scores", desc="generation", disable=not show_progress) as bar:
-        for mode, name, method, seed, score in tasks:
-            rows += [(mode, name, method, metric, value) for metric, value in score(seed).items()]
+    with progress_bar(total=len(runs), unit=" scores", desc="generation", disable=not show_progress) as bar:
+        for task, seed in runs:
+            rows += [(task.mode, task.data_set, task.method, *found) for found in task.score(seed).items()]
             bar.update()
     return _table(rows)
 
@@ -156,9 +190,6 @@ def _table(rows: list[tuple]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*keys, "value"]).groupby(keys, sort=False)["value"]
     table = table.agg(mean="mean", sd=lambda values: values.std(ddof=1) if len(values) > 1 else 0.0, n="size")
     return table.reset_index().assign(task=TASK)[list(COLUMNS)]
-
-
-Score = Callable[[int], dict[str, float]]
 
 
 def _tasks(

@@ -30,6 +30,9 @@ N_CORRELATED = 100  # genes whose correlations are compared
 MOST_CELLS = 1_000  # of which distances between all pairs are computed
 
 
+N_TREES, SMALLEST_LEAF = 100, 2  # of the forest
+
+
 PSEUDO_COUNT = 0.1  # of CP10k, in fold changes
 
 
@@ -188,7 +191,7 @@ def two_sample_auc(real: np.ndarray, generated: np.ndarray, seed: int = 0) -> fl
 
     expression = np.concatenate([real, generated]).astype(np.float32)
     is_generated = np.repeat([0, 1], [len(real), len(generated)])
-    forest = RandomForestClassifier(100, random_state=seed, n_jobs=1, min_samples_leaf=2)
+    forest = RandomForestClassifier(N_TREES, random_state=seed, n_jobs=1, min_samples_leaf=SMALLEST_LEAF)
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
     found = cross_val_predict(forest, expression, is_generated, cv=folds, method="predict_proba")[:, 1]
     return float(roc_auc_score(is_generated, found))
