@@ -138,7 +138,7 @@ def generation_tasks(
     Raises
     ------
     ScDMCError
-        If the model has no generator, the counts are not those of the corpus, or there are no test cells.
+        If the model has no generator, the counts are not those of the corpus, or there are too few test cells.
     """
     opened, model_directory = read_text_model(Path(model))
     generator, _ = read_generator(Path(model), opened.texts)
@@ -149,7 +149,10 @@ def generation_tasks(
         for mode, method, score in _tasks(corpus, cells, generator, opened.texts, name)
     ]
     if not tasks:
-        raise ScDMCError(f"{corpus.path} has no test cells of the terms of {model}; give text_corpus.py a test part")
+        raise ScDMCError(
+            f"{corpus.path} has too few test or validation cells of the terms of {model}; give text_corpus.py "
+            "larger parts"
+        )
     return tasks
 
 
@@ -298,7 +301,7 @@ def _judge(corpus: Corpus, counts: CorpusCounts, generator: CellGenerator, space
     known = set(space.terms["cl_id"]) & set(of_part[TRAIN])
     terms = [term for term, cells in of_part["test"].items() if term in known and len(cells.totals) >= FEWEST_CELLS]
     reference = sorted(set(of_part[VALIDATION]) & known)
-    if not terms or len(parts[VALIDATION]) <= max(scores.NEIGHBOURS) or not reference:
+    if not terms or len(parts[VALIDATION]) <= min(scores.NEIGHBOURS) or not reference:
         return None
     real, types = _joined(of_part["test"], terms)
     components = scores.Space(*_joined(of_part[VALIDATION], reference))
@@ -319,7 +322,7 @@ def _held_out(
     reference = _cells_of(corpus, counts, generator.genes, parts[VALIDATION])
     halves = [{term: TypeCells(cells.counts[half::2], cells.totals[half::2]) for term, cells in unseen.items()}
               for half in range(2)]  # fmt: skip
-    if not unseen or sum(len(cells.totals) for cells in reference.values()) <= max(scores.NEIGHBOURS):
+    if not unseen or sum(len(cells.totals) for cells in reference.values()) <= min(scores.NEIGHBOURS):
         return
     known = reference | halves[0]
     components = scores.Space(*_joined(known, sorted(known)))

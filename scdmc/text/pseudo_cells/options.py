@@ -40,6 +40,8 @@ class GeneratorOptions:
         Added to a text; share of the flow's cells without one.
     dropout
         Of the layers of the autoencoder.
+    least_kept
+        The encoder sees this share of a cell's counts at least, and another one each time.
     seed
         Of the draws.
     """
@@ -58,6 +60,7 @@ class GeneratorOptions:
     text_noise: float = 0.02
     text_dropout: float = 0.1
     dropout: float = 0.1
+    least_kept: float = 0.3
     seed: int = 42
 
 

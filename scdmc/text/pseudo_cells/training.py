@@ -3,11 +3,13 @@
 Source: docs/pseudo_cells.md, "Training".
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.sparse
 import torch
 
 from scdmc.cells.shared_genes import log1p_cp10k_of
@@ -27,6 +29,10 @@ from scdmc.text.pseudo_cells.options import GUIDANCE, GeneratorOptions
 from scdmc.text.pseudo_cells.training_data import GeneratorData
 
 STEPS_BETWEEN_ROWS = 50
+
+
+# Of the validation cells, at each check.
+MOST_CELLS_OF_CHECK = 500
 
 
 # A dispersion has no other weights to follow it: it must go far by itself.
@@ -125,17 +131,87 @@ def _trained_autoencoder(
         decoder.genes.bias.copy_(torch.from_numpy(np.log(total / total.sum())).float())
         decoder.log_dispersion.copy_(torch.from_numpy(_first_dispersion(data)).float())
     steps = _Steps("autoencoder", [encoder, decoder], options.max_steps, options)
+    best = _Best(encoder, decoder)
     for step, (rows, conditions) in enumerate(_batches(data, options.max_steps, options.batch_size, options, rng)):
-        counts = data.counts[rows]
-        mean, log_variance = encoder(torch.from_numpy(log1p_cp10k_of(counts, data.totals[rows]).toarray()))
-        states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        dense = torch.from_numpy(counts.toarray())
-        log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
-        likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(torch.from_numpy(data.data_sets[rows])))
-        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+        seen = _thinned(data.counts[rows], options.least_kept, rng)
+        likelihood, divergence = _terms_of_loss(encoder, decoder, data, (rows, seen), conditions)
         beta = options.beta * min(1.0, (step + 1) / max(options.warm_up, 1))
         steps.taken((beta * divergence - likelihood).mean())
+        if (step + 1) % STEPS_BETWEEN_ROWS == 0 and step + 1 >= options.warm_up:
+            best.seen(data, options)
+    best.restore()
     return encoder.eval(), decoder.eval(), steps.history
+
+
+def _terms_of_loss(
+    encoder: CellEncoder,
+    decoder: CellDecoder,
+    data: GeneratorData,
+    cells: tuple[np.ndarray, scipy.sparse.csr_matrix],
+    conditions: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithm of the likelihood of some cells, and the divergence of their states from the normal distribution.
+
+    ``cells`` are their rows, and the counts that the encoder sees of them.
+    """
+    rows, seen = cells
+    counts = data.counts[rows]
+    mean, log_variance = encoder(torch.from_numpy(log1p_cp10k_of(seen, data.totals[rows]).toarray()))
+    states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+    dense = torch.from_numpy(counts.toarray())
+    log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
+    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(torch.from_numpy(data.data_sets[rows])))
+    return likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+
+
+def _thinned(counts: scipy.sparse.csr_matrix, least: float, rng: np.random.Generator) -> scipy.sparse.csr_matrix:
+    """What is left of counts of which a share is lost, another one in each cell; scaled up again.
+
+    Parameters
+    ----------
+    counts
+        CSR of shape (n_cells, n_genes).
+    least
+        The smallest share that is kept.
+    rng
+        Of the draws.
+    """
+    kept = np.repeat(rng.uniform(least, 1.0, counts.shape[0]), np.diff(counts.indptr))
+    thinned = counts.copy()
+    thinned.data = (rng.binomial(counts.data.astype(np.int64), kept) / kept).astype(np.float32)
+    return thinned
+
+
+class _Best:
+    """The weights under which validation cells are likeliest: later ones know the training cells by heart."""
+
+    def __init__(self, encoder: CellEncoder, decoder: CellDecoder) -> None:
+        self._modules, self._loss, self._weights = (encoder, decoder), np.inf, None
+
+    @torch.no_grad()
+    def seen(self, data: GeneratorData, options: GeneratorOptions) -> None:
+        """Keep the weights if they are better than all before."""
+        cells = np.flatnonzero(~data.is_training)[:MOST_CELLS_OF_CHECK]
+        if not len(cells):
+            return
+        for module in self._modules:
+            module.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            vectors = data.space.of_terms[data.terms[cells]]
+            conditions = conditions_of(vectors, data.data_sets[cells], data.space, len(data.names))
+            likelihood, divergence = _terms_of_loss(*self._modules, data, (cells, data.counts[cells]), conditions)
+        loss = float((options.beta * divergence - likelihood).mean())
+        if loss < self._loss:
+            self._loss = loss
+            self._weights = [copy.deepcopy(module.state_dict()) for module in self._modules]
+        for module in self._modules:
+            module.train()
+
+    def restore(self) -> None:
+        """Take the best weights; the last ones where there were no validation cells."""
+        for module, weights in zip(self._modules, self._weights or (), strict=self._weights is not None):
+            module.load_state_dict(weights)
 
 
 def _first_dispersion(data: GeneratorData) -> np.ndarray:
