@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from scdmc.cli.arguments import add_model_argument
+from scdmc.cli.arguments import add_model_argument, add_seed_argument
 from scdmc.cli.inputs import require_files, require_model
 from scdmc.cli.parser import (
     argument_parser,
@@ -12,7 +12,6 @@ from scdmc.cli.parser import (
     positive_float,
     positive_int,
     script,
-    seed,
 )
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file, require_new_folder
@@ -26,7 +25,6 @@ EXAMPLES = (
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the making of cells."""
-    defaults = MakingOptions()
     parser = argument_parser(f"{__doc__} They are no measurement.", EXAMPLES)
     add_model_argument(parser, "text model with a generator: a folder of text_pretrain.py --stage 3")
     parser.add_argument("--n_cells", type=positive_int, required=True, help="cells of each text")
@@ -59,8 +57,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--dataset", help=meaning)
     meaning = "refuse a text that is far from all training texts, in place of a warning"
     how.add_argument("--refuse_novel", action="store_true", help=meaning)
-    meaning = "of all that is drawn; the same gives the same cells of a text"
-    how.add_argument("--seed", type=seed, default=defaults.seed, help=meaning)
+    add_seed_argument(how, "of all that is drawn; the same gives the same cells of a text")
     arguments = parser.parse_args(argv)
     if (arguments.output_file is None) == (arguments.output_dir is None):
         raise ScDMCError("name one place for the results: --output_file or --output_dir")

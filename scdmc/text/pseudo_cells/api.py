@@ -24,7 +24,7 @@ def generate_cells(
     text: str | Sequence[str],
     n: int,
     *,
-    seed: int = 0,
+    seed: int = 42,
     guidance: float | None = None,
     text_encoder: str | Path = MINILM,
     **options: object,

@@ -82,7 +82,7 @@ class MakingOptions:
         Refuse a text that is far from all training texts, in place of a warning.
     """
 
-    seed: int = 0
+    seed: int = 42
     guidance: float | None = None
     library_size: int | None = None
     dataset: str | None = None
