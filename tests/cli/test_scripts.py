@@ -13,7 +13,7 @@ PARQUET_ONLY = ("scDMC_pretrain", "ablation")
 NO_CELLS = {
     *("build_vocabulary", "build_ontology", "census", "export_model"),
     *("fetch_demo_data", "fetch_regulons", "fetch_orthologs"),
-    *("learning_curve", "report", "watch", "text_pretrain", "text_eval"),
+    *("learning_curve", "report", "watch", "text_pretrain", "text_eval", "generate_cells"),
     *("demo_report", "draw_architecture", "annotate_speed", "data_loading", "embedding", "pretrain_step"),
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed", "gpu_check"),
     "embed_many_speed",

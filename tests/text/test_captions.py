@@ -160,7 +160,7 @@ def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(
         ([], "says captions already; pass --overwrite"),
         (["--overwrite", "--language_model", "absent"], "--language_model absent: no such folder; name tiny"),
         (["--overwrite", "--adapter", "lora"], "--adapter lora has no effect with --language_model tiny"),
-        (["--overwrite", "--max_steps", "3"], "--max_steps has no effect with --stage 2 alone"),
+        (["--overwrite", "--max_steps", "3"], "--max_steps has no effect without --stage 1"),
         (
             ["--stage", "1", "2", "--overwrite"],
             "needs a Q-Former, and there is none with --projector combined",

@@ -1,0 +1,214 @@
+"""The generator of cells: from the vector of a text, a number and a seed to counts.
+
+It holds no encoder of cells: no cell can be given to it. Source: docs/pseudo_cells.md, "The generator".
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+
+from scdmc.text.model import TextSpace
+from scdmc.text.pseudo_cells.library import LibraryModel
+from scdmc.text.pseudo_cells.network import CellDecoder, Flow, flowed
+from scdmc.text.pseudo_cells.novelty import TextPlace, place_of_text
+
+# Cells that are made at a time.
+CELLS_AT_A_TIME = 1_024
+
+
+# A text is what it has beyond all texts, so many times: then it is about as large as a state.
+TEXT_SCALE = 3.0
+
+
+@dataclass(frozen=True)
+class GeneratedCells:
+    """Cells that a text has given.
+
+    Attributes
+    ----------
+    counts
+        CSR of shape (n_cells, n_genes), int32.
+    other
+        Counts of each cell in genes beside the panel, shape (n_cells,), int64.
+    data_sets
+        Number of the training data set that each cell is like, shape (n_cells,).
+    place
+        Where the text lies among the training texts.
+    """
+
+    counts: scipy.sparse.csr_matrix
+    other: np.ndarray
+    data_sets: np.ndarray
+    place: TextPlace
+
+    @property
+    def totals(self) -> np.ndarray:
+        """All counts of each cell, shape (n_cells,)."""
+        return np.asarray(self.counts.sum(axis=1), dtype=np.int64).ravel() + self.other
+
+
+@dataclass(frozen=True)
+class TermFacts:
+    """What is known of the training cells of each term; rows are the terms of the text model.
+
+    Attributes
+    ----------
+    cells
+        How many there are in each data set, shape (n_terms, n_data_sets).
+    library
+        Quantiles of their total counts, shape (n_terms, n_quantiles).
+    expression
+        Mean of ln(1 + CP10k) of the panel, shape (n_terms, n_genes).
+    """
+
+    cells: np.ndarray
+    library: np.ndarray
+    expression: np.ndarray
+
+
+@dataclass(frozen=True)
+class CellGenerator:
+    """What makes cells of texts.
+
+    Attributes
+    ----------
+    decoder, flow
+        The networks.
+    genes
+        Ensembl ids of the panel, shape (n_genes,).
+    data_sets
+        Names of the training data sets.
+    state_mean, state_scale
+        Of the states of the training cells, shape (latent_size,).
+    library
+        How many counts a cell has.
+    terms
+        What is known of the training cells of each term.
+    guidance
+        Chosen on validation cells.
+    """
+
+    decoder: CellDecoder
+    flow: Flow
+    genes: np.ndarray
+    data_sets: tuple[str, ...]
+    state_mean: np.ndarray
+    state_scale: np.ndarray
+    library: LibraryModel
+    terms: TermFacts
+    guidance: float
+
+    def made(
+        self,
+        vector: np.ndarray,
+        n_cells: int,
+        space: TextSpace,
+        seed: int,
+        guidance: float | None = None,
+        data_set: int | None = None,
+        library_size: int | None = None,
+    ) -> GeneratedCells:
+        """Cells of a text.
+
+        Parameters
+        ----------
+        vector
+            Of the text, of length 1, shape (text_size,).
+        n_cells
+            How many.
+        space
+            The training texts.
+        seed
+            The same gives the same cells of a text, whatever other texts are asked for.
+        guidance
+            See :func:`scdmc.text.pseudo_cells.network.flowed`; None for that of the training.
+        data_set
+            Number of the data set that the cells are like; None for a mixture as the nearest term has.
+        library_size
+            Total counts of each cell; None to draw them.
+        """
+        guidance = self.guidance if guidance is None else guidance
+        rng = rng_of_text(vector, seed)
+        place = place_of_text(vector, space)
+        shares = self.terms.cells[place.nearest[0]].astype(np.float64)
+        parts = []
+        for start in range(0, n_cells, CELLS_AT_A_TIME):
+            n = min(CELLS_AT_A_TIME, n_cells - start)
+            if data_set is None:
+                data_sets = rng.choice(len(shares), size=n, p=shares / shares.sum())
+            else:
+                data_sets = np.full(n, data_set)
+            parts.append(self._block(vector, data_sets, space, rng, guidance, library_size))
+        counts, other, data_sets = zip(*parts, strict=True)
+        return GeneratedCells(
+            scipy.sparse.csr_matrix(scipy.sparse.vstack(counts)),
+            np.concatenate(other),
+            np.concatenate(data_sets),
+            place,
+        )
+
+    def _block(
+        self,
+        vector: np.ndarray,
+        data_sets: np.ndarray,
+        space: TextSpace,
+        rng: np.random.Generator,
+        guidance: float,
+        library_size: int | None,
+    ) -> tuple[scipy.sparse.csr_matrix, np.ndarray, np.ndarray]:
+        conditions = conditions_of(np.tile(vector, (len(data_sets), 1)), data_sets, space, len(self.data_sets))
+        noise = torch.from_numpy(rng.standard_normal((len(data_sets), len(self.state_mean))).astype(np.float32))
+        states = flowed(self.flow, noise, conditions, guidance).numpy() * self.state_scale + self.state_mean
+        draws = rng.random((len(data_sets), 2))
+        totals, in_panel = self.library.drawn(states, conditions.numpy(), data_sets, draws, library_size)
+        with torch.no_grad():
+            shares = self.decoder(torch.from_numpy(states.astype(np.float32)), conditions).exp().numpy()
+            dispersion = self.decoder.dispersion(torch.from_numpy(data_sets)).numpy()
+        counts = drawn_counts(shares, in_panel, dispersion, rng)
+        other = np.maximum(totals - in_panel, 0).astype(np.int64)
+        return counts, other, data_sets
+
+
+def drawn_counts(
+    shares: np.ndarray, in_panel: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator
+) -> scipy.sparse.csr_matrix:
+    """Negative binomial counts, given their sum: gamma rates, and so many draws from them; CSR, int32.
+
+    Parameters
+    ----------
+    shares, dispersion
+        Shape (n_cells, n_genes).
+    in_panel
+        Sum of the counts of each cell, shape (n_cells,).
+    rng
+        Of the draws.
+    """
+    rates = rng.standard_gamma(dispersion.astype(np.float64)) / dispersion * shares
+    rates /= np.maximum(rates.sum(axis=1, keepdims=True), 1e-300)
+    return scipy.sparse.csr_matrix(rng.multinomial(in_panel.astype(np.int64), rates).astype(np.int32))
+
+
+def rng_of_text(vector: np.ndarray, seed: int) -> np.random.Generator:
+    """Random numbers of a text and a seed."""
+    digest = hashlib.sha256(np.ascontiguousarray(vector, np.float32).tobytes()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
+
+
+def text_conditions(vectors: np.ndarray, space: TextSpace) -> np.ndarray:
+    """What a text has beyond all training texts, shape (n_texts, text_size)."""
+    return (TEXT_SCALE * (vectors - space.mean)).astype(np.float32)
+
+
+def conditions_of(vectors: np.ndarray, data_sets: np.ndarray, space: TextSpace, n_data_sets: int) -> torch.Tensor:
+    """Texts and data sets as the networks read them, shape (n_cells, text_size + n_data_sets)."""
+    one_hot = np.eye(n_data_sets, dtype=np.float32)[data_sets]
+    return torch.from_numpy(np.concatenate([text_conditions(vectors, space), one_hot], axis=1))
+
+
+def terms_table(generator: CellGenerator, space: TextSpace) -> pd.DataFrame:
+    """One row a training term: its id, its label, its training cells."""
+    return space.terms[["cl_id", "label"]].assign(**{"training cells": generator.terms.cells.sum(axis=1)})

@@ -1,0 +1,312 @@
+"""Trains the generator: an autoencoder of counts, then a flow from noise to its states, then how many counts there are.
+
+Source: docs/pseudo_cells.md, "Training".
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+
+from scdmc.cells.shared_genes import log1p_cp10k_of
+from scdmc.progress import progress_bar
+from scdmc.text.model import unit
+from scdmc.text.pseudo_cells.generator import CellGenerator, TermFacts, conditions_of
+from scdmc.text.pseudo_cells.library import QUANTILES, fitted_library
+from scdmc.text.pseudo_cells.network import (
+    LARGEST_DISPERSION,
+    SMALLEST_DISPERSION,
+    CellDecoder,
+    CellEncoder,
+    Flow,
+    nb_of_sparse,
+)
+from scdmc.text.pseudo_cells.options import GUIDANCE, GeneratorOptions
+from scdmc.text.pseudo_cells.training_data import GeneratorData
+
+STEPS_BETWEEN_ROWS = 50
+
+
+# Of the validation cells, at each check.
+MOST_CELLS_OF_CHECK = 500
+
+
+# A dispersion has no other weights to follow it: it must go far by itself.
+DISPERSION_RATE = 10.0
+
+
+@dataclass(frozen=True)
+class States:
+    """What the encoder says of all cells.
+
+    Attributes
+    ----------
+    mean, deviation
+        Shape (n_cells, latent_size).
+    centre, scale
+        Of the training cells, shape (latent_size,).
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    centre: np.ndarray
+    scale: np.ndarray
+
+    def drawn(self, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """States of some cells, shape (n_chosen, latent_size), float32."""
+        noise = rng.standard_normal((len(cells), self.mean.shape[1]))
+        return (self.mean[cells] + self.deviation[cells] * noise).astype(np.float32)
+
+
+def train_generator(data: GeneratorData, options: GeneratorOptions) -> tuple[CellGenerator, pd.DataFrame]:
+    """Train a generator on the training cells.
+
+    Parameters
+    ----------
+    data
+        Of :func:`scdmc.text.pseudo_cells.training_data.generator_data`.
+    options
+        How.
+
+    Returns
+    -------
+    The generator, and rows of part, step and loss.
+    """
+    rng = np.random.default_rng(options.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        encoder, decoder, history = _trained_autoencoder(data, options, rng)
+        states = _states(encoder, data)
+        flow, of_flow = _trained_flow(data, states, options, rng)
+    round_weights(decoder, flow)
+    cells = np.flatnonzero(data.is_training)
+    conditions = conditions_of(data.space.of_terms[data.terms], data.data_sets, data.space, len(data.names)).numpy()
+    panel_totals = np.asarray(data.counts.sum(axis=1)).ravel()
+    library = fitted_library(
+        data.totals[cells], panel_totals[cells], states.drawn(cells, rng), conditions[cells], data.data_sets[cells]
+    )
+    generator = CellGenerator(
+        decoder.eval(), flow.eval(), data.genes, data.names, states.centre, states.scale, library,
+        _facts_of_terms(data), GUIDANCE,
+    )  # fmt: skip
+    return generator, pd.concat([history, of_flow], ignore_index=True)
+
+
+def round_weights(*modules: torch.nn.Module) -> None:
+    """Round weights to half precision, in which they are stored: what is read is what was trained."""
+    with torch.no_grad():
+        for module in modules:
+            for weight in module.parameters():
+                weight.copy_(weight.half().float())
+
+
+def _batches(
+    data: GeneratorData, n_steps: int, size: int, options: GeneratorOptions, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Training cells, terms by the root of their size, each with one of its texts: rows and conditions."""
+    cells = np.flatnonzero(data.is_training)
+    sizes = np.bincount(data.terms[cells], minlength=len(data.space.terms))
+    shares = np.cumsum(1 / np.sqrt(sizes[data.terms[cells]]))
+    texts = np.concatenate([data.space.vectors, data.space.of_terms[:, None]], axis=1)  # (n_terms, 3, text_size)
+    for _ in range(n_steps):
+        rows = cells[np.searchsorted(shares, rng.random(size) * shares[-1], side="right")]
+        vectors = texts[data.terms[rows], rng.integers(texts.shape[1], size=size)]
+        vectors = vectors + options.text_noise * rng.standard_normal(vectors.shape, dtype=np.float32)
+        yield rows, conditions_of(unit(vectors), data.data_sets[rows], data.space, len(data.names))
+
+
+def _trained_autoencoder(
+    data: GeneratorData, options: GeneratorOptions, rng: np.random.Generator
+) -> tuple[CellEncoder, CellDecoder, pd.DataFrame]:
+    n_genes, condition_size = data.counts.shape[1], data.space.vectors.shape[-1] + len(data.names)
+    encoder = CellEncoder(n_genes, options.width, options.latent_size, options.dropout)
+    sizes = (options.width, options.latent_size, condition_size)
+    decoder = CellDecoder(n_genes, sizes, len(data.names), options.dropout)
+    with torch.no_grad():  # so that the first shares are those of all cells
+        total = np.asarray(data.counts[data.is_training].sum(axis=0)).ravel() + 1.0
+        decoder.genes.bias.copy_(torch.from_numpy(np.log(total / total.sum())).float())
+        decoder.log_dispersion.copy_(torch.from_numpy(_first_dispersion(data)).float())
+    steps = _Steps("autoencoder", [encoder, decoder], options.max_steps, options)
+    best = _Best(encoder, decoder)
+    for step, (rows, conditions) in enumerate(_batches(data, options.max_steps, options.batch_size, options, rng)):
+        seen = _thinned(data.counts[rows], options.least_kept, rng)
+        likelihood, divergence = _terms_of_loss(encoder, decoder, data, (rows, seen), conditions)
+        beta = options.beta * min(1.0, (step + 1) / max(options.warm_up, 1))
+        steps.taken((beta * divergence - likelihood).mean())
+        if (step + 1) % STEPS_BETWEEN_ROWS == 0 and step + 1 >= options.warm_up:
+            best.seen(data, options)
+    best.restore()
+    return encoder.eval(), decoder.eval(), steps.history
+
+
+def _terms_of_loss(
+    encoder: CellEncoder,
+    decoder: CellDecoder,
+    data: GeneratorData,
+    cells: tuple[np.ndarray, scipy.sparse.csr_matrix],
+    conditions: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logarithm of the likelihood of some cells, and the divergence of their states from the normal distribution.
+
+    ``cells`` are their rows, and the counts that the encoder sees of them.
+    """
+    rows, seen = cells
+    counts = data.counts[rows]
+    mean, log_variance = encoder(torch.from_numpy(log1p_cp10k_of(seen, data.totals[rows]).toarray()))
+    states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+    dense = torch.from_numpy(counts.toarray())
+    log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
+    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(torch.from_numpy(data.data_sets[rows])))
+    return likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+
+
+def _thinned(counts: scipy.sparse.csr_matrix, least: float, rng: np.random.Generator) -> scipy.sparse.csr_matrix:
+    """What is left of counts of which a share is lost, another one in each cell; scaled up again.
+
+    Parameters
+    ----------
+    counts
+        CSR of shape (n_cells, n_genes).
+    least
+        The smallest share that is kept.
+    rng
+        Of the draws.
+    """
+    kept = np.repeat(rng.uniform(least, 1.0, counts.shape[0]), np.diff(counts.indptr))
+    thinned = counts.copy()
+    thinned.data = (rng.binomial(counts.data.astype(np.int64), kept) / kept).astype(np.float32)
+    return thinned
+
+
+class _Best:
+    """The weights under which validation cells are likeliest: later ones know the training cells by heart."""
+
+    def __init__(self, encoder: CellEncoder, decoder: CellDecoder) -> None:
+        self._modules, self._loss, self._weights = (encoder, decoder), np.inf, None
+
+    @torch.no_grad()
+    def seen(self, data: GeneratorData, options: GeneratorOptions) -> None:
+        """Keep the weights if they are better than all before."""
+        cells = np.flatnonzero(~data.is_training)[:MOST_CELLS_OF_CHECK]
+        if not len(cells):
+            return
+        for module in self._modules:
+            module.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            vectors = data.space.of_terms[data.terms[cells]]
+            conditions = conditions_of(vectors, data.data_sets[cells], data.space, len(data.names))
+            likelihood, divergence = _terms_of_loss(*self._modules, data, (cells, data.counts[cells]), conditions)
+        loss = float((options.beta * divergence - likelihood).mean())
+        if loss < self._loss:
+            self._loss = loss
+            self._weights = [copy.deepcopy(module.state_dict()) for module in self._modules]
+        for module in self._modules:
+            module.train()
+
+    def restore(self) -> None:
+        """Take the best weights; the last ones where there were no validation cells."""
+        for module, weights in zip(self._modules, self._weights or (), strict=self._weights is not None):
+            module.load_state_dict(weights)
+
+
+def _first_dispersion(data: GeneratorData) -> np.ndarray:
+    """ln(theta) of each gene in each data set by the moments of its counts within terms, (n_data_sets, n_genes)."""
+    found = np.zeros((len(data.names), data.counts.shape[1]))
+    for data_set in range(len(data.names)):
+        squares, excess = np.zeros(found.shape[1]), np.zeros(found.shape[1])
+        for term in np.unique(data.terms):
+            own = data.is_training & (data.data_sets == data_set) & (data.terms == term)
+            if own.sum() < 2:
+                continue
+            counts = data.counts[own].toarray().astype(np.float64)
+            size = counts.sum(axis=1, keepdims=True)
+            mean = counts.sum(axis=0) / max(size.sum(), 1) * size
+            squares += (mean**2).sum(axis=0)
+            excess += ((counts - mean) ** 2 - mean).sum(axis=0)
+        found[data_set] = np.log((squares + 1e-8) / np.maximum(excess, 0.01 * squares + 1e-8))
+    return found.clip(SMALLEST_DISPERSION, LARGEST_DISPERSION)
+
+
+@torch.no_grad()
+def _states(encoder: CellEncoder, data: GeneratorData) -> States:
+    means, deviations = [], []
+    for start in range(0, data.counts.shape[0], 1024):
+        part = slice(start, start + 1024)
+        mean, log_variance = encoder(torch.from_numpy(log1p_cp10k_of(data.counts[part], data.totals[part]).toarray()))
+        means.append(mean.numpy())
+        deviations.append((log_variance / 2).exp().numpy())
+    mean, deviation = np.concatenate(means), np.concatenate(deviations)
+    own = mean[data.is_training]
+    scale = np.sqrt(own.var(axis=0) + (deviation[data.is_training] ** 2).mean(axis=0))
+    return States(mean, deviation, own.mean(axis=0), np.maximum(scale, 1e-6))
+
+
+def _trained_flow(
+    data: GeneratorData, states: States, options: GeneratorOptions, rng: np.random.Generator
+) -> tuple[Flow, pd.DataFrame]:
+    condition_size = data.space.vectors.shape[-1] + len(data.names)
+    flow = Flow(options.latent_size, condition_size, options.width)
+    steps = _Steps("flow", [flow], options.flow_steps, options)
+    for rows, conditions in _batches(data, options.flow_steps, options.flow_batch_size, options, rng):
+        target = torch.from_numpy((states.drawn(rows, rng) - states.centre) / states.scale)
+        noise, times = torch.randn_like(target), torch.rand(len(rows))
+        is_without = torch.rand(len(rows)) < options.text_dropout
+        between = times[:, None] * target + (1 - times[:, None]) * noise
+        velocity = flow(between, times, conditions, is_without)
+        steps.taken(((velocity - (target - noise)) ** 2).mean())
+    return flow, steps.history
+
+
+class _Steps:
+    """Steps of AdamW with a cosine, and what the loss was."""
+
+    def __init__(self, part: str, modules: list[torch.nn.Module], n_steps: int, options: GeneratorOptions) -> None:
+        named = [pair for module in modules for pair in module.named_parameters()]
+        self._parameters = [weight for _, weight in named]
+        slow = [weight for name, weight in named if name != "log_dispersion"]
+        fast = [weight for name, weight in named if name == "log_dispersion"]
+        groups = [{"params": slow, "weight_decay": options.weight_decay}]
+        groups += [{"params": fast, "lr": DISPERSION_RATE * options.learning_rate, "weight_decay": 0.0}] if fast else []
+        self._optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, n_steps)
+        self._part, self._losses, self._n_steps = part, [], n_steps
+        self._bar = progress_bar(total=n_steps, unit=" steps", desc=part)
+
+    def taken(self, loss: torch.Tensor) -> None:
+        """One step."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, 5.0)
+        self._optimizer.step()
+        self._schedule.step()
+        self._losses.append(float(loss.detach()))
+        self._bar.update()
+        if len(self._losses) == self._n_steps:
+            self._bar.close()
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """Columns part, step and loss, the mean over the steps before."""
+        ends = range(min(STEPS_BETWEEN_ROWS, self._n_steps), self._n_steps + 1, STEPS_BETWEEN_ROWS)
+        rows = [(self._part, end, float(np.mean(self._losses[max(end - STEPS_BETWEEN_ROWS, 0) : end]))) for end in ends]
+        return pd.DataFrame(rows, columns=["part", "step", "loss"])
+
+
+def _facts_of_terms(data: GeneratorData) -> TermFacts:
+    """What the training cells of each term are like."""
+    n_terms, own = len(data.space.terms), np.flatnonzero(data.is_training)
+    cells = np.zeros((n_terms, len(data.names)), dtype=np.int64)
+    np.add.at(cells, (data.terms[own], data.data_sets[own]), 1)
+    expression = log1p_cp10k_of(data.counts[own], data.totals[own])
+    library = np.zeros((n_terms, len(QUANTILES)))
+    mean = np.zeros((n_terms, data.counts.shape[1]), dtype=np.float32)
+    for term in np.unique(data.terms[own]):
+        of_term = data.terms[own] == term
+        library[term] = np.quantile(data.totals[own][of_term], QUANTILES)
+        mean[term] = np.asarray(expression[of_term].mean(axis=0)).ravel()
+    return TermFacts(cells, library, mean)
