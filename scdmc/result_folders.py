@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,6 +75,35 @@ def result_folder(path: Path) -> Iterator[Path]:
                 _publish(hidden, path)
             _kept.discard(hidden)
             remove(hidden)
+
+
+@contextmanager
+def extended_folder(path: Path, is_replaced: Callable[[str], bool]) -> Iterator[Path]:
+    """Give a hidden folder as :func:`result_folder` does, with copies of the results that are there already.
+
+    Without a manifest all files are results.
+
+    Parameters
+    ----------
+    path
+        The folder of results that gets more.
+    is_replaced
+        Of the name of a file, relative to the folder: whether the block writes it anew, so that it is not copied.
+
+    Raises
+    ------
+    ScDMCError
+        If another run writes there, or the files are not those that one run wrote there.
+    """
+    with result_folder(path) as hidden:
+        manifest = read_manifest(path)
+        files = sorted(file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file())
+        names = [name for name in (files if manifest is None else manifest["files"]) if not is_replaced(name)]
+        require_whole(path, *names)
+        for name in names:
+            (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(path) / name, hidden / name)
+        yield hidden
 
 
 def keep_results(folder: Path) -> None:

@@ -10,7 +10,7 @@ from scdmc import result_folders
 from scdmc.errors import ScDMCError
 from scdmc.files import read_json_object, require_new_folder
 from scdmc.locks import script_run
-from scdmc.result_folders import MANIFEST_FILE, keep_results, require_whole, result_folder
+from scdmc.result_folders import MANIFEST_FILE, extended_folder, keep_results, require_whole, result_folder
 from tests.killing import Countdown, Killed
 
 
@@ -73,6 +73,24 @@ def test_files_of_the_earlier_run_go_and_those_of_the_user_stay(tmp_path):
     write(tmp_path, NEW)
     assert visible(tmp_path) == sorted(["manifest.json", "notes.txt", *NEW])
     assert read(tmp_path, NEW) == NEW
+
+
+def test_a_folder_that_gets_more_keeps_the_rest(tmp_path):
+    write(tmp_path, OLD)
+    (tmp_path / "notes.txt").write_text("mine")
+    with extended_folder(tmp_path, lambda name: name.startswith("more/")) as folder:
+        (folder / "config.json").write_text("new names")
+    left = {name: text for name, text in OLD.items() if name != "more/extra.csv"} | {"config.json": "new names"}
+    assert read(tmp_path, left) == left
+    assert visible(tmp_path) == sorted(["manifest.json", "notes.txt", *left])
+    assert "notes.txt" not in read_json_object(tmp_path / MANIFEST_FILE, "manifest")["files"]
+    (tmp_path / "model.bin").write_text("other weights")
+    with (
+        pytest.raises(ScDMCError, match="model.bin"),
+        extended_folder(tmp_path, lambda name: name == "config.json") as folder,
+    ):
+        raise AssertionError("it began with files that do not belong together")
+    assert (tmp_path / "model.bin").read_text() == "other weights"
 
 
 def test_files_that_no_manifest_tells_of_are_named_and_stay(tmp_path, caplog):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from scdmc.cli.arguments import add_count_arguments, count_options
-from scdmc.cli.inputs import require_count_file, require_file, require_model
+from scdmc.cli.inputs import require_count_file
 from scdmc.cli.parser import fill_in, positive_int
 from scdmc.errors import ScDMCError
 from scdmc.reading.options import CountOptions
@@ -48,11 +48,7 @@ def require_generator_inputs(arguments: argparse.Namespace) -> None:
     for path in arguments.counts_path:
         require_count_file(path, "--counts_path")
     if 1 not in arguments.stage:
-        require_model(arguments.model)
-        require_file(arguments.corpus_dir / "corpus.json", "--corpus_dir")
         folder = arguments.output_dir
-        if not (folder / "config.json").is_file():
-            raise ScDMCError(f"--output_dir {folder} holds no text model to which --stage 3 adds; take --stage 1 3")
         if (folder / "generator.json").exists() and not arguments.overwrite:
             raise ScDMCError(f"{folder} has a generator already; --overwrite replaces it")
 

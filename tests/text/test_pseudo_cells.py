@@ -312,7 +312,10 @@ def test_stage_3_adds_to_a_model_and_leaves_the_rest(world, load_script, capsys)
     for more, message in [
         (words[: words.index("--counts_path")], "--stage 3 needs --counts_path"),
         ([word if word != "3" else "1" for word in words], "has no effect without --stage 3"),
-        ([*words, "--output_dir", str(world["corpus"])], "holds no text model to which --stage 3 adds"),
+        (
+            [*words, "--output_dir", str(world["corpus"])],
+            "no config.json in it; a text model is a folder of text_pretrain.py",
+        ),
     ]:
         assert main(more) == 2
         assert message in capsys.readouterr().err

@@ -3,7 +3,6 @@
 Source: docs/text.md, "Captions".
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import write_json
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.storage import load_model
-from scdmc.result_folders import keep_results, read_manifest, require_whole, result_folder
+from scdmc.result_folders import extended_folder, keep_results
 from scdmc.text.captions.captioner import Captioner, save_captioner
 from scdmc.text.captions.options import LANGUAGE_MODEL_FOLDER, CaptionOptions
 from scdmc.text.captions.training import trained_captioner
@@ -69,20 +68,8 @@ def add_captions(
     data = training_data(corpus, names, encoder, directory, model.texts, settings)
     reader = model.reader.to(encoder.device)
     captioner = trained_captioner(data.sets, corpus, model.texts, reader, ontology, options)
-    manifest = read_manifest(folder)
-    present = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    kept = [name for name in (present if manifest is None else manifest["files"]) if _is_of_model(name)]
-    require_whole(folder, *kept)
-    with result_folder(folder) as hidden:
-        for name in kept:
-            (hidden / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, hidden / name)
+    with extended_folder(folder, lambda name: name.startswith(f"{LANGUAGE_MODEL_FOLDER}/")) as hidden:
         save_captioner(hidden, captioner)
         write_json(hidden / LANGUAGE_MODEL_FOLDER / "arguments.json", arguments)
         keep_results(hidden)
     return captioner
-
-
-def _is_of_model(name: str) -> bool:
-    """False for an older language model and for what is hidden."""
-    return not name.startswith((f"{LANGUAGE_MODEL_FOLDER}/", "."))

@@ -1,6 +1,5 @@
 """Stage 3 of ``text_pretrain.py``: from a corpus, its counts and the texts of a model to a generator in its folder."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from scdmc.files import write_json
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.names import CARD_FILE
 from scdmc.reading.options import CountOptions
-from scdmc.result_folders import MANIFEST_FILE, require_whole, result_folder
+from scdmc.result_folders import extended_folder
 from scdmc.text.corpus import TRAIN, Corpus
 from scdmc.text.model import TextSpace, read_text_model
 from scdmc.text.pseudo_cells.counts import read_corpus_counts
@@ -125,8 +124,7 @@ def add_to_model(folder: Path, trained: TrainedGenerator, arguments: Mapping[str
     arguments
         The flags, for ``generator_arguments.json``.
     """
-    with result_folder(folder) as hidden:
-        _copy_text_model(folder, hidden)
+    with extended_folder(folder, {*FILES, ARGUMENTS_FILE}.__contains__) as hidden:
         trained.save(hidden)
         write_json(hidden / ARGUMENTS_FILE, dict(arguments))
         card = hidden / CARD_FILE
@@ -142,17 +140,6 @@ def _card_of(trained: TrainedGenerator) -> str:
         f"{', '.join(generator.data_sets)}, and its guidance is {generator.guidance:g}. Its cells look like those of "
         "these data sets. Of a text that is far from all of its terms they are a guess, and a warning says so.\n"
     )
-
-
-def _copy_text_model(source: Path, folder: Path) -> None:
-    """Copy the files that a text model is made of, but for those of an older generator."""
-    left = {*FILES, ARGUMENTS_FILE, MANIFEST_FILE}
-    names = [file.relative_to(source) for file in sorted(Path(source).rglob("*")) if file.is_file()]
-    names = [name for name in names if str(name) not in left and not any(part.startswith(".") for part in name.parts)]
-    require_whole(source, *(name.as_posix() for name in names))
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
 
 
 def texts_of_model(folder: Path, corpus: Corpus) -> TextSpace:
