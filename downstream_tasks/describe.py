@@ -15,7 +15,7 @@ from scdmc.cli.arguments import (
 from scdmc.cli.parser import argument_parser, closed_fraction, output_file, positive_int, script
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
-from scdmc.text.descriptions.options import DescriptionOptions
+from scdmc.text.descriptions.options import FACTS, LANGUAGE_MODEL, STYLES, DescriptionOptions
 from scdmc.text.options import SMOOTHING, TextAnnotationOptions
 
 EXAMPLES = (
@@ -28,7 +28,7 @@ SUFFIXES = (".csv", ".jsonl")
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of descriptions."""
     defaults = TextAnnotationOptions()
-    parser = argument_parser(f"{__doc__} Every clause is computed.", EXAMPLES)
+    parser = argument_parser(__doc__, EXAMPLES)
     add_model_argument(parser, "text model: a folder of text_pretrain.py")
     add_data_argument(parser, meaning=".h5ad with raw counts, or tokenized parquet")
     meaning = "to write: .csv, or .jsonl with an object a line (default: none, see --output_dir)"
@@ -39,6 +39,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what = parser.add_argument_group("what is described")
     what.add_argument("--group_key", help="column of obs whose groups are described (default: each cell by itself)")
     what.add_argument("--max_cells", type=positive_int, help="most cells that are described, drawn (default: all)")
+    meaning = "facts: every clause is computed; language_model: captions of a text model of stage 2, which are checked"
+    what.add_argument("--style", choices=STYLES, default=FACTS, help=meaning)
+    meaning = "of the captions, where the text model does not hold it: its folder (default: none)"
+    what.add_argument("--language_model", type=Path, help=meaning)
     types = parser.add_argument_group("types that are looked for")
     meaning = 'a file with a text or an id a line, or "a; b; c" (default: all types that the model was trained on)'
     types.add_argument("--types", help=meaning)
@@ -70,6 +74,8 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
         raise ScDMCError("give the types either with --types or with --under, and not with both")
     if arguments.group_key is not None and arguments.max_cells is not None:
         raise ScDMCError("--max_cells counts cells, and --group_key describes groups, which are described whole")
+    if arguments.language_model is not None and arguments.style != LANGUAGE_MODEL:
+        raise ScDMCError("--language_model has no effect with --style facts; leave it out")
     return arguments
 
 
@@ -106,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download),
         options,
     )
-    wanted = DescriptionOptions(arguments.group_key, arguments.max_cells)
+    wanted = DescriptionOptions(arguments.group_key, arguments.max_cells, arguments.style, arguments.language_model)
     output = (arguments.output_dir, arguments.output_file)
     print("\n".join(describe_file(arguments.data_path, annotator, ontology, output, (wanted, counts))))
     print(f"wrote {arguments.output_file or arguments.output_dir}")

@@ -10,7 +10,7 @@ from scdmc.reading.counts import counts_of_adata
 from scdmc.reading.options import CountOptions
 from scdmc.text.annotate_file import text_annotator
 from scdmc.text.descriptions.describe_file import description_table, read_described_counts
-from scdmc.text.descriptions.options import DescriptionOptions
+from scdmc.text.descriptions.options import FACTS, DescriptionOptions, require_style
 from scdmc.text.descriptions.types import types_and_options
 from scdmc.text.encoders import MINILM, open_text_encoder
 from scdmc.text.model import feature_maker, read_text_model
@@ -32,6 +32,7 @@ def describe(
     types: str | Path | Sequence[str] | None = None,
     under: str | None = None,
     max_cells: int | None = None,
+    style: str = FACTS,
     text_encoder: str | Path = MINILM,
     **options: object,
 ) -> "pd.DataFrame":
@@ -50,6 +51,8 @@ def describe(
         was trained on.
     max_cells
         Most cells that are described, drawn by ``seed``.
+    style
+        ``facts``, or ``language_model`` for the captions of a text model of stage 2.
     text_encoder
         For texts that the model was not trained on: ``minilm``, the file of its wheel, or a folder.
     options
@@ -67,7 +70,12 @@ def describe(
         If the folder is no text model, the cells cannot be read, or the column of groups holds none or too many.
     """
     of_texts, of_counts = part_options("describe", options, OF_TEXTS, field_names(CountOptions))
-    ontology, counts, wanted = CellOntology.load(), CountOptions(**of_counts), DescriptionOptions(group_key, max_cells)
+    ontology, counts, wanted = (
+        CellOntology.load(),
+        CountOptions(**of_counts),
+        DescriptionOptions(group_key, max_cells, style),
+    )
+    require_style(style)
     opened, model_directory = read_text_model(Path(model))
     chosen = TextAnnotationOptions(**of_texts)
     candidates, chosen = types_and_options(types, under, opened, ontology, chosen)
@@ -75,4 +83,4 @@ def describe(
     annotator = text_annotator(opened, maker, candidates, ontology, lambda: open_text_encoder(text_encoder), chosen)
     found = read_described_counts(counts_of_adata(adata, **counts.of_counts()), annotator, counts, wanted.columns)
     cells, query, totals = found
-    return description_table(cells.obs, query, totals, (annotator, ontology), wanted)
+    return description_table(cells, query, totals, (annotator, ontology), wanted)

@@ -22,8 +22,9 @@ from scdmc.reports.tables import without_formulas
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.text.annotate_file import TextAnnotator
 from scdmc.text.annotation import Query, annotate_cells
+from scdmc.text.descriptions.captioned import captioned_cells, captioned_groups, captions_of
 from scdmc.text.descriptions.facts import Described, described_cells, described_groups
-from scdmc.text.descriptions.options import DescriptionOptions
+from scdmc.text.descriptions.options import FACTS, DescriptionOptions
 from scdmc.text.descriptions.page import write_description_page
 from scdmc.text.ontology import CellOntology
 from scdmc.text.query import query_of_counts, query_of_file
@@ -78,7 +79,7 @@ def describe_file(
     began, (wanted, counts) = time.time(), options
     folder, file = output
     cells, query, totals = read_described(data_path, annotator, counts, wanted.columns)
-    table = description_table(cells.obs, query, totals, (annotator, ontology), wanted)
+    table = description_table(cells, query, totals, (annotator, ontology), wanted)
     if file is not None:
         _write_file(file, table)
         return summary_lines(table, wanted)
@@ -87,7 +88,7 @@ def describe_file(
         for name in (TABLE_FILE, LINES_FILE):
             _write_file(hidden / name, table)
         keep_results(hidden)
-        write_description_page(hidden / "report.html", table, wanted.group_key, len(annotator.candidates), made)
+        write_description_page(hidden / "report.html", table, wanted, len(annotator.candidates), made)
     return summary_lines(table, wanted)
 
 
@@ -113,18 +114,18 @@ def read_described_counts(
 
 
 def description_table(
-    obs: pd.DataFrame,
+    cells: TokenizedCells,
     query: Query,
     totals: np.ndarray | None,
     of_types: tuple[TextAnnotator, CellOntology],
     wanted: DescriptionOptions,
 ) -> pd.DataFrame:
-    """A row for each cell or group (:mod:`scdmc.text.descriptions.facts`).
+    """A row for each cell or group (:mod:`scdmc.text.descriptions.facts`, :mod:`scdmc.text.descriptions.captioned`).
 
     Parameters
     ----------
-    obs
-        ``cell_id``, and the column of groups.
+    cells
+        With ``cell_id`` and the column of groups.
     query, totals
         Of :func:`read_described`.
     of_types
@@ -132,7 +133,7 @@ def description_table(
     wanted
         What is described.
     """
-    annotator, ontology = of_types
+    (annotator, ontology), obs = of_types, cells.obs
     groups = None if wanted.group_key is None else _groups(obs, wanted.group_key)
     result = annotate_cells(
         annotator.model, query, annotator.candidates, annotator.vectors, annotator.others, annotator.options
@@ -140,14 +141,21 @@ def description_table(
     expression = query.expression
     n_genes = np.asarray((expression > 0).sum(axis=1)).ravel()
     described = Described(result, query, totals, n_genes, ontology)
+    names, rows = obs["cell_id"].to_numpy(), _drawn(len(obs), wanted, annotator.options.seed)
+    if wanted.style == FACTS:
+        if groups is None:
+            return described_cells(described, names, rows)
+        return described_groups(described, groups, wanted.group_key)
+    folders = (annotator.model_directory.path.parent, wanted.language_model)
+    captions = captions_of(described, cells, rows, annotator.maker, folders)
     if groups is None:
-        return described_cells(described, obs["cell_id"].tolist(), _drawn(len(obs), wanted, annotator.options.seed))
-    return described_groups(described, groups, wanted.group_key)
+        return captioned_cells(described, names, captions)
+    return captioned_groups(described, groups, wanted.group_key, captions)
 
 
 def _drawn(n_cells: int, wanted: DescriptionOptions, seed: int) -> np.ndarray:
     """Rows of the cells that are described, in the order of the file."""
-    if wanted.max_cells is None or n_cells <= wanted.max_cells:
+    if wanted.group_key is not None or wanted.max_cells is None or n_cells <= wanted.max_cells:
         return np.arange(n_cells)
     return np.sort(np.random.default_rng(seed).choice(n_cells, wanted.max_cells, replace=False))
 

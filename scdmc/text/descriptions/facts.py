@@ -14,6 +14,7 @@ from scdmc.cells.cluster_markers import marker_genes
 from scdmc.genes.symbols import gene_symbols
 from scdmc.text.annotation import Query, TextAnnotation
 from scdmc.text.candidates import Candidate
+from scdmc.text.descriptions.options import FACTS
 from scdmc.text.ontology import CellOntology
 from scdmc.text.options import NO_COUNTS, UNKNOWN
 from scdmc.text.texts import first_sentence
@@ -35,9 +36,6 @@ PURE = 0.5
 
 # Of the test by which genes set a group apart.
 LARGEST_P = 0.05
-
-
-FACTS = "facts"
 
 
 @dataclass(frozen=True)
@@ -186,10 +184,8 @@ def described_groups(described: Described, groups: np.ndarray, group_key: str) -
     annotation, query = described.annotation, described.query
     is_in = (groups != "") & (annotation.best >= 0)
     genes = genes_of_groups(query.expression[is_in], query.genes, groups[is_in])
-    sizes = pd.Series(groups[groups != ""]).value_counts()
-    sizes = sizes.sort_index().sort_values(ascending=False, kind="stable")
     rows = []
-    for name, n_cells in sizes.items():
+    for name, n_cells in sized_groups(groups).items():
         cells = np.flatnonzero(groups == name)
         types = _types_of_group(annotation, cells)
         first = types.iloc[0]
@@ -203,6 +199,12 @@ def described_groups(described: Described, groups: np.ndarray, group_key: str) -
         )  # fmt: skip
     columns = [group_key, "cells", "text", "type", "cl_id", "share", "probability", "genes", "style"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def sized_groups(groups: np.ndarray) -> pd.Series:
+    """Cells of each group, the largest first; '' is no group."""
+    sizes = pd.Series(groups[groups != ""]).value_counts()
+    return sizes.sort_index().sort_values(ascending=False, kind="stable")
 
 
 def _types_of_cell(described: Described, cell: int) -> str:

@@ -1,6 +1,14 @@
 """What of a file is described. Nothing heavy is imported here, so that ``--help`` is quick."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from scdmc.errors import ScDMCError
+
+FACTS, LANGUAGE_MODEL = "facts", "language_model"
+
+
+STYLES = (FACTS, LANGUAGE_MODEL)
 
 
 @dataclass(frozen=True)
@@ -13,12 +21,24 @@ class DescriptionOptions:
         Column of obs whose groups of cells are described; None for each cell by itself.
     max_cells
         Most cells that are described, drawn by the seed; None for all. Groups are always described whole.
+    style
+        ``facts``: every clause is computed; ``language_model``: captions, which are checked.
+    language_model
+        Folder of the language model, where the text model does not hold it.
     """
 
     group_key: str | None = None
     max_cells: int | None = None
+    style: str = FACTS
+    language_model: Path | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of obs that are needed."""
         return () if self.group_key is None else (self.group_key,)
+
+
+def require_style(style: str) -> None:
+    """Refuse a style that there is not."""
+    if style not in STYLES:
+        raise ScDMCError(f"style {style!r} is unknown; there are {' and '.join(STYLES)}")

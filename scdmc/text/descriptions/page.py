@@ -10,14 +10,28 @@ from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.text.annotation_page import SURE
 from scdmc.text.descriptions.facts import PURE
+from scdmc.text.descriptions.options import FACTS, LANGUAGE_MODEL, DescriptionOptions
 from scdmc.text.options import NO_COUNTS, UNKNOWN
 
 # Texts of more cells make a page that nobody reads; the table has them all.
 MOST_SHOWN = 200
 
 
+TEXT_OF_STYLE = {
+    FACTS: (
+        "Every clause was computed: the types by the model, from words; the definition from the Cell Ontology; the "
+        "genes from this file. No sentence was made up by a language model."
+    ),
+    LANGUAGE_MODEL: (
+        "A language model said these captions, and it may say what is not so. checked tells whether the name is a term "
+        "of the Cell Ontology, probability what the contrast of cells and texts gives that term, by_words the type that "
+        "the contrast prefers, and distance how many steps of the ontology lie between the two."
+    ),
+}
+
+
 def write_description_page(
-    path: Path, table: pd.DataFrame, group_key: str | None, n_types: int, made: Provenance
+    path: Path, table: pd.DataFrame, wanted: DescriptionOptions, n_types: int, made: Provenance
 ) -> None:
     """Write the page.
 
@@ -27,21 +41,18 @@ def write_description_page(
         The HTML file.
     table
         Of :func:`scdmc.text.descriptions.describe_file.description_table`.
-    group_key
-        What the groups are called; None where each row is a cell.
+    wanted
+        What was described, and in which style.
     n_types
         How many types were looked for.
     made
         From what.
     """
+    group_key = wanted.group_key
     shown = table.head(MOST_SHOWN).drop(columns="style")
     what = "cells" if group_key is None else "groups"
     caption = f"The first {len(shown):,} of {len(table):,} {what}" if len(shown) < len(table) else f"All {what}"
-    text = (
-        "Every clause was computed: the types by the model, from words; the definition from the Cell Ontology; the "
-        "genes from this file. No sentence was made up by a language model."
-    )
-    section = Section("In words", text, [(caption, shown)], folds=True)
+    section = Section("In words", TEXT_OF_STYLE[wanted.style], [(caption, shown)], folds=True)
     write_report(path, f"{len(table):,} {what} in words", [section], verdict_of(table, group_key, n_types), made)
 
 
