@@ -203,11 +203,8 @@ def main(argv: list[str] | None = None) -> int:
     from scdmc.text.training_results import trained_model, write_text_model, write_training_page
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    options = training_options(arguments, model_directory.context)
-    corpus = read_corpus(arguments.corpus_dir)
-    ontology = CellOntology.load()
+    corpus, ontology = read_corpus(arguments.corpus_dir), CellOntology.load()
     require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
-    names = data_sets_to_train_on(corpus)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
     if 1 not in arguments.stage:
         captioner = add_captions(
@@ -215,6 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         print("\n".join([*captioner.summary(), f"wrote {arguments.output_dir}"]))
         return 0
+    options, names = training_options(arguments, model_directory.context), data_sets_to_train_on(corpus)
     space = training_texts(
         corpus, names, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
     )
