@@ -6,12 +6,13 @@ from pathlib import Path
 from scdmc.cli.arguments import (
     add_count_arguments,
     add_data_argument,
-    add_model_argument,
     add_model_arguments,
     add_seed_argument,
+    add_text_model_argument,
     count_options_for,
     placement,
 )
+from scdmc.cli.inputs import require_text_model
 from scdmc.cli.parser import argument_parser, closed_fraction, output_file, positive_int, script
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
@@ -29,7 +30,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of descriptions."""
     defaults = TextAnnotationOptions()
     parser = argument_parser(__doc__, EXAMPLES)
-    add_model_argument(parser, "text model: a folder of text_pretrain.py")
+    add_text_model_argument(parser)
     add_data_argument(parser, meaning=".h5ad with raw counts, or tokenized parquet")
     meaning = "to write: .csv, or .jsonl with an object a line (default: none, see --output_dir)"
     parser.add_argument("--output_file", type=output_file(SUFFIXES), help=meaning)
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     """Find types, genes and counts, and put them into words."""
     arguments = parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
-    require_task_inputs(arguments)
+    require_task_inputs(arguments, require_text_model)
 
     from scdmc.model.devices import place_model
     from scdmc.text.annotate_file import text_annotator

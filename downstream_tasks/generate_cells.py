@@ -4,8 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
-from scdmc.cli.arguments import add_model_argument, add_seed_argument
-from scdmc.cli.inputs import require_files, require_model
+from scdmc.cli.arguments import add_seed_argument, add_text_model_argument
+from scdmc.cli.inputs import require_files, require_text_model
 from scdmc.cli.parser import (
     argument_parser,
     output_file,
@@ -26,7 +26,7 @@ EXAMPLES = (
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line of the making of cells."""
     parser = argument_parser(f"{__doc__} They are no measurement.", EXAMPLES)
-    add_model_argument(parser, "text model with a generator: a folder of text_pretrain.py --stage 3")
+    add_text_model_argument(parser)
     parser.add_argument("--n_cells", type=positive_int, required=True, help="cells of each text")
     meaning = "to write: .h5ad, the cells (default: none, see --output_dir)"
     parser.add_argument("--output_file", type=output_file((".h5ad",)), help=meaning)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         require_new_folder(arguments.output_dir, arguments.overwrite)
     else:
         require_new_file(arguments.output_file, arguments.overwrite)
-    require_model(arguments.model)
+    require_text_model(arguments.model)
     require_files(text_file=arguments.text_file)
 
     from scdmc.text.encoders import open_text_encoder

@@ -248,12 +248,10 @@ def train_projector(arguments: argparse.Namespace) -> None:
     from scdmc.text.training_results import trained_model, write_text_model, write_training_page
 
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
-    options = training_options(arguments, model_directory.context)
-    corpus = read_corpus(arguments.corpus_dir)
-    ontology = CellOntology.load()
+    corpus, ontology = read_corpus(arguments.corpus_dir), CellOntology.load()
     require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
-    names = data_sets_to_train_on(corpus)
     encoder = place_model(load_model(model_directory.path, ScDMCModel), **placement(arguments))
+    options, names = training_options(arguments, model_directory.context), data_sets_to_train_on(corpus)
     space = training_texts(
         corpus, names, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
     )

@@ -18,7 +18,7 @@ NO_CELLS = {
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed", "gpu_check"),
     "embed_many_speed",
 }
-NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells"}
+NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells", "annotate_text"}
 
 
 SUFFIX_OF_OUTPUT = {"split_cells": ".csv", "embedding_choices": ".csv", "gene_medians": ".json", "probe": ".json",
@@ -42,10 +42,12 @@ def required(load_script, monkeypatch, tmp_path):
         parser = parser_of(load_script, monkeypatch, script)
         flags = [action.option_strings[0] for action in parser._actions if action.required]
         words = [word for flag in flags for word in (flag, values[flag])]
-        if stem(script) == "annotate_text":  # which asks for candidates, and a file or a folder
-            words += ["--types", "a; b", "--output_file", tmp_path / "output.h5ad"]
-        if stem(script) == "describe":  # which asks for a file or a folder
-            words += ["--output_file", tmp_path / "output.csv"]
+        if stem(script) in ("annotate_text", "describe"):  # which ask for a text model, and a file or a folder
+            (tmp_path / "text_model").mkdir(exist_ok=True)
+            (tmp_path / "text_model" / "config.json").write_text("{}")
+            words += ["--output_file", tmp_path / "output.csv", "--model", tmp_path / "text_model"]
+        if stem(script) == "annotate_text":
+            words += ["--types", "a; b"]
         if stem(script) == "annotate":  # which asks for a reference or a classifier, and a file or a folder
             words += ["--model", "scDMC-small", "--output_file", tmp_path / "output.h5ad"]
         return [*words, "--genes", "INS"] if stem(script) == "perturb" else words
@@ -195,6 +197,10 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
         (
             "downstream_tasks/text_eval.py",
             ["--model", "scDMC-small", "--corpus_dir", "absent", "--output_dir", "OUTPUT"],
+        ),
+        (
+            "downstream_tasks/annotate_text.py",
+            ["--model", "absent", "--data_path", "a.h5ad", "--types", "a; b", "--output_dir", "OUTPUT"],
         ),
         ("prepare/paper_data.py", ["--dataset", "ms", "--output_dir", "OUTPUT", "--source_directory", "absent"]),
         ("benchmarks/paper.py", ["--model", "scDMC-small", "--output_dir", "OUTPUT", "--data_dir", "absent"]),

@@ -3,14 +3,10 @@
 Source: docs/text.md, "Captions".
 """
 
-import re
 from dataclasses import dataclass
 
 from scdmc.text.ontology import Term
-
-# A sentence ends where a capital begins the next one: "e.g. in blood" goes on.
-END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
-
+from scdmc.text.texts import first_sentence
 
 @dataclass(frozen=True)
 class Caption:
@@ -43,7 +39,7 @@ def caption_of(term: Term, tissue: str = "", disease: str = "") -> Caption:
     tissue, disease
         As the corpus has them; '' where it does not.
     """
-    first = END_OF_SENTENCE.split(term.definition.strip())[0] if term.definition else ""
+    first = first_sentence(term.definition) if term.definition else ""
     parts = [first, f"From {tissue}." if tissue else "", f"{disease[:1].upper()}{disease[1:]}." if disease else ""]
     return Caption(f"{term.label}.", " ".join(part for part in parts if part))
 
