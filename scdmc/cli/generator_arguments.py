@@ -8,7 +8,7 @@ from scdmc.cli.inputs import require_count_file, require_file, require_model
 from scdmc.cli.parser import fill_in, positive_int
 from scdmc.errors import ScDMCError
 from scdmc.reading.options import CountOptions
-from scdmc.text.pseudo_cells.options import ALL_GENES, GeneratorOptions
+from scdmc.text.pseudo_cells.options import ALL_GENES, FACTS_FILE, NO_GENERATOR, GeneratorOptions
 
 STAGE = 3
 
@@ -53,8 +53,15 @@ def require_generator_inputs(arguments: argparse.Namespace) -> None:
         folder = arguments.output_dir
         if not (folder / "config.json").is_file():
             raise ScDMCError(f"--output_dir {folder} holds no text model to which --stage 3 adds; take --stage 1 3")
-        if (folder / "generator.json").exists() and not arguments.overwrite:
+        if (folder / FACTS_FILE).exists() and not arguments.overwrite:
             raise ScDMCError(f"{folder} has a generator already; --overwrite replaces it")
+
+
+def require_generator(model: Path) -> None:
+    """Refuse a model folder without a generator."""
+    require_model(model)
+    if not (Path(model) / FACTS_FILE).is_file():
+        raise ScDMCError(f"{model} {NO_GENERATOR}")
 
 
 def generator_options(arguments: argparse.Namespace) -> GeneratorOptions:

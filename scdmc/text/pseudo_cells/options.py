@@ -14,6 +14,12 @@ GUIDANCES = (1.0, 1.25, 1.5, 2.0)
 GUIDANCE = 1.5
 
 
+FACTS_FILE = "generator.json"
+
+
+NO_GENERATOR = f"makes no cells, as it has no {FACTS_FILE}; text_pretrain.py --stage 3 trains a generator"
+
+
 # Of the flow, from noise to a cell.
 EULER_STEPS = 25
 

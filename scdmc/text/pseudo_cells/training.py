@@ -160,7 +160,7 @@ def _terms_of_loss(
     states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
     dense = torch.from_numpy(counts.toarray())
     log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
-    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(torch.from_numpy(data.data_sets[rows])))
+    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows])))
     return likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
@@ -268,8 +268,8 @@ class _Steps:
     def __init__(self, part: str, modules: list[torch.nn.Module], n_steps: int, options: GeneratorOptions) -> None:
         named = [pair for module in modules for pair in module.named_parameters()]
         self._parameters = [weight for _, weight in named]
-        slow = [weight for name, weight in named if name != "log_dispersion"]
-        fast = [weight for name, weight in named if name == "log_dispersion"]
+        slow = [weight for name, weight in named if "dispersion" not in name]
+        fast = [weight for name, weight in named if "dispersion" in name]
         groups = [{"params": slow, "weight_decay": options.weight_decay}]
         groups += [{"params": fast, "lr": DISPERSION_RATE * options.learning_rate, "weight_decay": 0.0}] if fast else []
         self._optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
