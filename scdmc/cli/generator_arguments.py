@@ -23,7 +23,9 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--counts_path", type=Path, nargs="+", metavar="COUNTS_PATH", help=meaning)
     meaning = f"genes that a generated cell has, the most variable ones, or all (default: {DEFAULTS['panel_genes']})"
     group.add_argument("--panel_genes", type=_panel_genes, help=meaning)
-    meaning = f"of the autoencoder; the flow takes more in proportion (default: {DEFAULTS['generator_steps']})"
+    meaning = (
+        f"of the autoencoder; dispersions and flow take theirs in proportion (default: {DEFAULTS['generator_steps']})"
+    )
     group.add_argument("--generator_steps", type=positive_int, help=meaning)
     add_count_arguments(parser)
 
@@ -67,12 +69,13 @@ def require_generator(model: Path) -> None:
 def generator_options(arguments: argparse.Namespace) -> GeneratorOptions:
     """The options that the flags stand for."""
     defaults, steps = GeneratorOptions(), arguments.generator_steps
-    flow_steps = max(1, round(steps * defaults.flow_steps / defaults.max_steps))
+    share = steps / defaults.max_steps
     return GeneratorOptions(
         panel_genes=arguments.panel_genes,
         max_steps=steps,
-        flow_steps=flow_steps,
-        warm_up=max(1, steps // 4),
+        dispersion_steps=max(1, round(share * defaults.dispersion_steps)),
+        flow_steps=max(1, round(share * defaults.flow_steps)),
+        warm_up=max(1, round(share * defaults.warm_up)),
         seed=arguments.seed,
     )
 

@@ -33,7 +33,7 @@ from scdmc.text.pseudo_cells.training_data import GeneratorData, generator_data
 N_GENES, N_TERMS = 50, 4
 SMALL = GeneratorOptions(
     panel_genes=N_GENES, latent_size=4, width=32, max_steps=100, flow_steps=120, warm_up=20, batch_size=64,
-    flow_batch_size=64, dropout=0.0, least_kept=1.0,
+    flow_batch_size=64, dropout=0.0, dispersion_steps=30,
     learning_rate=5e-3,
 )  # fmt: skip
 
