@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from scdmc.cli.arguments import add_seed_argument, add_text_model_argument
-from scdmc.cli.inputs import require_files, require_text_model
+from scdmc.cli.generator_arguments import require_generator
+from scdmc.cli.inputs import require_files
 from scdmc.cli.parser import (
     argument_parser,
     output_file,
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         require_new_folder(arguments.output_dir, arguments.overwrite)
     else:
         require_new_file(arguments.output_file, arguments.overwrite)
-    require_text_model(arguments.model)
+    require_generator(arguments.model)
     require_files(text_file=arguments.text_file)
 
     from scdmc.text.encoders import open_text_encoder

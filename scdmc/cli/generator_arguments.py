@@ -8,7 +8,7 @@ from scdmc.cli.inputs import require_count_file
 from scdmc.cli.parser import fill_in, positive_int
 from scdmc.errors import ScDMCError
 from scdmc.reading.options import CountOptions
-from scdmc.text.pseudo_cells.options import ALL_GENES, GeneratorOptions
+from scdmc.text.pseudo_cells.options import ALL_GENES, FACTS_FILE, NO_GENERATOR, GeneratorOptions
 
 STAGE = 3
 
@@ -23,7 +23,9 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--counts_path", type=Path, nargs="+", metavar="COUNTS_PATH", help=meaning)
     meaning = f"genes that a generated cell has, the most variable ones, or all (default: {DEFAULTS['panel_genes']})"
     group.add_argument("--panel_genes", type=_panel_genes, help=meaning)
-    meaning = f"of the autoencoder; the flow takes more in proportion (default: {DEFAULTS['generator_steps']})"
+    meaning = (
+        f"of the autoencoder; dispersions and flow take theirs in proportion (default: {DEFAULTS['generator_steps']})"
+    )
     group.add_argument("--generator_steps", type=positive_int, help=meaning)
     add_count_arguments(parser)
 
@@ -49,19 +51,27 @@ def require_generator_inputs(arguments: argparse.Namespace) -> None:
         require_count_file(path, "--counts_path")
     if 1 not in arguments.stage:
         folder = arguments.output_dir
-        if (folder / "generator.json").exists() and not arguments.overwrite:
+        if (folder / FACTS_FILE).exists() and not arguments.overwrite:
             raise ScDMCError(f"{folder} has a generator already; --overwrite replaces it")
+
+
+def require_generator(model: Path) -> None:
+    """Refuse a model folder without a generator."""
+    require_model(model)
+    if not (Path(model) / FACTS_FILE).is_file():
+        raise ScDMCError(f"{model} {NO_GENERATOR}")
 
 
 def generator_options(arguments: argparse.Namespace) -> GeneratorOptions:
     """The options that the flags stand for."""
     defaults, steps = GeneratorOptions(), arguments.generator_steps
-    flow_steps = max(1, round(steps * defaults.flow_steps / defaults.max_steps))
+    share = steps / defaults.max_steps
     return GeneratorOptions(
         panel_genes=arguments.panel_genes,
         max_steps=steps,
-        flow_steps=flow_steps,
-        warm_up=max(1, steps // 4),
+        dispersion_steps=max(1, round(share * defaults.dispersion_steps)),
+        flow_steps=max(1, round(share * defaults.flow_steps)),
+        warm_up=max(1, round(share * defaults.warm_up)),
         seed=arguments.seed,
     )
 

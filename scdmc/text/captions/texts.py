@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scdmc.text.ontology import Term
 from scdmc.text.texts import first_sentence
 
+
 @dataclass(frozen=True)
 class Caption:
     """What is said of a cell.

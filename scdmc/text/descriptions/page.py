@@ -24,8 +24,8 @@ TEXT_OF_STYLE = {
     ),
     LANGUAGE_MODEL: (
         "A language model said these captions, and it may say what is not so. checked tells whether the name is a term "
-        "of the Cell Ontology, probability what the contrast of cells and texts gives that term, by_words the type that "
-        "the contrast prefers, and distance how many steps of the ontology lie between the two."
+        "of the Cell Ontology, probability what the contrast of cells and texts gives that term, by_words the type "
+        "that the contrast prefers, and distance how many steps of the ontology lie between the two."
     ),
 }
 

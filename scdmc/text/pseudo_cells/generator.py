@@ -167,7 +167,7 @@ class CellGenerator:
         totals, in_panel = self.library.drawn(states, conditions.numpy(), data_sets, draws, library_size)
         with torch.no_grad():
             shares = self.decoder(torch.from_numpy(states.astype(np.float32)), conditions).exp().numpy()
-            dispersion = self.decoder.dispersion(torch.from_numpy(data_sets)).numpy()
+            dispersion = self.decoder.dispersion(conditions, torch.from_numpy(data_sets)).numpy()
         counts = drawn_counts(shares, in_panel, dispersion, rng)
         other = np.maximum(totals - in_panel, 0).astype(np.int64)
         return counts, other, data_sets
@@ -176,20 +176,19 @@ class CellGenerator:
 def drawn_counts(
     shares: np.ndarray, in_panel: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator
 ) -> scipy.sparse.csr_matrix:
-    """Negative binomial counts, given their sum: gamma rates, and so many draws from them; CSR, int32.
+    """Negative binomial counts, each gene by itself: what genes share is in the shares; CSR, int32.
 
     Parameters
     ----------
     shares, dispersion
         Shape (n_cells, n_genes).
     in_panel
-        Sum of the counts of each cell, shape (n_cells,).
+        Expected sum of the counts of each cell, shape (n_cells,).
     rng
         Of the draws.
     """
     rates = rng.standard_gamma(dispersion.astype(np.float64)) / dispersion * shares
-    rates /= np.maximum(rates.sum(axis=1, keepdims=True), 1e-300)
-    return scipy.sparse.csr_matrix(rng.multinomial(in_panel.astype(np.int64), rates).astype(np.int32))
+    return scipy.sparse.csr_matrix(rng.poisson(rates * in_panel[:, None]).astype(np.int32))
 
 
 def rng_of_text(vector: np.ndarray, seed: int) -> np.random.Generator:

@@ -88,15 +88,19 @@ class CellDecoder(nn.Module):
         self.layers = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU())
         self.genes = nn.Linear(width, n_genes)
         self.log_dispersion = nn.Parameter(torch.zeros(n_data_sets, n_genes))
+        # What a type adds to it: a gene that is ambient in one type is made in another.
+        self.dispersion_of_type = nn.Linear(width, n_genes, bias=False)
+        nn.init.zeros_(self.dispersion_of_type.weight)
 
     def forward(self, states: torch.Tensor, conditions: torch.Tensor) -> torch.Tensor:
         """Logarithms of the shares of the genes, shape (n_cells, n_genes)."""
         hidden = self.layers(self.state(states) + self.condition(conditions))
         return torch.log_softmax(self.genes(hidden), dim=1)
 
-    def dispersion(self, data_sets: torch.Tensor) -> torch.Tensor:
-        """Of each gene in the data set of each cell, shape (n_cells, n_genes)."""
-        return self.log_dispersion.clamp(SMALLEST_DISPERSION, LARGEST_DISPERSION).exp()[data_sets]
+    def dispersion(self, conditions: torch.Tensor, data_sets: torch.Tensor) -> torch.Tensor:
+        """Of each gene under the condition and in the data set of each cell, shape (n_cells, n_genes)."""
+        of_type = self.dispersion_of_type(torch.tanh(self.condition(conditions)))
+        return (self.log_dispersion[data_sets] + of_type).clamp(SMALLEST_DISPERSION, LARGEST_DISPERSION).exp()
 
 
 class Flow(nn.Module):

@@ -14,6 +14,12 @@ GUIDANCES = (1.0, 1.25, 1.5, 2.0)
 GUIDANCE = 1.5
 
 
+FACTS_FILE = "generator.json"
+
+
+NO_GENERATOR = f"makes no cells, as it has no {FACTS_FILE}; text_pretrain.py --stage 3 trains a generator"
+
+
 # Of the flow, from noise to a cell.
 EULER_STEPS = 25
 
@@ -28,8 +34,8 @@ class GeneratorOptions:
         Genes that a generated cell has; :data:`ALL_GENES` for all.
     latent_size, width
         Of the state that stands for a cell, and of the layers.
-    max_steps, flow_steps
-        Of the autoencoder and of the flow.
+    max_steps, dispersion_steps, flow_steps
+        Of the autoencoder, of the dispersions alone, and of the flow.
     batch_size, flow_batch_size
         Cells of a step.
     learning_rate, weight_decay
@@ -40,8 +46,6 @@ class GeneratorOptions:
         Added to a text; share of the flow's cells without one.
     dropout
         Of the layers of the autoencoder.
-    least_kept
-        The encoder sees this share of a cell's counts at least, and another one each time.
     seed
         Of the draws.
     """
@@ -49,18 +53,18 @@ class GeneratorOptions:
     panel_genes: int = 2_000
     latent_size: int = 16
     width: int = 128
-    max_steps: int = 1_200
-    flow_steps: int = 2_000
+    max_steps: int = 900
+    dispersion_steps: int = 200
+    flow_steps: int = 1_500
     batch_size: int = 128
     flow_batch_size: int = 256
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    beta: float = 0.5
+    weight_decay: float = 1e-3
+    beta: float = 0.2
     warm_up: int = 300
     text_noise: float = 0.02
     text_dropout: float = 0.1
     dropout: float = 0.1
-    least_kept: float = 0.3
     seed: int = 42
 
 

@@ -20,11 +20,12 @@ from scdmc.text.model import TextSpace
 from scdmc.text.pseudo_cells.generator import CellGenerator, TermFacts
 from scdmc.text.pseudo_cells.library import LibraryModel
 from scdmc.text.pseudo_cells.network import CellDecoder, Flow
+from scdmc.text.pseudo_cells.options import FACTS_FILE, NO_GENERATOR
 
 FORMAT = 1
 
 
-WEIGHTS_FILE, FACTS_FILE, HISTORY_FILE = "generator.safetensors", "generator.json", "generator_history.csv"
+WEIGHTS_FILE, HISTORY_FILE = "generator.safetensors", "generator_history.csv"
 
 
 # All files of a generator, beside those of the text model.
@@ -83,9 +84,7 @@ def read_generator(folder: Path, space: TextSpace) -> tuple[CellGenerator, dict]
     """
     folder = Path(folder)
     if not (folder / FACTS_FILE).is_file():
-        raise ScDMCError(
-            f"{folder} makes no cells, as it has no {FACTS_FILE}; text_pretrain.py --stage 3 trains a generator"
-        )
+        raise ScDMCError(f"{folder} {NO_GENERATOR}")
     require_whole(folder, *FILES)
     content = read_json_object(folder / FACTS_FILE, "generator of cells")
     if content.get("format") != FORMAT:

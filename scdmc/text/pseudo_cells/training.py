@@ -3,13 +3,11 @@
 Source: docs/pseudo_cells.md, "Training".
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
 import torch
 
 from scdmc.cells.shared_genes import log1p_cp10k_of
@@ -31,35 +29,25 @@ from scdmc.text.pseudo_cells.training_data import GeneratorData
 STEPS_BETWEEN_ROWS = 50
 
 
-# Of the validation cells, at each check.
-MOST_CELLS_OF_CHECK = 500
-
-
 # A dispersion has no other weights to follow it: it must go far by itself.
 DISPERSION_RATE = 10.0
 
 
 @dataclass(frozen=True)
 class States:
-    """What the encoder says of all cells.
+    """States of all cells, without noise.
 
     Attributes
     ----------
-    mean, deviation
-        Shape (n_cells, latent_size).
+    cells
+        Shape (n_cells, latent_size), float32.
     centre, scale
         Of the training cells, shape (latent_size,).
     """
 
-    mean: np.ndarray
-    deviation: np.ndarray
+    cells: np.ndarray
     centre: np.ndarray
     scale: np.ndarray
-
-    def drawn(self, cells: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """States of some cells, shape (n_chosen, latent_size), float32."""
-        noise = rng.standard_normal((len(cells), self.mean.shape[1]))
-        return (self.mean[cells] + self.deviation[cells] * noise).astype(np.float32)
 
 
 def train_generator(data: GeneratorData, options: GeneratorOptions) -> tuple[CellGenerator, pd.DataFrame]:
@@ -87,7 +75,7 @@ def train_generator(data: GeneratorData, options: GeneratorOptions) -> tuple[Cel
     conditions = conditions_of(data.space.of_terms[data.terms], data.data_sets, data.space, len(data.names)).numpy()
     panel_totals = np.asarray(data.counts.sum(axis=1)).ravel()
     library = fitted_library(
-        data.totals[cells], panel_totals[cells], states.drawn(cells, rng), conditions[cells], data.data_sets[cells]
+        data.totals[cells], panel_totals[cells], states.cells[cells], conditions[cells], data.data_sets[cells]
     )
     generator = CellGenerator(
         decoder.eval(), flow.eval(), data.genes, data.names, states.centre, states.scale, library,
@@ -131,87 +119,58 @@ def _trained_autoencoder(
         decoder.genes.bias.copy_(torch.from_numpy(np.log(total / total.sum())).float())
         decoder.log_dispersion.copy_(torch.from_numpy(_first_dispersion(data)).float())
     steps = _Steps("autoencoder", [encoder, decoder], options.max_steps, options)
-    best = _Best(encoder, decoder)
     for step, (rows, conditions) in enumerate(_batches(data, options.max_steps, options.batch_size, options, rng)):
-        seen = _thinned(data.counts[rows], options.least_kept, rng)
-        likelihood, divergence = _terms_of_loss(encoder, decoder, data, (rows, seen), conditions)
+        likelihood, divergence = _terms_of_loss(encoder, decoder, data, rows, conditions)
         beta = options.beta * min(1.0, (step + 1) / max(options.warm_up, 1))
         steps.taken((beta * divergence - likelihood).mean())
-        if (step + 1) % STEPS_BETWEEN_ROWS == 0 and step + 1 >= options.warm_up:
-            best.seen(data, options)
-    best.restore()
-    return encoder.eval(), decoder.eval(), steps.history
+    encoder.eval()
+    decoder.eval()
+    fitted = _fit_dispersions(encoder, decoder, data, options, rng)
+    return encoder, decoder, pd.concat([steps.history, fitted], ignore_index=True)
+
+
+def _expression(data: GeneratorData, rows: np.ndarray | slice) -> torch.Tensor:
+    """ln(1 + CP10k) of some cells, dense."""
+    return torch.from_numpy(log1p_cp10k_of(data.counts[rows], data.totals[rows]).toarray())
 
 
 def _terms_of_loss(
-    encoder: CellEncoder,
-    decoder: CellDecoder,
-    data: GeneratorData,
-    cells: tuple[np.ndarray, scipy.sparse.csr_matrix],
-    conditions: torch.Tensor,
+    encoder: CellEncoder, decoder: CellDecoder, data: GeneratorData, rows: np.ndarray, conditions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logarithm of the likelihood of some cells, and the divergence of their states from the normal distribution.
-
-    ``cells`` are their rows, and the counts that the encoder sees of them.
-    """
-    rows, seen = cells
-    counts = data.counts[rows]
-    mean, log_variance = encoder(torch.from_numpy(log1p_cp10k_of(seen, data.totals[rows]).toarray()))
+    """Logarithm of the likelihood of some cells, and the divergence of their states from the normal distribution."""
+    mean, log_variance = encoder(_expression(data, rows))
     states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    dense = torch.from_numpy(counts.toarray())
+    dense = torch.from_numpy(data.counts[rows].toarray())
     log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
-    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(torch.from_numpy(data.data_sets[rows])))
+    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows])))
     return likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
-def _thinned(counts: scipy.sparse.csr_matrix, least: float, rng: np.random.Generator) -> scipy.sparse.csr_matrix:
-    """What is left of counts of which a share is lost, another one in each cell; scaled up again.
+def _fit_dispersions(
+    encoder: CellEncoder, decoder: CellDecoder, data: GeneratorData, options: GeneratorOptions, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Fit the dispersions alone, to what is left around the means that the states without noise give.
 
-    Parameters
-    ----------
-    counts
-        CSR of shape (n_cells, n_genes).
-    least
-        The smallest share that is kept.
-    rng
-        Of the draws.
+    Cells are made without the noise of states and without dropout. Dispersions that were fitted with both would count
+    their variance twice.
     """
-    kept = np.repeat(rng.uniform(least, 1.0, counts.shape[0]), np.diff(counts.indptr))
-    thinned = counts.copy()
-    thinned.data = (rng.binomial(counts.data.astype(np.int64), kept) / kept).astype(np.float32)
-    return thinned
+    steps = _Steps("dispersions", [_Dispersions(decoder)], options.dispersion_steps, options)
+    for rows, conditions in _batches(data, options.dispersion_steps, options.flow_batch_size, options, rng):
+        dense = torch.from_numpy(data.counts[rows].toarray())
+        with torch.no_grad():
+            states, _ = encoder(_expression(data, rows))
+            log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
+        dispersion = decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows]))
+        steps.taken(-nb_of_sparse(dense, log_mean, dispersion).mean())
+    return steps.history
 
 
-class _Best:
-    """The weights under which validation cells are likeliest: later ones know the training cells by heart."""
+class _Dispersions(torch.nn.Module):
+    """The weights of a decoder that give dispersions."""
 
-    def __init__(self, encoder: CellEncoder, decoder: CellDecoder) -> None:
-        self._modules, self._loss, self._weights = (encoder, decoder), np.inf, None
-
-    @torch.no_grad()
-    def seen(self, data: GeneratorData, options: GeneratorOptions) -> None:
-        """Keep the weights if they are better than all before."""
-        cells = np.flatnonzero(~data.is_training)[:MOST_CELLS_OF_CHECK]
-        if not len(cells):
-            return
-        for module in self._modules:
-            module.eval()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)
-            vectors = data.space.of_terms[data.terms[cells]]
-            conditions = conditions_of(vectors, data.data_sets[cells], data.space, len(data.names))
-            likelihood, divergence = _terms_of_loss(*self._modules, data, (cells, data.counts[cells]), conditions)
-        loss = float((options.beta * divergence - likelihood).mean())
-        if loss < self._loss:
-            self._loss = loss
-            self._weights = [copy.deepcopy(module.state_dict()) for module in self._modules]
-        for module in self._modules:
-            module.train()
-
-    def restore(self) -> None:
-        """Take the best weights; the last ones where there were no validation cells."""
-        for module, weights in zip(self._modules, self._weights or (), strict=self._weights is not None):
-            module.load_state_dict(weights)
+    def __init__(self, decoder: CellDecoder) -> None:
+        super().__init__()
+        self.log_dispersion, self.dispersion_of_type = decoder.log_dispersion, decoder.dispersion_of_type
 
 
 def _first_dispersion(data: GeneratorData) -> np.ndarray:
@@ -234,16 +193,10 @@ def _first_dispersion(data: GeneratorData) -> np.ndarray:
 
 @torch.no_grad()
 def _states(encoder: CellEncoder, data: GeneratorData) -> States:
-    means, deviations = [], []
-    for start in range(0, data.counts.shape[0], 1024):
-        part = slice(start, start + 1024)
-        mean, log_variance = encoder(torch.from_numpy(log1p_cp10k_of(data.counts[part], data.totals[part]).toarray()))
-        means.append(mean.numpy())
-        deviations.append((log_variance / 2).exp().numpy())
-    mean, deviation = np.concatenate(means), np.concatenate(deviations)
-    own = mean[data.is_training]
-    scale = np.sqrt(own.var(axis=0) + (deviation[data.is_training] ** 2).mean(axis=0))
-    return States(mean, deviation, own.mean(axis=0), np.maximum(scale, 1e-6))
+    parts = range(0, data.counts.shape[0], 1024)
+    cells = np.concatenate([encoder(_expression(data, slice(start, start + 1024)))[0].numpy() for start in parts])
+    own = cells[data.is_training]
+    return States(cells, own.mean(axis=0), np.maximum(own.std(axis=0), 1e-6))
 
 
 def _trained_flow(
@@ -253,7 +206,7 @@ def _trained_flow(
     flow = Flow(options.latent_size, condition_size, options.width)
     steps = _Steps("flow", [flow], options.flow_steps, options)
     for rows, conditions in _batches(data, options.flow_steps, options.flow_batch_size, options, rng):
-        target = torch.from_numpy((states.drawn(rows, rng) - states.centre) / states.scale)
+        target = torch.from_numpy((states.cells[rows] - states.centre) / states.scale)
         noise, times = torch.randn_like(target), torch.rand(len(rows))
         is_without = torch.rand(len(rows)) < options.text_dropout
         between = times[:, None] * target + (1 - times[:, None]) * noise
@@ -268,8 +221,8 @@ class _Steps:
     def __init__(self, part: str, modules: list[torch.nn.Module], n_steps: int, options: GeneratorOptions) -> None:
         named = [pair for module in modules for pair in module.named_parameters()]
         self._parameters = [weight for _, weight in named]
-        slow = [weight for name, weight in named if name != "log_dispersion"]
-        fast = [weight for name, weight in named if name == "log_dispersion"]
+        slow = [weight for name, weight in named if "dispersion" not in name]
+        fast = [weight for name, weight in named if "dispersion" in name]
         groups = [{"params": slow, "weight_decay": options.weight_decay}]
         groups += [{"params": fast, "lr": DISPERSION_RATE * options.learning_rate, "weight_decay": 0.0}] if fast else []
         self._optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
