@@ -20,14 +20,18 @@ def test_operations_are_deterministic_where_that_is_wanted_and_as_before_afterwa
     monkeypatch.setenv(CUBLAS_WORKSPACE, chosen or "")
     if chosen is None:
         monkeypatch.delenv(CUBLAS_WORKSPACE)
-    values = torch.empty(2)
+
+    def put():
+        with deterministic_operations(True):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert os.environ[CUBLAS_WORKSPACE] == kept
+            torch.empty(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+
     with deterministic_operations(False):
         assert not torch.are_deterministic_algorithms_enabled()
         assert os.environ.get(CUBLAS_WORKSPACE) == chosen
-    with pytest.raises(RuntimeError, match="put_.* does not have a deterministic"), deterministic_operations(True):
-        assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ[CUBLAS_WORKSPACE] == kept
-        values.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic"):
+        put()
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
 
