@@ -191,6 +191,13 @@ def tasks_of(job: EmbeddingJob, shards: Sequence[Shard], n_workers: int) -> list
 
     A task loads the model and opens its files (one that is stored by genes is turned), so that there should be few; and
     no worker should wait for another that has long to go. So each takes half of a worker's share of what is left.
+
+    Parameters
+    ----------
+    job, shards
+        What is left to embed.
+    n_workers
+        Among how many.
     """
     parts, first = [], 0
     while first < len(shards):
