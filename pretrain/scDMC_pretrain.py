@@ -207,11 +207,11 @@ def new_model(arguments: argparse.Namespace, data: "PretrainingData") -> "ScDMCF
 
 def fill_in_device_flags(arguments: argparse.Namespace, device: "torch.device") -> None:
     """Give the flags their defaults that depend on where the run computes."""
-    from scdmc.model.devices import computing_dtype
+    from scdmc.model.devices import pretraining_dtype
 
     if arguments.num_workers is None:
         arguments.num_workers = WORKERS_OF_A_GPU if device.type == "cuda" else 0
-    arguments.dtype = str(computing_dtype(arguments.dtype, device)).removeprefix("torch.")
+    arguments.dtype = str(pretraining_dtype(arguments.dtype, device)).removeprefix("torch.")
 
 
 def training_settings(arguments: argparse.Namespace) -> PretrainingSettings:

@@ -1,7 +1,7 @@
 """Two things at once in one process: items that are made ahead, and calls that are finished behind.
 
 What is overlapped runs in a thread, one call after the other and in order, so that results are the same as without it.
-It is of use where the thread lets go of Python's lock: Arrow writes parquet, torch computes, and files are read without.
+It is of use where the lock of Python is let go of: Arrow writes parquet and torch computes without it.
 """
 
 from collections import deque

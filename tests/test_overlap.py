@@ -67,16 +67,24 @@ def test_the_first_error_is_raised_and_nothing_is_called_after_it(n_calls_after)
     def fail():
         raise OSError("the disk is full")
 
-    with pytest.raises(OSError, match="the disk is full"), behind() as call:
-        call(fail)
-        for number in range(n_calls_after):
-            call(calls.append, number)
+    def write():
+        with behind() as call:
+            call(fail)
+            for number in range(n_calls_after):
+                call(calls.append, number)
+
+    with pytest.raises(OSError, match="the disk is full"):
+        write()
     assert calls == []
 
 
 def test_an_error_of_the_block_itself_ends_the_thread():
+    def fail():
+        with behind() as call:
+            call(int)
+            raise ValueError("of the block")
+
     before = threading.active_count()
-    with pytest.raises(ValueError, match="of the block"), behind() as call:
-        call(int)
-        raise ValueError("of the block")
+    with pytest.raises(ValueError, match="of the block"):
+        fail()
     assert threading.active_count() == before

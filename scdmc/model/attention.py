@@ -184,7 +184,7 @@ class PackedAttention:
         return states.squeeze(0).transpose(0, 1)
 
     def _sdpa(self, qkv: torch.Tensor) -> torch.Tensor:
-        if qkv.is_cuda or not (self.dropout or torch.is_grad_enabled()):
+        if qkv.is_cuda:
             return self._sdpa_of_similar_runs(qkv)
         states = []
         for query, key, value, bias in self._equal_runs(qkv):
@@ -193,7 +193,7 @@ class PackedAttention:
         return torch.cat(states)
 
     def _sdpa_of_similar_runs(self, qkv: torch.Tensor) -> torch.Tensor:
-        """As above in fewer and larger calls; in training on a GPU only, where launches cost more than gathering.
+        """As above in fewer and larger calls; on a GPU only, where launches cost more than gathering.
 
         Cells are padded to the longest of their run. A further component of queries (1) and keys (0, or very low where
         there is padding) hides the padding, so that one bias still serves the whole batch.

@@ -171,12 +171,12 @@ def _finish(
         if scheduler_address is not None:
             there = replace(job, data_path=job.data_path.absolute(), output_dir=job.output_dir.absolute())
             inputs = sorted({shard.path for shard in unfinished})
-            make_tasks = partial(_tasks, there, unfinished)
+            make_tasks = partial(tasks_of, there, unfinished)
             run_on_cluster(make_tasks, progress, scheduler_address, there.finished_shards, inputs)
         elif num_workers == 1:
-            run_here(_tasks(job, unfinished, 1), progress)
+            run_here(tasks_of(job, unfinished, 1), progress)
         else:
-            run_on_workers(_tasks(job, unfinished, num_workers), progress, num_workers)
+            run_on_workers(tasks_of(job, unfinished, num_workers), progress, num_workers)
 
 
 def _require_space(job: EmbeddingJob, shards: Sequence[Shard], model_directory: ModelDirectory) -> None:
@@ -186,11 +186,18 @@ def _require_space(job: EmbeddingJob, shards: Sequence[Shard], model_directory: 
     require_space(job.finished_shards, n_cells * width * 4, f"embeddings of {n_cells:,} cells")
 
 
-def _tasks(job: EmbeddingJob, shards: Sequence[Shard], n_workers: int) -> list[Task]:
+def tasks_of(job: EmbeddingJob, shards: Sequence[Shard], n_workers: int) -> list[Task]:
     """Tasks of consecutive shards, the first ones long, the last ones of a single shard.
 
     A task loads the model and opens its files (one that is stored by genes is turned), so that there should be few; and
     no worker should wait for another that has long to go. So each takes half of a worker's share of what is left.
+
+    Parameters
+    ----------
+    job, shards
+        What is left to embed.
+    n_workers
+        Among how many.
     """
     parts, first = [], 0
     while first < len(shards):

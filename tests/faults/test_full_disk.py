@@ -11,8 +11,8 @@ from tests.faults.kills import SEED, Killer, contents, points_of, shown
 pytestmark = pytest.mark.slow
 
 FILLING = (
-    "tokenize", "pre-train", "fine-tune over other labels", "annotate", "embed", "embed many over an older one", "cluster",
-    "export", "medians",
+    "tokenize", "pre-train", "fine-tune over other labels", "annotate", "embed", "embed many over an older one",
+    "cluster", "export", "medians",
 )  # fmt: skip
 RACING = (
     "tokenize over an older one", "pre-train over an older one", "embed over an older one", "export over an older one",

@@ -10,7 +10,9 @@ from scdmc.model.devices import (
     CUBLAS_WORKSPACE,
     choose_device,
     computing_dtype,
+    cpu_has_bfloat16,
     deterministic_operations,
+    pretraining_dtype,
     say_that_float32_is_slow,
 )
 
@@ -20,14 +22,18 @@ def test_operations_are_deterministic_where_that_is_wanted_and_as_before_afterwa
     monkeypatch.setenv(CUBLAS_WORKSPACE, chosen or "")
     if chosen is None:
         monkeypatch.delenv(CUBLAS_WORKSPACE)
-    values = torch.empty(2)
+
+    def put():
+        with deterministic_operations(True):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert os.environ[CUBLAS_WORKSPACE] == kept
+            torch.empty(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+
     with deterministic_operations(False):
         assert not torch.are_deterministic_algorithms_enabled()
         assert os.environ.get(CUBLAS_WORKSPACE) == chosen
-    with pytest.raises(RuntimeError, match="put_.* does not have a deterministic"), deterministic_operations(True):
-        assert torch.are_deterministic_algorithms_enabled()
-        assert os.environ[CUBLAS_WORKSPACE] == kept
-        values.put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic"):
+        put()
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory
 
@@ -94,3 +100,30 @@ def test_float32_on_a_gpu_that_has_bfloat16_is_said_once(monkeypatch, caplog, de
 def test_auto_is_bfloat16_on_a_gpu_that_has_it(monkeypatch, device, has_bfloat16, expected):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
     assert computing_dtype("auto", torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 avx512f amx_bf16 amx_tile", torch.bfloat16), ("avx512_bf16", torch.bfloat16),
+     ("avx2 avx512f amx_tile", torch.float32), (None, torch.float32)],
+)  # fmt: skip
+def test_pre_training_on_a_cpu_computes_in_bfloat16_where_it_has_instructions(monkeypatch, tmp_path, flags, expected):
+    described = tmp_path / "cpuinfo"
+    if flags is not None:
+        described.write_text(f"processor\t: 0\nmodel name\t: amx_bf16?\nflags\t\t: fpu {flags}\nbugs\t: none\n")
+    found = cpu_has_bfloat16(described)
+    assert found == (expected == torch.bfloat16)
+    monkeypatch.setattr("scdmc.model.devices.cpu_has_bfloat16", lambda: found)
+    cpu = torch.device("cpu")
+    assert pretraining_dtype("auto", cpu) == expected
+    assert pretraining_dtype("float32", cpu) == computing_dtype("auto", cpu) == torch.float32
+    assert pretraining_dtype("bfloat16", cpu) == torch.bfloat16
+
+
+def test_the_script_of_pre_training_asks_what_the_processor_has(monkeypatch, load_script):
+    script = load_script("pretrain/scDMC_pretrain.py")
+    for has_bfloat16, expected in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("scdmc.model.devices.cpu_has_bfloat16", lambda found=has_bfloat16: found)
+        arguments = script.parse_arguments(["--data_path", "cells.parquet", "--output_dir", "out"])
+        script.fill_in_device_flags(arguments, torch.device("cpu"))
+        assert arguments.dtype == expected

@@ -130,7 +130,7 @@ def test_a_late_process_waits_although_its_shards_are_there(make_job, writes):
 @pytest.mark.parametrize(("n_shards", "n_workers"), [(0, 3), (1, 4), (5, 1), (40, 4), (7, 2)])
 def test_the_last_tasks_are_short_and_there_are_few(n_shards, n_workers):
     shards = [Shard(Path("a"), number, number + 1, str(number)) for number in range(n_shards)]
-    parts = [task.arguments[1] for task in sharded_run._tasks(None, shards, n_workers)]
+    parts = [task.arguments[1] for task in sharded_run.tasks_of(None, shards, n_workers)]
     assert [shard for part in parts for shard in part] == shards
     sizes = [len(part) for part in parts]
     if n_workers == 1:

@@ -229,6 +229,12 @@ def test_is_correct_says_where_the_likeliest_gene_is_the_true_one():
     assert result.is_correct.tolist() == [row % 2 == 0 for row in range(N_MASKED)]
 
 
+def test_of_several_likeliest_genes_the_first_counts():
+    states, weight, bias = torch.ones(2, 4), torch.zeros(6, 4), torch.tensor([0.0, 1, 0, 1, 1, 0])
+    result = masked_gene_loss(states, weight, bias, torch.tensor([1, 3]), torch.ones(2))
+    assert result.is_correct.tolist() == [True, False]
+
+
 def test_a_loss_without_gradient_makes_no_gradient():
     inputs, labels, weights = random_problem()
     with torch.no_grad():
