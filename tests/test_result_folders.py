@@ -86,7 +86,7 @@ def test_a_folder_that_gets_more_keeps_the_rest(tmp_path):
     assert "notes.txt" not in read_json_object(tmp_path / MANIFEST_FILE, "manifest")["files"]
     (tmp_path / "model.bin").write_text("other weights")
     with (
-        pytest.raises(ScDMCError, match="model.bin"),
+        pytest.raises(ScDMCError, match=r"model\.bin"),
         extended_folder(tmp_path, lambda name: name == "config.json") as folder,
     ):
         raise AssertionError("it began with files that do not belong together")

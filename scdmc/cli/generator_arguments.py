@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from scdmc.cli.arguments import add_count_arguments, count_options
-from scdmc.cli.inputs import require_count_file
+from scdmc.cli.inputs import require_count_file, require_text_model
 from scdmc.cli.parser import fill_in, positive_int
 from scdmc.errors import ScDMCError
 from scdmc.reading.options import CountOptions
@@ -57,7 +57,7 @@ def require_generator_inputs(arguments: argparse.Namespace) -> None:
 
 def require_generator(model: Path) -> None:
     """Refuse a model folder without a generator."""
-    require_model(model)
+    require_text_model(model)
     if not (Path(model) / FACTS_FILE).is_file():
         raise ScDMCError(f"{model} {NO_GENERATOR}")
 

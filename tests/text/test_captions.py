@@ -3,10 +3,13 @@
 import json
 import shutil
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import scdmc
 from scdmc.errors import ScDMCError
 from scdmc.files import sha256_of_file
 from scdmc.text.captions import captioner as captioner_module
@@ -181,3 +184,35 @@ def test_a_model_without_a_q_former_says_no_captions(run, text_world, capsys, tm
     assert "has no Q-Former, which captions need" in capsys.readouterr().err
     with pytest.raises(ScDMCError, match=r"cannot say captions; text_pretrain\.py --stage 2"):
         open_captioner(folder)
+
+
+def test_descriptions_by_captions_stand_beside_the_contrast(taught, text_world, load_script, ontology, tmp_path):
+    describe = load_script("downstream_tasks/describe.py").main
+    words = ["--model", taught, "--data_path", text_world["islets"], "--text_encoder", text_world["texts"]]
+    words += ["--style", "language_model"]
+    cells, groups = ([*words, "--output_file", tmp_path / name] for name in ("cells.csv", "groups.csv"))
+    assert describe([*map(str, cells), "--max_cells", "60"]) == 0
+    table = pd.read_csv(tmp_path / "cells.csv", keep_default_na=False)
+    assert len(table) == 60
+    for row in table.itertuples():
+        is_term = row.cl_id in ontology
+        assert row.type == name_in(row.text)
+        assert (row.checked == IS_TERM) == is_term == (row.distance != "")
+        assert not is_term or ontology[row.cl_id].label.casefold() == row.type.casefold()
+    assert describe([*map(str, groups), "--group_key", "cell_type"]) == 0
+    table = pd.read_csv(tmp_path / "groups.csv")
+    adata = anndata.read_h5ad(text_world["islets"])
+    assert dict(zip(table["cell_type"], table["cells"], strict=True)) == dict(adata.obs["cell_type"].value_counts())
+    assert ((table["share"] > 0) & (table["share"] <= 1)).all()
+
+
+def test_a_model_without_captions_and_an_unknown_style_are_refused(text_world, load_script, tmp_path, capsys):
+    describe = load_script("downstream_tasks/describe.py").main
+    words = ["--model", text_world["model"], "--data_path", text_world["islets"], "--output_file", tmp_path / "a.csv"]
+    words = [str(word) for word in (*words, "--text_encoder", text_world["texts"])]
+    assert describe([*words, "--style", "language_model"]) == 2
+    assert "text_pretrain.py --stage 2 teaches it" in capsys.readouterr().err
+    assert describe([*words, "--language_model", str(tmp_path)]) == 2
+    assert "--language_model has no effect with --style facts" in capsys.readouterr().err
+    with pytest.raises(ScDMCError, match="style 'poem' is unknown"):
+        scdmc.describe(anndata.read_h5ad(text_world["islets"]), text_world["model"], style="poem")
