@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     options = TextAnnotationOptions(**{name: getattr(arguments, name) for name in names})
     maker = feature_maker(model, model_directory, lambda encoder: place_model(encoder, **placement(arguments)))
     annotator = text_annotator(
+        arguments.model,
         model,
         maker,
         candidates,

@@ -106,6 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     candidates, options = types_and_options(arguments.types, arguments.under, model, ontology, options)
     maker = feature_maker(model, model_directory, lambda encoder: place_model(encoder, **placement(arguments)))
     annotator = text_annotator(
+        arguments.model,
         model,
         maker,
         candidates,

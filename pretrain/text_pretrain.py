@@ -25,6 +25,7 @@ from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
 from scdmc.locks import claim_output
+from scdmc.model.shipped import shipped_models
 from scdmc.text.captions.options import ADAPTERS, LANGUAGE_MODEL_FOLDER, TINY, CaptionOptions
 from scdmc.text.options import FEATURES, GENE_STATES, PROJECTORS, QFORMER_SIZES, TextTrainingOptions
 from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, find_checkpoint
@@ -58,6 +59,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="1: cells are projected onto texts; 2: a language model learns to describe them, after 1 with qformer; "
         "3: a generator makes cells of texts; without 1 they are added to the text model in --output_dir",
     )
+    meaning = "name the encoder, which must come with scDMC, in place of a copy in the text model"
+    parser.add_argument("--share_encoder", action="store_true", help=meaning)
     parser.add_argument("--dry_run", action="store_true", help="a few steps of everything, and what a run would take")
     parser.add_argument(
         "--resume",
@@ -134,6 +137,12 @@ def completed(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.adapter == "lora" and arguments.language_model == TINY:
         raise ScDMCError(
             "--adapter lora has no effect with --language_model tiny, all of which is trained; leave it out"
+        )
+    if arguments.share_encoder and not trains:
+        raise ScDMCError("--share_encoder has no effect without --stage 1, which writes the encoder; leave it out")
+    if arguments.share_encoder and str(arguments.model) not in shipped_models():
+        raise ScDMCError(
+            f"--share_encoder: {arguments.model} does not come with scDMC; those do: {', '.join(shipped_models())}"
         )
     if arguments.dry_run and not trains:
         raise ScDMCError("--dry_run has no effect without --stage 1; leave it out")
@@ -271,7 +280,7 @@ def train_projector(arguments: argparse.Namespace) -> None:
             data.sets, corpus, space, trained.model.reader, ontology, caption_options(arguments)
         )
     with result_folder(arguments.output_dir) as folder:
-        write_text_model(folder, trained, data)
+        write_text_model(folder, trained, data, arguments.share_encoder)
         if captioner is not None:
             save_captioner(folder, captioner)
         write_json(folder / "arguments.json", described_arguments(arguments))

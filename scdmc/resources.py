@@ -12,6 +12,7 @@ PLACES = {
     "token_files": "tokenizer/token_files",
     "text_files": "tokenizer/text_files",
     "models": "models",
+    "text_models": "text_models",
     "scripts": ".",
 }
 

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
-SOURCES = ("scdmc", "tokenizer", "models", "pretrain", "prepare", "downstream_tasks")
+SOURCES = ("scdmc", "tokenizer", "models", "text_models", "pretrain", "prepare", "downstream_tasks")
 
 
 def run(command, **options):
@@ -72,7 +72,8 @@ def test_the_wheel_holds_all_modules_the_scripts_and_the_data_and_nothing_else(w
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "scdmc").rglob("*.py")}
     data = {f"scdmc/{folder}/{path.name}" for folder in ("token_files", "text_files")
             for path in (ROOT / "tokenizer" / folder).iterdir()}  # fmt: skip
-    models = {f"scdmc/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "models").rglob("*") if path.is_file()}
+    models = {f"scdmc/{path.relative_to(ROOT).as_posix()}" for folder in ("models", "text_models")
+              for path in (ROOT / folder).rglob("*") if path.is_file()}  # fmt: skip
     scripts = {f"scdmc/scripts/{script}" for script in COMMANDS.values()}
     of_pages = {path.relative_to(ROOT).as_posix() for ending in ("css", "html", "js")
                 for path in (ROOT / "scdmc" / "reports").glob(f"*.{ending}")}  # fmt: skip
@@ -88,13 +89,14 @@ def test_the_data_of_the_installed_package_are_those_of_the_repository(elsewhere
         "from scdmc.genes.ids import load_symbols\n"
         "from scdmc.genes.vocabulary import DEFAULT_TOKEN_DICTIONARY_FILE, load_vocabulary\n"
         "from scdmc.model.shipped import shipped_models\n"
+        "from scdmc.text.shipped import shipped_text_models\n"
         "from scdmc.text.labels import match_labels\n"
         "from scdmc.text.ontology import CellOntology\n"
         "from scdmc.tokens.medians import DEFAULT_GENE_MEDIAN_FILE, load_gene_medians\n"
         "print(scdmc.__file__, *sys.path, sep='\\n')\n"
         "medians = load_gene_medians(DEFAULT_GENE_MEDIAN_FILE).medians\n"
         "print(len(load_vocabulary()), load_symbols()['INS'], len(medians))\n"
-        "print(*shipped_models())\n"
+        "print(*shipped_models(), *shipped_text_models())\n"
         "print(DEFAULT_TOKEN_DICTIONARY_FILE)\n"
         "print(*(match.cl_id for match in match_labels(['alpha', 'NK'], CellOntology.load())))\n"
     )
@@ -102,7 +104,7 @@ def test_the_data_of_the_installed_package_are_those_of_the_repository(elsewhere
     assert file == str(installed / "scdmc" / "__init__.py")
     assert str(ROOT) not in path
     assert counts.split() == ["60534", "ENSG00000254647", "22333"]
-    assert models == "scDMC-small scDMC-tissues"
+    assert models == "scDMC-small scDMC-tissues scDMC-small-text"
     assert terms == "CL:0000171 CL:0000623"
     assert vocabulary == str(installed / "scdmc" / "token_files" / "token_ids_60534.json")
     assert sha256_of_file(vocabulary) == sha256_of_file(ROOT / "tokenizer" / "token_files" / "token_ids_60534.json")

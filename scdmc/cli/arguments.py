@@ -26,6 +26,7 @@ from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOpti
 from scdmc.genes.options import SPECIES
 from scdmc.options import BACK_ENDS, DTYPE_CHOICES, POOLINGS, STREAMS, EncoderSizes, LabelOptions
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
+from scdmc.text.shipped import text_model_folder
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
@@ -50,10 +51,13 @@ Parser = argparse._ActionsContainer  # a parser, or a group of one
 
 
 def add_text_model_argument(parser: Parser) -> None:
-    """``--model`` of a text model: a folder, as none is shipped; :func:`scdmc.cli.inputs.require_text_model`."""
+    """``--model`` of a text model: a folder, or the name of a shipped one, whose folder it becomes.
+
+    :func:`scdmc.cli.inputs.require_text_model` checks it.
+    """
     parser.add_argument(
-        "--model", "--model_path", "--pretrained_model_path", type=Path, required=True, metavar="MODEL",
-        help="text model: a folder of text_pretrain.py",
+        "--model", "--model_path", "--pretrained_model_path", type=text_model_folder, required=True, metavar="MODEL",
+        help="text model: a folder of text_pretrain.py, or the name of a shipped one, such as scDMC-small-text",
     )  # fmt: skip
 
 

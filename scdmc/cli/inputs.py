@@ -17,6 +17,7 @@ from scdmc.model.names import CONFIG_FILE
 from scdmc.model.shipped import model_folder
 from scdmc.reading.magic import HDF5_MAGIC, PARQUET_MAGIC
 from scdmc.reading.options import is_counts
+from scdmc.text.shipped import shipped_text_models
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -58,7 +59,10 @@ def require_text_model(model: Path, flag: str = "--model") -> None:
     """
     if not (model / CONFIG_FILE).is_file():
         what = f"no {CONFIG_FILE} in it" if model.is_dir() else "no such folder"
-        raise ScDMCError(f"{flag} {model}: {what}; a text model is a folder of text_pretrain.py, and none is shipped")
+        raise ScDMCError(
+            f"{flag} {model}: {what}; a text model is a folder of text_pretrain.py, or one of those "
+            f"that come with scDMC: {', '.join(shipped_text_models()) or 'none'}"
+        )
 
 
 def require_input(path: Path, flag: str) -> None:

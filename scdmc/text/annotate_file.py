@@ -58,6 +58,8 @@ class TextAnnotator:
     ----------
     model, model_directory, maker
         The model, the folder of its encoder of cells, and what makes features.
+    folder
+        Of the model.
     candidates, vectors, others
         The candidates, their texts' vectors, and what other training terms say.
     options
@@ -71,9 +73,11 @@ class TextAnnotator:
     vectors: np.ndarray
     others: OtherTerms
     options: TextAnnotationOptions
+    folder: Path
 
 
 def text_annotator(
+    folder: Path,
     model: CellTextModel,
     maker: FeatureMaker,
     candidates: list[Candidate],
@@ -85,8 +89,8 @@ def text_annotator(
 
     Parameters
     ----------
-    model, maker
-        The model, and what makes its features.
+    folder, model, maker
+        The folder of the model, the model, and what makes its features.
     candidates
         Of :func:`scdmc.text.candidates.read_candidates`.
     ontology
@@ -98,7 +102,7 @@ def text_annotator(
     """
     vectors = candidate_vectors(candidates, model.texts, open_encoder)
     others = other_terms(candidates, vectors, model.texts, ontology)
-    return TextAnnotator(model, maker.model_directory, maker, candidates, vectors, others, options)
+    return TextAnnotator(model, maker.model_directory, maker, candidates, vectors, others, options, folder)
 
 
 def annotation_columns(result: TextAnnotation) -> dict[str, np.ndarray]:
@@ -179,7 +183,7 @@ def annotate_file_by_text(
     result = annotate_cells(
         annotator.model, query, annotator.candidates, annotator.vectors, annotator.others, annotator.options
     )
-    made = Provenance((data_path,), annotator.model_directory.path.parent.name, annotator.options.seed, began)
+    made = Provenance((data_path,), annotator.folder.name, annotator.options.seed, began)
     annotated = _Annotated(data_path, cells, result, annotation_facts(annotator, result), made)
     if file is not None and file.suffix == ".csv":
         _write_table(file, annotated)

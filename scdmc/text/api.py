@@ -20,6 +20,7 @@ from scdmc.text.model import feature_maker, read_text_model
 from scdmc.text.ontology import CellOntology
 from scdmc.text.options import TextAnnotationOptions
 from scdmc.text.query import query_of_counts
+from scdmc.text.shipped import text_model_folder
 from scdmc.tokens.tokenized_cells import ROW_COLUMN
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def annotate_by_text(
         ``obs['scDMC_none_of_these']``, ``obs['scDMC_second_type']``, ``obsm['X_scDMC_text']`` and
         ``uns['scDMC_text']``.
     model
-        Folder of a text model (``text_pretrain.py``).
+        Folder of a text model (``text_pretrain.py``), or the name of a shipped one, such as ``scDMC-small-text``.
     types
         The candidates: a list of texts and ids, or ``"a; b; c"``, or a file with one a line.
     under
@@ -75,9 +76,11 @@ def annotate_by_text(
     chosen = TextAnnotationOptions(smooth="auto" if smooth else "off", max_none=max_none, **of_texts)
     ontology, counts = CellOntology.load(), CountOptions(**of_counts)
     candidates = read_candidates(types, under, ontology)
-    opened, model_directory = read_text_model(Path(model))
+    opened, model_directory = read_text_model(model)
     maker = feature_maker(opened, model_directory, place_model)
-    annotator = text_annotator(opened, maker, candidates, ontology, lambda: open_text_encoder(text_encoder), chosen)
+    annotator = text_annotator(
+        text_model_folder(model), opened, maker, candidates, ontology, lambda: open_text_encoder(text_encoder), chosen
+    )
     tokenizer = tokenizer_of_model(model_directory, counts)
     cells, query = query_of_counts(counts_of_adata(adata, **counts.of_counts()), tokenizer, model_directory, maker)
     result = annotate_cells(opened, query, annotator.candidates, annotator.vectors, annotator.others, annotator.options)

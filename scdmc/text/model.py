@@ -15,18 +15,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scdmc.errors import ScDMCError
-from scdmc.files import atomic_path, read_json_object, write_json
+from scdmc.files import atomic_path, read_json_object, sha256_of_file, write_json
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.folder import ModelDirectory, open_model_directory
 from scdmc.model.names import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from scdmc.model.shipped import MODELS, shipped_models
 from scdmc.model.storage import load_model, save_model_directory
 from scdmc.model.weights import save_tensors
 from scdmc.result_folders import require_whole, unchanged
 from scdmc.text.features import Centre, Components, FeatureMaker
 from scdmc.text.options import FEATURES, GENE_STATES
 from scdmc.text.projectors.qformer import QFormer, QFormerShape, reader_from, weights_of
+from scdmc.text.shipped import shipped_text_models, text_model_folder
 
 MODEL_TYPE, FORMAT = "scdmc_text", 1
+
+
+SHARED_ENCODER_FILE = "encoder.json"
 
 
 ENCODER_FOLDER, TEXT_ENCODER_FILE, CALIBRATION_FILE = "encoder", "text_encoder.json", "calibration.json"
@@ -137,7 +142,7 @@ def save_text_model(
     maker: FeatureMaker,
     calibration: Mapping[str, object],
     card: str,
-    encoder_card: str,
+    encoder_card: str | None,
 ) -> None:
     """Write a text model with the encoder of its cells; ``model.safetensors`` appears last.
 
@@ -152,14 +157,22 @@ def save_text_model(
     calibration
         How the temperature was found; it holds ``temperature``.
     card, encoder_card
-        Texts of the model cards.
+        Texts of the model cards; None for the second names the encoder, which comes with scDMC, in place of a copy.
+
+    Raises
+    ------
+    ScDMCError
+        If an encoder should be named that does not come with scDMC.
     """
     folder = Path(folder)
     directory = maker.model_directory
-    save_model_directory(
-        folder / ENCODER_FOLDER, maker.encoder, directory.vocabulary, directory.medians, directory.settings,
-        encoder_card,
-    )  # fmt: skip
+    if encoder_card is None:
+        write_json(folder / SHARED_ENCODER_FILE, _named_encoder(directory))
+    else:
+        save_model_directory(
+            folder / ENCODER_FOLDER, maker.encoder, directory.vocabulary, directory.medians, directory.settings,
+            encoder_card,
+        )  # fmt: skip
     tensors = {"projection": model.projection, "centre.mean": model.centre.mean, "centre.scale": model.centre.scale}
     content = {"model_type": MODEL_TYPE, "format": FORMAT, "features": model.features, "projector": model.projector}
     if model.components is not None:
@@ -181,7 +194,7 @@ def save_text_model(
     save_tensors(folder / WEIGHTS_FILE, as_tensors)
 
 
-def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
+def read_text_model(folder: str | Path) -> tuple[CellTextModel, ModelDirectory]:
     """Read what :func:`save_text_model` wrote, and the folder of its encoder of cells.
 
     Raises
@@ -189,9 +202,12 @@ def read_text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
     ScDMCError
         If the folder is no text model, damaged, or of a later version.
     """
-    folder = Path(folder)
+    folder = text_model_folder(folder)
     if not folder.is_dir():
-        raise ScDMCError(f"{folder}: no such folder of a text model; text_pretrain.py makes one")
+        raise ScDMCError(
+            f"{folder}: no such folder of a text model; text_pretrain.py makes one, and by name there are "
+            f"{', '.join(shipped_text_models()) or 'none'}"
+        )
     with unchanged(folder):
         return _text_model(folder)
 
@@ -235,7 +251,29 @@ def _text_model(folder: Path) -> tuple[CellTextModel, ModelDirectory]:
         _require_sound(model)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ScDMCError(f"{folder} is damaged: {' '.join(str(error).split())[:200]}; train it again") from error
-    return model, open_model_directory(folder / ENCODER_FOLDER)
+    if (folder / ENCODER_FOLDER).is_dir():
+        return model, open_model_directory(folder / ENCODER_FOLDER)
+    return model, _encoder_by_name(folder)
+
+
+def _named_encoder(directory: ModelDirectory) -> dict[str, str]:
+    """Name and hash of an encoder that comes with scDMC."""
+    name = directory.path.name
+    if name not in shipped_models() or not directory.path.samefile(MODELS / name):
+        raise ScDMCError(f"{directory.path} does not come with scDMC, so that its name alone would be lost; copy it")
+    return {"name": name, "sha256": sha256_of_file(directory.path / WEIGHTS_FILE)}
+
+
+def _encoder_by_name(folder: Path) -> ModelDirectory:
+    """The shipped encoder that a text model names."""
+    require_whole(folder, SHARED_ENCODER_FILE)
+    named = read_json_object(folder / SHARED_ENCODER_FILE, "name of an encoder")
+    name = named.get("name")
+    if name not in shipped_models():
+        raise ScDMCError(f"{folder} needs the encoder {name!r}, which does not come with this scDMC; update scDMC")
+    if sha256_of_file(MODELS / name / WEIGHTS_FILE) != named.get("sha256"):
+        raise ScDMCError(f"{folder} was trained with another {name} than this scDMC has; train it again")
+    return open_model_directory(MODELS / name)
 
 
 def _require_sound(model: CellTextModel) -> None:

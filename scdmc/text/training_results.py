@@ -135,8 +135,18 @@ def _table_of_sets(sets: Sequence[LabelledSet], trained: Trained, data: Training
     )
 
 
-def write_text_model(folder: Path, trained: TrainedTextModel, data: TrainingData) -> None:
-    """Write the model with its card and ``history.csv``."""
+def write_text_model(folder: Path, trained: TrainedTextModel, data: TrainingData, shares_encoder: bool = False) -> None:
+    """Write the model with its card and ``history.csv``.
+
+    Parameters
+    ----------
+    folder
+        To write.
+    trained, data
+        The model, and what it was trained on.
+    shares_encoder
+        Whether the encoder of cells, which must come with scDMC, is named in place of a copy.
+    """
     model, terms = trained.model, trained.model.texts.terms
     facts = {
         "data": trained.model.facts["corpus"],
@@ -153,7 +163,9 @@ def write_text_model(folder: Path, trained: TrainedTextModel, data: TrainingData
     metrics = {} if np.isnan(trained.score) else {"validation macro-F1": trained.score}
     card = model_card("scDMC, cells and texts", facts, metrics, command, "zero-shot-classification")
     encoder_name = data.maker.model_directory.path.name
-    encoder_card = model_card(f"The encoder {encoder_name} of a text model", {}, {}, command)
+    encoder_card = None
+    if not shares_encoder:
+        encoder_card = model_card(f"The encoder {encoder_name} of a text model", {}, {}, command)
     save_text_model(folder, model, data.maker, trained.calibration, card, encoder_card)
     trained.history.to_csv(folder / HISTORY_FILE, index=False)
 

@@ -96,6 +96,7 @@ FLAGS = {
     "--n_components": "principal components",
     "--types": "texts that cells may get",
     "--standardise": "whether each text's scores are standardised over the cells",
+    "--share_encoder": "an encoder that comes with scDMC is named, not copied",
     "--style": "how cells are put into words",
     "--group_key": "column of obs whose groups are described",
     "--under": "term whose descendants cells may get",

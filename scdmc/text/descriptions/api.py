@@ -16,6 +16,7 @@ from scdmc.text.encoders import MINILM, open_text_encoder
 from scdmc.text.model import feature_maker, read_text_model
 from scdmc.text.ontology import CellOntology
 from scdmc.text.options import TextAnnotationOptions
+from scdmc.text.shipped import text_model_folder
 
 if TYPE_CHECKING:
     import anndata
@@ -43,7 +44,7 @@ def describe(
     adata
         Raw counts. It is not changed.
     model
-        Folder of a text model (``text_pretrain.py``).
+        Folder of a text model (``text_pretrain.py``), or the name of a shipped one, such as ``scDMC-small-text``.
     group_key
         Column of obs whose groups are described; each cell by itself without it.
     types, under
@@ -76,11 +77,13 @@ def describe(
         DescriptionOptions(group_key, max_cells, style),
     )
     require_style(style)
-    opened, model_directory = read_text_model(Path(model))
+    opened, model_directory = read_text_model(model)
     chosen = TextAnnotationOptions(**of_texts)
     candidates, chosen = types_and_options(types, under, opened, ontology, chosen)
     maker = feature_maker(opened, model_directory, place_model)
-    annotator = text_annotator(opened, maker, candidates, ontology, lambda: open_text_encoder(text_encoder), chosen)
+    annotator = text_annotator(
+        text_model_folder(model), opened, maker, candidates, ontology, lambda: open_text_encoder(text_encoder), chosen
+    )
     found = read_described_counts(counts_of_adata(adata, **counts.of_counts()), annotator, counts, wanted.columns)
     cells, query, totals = found
     return description_table(cells, query, totals, (annotator, ontology), wanted)

@@ -83,7 +83,7 @@ def describe_file(
     if file is not None:
         _write_file(file, table)
         return summary_lines(table, wanted)
-    made = Provenance((data_path,), annotator.model_directory.path.parent.name, annotator.options.seed, began)
+    made = Provenance((data_path,), annotator.folder.name, annotator.options.seed, began)
     with result_folder(folder) as hidden:
         for name in (TABLE_FILE, LINES_FILE):
             _write_file(hidden / name, table)
@@ -146,7 +146,7 @@ def description_table(
         if groups is None:
             return described_cells(described, names, rows)
         return described_groups(described, groups, wanted.group_key)
-    folders = (annotator.model_directory.path.parent, wanted.language_model)
+    folders = (annotator.folder, wanted.language_model)
     captions = captions_of(described, cells, rows, annotator.maker, folders)
     if groups is None:
         return captioned_cells(described, names, captions)

@@ -64,7 +64,7 @@ def generate_cells(
     if n < 1:
         raise ScDMCError(f"n is {n}: at least one cell is needed")
     chosen = MakingOptions(seed=seed, guidance=guidance, **of_making)
-    opened, _ = read_text_model(Path(model))
+    opened, _ = read_text_model(model)
     generator, _ = read_generator(Path(model), opened.texts)
     candidates = asked_texts([text] if isinstance(text, str) else list(text), CellOntology.load())
     made = made_of_texts(generator, opened.texts, candidates, n, lambda: open_text_encoder(text_encoder), chosen)
