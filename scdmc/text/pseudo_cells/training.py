@@ -153,7 +153,7 @@ def _fit_dispersions(
     their variance twice.
     """
     steps = _Steps("dispersions", [_Dispersions(decoder)], options.dispersion_steps, options)
-    for rows, conditions in _batches(data, options.dispersion_steps, options.flow_batch_size, options, rng):
+    for rows, conditions in _batches(data, options.dispersion_steps, options.batch_size, options, rng):
         counts = torch.from_numpy(data.with_other(rows))
         with torch.no_grad():
             states, _ = encoder(_expression(data, rows))
