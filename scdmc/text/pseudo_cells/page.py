@@ -106,8 +106,8 @@ def _texts(made: Sequence[MadeOfText], space: TextSpace) -> pd.DataFrame:
 def _words_of_texts(made: Sequence[MadeOfText]) -> str:
     threshold = made[0].cells.place.threshold
     return (
-        f"{WARNING} A text is novel where its similarity to the nearest training term is below {threshold:.2f}: 5% of "
-        "the training terms are as far from their nearest other term. Between related terms the model interpolates; it "
+        f"{WARNING} A text is novel where its similarity to the nearest training term is below {threshold:.2f}. "
+        "Between related terms the model interpolates; it "
         "knows nothing of strangers."
     )
 
