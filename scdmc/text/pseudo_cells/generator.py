@@ -163,32 +163,35 @@ class CellGenerator:
         conditions = conditions_of(np.tile(vector, (len(data_sets), 1)), data_sets, space, len(self.data_sets))
         noise = torch.from_numpy(rng.standard_normal((len(data_sets), len(self.state_mean))).astype(np.float32))
         states = flowed(self.flow, noise, conditions, guidance).numpy() * self.state_scale + self.state_mean
-        draws = rng.random((len(data_sets), 2))
-        totals, in_panel = self.library.drawn(states, conditions.numpy(), data_sets, draws, library_size)
+        draws = rng.random(len(data_sets))
+        if library_size is None:
+            totals = self.library.drawn(states, conditions.numpy(), data_sets, draws)
+        else:
+            totals = np.full(len(data_sets), float(library_size))
         with torch.no_grad():
             shares = self.decoder(torch.from_numpy(states.astype(np.float32)), conditions).exp().numpy()
             dispersion = self.decoder.dispersion(conditions, torch.from_numpy(data_sets)).numpy()
-        counts = drawn_counts(shares, in_panel, dispersion, rng)
-        other = np.maximum(totals - in_panel, 0).astype(np.int64)
+        counts = drawn_counts(shares[:, :-1], totals, dispersion[:, :-1], rng)
+        other = np.maximum(totals.astype(np.int64) - np.asarray(counts.sum(axis=1), dtype=np.int64).ravel(), 0)
         return counts, other, data_sets
 
 
 def drawn_counts(
-    shares: np.ndarray, in_panel: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator
+    shares: np.ndarray, totals: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator
 ) -> scipy.sparse.csr_matrix:
-    """Negative binomial counts, each gene by itself: what genes share is in the shares; CSR, int32.
+    """Negative binomial counts, each gene by itself: what genes have in common is in the shares; CSR, int32.
 
     Parameters
     ----------
     shares, dispersion
-        Shape (n_cells, n_genes).
-    in_panel
-        Expected sum of the counts of each cell, shape (n_cells,).
+        Of the genes, shape (n_cells, n_genes).
+    totals
+        Counts of each cell, shape (n_cells,).
     rng
         Of the draws.
     """
     rates = rng.standard_gamma(dispersion.astype(np.float64)) / dispersion * shares
-    return scipy.sparse.csr_matrix(rng.poisson(rates * in_panel[:, None]).astype(np.int32))
+    return scipy.sparse.csr_matrix(rng.poisson(rates * totals[:, None]).astype(np.int32))
 
 
 def rng_of_text(vector: np.ndarray, seed: int) -> np.random.Generator:

@@ -78,7 +78,7 @@ class CellEncoder(nn.Module):
 
 
 class CellDecoder(nn.Module):
-    """From a state and a condition to the shares of the genes, and their dispersions."""
+    """From a state and a condition to the shares of the genes, and their dispersions; all other genes are the last."""
 
     def __init__(self, n_genes: int, sizes: tuple[int, int, int], n_data_sets: int, dropout: float) -> None:
         super().__init__()

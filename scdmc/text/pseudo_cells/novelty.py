@@ -16,6 +16,11 @@ N_NEAREST = 3
 PERCENTILE = 5.0
 
 
+# Of all-MiniLM-L6-v2: terms that have nothing to do with each other reach 0.4, close relatives are above. Where the
+# training terms are strangers to each other, their own distances would let every text pass.
+LEAST_SIMILARITY = 0.42
+
+
 @dataclass(frozen=True)
 class TextPlace:
     """Where a text lies among the training texts.
@@ -46,7 +51,7 @@ class TextPlace:
 
     @property
     def is_novel(self) -> bool:
-        """True for a text that is farther from all training terms than nearly all of these are from each other."""
+        """True for a text that is too far from all training terms (:func:`novelty_threshold`)."""
         return self.similarity < self.threshold
 
 
@@ -67,10 +72,10 @@ def place_of_text(vector: np.ndarray, space: TextSpace) -> TextPlace:
 
 
 def novelty_threshold(space: TextSpace) -> float:
-    """The cosine that 5% of the training terms have at most to their nearest other term."""
+    """The cosine that 5% of the training terms have at most to their nearest other term, or a fixed one if more."""
     cosines = _cosines(space.of_terms, space)
     np.fill_diagonal(cosines, -np.inf)
-    return float(np.percentile(cosines.max(axis=1), PERCENTILE))
+    return max(float(np.percentile(cosines.max(axis=1), PERCENTILE)), LEAST_SIMILARITY)
 
 
 def _cosines(vectors: np.ndarray, space: TextSpace) -> np.ndarray:

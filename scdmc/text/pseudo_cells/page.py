@@ -58,8 +58,8 @@ def write_page(
             ),
             Section(
                 "Genes",
-                "Mean ln(1 + CP10k) of the generated cells, beside the training cells of the nearest term, and those "
-                f"of all training terms. Genes are those that stand out most among the generated cells.{more}",
+                "Mean ln(1 + CP10k) of the generated cells, of the training cells of the nearest term, and of all "
+                f"training terms. Genes are those that stand out most among the generated cells.{more}",
                 tables=[(each.candidate.label, top_genes(each, generator)) for each in few],
             ),
             Section(
@@ -83,8 +83,8 @@ def top_genes(each: MadeOfText, generator: CellGenerator) -> pd.DataFrame:
         {
             "gene": gene_symbols(generator.genes[best]),
             "generated": mean[best],
-            "nearest term": generator.terms.expression[cells.place.nearest[0]][best],
-            "all terms": of_all[best],
+            "nearest": generator.terms.expression[cells.place.nearest[0]][best],
+            "all": of_all[best],
         }
     )
 
@@ -106,8 +106,8 @@ def _texts(made: Sequence[MadeOfText], space: TextSpace) -> pd.DataFrame:
 def _words_of_texts(made: Sequence[MadeOfText]) -> str:
     threshold = made[0].cells.place.threshold
     return (
-        f"{WARNING} A text is novel where its similarity to the nearest training term is below {threshold:.2f}: 5% of "
-        "the training terms are as far from their nearest other term. Between related terms the model interpolates; it "
+        f"{WARNING} A text is novel where its similarity to the nearest training term is below {threshold:.2f}. "
+        "Between related terms the model interpolates; it "
         "knows nothing of strangers."
     )
 
@@ -123,7 +123,9 @@ def _verdict(made: Sequence[MadeOfText], generator: CellGenerator, space: TextSp
             f"{farthest.cells.place.similarity:.2f}",
             f"{shortened(nearest)}; novel below {farthest.cells.place.threshold:.2f}",
         ),
-        KeyNumber("Counts of a cell, median", f"{np.median(counts):,.0f}", f"{len(generator.genes):,} genes and a bin"),
+        KeyNumber(
+            "Counts of a cell, median", f"{np.median(counts):,.0f}", f"in {len(generator.genes):,} genes and all others"
+        ),
     )
     if not novel:
         return Verdict("good", "Cells of types that the training data have", (WARNING,), numbers)
@@ -145,10 +147,15 @@ def _figure_of_counts(each: MadeOfText, generator: CellGenerator, space: TextSpa
         axes.stairs(heights / len(values), edges, color=colour, fill=name == "training cells", alpha=0.6, label=name,
                     linewidth=1.5)  # fmt: skip
     axes.set_xscale("log")
+    ticks = [step * 10**power for power in range(7) for step in (1, 2, 5)]
+    ticks = [tick for tick in ticks if edges[0] <= tick <= edges[-1]]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("total counts of a cell", fontsize=8)
     axes.set_ylabel("share of cells", fontsize=8)
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=7, frameon=False)
+    axes.set_ylim(top=1.35 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(fontsize=7, frameon=False, ncols=2, loc="upper center")
     caption = (
         f"{shortened(each.candidate.label)}: {np.median(totals):,.0f} counts in the median; training cells of "
         f"{shortened(space.terms['label'].iloc[row])}: {np.median(trained):,.0f}"

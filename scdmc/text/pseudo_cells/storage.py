@@ -109,8 +109,8 @@ def _generator(content: Mapping, tensors: Mapping[str, torch.Tensor]) -> CellGen
     )
     width, condition_size = decoder_weights["condition.weight"].shape
     latent_size = len(tensors["state_mean"])
-    n_data_sets, n_genes = decoder_weights["log_dispersion"].shape
-    decoder = CellDecoder(n_genes, (width, latent_size, condition_size), n_data_sets, 0.0)
+    n_data_sets, n_outputs = decoder_weights["log_dispersion"].shape
+    decoder = CellDecoder(n_outputs, (width, latent_size, condition_size), n_data_sets, 0.0)
     decoder.load_state_dict(decoder_weights)
     flow = Flow(latent_size, condition_size, len(flow_weights["nothing"]))
     flow.load_state_dict(flow_weights)
@@ -133,10 +133,10 @@ def _require_sound(generator: CellGenerator, space: TextSpace) -> None:
     n_terms, n_data_sets = len(space.terms), len(generator.data_sets)
     latent_size, condition_size = len(generator.state_mean), space.vectors.shape[-1] + n_data_sets
     expected = {
-        "genes": (generator.genes.shape, (generator.decoder.genes.out_features,)),
-        "dispersions": (generator.decoder.log_dispersion.shape, (n_data_sets, len(generator.genes))),
+        "genes": (generator.genes.shape, (generator.decoder.genes.out_features - 1,)),
+        "dispersions": (generator.decoder.log_dispersion.shape, (n_data_sets, len(generator.genes) + 1)),
         "conditions": (generator.decoder.condition.in_features, condition_size),
-        "library.weights": (generator.library.weights.shape, (latent_size + condition_size + 1, 2)),
+        "library.weights": (generator.library.weights.shape, (latent_size + condition_size + 1,)),
         "terms.cells": (generator.terms.cells.shape, (n_terms, n_data_sets)),
         "terms.expression": (generator.terms.expression.shape, (n_terms, len(generator.genes))),
     }

@@ -73,10 +73,7 @@ def train_generator(data: GeneratorData, options: GeneratorOptions) -> tuple[Cel
     round_weights(decoder, flow)
     cells = np.flatnonzero(data.is_training)
     conditions = conditions_of(data.space.of_terms[data.terms], data.data_sets, data.space, len(data.names)).numpy()
-    panel_totals = np.asarray(data.counts.sum(axis=1)).ravel()
-    library = fitted_library(
-        data.totals[cells], panel_totals[cells], states.cells[cells], conditions[cells], data.data_sets[cells]
-    )
+    library = fitted_library(data.totals[cells], states.cells[cells], conditions[cells], data.data_sets[cells])
     generator = CellGenerator(
         decoder.eval(), flow.eval(), data.genes, data.names, states.centre, states.scale, library,
         _facts_of_terms(data), GUIDANCE,
@@ -113,9 +110,10 @@ def _trained_autoencoder(
     n_genes, condition_size = data.counts.shape[1], data.space.vectors.shape[-1] + len(data.names)
     encoder = CellEncoder(n_genes, options.width, options.latent_size, options.dropout)
     sizes = (options.width, options.latent_size, condition_size)
-    decoder = CellDecoder(n_genes, sizes, len(data.names), options.dropout)
+    decoder = CellDecoder(n_genes + 1, sizes, len(data.names), options.dropout)
     with torch.no_grad():  # so that the first shares are those of all cells
-        total = np.asarray(data.counts[data.is_training].sum(axis=0)).ravel() + 1.0
+        of_genes = np.asarray(data.counts[data.is_training].sum(axis=0)).ravel() + 1.0
+        total = np.append(of_genes, max(data.totals[data.is_training].sum() - of_genes.sum(), 1.0))
         decoder.genes.bias.copy_(torch.from_numpy(np.log(total / total.sum())).float())
         decoder.log_dispersion.copy_(torch.from_numpy(_first_dispersion(data)).float())
     steps = _Steps("autoencoder", [encoder, decoder], options.max_steps, options)
@@ -140,9 +138,9 @@ def _terms_of_loss(
     """Logarithm of the likelihood of some cells, and the divergence of their states from the normal distribution."""
     mean, log_variance = encoder(_expression(data, rows))
     states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    dense = torch.from_numpy(data.counts[rows].toarray())
-    log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
-    likelihood = nb_of_sparse(dense, log_mean, decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows])))
+    counts = torch.from_numpy(data.with_other(rows))
+    log_mean = decoder(states, conditions) + counts.sum(dim=1, keepdim=True).log()
+    likelihood = nb_of_sparse(counts, log_mean, decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows])))
     return likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
@@ -155,13 +153,13 @@ def _fit_dispersions(
     their variance twice.
     """
     steps = _Steps("dispersions", [_Dispersions(decoder)], options.dispersion_steps, options)
-    for rows, conditions in _batches(data, options.dispersion_steps, options.flow_batch_size, options, rng):
-        dense = torch.from_numpy(data.counts[rows].toarray())
+    for rows, conditions in _batches(data, options.dispersion_steps, options.batch_size, options, rng):
+        counts = torch.from_numpy(data.with_other(rows))
         with torch.no_grad():
             states, _ = encoder(_expression(data, rows))
-            log_mean = decoder(states, conditions) + dense.sum(dim=1, keepdim=True).clamp(min=1).log()
+            log_mean = decoder(states, conditions) + counts.sum(dim=1, keepdim=True).log()
         dispersion = decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows]))
-        steps.taken(-nb_of_sparse(dense, log_mean, dispersion).mean())
+        steps.taken(-nb_of_sparse(counts, log_mean, dispersion).mean())
     return steps.history
 
 
@@ -174,15 +172,15 @@ class _Dispersions(torch.nn.Module):
 
 
 def _first_dispersion(data: GeneratorData) -> np.ndarray:
-    """ln(theta) of each gene in each data set by the moments of its counts within terms, (n_data_sets, n_genes)."""
-    found = np.zeros((len(data.names), data.counts.shape[1]))
+    """ln(theta) of each gene and of the others in each data set, by the moments within terms: (n_data_sets, n + 1)."""
+    found = np.zeros((len(data.names), data.counts.shape[1] + 1))
     for data_set in range(len(data.names)):
         squares, excess = np.zeros(found.shape[1]), np.zeros(found.shape[1])
         for term in np.unique(data.terms):
             own = data.is_training & (data.data_sets == data_set) & (data.terms == term)
             if own.sum() < 2:
                 continue
-            counts = data.counts[own].toarray().astype(np.float64)
+            counts = data.with_other(np.flatnonzero(own)).astype(np.float64)
             size = counts.sum(axis=1, keepdims=True)
             mean = counts.sum(axis=0) / max(size.sum(), 1) * size
             squares += (mean**2).sum(axis=0)

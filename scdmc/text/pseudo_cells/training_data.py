@@ -51,6 +51,12 @@ class GeneratorData:
     names: tuple[str, ...]
     space: TextSpace
 
+    def with_other(self, cells: np.ndarray) -> np.ndarray:
+        """Counts of some cells, and in the last column those of all other genes; dense, (n_cells, n_genes + 1)."""
+        panel = self.counts[cells].toarray()
+        other = np.maximum(self.totals[cells] - panel.sum(axis=1), 0).astype(np.float32)
+        return np.concatenate([panel, other[:, None]], axis=1)
+
 
 def generator_data(corpus: Corpus, counts: CorpusCounts, space: TextSpace, n_genes: int) -> GeneratorData:
     """The training and validation cells of the terms that a text model knows, and the panel of the training cells.
