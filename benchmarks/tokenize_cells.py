@@ -33,6 +33,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--most_cells", type=positive_int, help="also a file of so many cells, such as 100000 (default: none)"
     )
     parser.add_argument("--rounds", type=positive_int, default=3, help="how often everything is measured")
+    parser.add_argument("--ways_to_write", action="store_true", help="only the ways to write parquet, in one process")
     add_seed_argument(parser, "of the counts")
     parser.add_argument("--measure", choices=("tokenize", "stages", "plain_loop"), help=argparse.SUPPRESS)
     parser.add_argument("--write_cells", type=positive_int, help=argparse.SUPPRESS)
@@ -117,6 +118,17 @@ def print_stages(arguments: argparse.Namespace, folder: Path) -> None:
         print(f"| {stage} | {median[stage]:.1f} | {operation}: {median[f'{stage}_floor']:.1f} |")
 
 
+def print_ways_to_write(arguments: argparse.Namespace, folder: Path) -> None:
+    """Table of the ways to write the tokenized cells."""
+    from scdmc.studies.tokenizing_speed import measure_ways_to_write
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as output:
+        found = measure_ways_to_write(folder, Path(output), arguments.rounds)
+    print("| way to write | CPU µs a cell | bytes a cell |\n|---|---:|---:|")
+    for name, (microseconds, size) in found.items():
+        print(f"| {name} | {microseconds:.0f} | {size:,.0f} |")
+
+
 @script
 def main(argv: list[str] | None = None) -> int:
     """Measure and print two tables."""
@@ -130,12 +142,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.measure:
         measure_here(arguments)
         return 0
-    sizes = [arguments.few_cells, arguments.many_cells, *([arguments.most_cells] if arguments.most_cells else [])]
+    more = [] if arguments.ways_to_write else [arguments.many_cells, arguments.most_cells]
+    sizes = [arguments.few_cells, *(n_cells for n_cells in more if n_cells)]
     with tempfile.TemporaryDirectory() as work:
         folders = {n_cells: Path(work) / f"cells_{n_cells}" for n_cells in sizes}
         for n_cells, folder in folders.items():
             # In a process of its own: the peak memory of a process starts at that of the one that started it.
             run_self("--write_cells", n_cells, "--data_path", folder, "--seed", arguments.seed)
+        if arguments.ways_to_write:
+            print_ways_to_write(arguments, folders[arguments.few_cells])
+            return 0
         n_genes = genes_per_cell(folders[arguments.few_cells], arguments.few_cells)
         print(f"{n_genes:,.0f} of {N_GENES:,} genes a cell\n")
         print_rates(arguments, folders)

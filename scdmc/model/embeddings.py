@@ -12,6 +12,7 @@ from scdmc.errors import ScDMCError
 from scdmc.model.encoder import ScDMCModel
 from scdmc.model.packing import PackedCells, batches_by_length, packed_streams, pool
 from scdmc.options import POOLINGS, STREAMS
+from scdmc.overlap import ahead
 from scdmc.progress import progress_bar
 from scdmc.tokens.tokenized_cells import TokenizedCells
 
@@ -93,6 +94,8 @@ def inference_batches(
 ) -> Iterator[tuple[np.ndarray, PackedCells]]:
     """Yield (rows of the cells, their packed stream) in batches of similar lengths, with a progress bar.
 
+    A thread packs the next batches while the caller computes with one.
+
     Parameters
     ----------
     cells
@@ -106,9 +109,13 @@ def inference_batches(
     n_tokens
         Most tokens of a stream in a batch (:func:`tokens_per_batch`).
     """
+    batches = (
+        (chosen, packed_streams(cells, chosen, stream, with_gene_values=pooling == "weighted"))
+        for chosen in batches_by_length(cells.rank_lengths, n_tokens)
+    )
     with progress_bar(total=len(cells), unit=" cells", desc=what, disable=what is None) as progress:
-        for chosen in batches_by_length(cells.rank_lengths, n_tokens):
-            yield chosen, packed_streams(cells, chosen, stream, with_gene_values=pooling == "weighted")
+        for chosen, batch in ahead(batches):
+            yield chosen, batch
             progress.update(len(chosen))
 
 

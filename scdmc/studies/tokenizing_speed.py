@@ -18,7 +18,7 @@ from scdmc.reading.counts import open_counts
 from scdmc.reading.options import BLOCK_SIZE
 from scdmc.tokens.file_report import new_report
 from scdmc.tokens.medians import load_gene_medians
-from scdmc.tokens.parquet import parquet_schema, parquet_table, parquet_writer
+from scdmc.tokens.parquet import column_encoding, parquet_schema, parquet_table, parquet_writer
 from scdmc.tokens.tokenize_folder import FolderJob, tokenize_folder
 from scdmc.tokens.tokenizer import Tokenizer, kept_obs, tokenize_blocks
 
@@ -29,6 +29,26 @@ SPREAD_OF_COUNTS = 0.4
 SPREAD_OF_GENES = 2.0
 DISPERSION = 2.0
 DISTINCT_CELLS = 3_000
+
+
+# Other ways to write the same cells, by what is different.
+NO_COMPRESSION = {"compression": "none", "compression_level": None}
+WAYS_TO_WRITE = {
+    "as they are written": {},
+    "rank ids delta-packed": {
+        "column_encoding": column_encoding("DELTA_BINARY_PACKED", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT")
+    },
+    "rank ids plain": {"column_encoding": column_encoding("PLAIN", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT")},
+    "expression ids byte-split": {
+        "column_encoding": column_encoding("BYTE_STREAM_SPLIT", "BYTE_STREAM_SPLIT", "BYTE_STREAM_SPLIT")
+    },
+    "values plain": {"column_encoding": column_encoding("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "PLAIN")},
+    "zstd, level 3": {"compression_level": 3},
+    "lz4": {"compression": "lz4", "compression_level": None},
+    "encoded, not compressed": NO_COMPRESSION,
+    "pages of 8 MB": {"data_page_size": 8 << 20},
+    "neither encoded nor compressed": {**NO_COMPRESSION, "column_encoding": column_encoding("PLAIN", "PLAIN", "PLAIN")},
+}
 
 
 def write_counts(folder: Path, n_cells: int, seed: int) -> None:
@@ -98,6 +118,30 @@ def measure_stages(folder: Path, output: Path) -> dict[str, float]:
         seconds["write"] = time.perf_counter() - start
         seconds |= bare_operations(folder, blocks, tables, output)
         return {name: 1e6 * value / counts.n_cells for name, value in seconds.items()}
+
+
+def measure_ways_to_write(folder: Path, output: Path, n_rounds: int) -> dict[str, tuple[float, float]]:
+    """CPU microseconds (the least of rounds in turn) and bytes a cell of each of :data:`WAYS_TO_WRITE`."""
+    pa.set_cpu_count(1)
+    tokenizer, path = load_tokenizer(folder), output / "cells.parquet"
+    with open_counts(folder / "cells.h5ad") as counts:
+        match = tokenizer.match(counts)
+        schema = parquet_schema({}, tokenizer.settings, counts.name)
+        tables = [
+            parquet_table(streams, kept_obs(counts, rows, []), schema)
+            for rows, streams in tokenize_blocks(counts, tokenizer, match, new_report(counts, match))
+        ]
+        n_cells = counts.n_cells
+    found = {name: (float("inf"), 0.0) for name in WAYS_TO_WRITE}
+    for _ in range(n_rounds):
+        for name, changes in WAYS_TO_WRITE.items():
+            start = time.process_time()
+            with parquet_writer(path, schema, **changes) as writer:
+                for table in tables:
+                    writer.write_table(table)
+            seconds = time.process_time() - start
+            found[name] = min(found[name][0], 1e6 * seconds / n_cells), path.stat().st_size / n_cells
+    return found
 
 
 def bare_operations(folder: Path, blocks: list, tables: list[pa.Table], output: Path) -> dict[str, float]:

@@ -73,25 +73,28 @@ def give_place(path: Path, place: ShardPlace) -> None:
                 writer.write_table(file.read_row_group(group).cast(schema))
 
 
-def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-    """Writer of a shard.
+def parquet_writer(path: Path, schema: pa.Schema, **changes: object) -> pq.ParquetWriter:
+    """Writer of a shard; ``changes`` are other keywords of pyarrow's, to see what they would do.
 
     Ids that ascend are delta-packed, those of the rank stream and values are byte-split before zstd (docs/speed.md,
     "Tokenizing", has the other ways). A dictionary of tens of thousands of ids costs time and saves nothing.
     """
-    return pq.ParquetWriter(
-        path,
-        schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
-        column_encoding={
-            "input_ids_rank.list.element": "BYTE_STREAM_SPLIT",
-            "input_ids_epe.list.element": "DELTA_BINARY_PACKED",
-            "expression_values.list.element": "BYTE_STREAM_SPLIT",
-        },
-        write_statistics=False,
-    )
+    keywords = {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": [field.name for field in schema if pa.types.is_dictionary(field.type)],
+        "column_encoding": column_encoding("BYTE_STREAM_SPLIT", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"),
+        "write_statistics": False,
+    }
+    return pq.ParquetWriter(path, schema, **{**keywords, **changes})
+
+
+def column_encoding(rank: str, expression: str, values: str) -> dict[str, str]:
+    """Parquet's encoding of the entries of each list."""
+    return {
+        f"{name}.list.element": encoding
+        for name, encoding in zip(STREAM_COLUMNS[:3], (rank, expression, values), strict=True)
+    }
 
 
 def parquet_table(streams: CellStreams, obs: "pd.DataFrame", schema: pa.Schema) -> pa.Table:

@@ -265,6 +265,7 @@ FLAGS = {
     "--sides": "which sides are measured",
     "--side": "one side, in a process of its own",
     "--measure": "one measurement, in a process of its own",
+    "--ways_to_write": "only the ways to write parquet",
     "--write_cells": "write random cells, in a process of its own",
     "--cells": "random cells that are made",
     "--n_batches": "random batches that are made",

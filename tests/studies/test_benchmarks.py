@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from scdmc.studies.tokenizing_speed import write_counts
+from scdmc.studies.tokenizing_speed import WAYS_TO_WRITE, measure_ways_to_write, write_counts
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -106,6 +106,12 @@ def test_the_tokenizer_and_its_stages_are_measured(load_script, tmp_path, capfd)
         named = {"seconds"} if measure == "tokenize" else stages | {f"{stage}_floor" for stage in stages}
         assert set(found) == {*named, "cpu_seconds", "mib"}
         assert min(found.values()) > 0
+    ways = measure_ways_to_write(tmp_path / "cells_30", tmp_path, 1)
+    assert set(ways) == set(WAYS_TO_WRITE)
+    assert all(microseconds > 0 for microseconds, _ in ways.values())
+    sizes = {name: size for name, (_, size) in ways.items()}
+    largest = "neither encoded nor compressed"
+    assert sizes["as they are written"] < sizes["encoded, not compressed"] < sizes[largest] == max(sizes.values())
 
 
 def test_no_benchmark_is_left_out():
