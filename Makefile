@@ -90,6 +90,8 @@ demo: $(VENV)/installed
 		--data_path $(DEMO)/counts/islets.h5ad --output_file $(DEMO)/embedded.h5ad
 	cd downstream_tasks && $(BIN)/python -u cluster.py --model $(DEMO)/pretrained \
 		--data_path $(DEMO)/counts/islets.h5ad --output_dir $(DEMO)/clustering --label_key cell_type
+	cd downstream_tasks && $(BIN)/python -u describe.py --model scDMC-small-text \
+		--data_path $(DEMO)/clustering/clustered.h5ad --group_key scDMC_cluster --output_dir $(DEMO)/described
 	cd downstream_tasks && $(BIN)/python -u integration.py --model $(DEMO)/pretrained \
 		--data_path $(DEMO)/tokenized/islets.parquet --output_dir $(DEMO)/integration \
 		--batch_key batch --label_key cell_type

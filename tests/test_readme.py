@@ -173,12 +173,12 @@ def test_the_code_cites_sections_of_the_method_that_exist():
 def test_the_pages_show_every_script_of_the_three_stages():
     shown = {re.search(r"(\w+\.py)", command).group(1) for command in printed_commands()}
     scripts = {path.name for folder in SCRIPT_FOLDERS for path in (ROOT / folder).glob("*.py")}
-    # census.py, fetch_regulons.py and paper_data.py need the network; text_pretrain.py, annotate_text.py, describe.py,
-    # generate_cells.py and text_eval.py a text encoder; report.py and watch.py are shown as scdmc report and scdmc
-    # watch; the others are run by the demo, or by us alone.
+    # census.py, fetch_regulons.py and paper_data.py need the network; text_pretrain.py, generate_cells.py and
+    # text_eval.py a text encoder; report.py and watch.py are shown as scdmc report and scdmc watch; the others are run
+    # by the demo, or by us alone.
     unshown = {"build_ontology.py", "build_vocabulary.py", "census.py", "fetch_demo_data.py", "fetch_orthologs.py",
                "fetch_regulons.py", "paper_data.py", "demo_report.py", "report.py", "watch.py", "text_pretrain.py",
-               "annotate_text.py", "describe.py", "generate_cells.py", "text_eval.py"}  # fmt: skip
+               "generate_cells.py", "text_eval.py"}  # fmt: skip
     assert shown == scripts - unshown
 
 

@@ -66,6 +66,7 @@ def write_demo_report(demo: Path, inputs: tuple[Path, ...] = ()) -> dict[str, pd
         pretraining_section(demo),
         annotation_section(demo, wide["annotation"]),
         clustering_section(demo, wide["clustering"]),
+        words_section(demo),
         integration_section(demo, wide["integration"]),
     ]
     started = json.loads((demo / "pretrained" / "arguments.json").read_text())["model"]
@@ -234,6 +235,22 @@ def clustering_section(demo: Path, table: pd.DataFrame) -> Section:
         ("Principal components, by cluster and by type", clustering / "umap_pca.png"),
     ]
     return Section("Clustering", text, tables=[("Agreement with the known types", as_table(table))], figures=figures)
+
+
+def words_section(demo: Path) -> Section:
+    """The clusters in words, beside the types that most of their cells have."""
+    described = pd.read_csv(demo / "described" / "descriptions.csv", dtype={"scDMC_cluster": str})
+    sizes = pd.read_csv(demo / "clustering" / "cluster_sizes.csv", dtype={"cluster": str})
+    known = sizes.set_index("cluster")[["most_frequent_label", "share_of_label"]]
+    table = described[["scDMC_cluster", "cells", "type", "share", "text"]].rename(columns={"scDMC_cluster": "cluster"})
+    table = table.join(known, on="cluster")[["cluster", "cells", "most_frequent_label", "type", "share", "text"]]
+    text = (
+        "describe.py put each cluster into words, by scDMC-small-text, which comes with scDMC: the types of which it "
+        "knows a text, the definition of the Cell Ontology, and genes that set the cluster apart. Every clause is "
+        "computed. That model was trained on labelled cells of these islets and of blood, so that this shows what the "
+        "command gives, and is no test of the model. most_frequent_label is the cluster's known type."
+    )
+    return Section("Clusters in words", text, tables=[("Clusters, the largest first", table)], folds=True)
 
 
 def integration_section(demo: Path, table: pd.DataFrame) -> Section:
