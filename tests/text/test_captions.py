@@ -23,7 +23,7 @@ from scdmc.text.model import feature_maker, read_text_model
 from scdmc.text.objectives import weighted_cross_entropy
 from scdmc.text.ontology import CellOntology, Term
 
-STEPS = "80"
+STEPS = "100"
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
@@ -133,20 +133,17 @@ def test_captions_are_the_same_again_and_are_checked(taught, islets, ontology, m
     assert checked.iloc[-1].tolist() == [said[-1], "bee cell", "", IS_NO_TERM]
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(
-    adapter, run, qformer_model, taught, islets, tmp_path
-):
+def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(run, qformer_model, taught, islets, tmp_path):
     folder = shutil.copytree(qformer_model, tmp_path / "model")
     lent = tmp_path / "lent"
     lent.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(taught / "language_model" / name, lent / name)
     before = sha256_of_file(lent / "model.safetensors")
-    assert run(folder, "--language_model", lent, "--adapter", adapter, "--caption_steps", "3") == 0
+    assert run(folder, "--language_model", lent, "--adapter", "lora", "--caption_steps", "3") == 0
     assert sha256_of_file(lent / "model.safetensors") == before
     assert not (folder / "language_model" / "model.safetensors").exists()
-    assert (folder / "language_model" / "adapter").exists() == (adapter == "lora")
+    assert (folder / "language_model" / "adapter").is_dir()
     assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("adapter_config.json"))
     outputs = islets[2][:2]
     assert open_captioner(folder, lent).captions(outputs) == open_captioner(folder, lent).captions(outputs)

@@ -30,7 +30,7 @@ from scdmc.text.query import query_of_file
 from scdmc.text.training_data import data_sets_to_train_on, training_data, training_texts
 
 SHAPE = QFormerShape(16, 2, 4, 32, 3, encoder_size=8, text_size=5, max_tokens=30)
-FEW = TextTrainingOptions(projector="qformer", max_steps=6, batch_size=8, max_tokens=32)
+FEW = TextTrainingOptions(projector="qformer", max_steps=6, batch_size=6, max_tokens=32)
 TYPES = ["CL:0000169", "CL:0000171", "CL:0002079", "CL:0002064"]
 
 
