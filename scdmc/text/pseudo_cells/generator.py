@@ -7,7 +7,6 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import scipy.sparse
 import torch
 
@@ -209,8 +208,3 @@ def conditions_of(vectors: np.ndarray, data_sets: np.ndarray, space: TextSpace, 
     """Texts and data sets as the networks read them, shape (n_cells, text_size + n_data_sets)."""
     one_hot = np.eye(n_data_sets, dtype=np.float32)[data_sets]
     return torch.from_numpy(np.concatenate([text_conditions(vectors, space), one_hot], axis=1))
-
-
-def terms_table(generator: CellGenerator, space: TextSpace) -> pd.DataFrame:
-    """One row a training term: its id, its label, its training cells."""
-    return space.terms[["cl_id", "label"]].assign(**{"training cells": generator.terms.cells.sum(axis=1)})

@@ -18,13 +18,18 @@ from scdmc.text.pseudo_cells.training_data import GeneratorData
 FEWEST_OF_TYPE, FEWEST_CELLS = 5, 50
 
 
+# A slope of fold changes so near to 1 is as good as 1.
+SLOPE_TOLERANCE = 0.1
+
+
 COLUMNS = ("guidance", "AUC", "LFC slope", "loss")
 
 
 def with_best_guidance(generator: CellGenerator, data: GeneratorData, seed: int) -> tuple[CellGenerator, pd.DataFrame]:
     """The generator with the guidance whose cells are most like the validation cells.
 
-    That is the one with the smallest sum of AUC - 0.5 and of how far the slope of fold changes is from 1. Without
+    That is the one with the smallest sum of AUC - 0.5 and of how far the slope of fold changes lies beyond 0.9 to 1.1.
+    Without
     enough validation cells it stays :data:`scdmc.text.pseudo_cells.options.GUIDANCE`.
 
     Parameters
@@ -49,7 +54,8 @@ def with_best_guidance(generator: CellGenerator, data: GeneratorData, seed: int)
     }
     rows = [(guidance, *_scored(generator, data, real, guidance, seed)) for guidance in GUIDANCES]
     table = pd.DataFrame(rows, columns=list(COLUMNS[:3]))
-    table["loss"] = (table["AUC"] - 0.5).clip(lower=0) + (table["LFC slope"].fillna(1.0) - 1).abs()
+    beyond = ((table["LFC slope"].fillna(1.0) - 1).abs() - SLOPE_TOLERANCE).clip(lower=0)
+    table["loss"] = (table["AUC"] - 0.5).clip(lower=0) + beyond
     return replace(generator, guidance=float(table["guidance"].iloc[table["loss"].argmin()])), table
 
 

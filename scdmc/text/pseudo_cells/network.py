@@ -17,35 +17,15 @@ N_FREQUENCIES = 8
 SMALLEST_DISPERSION, LARGEST_DISPERSION = -4.0, 8.0  # natural logarithms
 
 
-def nb_log_likelihood(counts: torch.Tensor, mean: torch.Tensor, dispersion: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the negative binomial probability of counts.
-
-    Parameters
-    ----------
-    counts, mean
-        Of one shape; the mean is positive.
-    dispersion
-        theta: the variance is mean + mean^2 / theta; of a shape that fits.
-    """
-    log_sum = torch.log(dispersion + mean)
-    return (
-        torch.lgamma(counts + dispersion)
-        - torch.lgamma(dispersion)
-        - torch.lgamma(counts + 1)
-        + dispersion * (torch.log(dispersion) - log_sum)
-        + counts * (torch.log(mean) - log_sum)
-    )
-
-
-def nb_of_sparse(counts: torch.Tensor, log_mean: torch.Tensor, dispersion: torch.Tensor) -> torch.Tensor:
-    """:func:`nb_log_likelihood` summed over the genes, shape (n_cells,): most counts are 0, and those cost little.
+def nb_log_likelihood(counts: torch.Tensor, log_mean: torch.Tensor, dispersion: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the negative binomial probability of cells, shape (n_cells,): most counts are 0, and cost little.
 
     Parameters
     ----------
     counts
         Shape (n_cells, n_genes).
     log_mean, dispersion
-        Of the same shape.
+        Of the same shape; the variance is mean + mean^2 / dispersion.
     """
     log_sum = torch.log(dispersion + log_mean.exp())
     of_zeros = (dispersion * (dispersion.log() - log_sum)).sum(dim=1)

@@ -21,7 +21,7 @@ from scdmc.text.pseudo_cells.network import (
     CellDecoder,
     CellEncoder,
     Flow,
-    nb_of_sparse,
+    nb_log_likelihood,
 )
 from scdmc.text.pseudo_cells.options import GUIDANCE, GeneratorOptions
 from scdmc.text.pseudo_cells.training_data import GeneratorData
@@ -140,7 +140,9 @@ def _terms_of_loss(
     states = mean + (log_variance / 2).exp() * torch.randn_like(mean)
     counts = torch.from_numpy(data.with_other(rows))
     log_mean = decoder(states, conditions) + counts.sum(dim=1, keepdim=True).log()
-    likelihood = nb_of_sparse(counts, log_mean, decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows])))
+    likelihood = nb_log_likelihood(
+        counts, log_mean, decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows]))
+    )
     return likelihood, 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
@@ -159,7 +161,7 @@ def _fit_dispersions(
             states, _ = encoder(_expression(data, rows))
             log_mean = decoder(states, conditions) + counts.sum(dim=1, keepdim=True).log()
         dispersion = decoder.dispersion(conditions, torch.from_numpy(data.data_sets[rows]))
-        steps.taken(-nb_of_sparse(counts, log_mean, dispersion).mean())
+        steps.taken(-nb_log_likelihood(counts, log_mean, dispersion).mean())
     return steps.history
 
 
