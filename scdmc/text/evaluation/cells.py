@@ -221,9 +221,7 @@ class TestCells:
 
     def query(self, maker: FeatureMaker, encoder: str) -> Query:
         """The cells with the features of a model, whose states are those of an encoder."""
-        known = FeatureMaker(
-            maker.kind, maker.encoder, maker.model_directory, maker.components, self.states_by(encoder)
-        )
+        known = replace(maker, states=self.states_by(encoder))
         plain = self.plain
         return Query(known.of(self.cells), plain.expression, plain.genes, plain.has_counts, plain.graph)
 

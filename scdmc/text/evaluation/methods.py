@@ -101,7 +101,7 @@ class TextModel:
         return of_round.once(key, lambda: self._trained(of_round, seed))
 
     def _trained(self, of_round: Round, seed: int) -> tuple[CellTextModel, TrainingData]:
-        data = of_round.data(self.encoder, self.features)
+        data = of_round.data(self.encoder, self.features, self.projector)
         if self.is_pooled:
             data = pooled(data)
         chosen = of_round.inputs.options

@@ -104,10 +104,10 @@ class Round:
             self._kept[key] = make()
         return self._kept[key]
 
-    def data(self, encoder: str, features: str) -> TrainingData:
-        """The training data of an encoder and a kind of features."""
+    def data(self, encoder: str, features: str, projector: str = TextTrainingOptions.projector) -> TrainingData:
+        """The training data of an encoder, a kind of features and a projector."""
         states = self.inputs.states
-        options = TextTrainingOptions(features=features, n_components=self.inputs.options.n_components)
+        options = TextTrainingOptions(features, projector, n_components=self.inputs.options.n_components)
 
         def make() -> TrainingData:
             return training_data(
@@ -115,7 +115,7 @@ class Round:
                 self.inputs.corpus.states_by(encoder),
             )  # fmt: skip
 
-        return self.once(("data", encoder, features), make)
+        return self.once(("data", encoder, features, projector), make)
 
     def candidates(self, ids: Sequence[str]) -> tuple[list[Candidate], np.ndarray, OtherTerms]:
         """Candidates, their vectors and what other training terms say, as annotation has them."""
