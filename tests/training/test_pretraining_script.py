@@ -372,7 +372,7 @@ def test_data_without_their_vocabulary_beside_them_ask_for_it(script, dataset, t
 
 def test_torchrun_runs_the_script_and_one_process_writes(script, dataset, tmp_path):
     root = ROOT
-    arguments = ["--dataset_path", str(dataset), *SHORT, "--hidden_dropout_prob", "0"]
+    arguments = ["--dataset_path", str(dataset), *SHORT, "--hidden_dropout_prob", "0", "--dtype", "float32"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += [str(root / "pretrain" / "scDMC_pretrain.py"), *arguments, "--output_dir", str(tmp_path / "two")]
     finished = subprocess.run(command, capture_output=True, text=True)
