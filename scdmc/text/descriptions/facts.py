@@ -22,6 +22,9 @@ from scdmc.text.texts import first_sentence
 TYPES_TOLD, GENES_TOLD = 3, 10
 
 
+UNSURE = "Unsure; the nearest types are"
+
+
 # Rarer, a type is not worth a word; and a gene of fewer cells is no mark of any.
 LEAST_SHARE, FEWEST_CELLS_WITH_GENE = 0.01, 3
 
@@ -32,6 +35,10 @@ LEAST_DEVIATION = 1.0
 
 # A group most of whose cells are of other types is not defined by its first.
 PURE = 0.5
+
+
+# A type that is less likely is told as a guess, without its definition.
+SURE = 0.5
 
 
 # Of the test by which genes set a group apart.
@@ -216,7 +223,9 @@ def _types_of_cell(described: Described, cell: int) -> str:
     others = ", ".join(name for name, place in zip(named[1:], order[1:], strict=True) if likely[place] >= LEAST_SHARE)
     if annotation.labels[cell] == UNKNOWN:
         return f"None of the {len(annotation.candidates)} types that were looked for. The nearest: {', '.join(named)}."
-    text = f"{named[0]}.{_definition(annotation.candidates[order[0]].cl_id, described.ontology)}"
+    is_sure = likely[order[0]] >= SURE
+    definition = _definition(annotation.candidates[order[0]].cl_id, described.ontology) if is_sure else ""
+    text = f"{named[0]}.{definition}" if is_sure else f"{UNSURE} {named[0]}."
     return f"{text} Next: {others}." if others else text
 
 
@@ -243,6 +252,8 @@ def _group_in_words(types: pd.DataFrame, described: Described) -> str:
             continue
         words.append(f"{share:.0%} {_in_words(label, cl_id, f'mean probability {probability:.2f}')}")
     first = types.iloc[0]
+    if first["probability"] < SURE:
+        return f"{UNSURE} {'; '.join(words)}."
     definition = _definition(first["cl_id"], described.ontology) if first["share"] >= PURE else ""
     return f"{'; '.join(words)}.{definition}"
 

@@ -10,6 +10,7 @@ from scdmc.reports.page import KeyNumber, Section, Verdict, write_report
 from scdmc.reports.provenance import Provenance
 from scdmc.text.annotation_page import SURE
 from scdmc.text.descriptions.facts import PURE
+from scdmc.text.descriptions.facts import SURE as SURE_TYPE
 from scdmc.text.descriptions.options import FACTS, LANGUAGE_MODEL, DescriptionOptions
 from scdmc.text.options import NO_COUNTS, UNKNOWN
 
@@ -67,7 +68,9 @@ def verdict_of(table: pd.DataFrame, group_key: str | None, n_types: int) -> Verd
         KeyNumber("Without a type", f"{is_none.mean():.0%}", f"{int(is_none.sum()):,} of {len(table):,} {what}"),
     ]
     reasons = ["The types were found by words, without labels of this file: check the genes of each."]
-    is_weak = not middle >= SURE / n_types or is_none.mean() > PURE
+    unsure = probability.index[probability < SURE_TYPE]
+    numbers.append(KeyNumber("Unsure", f"{len(unsure):,}", f"{what} whose type has a probability below {SURE_TYPE}"))
+    is_weak = not middle >= SURE / n_types or is_none.mean() > PURE or len(unsure) > len(table) / 2
     if group_key is not None:
         mixed = table.loc[table["share"] < PURE, group_key]
         numbers.append(KeyNumber("Mixed groups", f"{len(mixed):,}", "no type has half of the cells"))

@@ -109,7 +109,7 @@ class TextModel:
             self.features, self.projector, chosen.max_steps, n_components=chosen.n_components, seed=seed
         )
         has_calibration = of_round.is_calibrated and not self.is_pooled
-        found = trained_model(data, of_round.corpus, options, of_round.inputs.ontology, has_calibration)
+        found = trained_model(data, of_round.corpus, options, of_round.inputs.ontology, has_calibration=has_calibration)
         return found.model, data
 
     def __call__(self, of_round: Round, seed: int) -> Judge:
