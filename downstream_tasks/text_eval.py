@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from scdmc.cli.arguments import (
     add_model_arguments,
     add_output_dir_argument,
     add_seed_argument,
+    count_options,
     count_options_for,
     placement,
 )
@@ -21,7 +23,6 @@ from scdmc.files import known_sha256, names_of_files, remove, require_writable_f
 from scdmc.text.evaluation.options import TASKS, EvaluationOptions
 
 if TYPE_CHECKING:
-    from scdmc.model.folder import ModelDirectory
     from scdmc.text.evaluation.cells import EvaluationInputs
 
 EXAMPLES = (
@@ -111,8 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     with output_lock(arguments.output_dir):
         inputs = opened_inputs(arguments)
         kept = arguments.output_dir / ROWS_FOLDER
-        kept.mkdir(parents=True, exist_ok=True)
-        facts = facts_of_rows(arguments, inputs.states.model_directory)
+        facts = facts_of_rows(arguments, inputs)
         rows = KeptRows(kept, facts, is_forgotten=arguments.overwrite)
         for name in arguments.tasks:
             TASKS_BY_NAME[name].compute(inputs, rows)
@@ -168,18 +168,24 @@ def files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.parent.glob(path.name))
 
 
-def facts_of_rows(arguments: argparse.Namespace, model_directory: "ModelDirectory") -> dict[str, object]:
+def facts_of_rows(arguments: argparse.Namespace, inputs: "EvaluationInputs") -> dict[str, object]:
     """What must be the same for all rows of a folder: all that scores depend on, but how many seeds and folds."""
+    model_directory = inputs.states.model_directory
     manifest = arguments.corpus_dir / "manifest.json"  # it names all files; absent where a user has deleted it
     of_model = sorted(path for path in model_directory.path.iterdir() if path.suffix in (".safetensors", ".json"))
-    table = arguments.cell_type_table
+    reading = asdict(count_options(arguments))
+    reading |= {name: known_sha256(value) for name, value in reading.items() if isinstance(value, Path)}
+    table, vocabulary = arguments.cell_type_table, arguments.token_dictionary_file
     return {
         "corpus": list(map(known_sha256, [manifest] if manifest.is_file() else files_of(arguments.corpus_dir))),
         "model": [known_sha256(path) for path in of_model],
+        "vocabulary": "" if vocabulary is None else known_sha256(vocabulary),
+        "text encoder": inputs.texts.sha256,
         "new data": {
             path.stem: [*map(known_sha256, files_of(path)), key]
             for path, key in zip(arguments.new_data_path, arguments.label_key, strict=True)
         },
+        "reading of counts": reading,
         "cell_type_table": "" if table is None else known_sha256(table),
         "allow_unmapped": arguments.allow_unmapped,
         "max_steps": arguments.max_steps,

@@ -187,6 +187,37 @@ def test_other_settings_are_not_mixed_with_the_rows_that_are_there(script, words
     assert KeptRows(evaluated / "rows" / "odd", {"seeds": 1}).is_done(unit)
 
 
+@pytest.mark.parametrize("flag", [("--recompute_totals",), ("--layer", "X"), ("--gene_id_column", "index")])
+def test_counts_that_are_read_otherwise_are_not_mixed_with_the_rows_that_are_there(
+    script, words, evaluated, capsys, flag
+):
+    assert script.main(words(evaluated, *flag)) == 2
+    assert "holds rows with another reading of counts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("facts", "forgets", "stays"), [({"a": 1}, False, True), ({"a": 2}, False, False),
+                                                         ({"a": 1}, True, False)])  # fmt: skip
+def test_states_of_a_run_that_was_stopped_before_its_first_row_serve_the_same_run_alone(
+    tmp_path, facts, forgets, stays
+):
+    KeptRows(tmp_path / "rows", {"a": 1})
+    states = tmp_path / "rows" / "states" / "some.npy"
+    states.parent.mkdir()
+    states.write_text("")
+    KeptRows(tmp_path / "rows", facts, is_forgotten=forgets)
+    assert states.exists() == stays
+
+
+def test_a_new_file_may_be_called_corpus(script, words, text_world, tmp_path):
+    few_cells = anndata.read_h5ad(text_world["islets"])[:60]
+    few_cells.write_h5ad(tmp_path / "corpus.h5ad")
+    flags = ("--new_data_path", tmp_path / "corpus.h5ad")
+    found = script.opened_inputs(script.parse_arguments(words(tmp_path / "scores", *flags)))
+    part = found.corpus.corpus.cells.obs["split"].to_numpy()
+    for cells in (found.corpus.chosen(part == "test"), found.new_files[0].test_cells):
+        assert len(cells.states_by("trained")(cells.cells)) == len(cells.cells)
+
+
 # ---- what must not be seen
 
 

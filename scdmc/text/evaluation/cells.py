@@ -124,7 +124,7 @@ def untrained_encoder(model_directory: ModelDirectory) -> ScDMCModel:
 class CorpusCells:
     """Cells of the corpus, cut to the context of the model, in the rows of the corpus."""
 
-    name = "corpus"
+    name = ""  # no file is called so: a new file may well be called corpus.h5ad
 
     def __init__(self, corpus: Corpus, states: StatesOfCells) -> None:
         """Take the cells of a corpus."""

@@ -73,30 +73,30 @@ class KeptRows:
         Parameters
         ----------
         folder
-            Where ``rows.csv`` and ``run.json`` lie.
+            Where ``rows.csv`` and ``run.json`` lie, and what else a run keeps for the next one: that goes with them.
         facts
             What must be the same for all rows, as JSON has it.
         is_forgotten
-            Whether the rows that are there go.
+            Whether all that is there goes.
 
         Raises
         ------
         ScDMCError
             If they are of other data, of another model or of other settings, or damaged.
         """
-        self._path = Path(folder) / ROWS_FILE
+        self._path, run = Path(folder) / ROWS_FILE, Path(folder) / RUN_FILE
         self.table = pd.DataFrame(columns=list(COLUMNS))
-        if is_forgotten:
-            remove(self._path)
-        elif self._path.is_file():
-            self._require_same(Path(folder) / RUN_FILE, facts)
+        if not is_forgotten and self._path.is_file():
+            self._require_same(run, facts)
             self.table = _read(self._path)
-        write_json(Path(folder) / RUN_FILE, dict(facts))
+        elif is_forgotten or not run.is_file() or _differing_facts(run, facts):
+            remove(Path(folder))  # a run that was stopped before its first row left states of its own cells and model
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        write_json(run, dict(facts))
         self._done = {Unit(*key) for key in self.table[list(KEY)].itertuples(index=False, name=None)}
 
     def _require_same(self, path: Path, facts: Mapping[str, object]) -> None:
-        before = read_json_object(path, "what the rows were computed with")
-        differing = [name for name, value in facts.items() if before.get(name) != value]
+        differing = _differing_facts(path, facts)
         if differing:
             raise ScDMCError(
                 f"{path.parent} holds rows with another {', '.join(differing)}; choose another --output_dir, or pass "
@@ -115,6 +115,12 @@ class KeptRows:
         self._done.add(unit)
         with atomic_path(self._path) as temporary:
             self.table.to_csv(temporary, index=False)
+
+
+def _differing_facts(path: Path, facts: Mapping[str, object]) -> list[str]:
+    """Names of the facts that ``run.json`` has not, or has otherwise."""
+    before = read_json_object(path, "what the rows were computed with")
+    return [name for name, value in facts.items() if before.get(name) != value]
 
 
 def _read(path: Path) -> pd.DataFrame:
