@@ -107,6 +107,18 @@ def test_types_that_no_cell_is_are_not_found(text_world):
     assert alone["cl_id"].tolist() == ["CL:0000169"]
 
 
+@pytest.mark.parametrize("key", ["type", "share"])
+def test_a_column_of_groups_may_be_called_as_a_column_of_the_results(describe, text_world, tmp_path, key):
+    adata = anndata.read_h5ad(text_world["islets"])
+    adata.obs[key] = adata.obs["cell_type"].astype(str)
+    adata.write_h5ad(tmp_path / "named.h5ad")
+    world = text_world | {"islets": tmp_path / "named.h5ad"}
+    assert describe(world, "--output_dir", tmp_path / "out", "--group_key", key) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "descriptions.jsonl").read_text().splitlines()]
+    assert {row["group"] for row in rows} == set(adata.obs[key])
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_the_order_of_cells_does_not_matter(text_world):
     adata = anndata.read_h5ad(text_world["islets"])
     order = np.random.default_rng(0).permutation(adata.n_obs)

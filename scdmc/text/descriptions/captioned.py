@@ -10,7 +10,7 @@ import pandas as pd
 
 from scdmc.text.captions.cells import caption_cells
 from scdmc.text.descriptions.facts import Described, genes_of_groups, sized_groups, specific_genes
-from scdmc.text.descriptions.options import LANGUAGE_MODEL
+from scdmc.text.descriptions.options import COLUMNS_OF_GROUPS, LANGUAGE_MODEL
 from scdmc.text.features import FeatureMaker
 from scdmc.text.options import NO_COUNTS
 from scdmc.tokens.tokenized_cells import TokenizedCells
@@ -91,7 +91,9 @@ def captioned_cells(described: Described, names: np.ndarray, captions: pd.DataFr
     return table.reset_index(drop=True)
 
 
-def captioned_groups(described: Described, groups: np.ndarray, group_key: str, captions: pd.DataFrame) -> pd.DataFrame:
+def captioned_groups(
+    described: Described, groups: np.ndarray, group_column: str, captions: pd.DataFrame
+) -> pd.DataFrame:
     """A row for each group, the largest first: the caption that most of its cells got.
 
     Parameters
@@ -100,14 +102,14 @@ def captioned_groups(described: Described, groups: np.ndarray, group_key: str, c
         All cells.
     groups
         Shape (n_cells,); '' for a cell of no group.
-    group_key
-        What the groups are called.
+    group_column
+        What the column of the groups is called.
     captions
         Of :func:`captions_of`, of all cells.
 
     Returns
     -------
-    Columns ``group_key``, cells, text, type, cl_id, share, probability, checked, by_words, distance, genes, style;
+    Columns ``group_column``, cells, text, type, cl_id, share, probability, checked, by_words, distance, genes, style;
     ``share`` is that of the caption among the cells of the group, ``probability`` the mean over the cells that have it.
     """
     query = described.query
@@ -126,6 +128,4 @@ def captioned_groups(described: Described, groups: np.ndarray, group_key: str, c
              own["probability"].mean(), first["checked"], min(by_words.index[by_words == by_words.max()]),
              own["distance"].mean(), ", ".join(genes.get(str(name), [])), LANGUAGE_MODEL)
         )  # fmt: skip
-    columns = [group_key, "cells", "text", "type", "cl_id", "share", "probability", "checked", "by_words", "distance",
-               "genes", "style"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[group_column, *COLUMNS_OF_GROUPS])

@@ -145,12 +145,12 @@ def description_table(
     if wanted.style == FACTS:
         if groups is None:
             return described_cells(described, names, rows)
-        return described_groups(described, groups, wanted.group_key)
+        return described_groups(described, groups, wanted.group_column)
     folders = (annotator.folder, wanted.language_model)
     captions = captions_of(described, cells, rows, annotator.maker, folders)
     if groups is None:
         return captioned_cells(described, names, captions)
-    return captioned_groups(described, groups, wanted.group_key, captions)
+    return captioned_groups(described, groups, wanted.group_column, captions)
 
 
 def _drawn(n_cells: int, wanted: DescriptionOptions, seed: int) -> np.ndarray:

@@ -171,7 +171,7 @@ def described_cells(described: Described, names: Sequence[str], chosen: Sequence
     return pd.DataFrame(rows, columns=["cell_id", "text", "type", "cl_id", "probability", "genes", "style"])
 
 
-def described_groups(described: Described, groups: np.ndarray, group_key: str) -> pd.DataFrame:
+def described_groups(described: Described, groups: np.ndarray, group_column: str) -> pd.DataFrame:
     """A text for each group of cells, the largest first.
 
     Parameters
@@ -180,12 +180,12 @@ def described_groups(described: Described, groups: np.ndarray, group_key: str) -
         The cells.
     groups
         Shape (n_cells,); '' for a cell of no group.
-    group_key
-        What the groups are called.
+    group_column
+        What the column of the groups is called.
 
     Returns
     -------
-    Columns ``group_key``, cells, text, type, cl_id, share, probability, genes, style. ``share`` is that of the type
+    Columns ``group_column``, cells, text, type, cl_id, share, probability, genes, style. ``share`` is that of the type
     among the group's cells, ``probability`` the mean over the cells that have it.
     """
     annotation, query = described.annotation, described.query
@@ -204,7 +204,7 @@ def described_groups(described: Described, groups: np.ndarray, group_key: str) -
             (str(name), int(n_cells), text, first["type"], first["cl_id"], first["share"], first["probability"],
              ", ".join(told), FACTS)
         )  # fmt: skip
-    columns = [group_key, "cells", "text", "type", "cl_id", "share", "probability", "genes", "style"]
+    columns = [group_column, "cells", "text", "type", "cl_id", "share", "probability", "genes", "style"]
     return pd.DataFrame(rows, columns=columns)
 
 

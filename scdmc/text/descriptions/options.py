@@ -11,6 +11,12 @@ FACTS, LANGUAGE_MODEL = "facts", "language_model"
 STYLES = (FACTS, LANGUAGE_MODEL)
 
 
+# Columns of a table of groups behind that of the groups themselves, whatever the style.
+COLUMNS_OF_GROUPS = (
+    "cells", "text", "type", "cl_id", "share", "probability", "checked", "by_words", "distance", "genes", "style",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class DescriptionOptions:
     """What is described (docs/text.md, "Descriptions").
@@ -36,6 +42,11 @@ class DescriptionOptions:
     def columns(self) -> tuple[str, ...]:
         """Columns of obs that are needed."""
         return () if self.group_key is None else (self.group_key,)
+
+    @property
+    def group_column(self) -> str | None:
+        """What the column of the groups is called in the results: as in the file, or ``group`` if that is taken."""
+        return "group" if self.group_key in COLUMNS_OF_GROUPS else self.group_key
 
 
 def require_style(style: str) -> None:

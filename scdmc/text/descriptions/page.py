@@ -49,18 +49,18 @@ def write_description_page(
     made
         From what.
     """
-    group_key = wanted.group_key
+    group_column = wanted.group_column
     shown = table.head(MOST_SHOWN).drop(columns="style")
-    what = "cells" if group_key is None else "groups"
+    what = "cells" if group_column is None else "groups"
     caption = f"The first {len(shown):,} of {len(table):,} {what}" if len(shown) < len(table) else f"All {what}"
     section = Section("In words", TEXT_OF_STYLE[wanted.style], [(caption, shown)], folds=True)
-    write_report(path, f"{len(table):,} {what} in words", [section], verdict_of(table, group_key, n_types), made)
+    write_report(path, f"{len(table):,} {what} in words", [section], verdict_of(table, group_column, n_types), made)
 
 
-def verdict_of(table: pd.DataFrame, group_key: str | None, n_types: int) -> Verdict:
+def verdict_of(table: pd.DataFrame, group_column: str | None, n_types: int) -> Verdict:
     """How sure the types are, and how many cells or groups have none."""
     is_none = table["type"].isin((UNKNOWN, NO_COUNTS))
-    what = "cells" if group_key is None else "groups"
+    what = "cells" if group_column is None else "groups"
     probability = table.loc[~is_none, "probability"]
     middle = float(probability.median()) if len(probability) else np.nan
     numbers = [
@@ -71,8 +71,8 @@ def verdict_of(table: pd.DataFrame, group_key: str | None, n_types: int) -> Verd
     unsure = probability.index[probability < SURE_TYPE]
     numbers.append(KeyNumber("Unsure", f"{len(unsure):,}", f"{what} whose type has a probability below {SURE_TYPE}"))
     is_weak = not middle >= SURE / n_types or is_none.mean() > PURE or len(unsure) > len(table) / 2
-    if group_key is not None:
-        mixed = table.loc[table["share"] < PURE, group_key]
+    if group_column is not None:
+        mixed = table.loc[table["share"] < PURE, group_column]
         numbers.append(KeyNumber("Mixed groups", f"{len(mixed):,}", "no type has half of the cells"))
         if len(mixed):
             reasons.append(f"No type has half of the cells in {', '.join(shortened(str(name)) for name in mixed[:5])}.")
