@@ -16,7 +16,7 @@ from scdmc.cli.inputs import require_text_model
 from scdmc.cli.parser import argument_parser, closed_fraction, output_file, positive_int, script
 from scdmc.cli.task_inputs import require_task_inputs
 from scdmc.errors import ScDMCError
-from scdmc.text.descriptions.options import FACTS, LANGUAGE_MODEL, STYLES, DescriptionOptions
+from scdmc.text.descriptions.options import FACTS, LANGUAGE_MODEL, STYLES, DescriptionOptions, require_style
 from scdmc.text.options import SMOOTHING, TextAnnotationOptions
 
 EXAMPLES = (
@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     counts = count_options_for(arguments, arguments.data_path)
     require_task_inputs(arguments, require_text_model)
+    require_style(arguments.style, arguments.model)
 
     from scdmc.model.devices import place_model
     from scdmc.text.annotate_file import text_annotator

@@ -270,7 +270,7 @@ def train_projector(arguments: argparse.Namespace) -> None:
         return
     checkpointing = None
     if options.projector == "qformer":
-        identity = identity_of(options, arguments.corpus_dir, model_directory.path)
+        identity = identity_of(options, arguments.corpus_dir, model_directory.path, space)
         checkpointing = Checkpointing(arguments.output_dir, arguments.resume, identity)
     data = training_data(corpus, names, encoder, model_directory, space, options)
     trained = trained_model(data, corpus, options, ontology, checkpointing)

@@ -66,7 +66,7 @@ def islets(taught, text_world):
     model, directory = read_text_model(taught)
     maker = feature_maker(model, directory, lambda encoder: encoder)
     cells = read_corpus(text_world["corpus"]).cells.select(np.arange(60))
-    return maker, cells, centred_outputs(maker.reader, maker.states_of(cells, 32))
+    return maker, cells, centred_outputs(maker.reader, maker.states_of(cells, 32), 0)
 
 
 def test_a_caption_is_the_name_the_first_sentence_and_what_the_corpus_knows():
@@ -75,6 +75,10 @@ def test_a_caption_is_the_name_the_first_sentence_and_what_the_corpus_knows():
     assert caption.text == "B cell. A lymphocyte, e.g. in blood, of B lineage. From blood. Healthy."
     assert (caption.name, name_in(caption.text)) == ("B cell.", "B cell")
     assert caption_of(Term("CL:1", "B cell", "", (), ())).text == "B cell."
+
+
+def test_the_name_in_a_caption_is_that_of_its_term(ontology):
+    assert all(name_in(caption_of(term).text) == term.label for _, term in ontology.items())
 
 
 def test_words_count_by_their_weights():
@@ -131,6 +135,14 @@ def test_captions_are_the_same_again_and_are_checked(taught, islets, ontology, m
     checked = caption_cells(taught, maker, cells, ontology)
     assert checked.iloc[0].tolist() == [said[0], "B cell", "CL:0000236", IS_TERM]
     assert checked.iloc[-1].tolist() == [said[-1], "bee cell", "", IS_NO_TERM]
+
+
+def test_what_is_found_in_a_cell_does_not_depend_on_how_many_are_described(islets):
+    maker, cells, outputs = islets
+    rows = np.array([3, 40, 41])
+    found = centred_outputs(maker.reader, maker.states_of(cells, 32), 0, rows)
+    assert np.allclose(found, outputs[rows], atol=1e-5)
+    assert np.allclose(outputs.mean(axis=0), 0, atol=1e-5)
 
 
 def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(run, qformer_model, taught, islets, tmp_path):
@@ -211,5 +223,7 @@ def test_a_model_without_captions_and_an_unknown_style_are_refused(text_world, l
     assert "text_pretrain.py --stage 2 teaches it" in capsys.readouterr().err
     assert describe([*words, "--language_model", str(tmp_path)]) == 2
     assert "--language_model has no effect with --style facts" in capsys.readouterr().err
+    with pytest.raises(ScDMCError, match="--stage 2 teaches it"):  # before any cell is read
+        scdmc.describe(None, text_world["model"], style="language_model")
     with pytest.raises(ScDMCError, match="style 'poem' is unknown"):
         scdmc.describe(anndata.read_h5ad(text_world["islets"]), text_world["model"], style="poem")

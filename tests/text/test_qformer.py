@@ -1,5 +1,6 @@
 """A Q-Former between cells and texts: what must not change a cell's vector does not, and a broken run goes on."""
 
+import shutil
 from dataclasses import asdict, replace
 
 import anndata
@@ -24,7 +25,7 @@ from scdmc.text.projectors import qformer_training
 from scdmc.text.projectors.batches import Batches
 from scdmc.text.projectors.bert import start_from_bert
 from scdmc.text.projectors.qformer import QFormer, QFormerShape
-from scdmc.text.projectors.qformer_training import Checkpointing, qformer_shape, train_qformer
+from scdmc.text.projectors.qformer_training import Checkpointing, identity_of, qformer_shape, train_qformer
 from scdmc.text.projectors.states import GeneStates
 from scdmc.text.query import query_of_file
 from scdmc.text.training_data import data_sets_to_train_on, training_data, training_texts
@@ -183,6 +184,20 @@ def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(few, tmp_path, monkey
     shown = ["step", "loss", "validation_macro_f1"]
     assert history[shown].equals(again[shown])
     assert (history["cells_per_second"] > 0).all()
+
+
+def test_a_run_knows_its_corpus_without_a_manifest_and_its_text_encoder(few, text_world, tmp_path):
+    def identity(corpus, space=few[1]):
+        return identity_of(FEW, corpus, text_world["cells"], space)
+
+    copy = shutil.copytree(text_world["corpus"], tmp_path / "corpus")
+    assert identity(copy) == identity(text_world["corpus"])
+    (copy / "manifest.json").unlink()
+    assert identity(copy) == identity(text_world["corpus"])
+    (copy / "terms.parquet").write_bytes(b"others")
+    assert identity(copy)["corpus"] != identity(text_world["corpus"])["corpus"]
+    others = identity(text_world["corpus"], replace(few[1], encoder_sha256="1" * 64))
+    assert others != identity(text_world["corpus"])
 
 
 def test_a_training_ends_where_validation_cells_gain_nothing(few, monkeypatch):

@@ -20,7 +20,7 @@ from scdmc.progress import progress_bar
 from scdmc.result_folders import require_whole
 from scdmc.text.captions.language_models import LanguageModel, adapted, open_language_model
 from scdmc.text.captions.options import LANGUAGE_MODEL_FOLDER as FOLDER
-from scdmc.text.captions.options import TINY
+from scdmc.text.captions.options import FACTS_FILE, TINY, require_captioner
 from scdmc.text.encoders import quiet_transformers
 from scdmc.text.projectors.qformer import QFormer
 from scdmc.text.projectors.states import GeneStates
@@ -28,7 +28,7 @@ from scdmc.text.projectors.states import GeneStates
 ADAPTER_FOLDER = "adapter"
 
 
-FACTS_FILE, SOFT_TOKENS_FILE = "captions.json", "soft_tokens.safetensors"
+SOFT_TOKENS_FILE = "soft_tokens.safetensors"
 
 
 MOST_WORDS, CELLS_PER_BATCH = 64, 64
@@ -36,6 +36,10 @@ MOST_WORDS, CELLS_PER_BATCH = 64, 64
 
 # Fewer cells have no mean that would be worth taking away: that of the training cells is.
 FEWEST_CELLS_OF_A_MEAN = 50
+
+
+# More would change the mean of a large file by nothing that shows.
+MOST_CELLS_OF_A_MEAN = 2_000
 
 
 class SoftTokens(nn.Module):
@@ -71,7 +75,8 @@ class Captioner:
     soft_tokens
         What stands before them.
     mean
-        Of the queries over the training cells, shape (n_queries, hidden_size).
+        Of the queries over the cells of the training data sets, each of which counts the same, shape (n_queries,
+        hidden_size).
     facts
         Content of ``captions.json``.
     """
@@ -126,28 +131,39 @@ class Captioner:
         return found
 
 
-def centred_outputs(reader: QFormer, states: GeneStates, mean: np.ndarray | None = None) -> np.ndarray:
-    """What the queries found in cells, without what the cells have in common.
+def outputs_of(reader: QFormer, states: GeneStates) -> np.ndarray:
+    """What the queries found in cells, shape (n_cells, n_queries, hidden_size), float32."""
+    found = np.empty((len(states), reader.shape.n_queries, reader.shape.hidden_size), dtype=np.float32)
+    for rows, outputs in reader.read(states):
+        found[rows] = outputs.cpu().numpy()
+    return found
+
+
+def centred_outputs(
+    reader: QFormer, states: GeneStates, mean: np.ndarray, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """What the queries found in some cells of a file, without what the cells of the file have in common.
 
     Parameters
     ----------
     reader
         The Q-Former.
     states
-        Of the cells.
+        Of all cells of the file that have counts.
     mean
-        Is taken away where the cells are too few to have one, shape (n_queries, hidden_size); None for their own.
+        Is taken away where the cells of the file are too few to have one, shape (n_queries, hidden_size).
+    rows
+        Which cells are wanted; None for all. They do not decide what is taken away.
 
     Returns
     -------
-    Shape (n_cells, n_queries, hidden_size), float32.
+    Shape (n_wanted, n_queries, hidden_size), float32.
     """
-    found = np.empty((len(states), reader.shape.n_queries, reader.shape.hidden_size), dtype=np.float32)
-    for rows, outputs in reader.read(states):
-        found[rows] = outputs.cpu().numpy()
-    if mean is None or len(found) >= FEWEST_CELLS_OF_A_MEAN:
-        mean = found.mean(axis=0)
-    return found - mean
+    if len(states) >= FEWEST_CELLS_OF_A_MEAN:
+        draw = np.random.default_rng(0)
+        of_mean = np.sort(draw.permutation(len(states))[:MOST_CELLS_OF_A_MEAN])
+        mean = outputs_of(reader, states.part(of_mean)).mean(axis=0)
+    return outputs_of(reader, states if rows is None else states.part(rows)) - mean
 
 
 def save_captioner(folder: Path, captioner: Captioner) -> None:
@@ -178,11 +194,6 @@ def save_captioner(folder: Path, captioner: Captioner) -> None:
     write_json(place / FACTS_FILE, dict(captioner.facts))
 
 
-def has_captioner(folder: Path) -> bool:
-    """Whether a text model has learned to say captions."""
-    return (Path(folder) / FOLDER / FACTS_FILE).is_file()
-
-
 def open_captioner(folder: Path, language_model: Path | None = None) -> Captioner:
     """Read what :func:`save_captioner` wrote.
 
@@ -199,8 +210,7 @@ def open_captioner(folder: Path, language_model: Path | None = None) -> Captione
         If the text model has no captions, is damaged, or another language model is named than it was trained with.
     """
     folder = Path(folder)
-    if not has_captioner(folder):
-        raise ScDMCError(f"{folder} cannot say captions; text_pretrain.py --stage 2 teaches it")
+    require_captioner(folder)
     require_whole(folder, *(f"{FOLDER}/{name}" for name in (FACTS_FILE, SOFT_TOKENS_FILE, "model.safetensors")))
     facts = read_json_object(folder / FOLDER / FACTS_FILE, "facts of captions")
     try:

@@ -5,6 +5,7 @@ Source: docs/text.md, "Captions".
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from scdmc.errors import ScDMCError
@@ -23,6 +24,7 @@ def caption_cells(
     cells: TokenizedCells,
     ontology: CellOntology,
     language_model: Path | None = None,
+    rows: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Say in words what cells are. A caption depends on the other cells, whose mean is taken away, if there are 50.
 
@@ -38,10 +40,12 @@ def caption_cells(
         Against which names are checked.
     language_model
         Folder of the language model, where the text model does not hold it.
+    rows
+        Which cells get a caption; None for all.
 
     Returns
     -------
-    One row a cell: ``text``, ``name``, ``cl_id`` ('' for a name that is none), and ``checked``.
+    One row a caption: ``text``, ``name``, ``cl_id`` ('' for a name that is none), and ``checked``.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def caption_cells(
     if maker.reader is None:
         raise ScDMCError(f"{folder} has no Q-Former, from which captions start")
     states = maker.states_of(cells, maker.reader.shape.max_tokens)
-    texts = captioner.captions(centred_outputs(maker.reader, states, captioner.mean), "say captions")
+    texts = captioner.captions(centred_outputs(maker.reader, states, captioner.mean, rows), "say captions")
     names = [name_in(text) for text in texts]
     id_of = {term.label.casefold(): cl_id for cl_id, term in ontology.items()}
     ids = [id_of.get(name.casefold(), "") for name in names]

@@ -1,12 +1,15 @@
 """What can be chosen of captions. Nothing heavy is imported here."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from scdmc.errors import ScDMCError
 
 TINY = "tiny"
 
 
 # Of a text model, where it keeps what says captions.
-LANGUAGE_MODEL_FOLDER = "language_model"
+LANGUAGE_MODEL_FOLDER, FACTS_FILE = "language_model", "captions.json"
 
 
 ADAPTERS = ("none", "lora")
@@ -37,3 +40,9 @@ class CaptionOptions:
     caption_rate: float = 2e-3
     name_weight: float = 5.0
     seed: int = 42
+
+
+def require_captioner(folder: Path) -> None:
+    """Refuse a text model that has not learned to say captions."""
+    if not (Path(folder) / LANGUAGE_MODEL_FOLDER / FACTS_FILE).is_file():
+        raise ScDMCError(f"{folder} cannot say captions; text_pretrain.py --stage 2 teaches it")

@@ -3,6 +3,7 @@
 Source: docs/text.md, "Captions".
 """
 
+import re
 from dataclasses import dataclass
 
 from scdmc.text.ontology import Term
@@ -46,5 +47,5 @@ def caption_of(term: Term, tissue: str = "", disease: str = "") -> Caption:
 
 
 def name_in(caption: str) -> str:
-    """What a caption calls a cell: all before its first full stop."""
-    return caption.partition(".")[0].strip()
+    """What a caption calls a cell: all before its first full stop, which is none within a word ("NK1.1-positive")."""
+    return re.split(r"\.(?=\s|$)", caption, maxsplit=1)[0].strip()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from scdmc.progress import progress_bar
-from scdmc.text.captions.captioner import Captioner, SoftTokens, centred_outputs
+from scdmc.text.captions.captioner import Captioner, SoftTokens, outputs_of
 from scdmc.text.captions.language_models import (
     open_language_model,
     tiny_language_model,
@@ -47,7 +47,7 @@ class CaptionedSet:
     cells
         With the states of their genes.
     outputs
-        What the queries found, without the mean of the training cells, shape (n_cells, n_queries, hidden_size).
+        What the queries found, without the mean of the set's cells, shape (n_cells, n_queries, hidden_size).
     captions
         Of each cell.
     """
@@ -111,11 +111,13 @@ def trained_captioner(
         folder = Path(options.language_model)
         opened = open_language_model(folder, folder.resolve().name)
         language_model = with_adapter(opened, options.adapter)
-    captioned = [
-        CaptionedSet(each, centred_outputs(reader, each.states), captions_of_cells(each, corpus, space, ontology))
-        for each in sets
-    ]
-    mean = np.mean([_mean(reader, each) for each in sets], axis=0)
+    captioned, means = [], []
+    for each in sets:
+        outputs = outputs_of(reader, each.states)
+        means.append(outputs.mean(axis=0))
+        captions = captions_of_cells(each, corpus, space, ontology)
+        captioned.append(CaptionedSet(each, outputs - means[-1], captions))
+    mean = np.mean(means, axis=0)
     device = reader.queries.device
     language_model.model.to(device)
     scale = float(language_model.model.get_input_embeddings().weight.detach().float().std())
@@ -134,11 +136,6 @@ def trained_captioner(
     facts["loss"] = _train(captioner, captioned, space, options)
     soft_tokens.eval()
     return replace(captioner, facts=facts | _judged(captioner, captioned, options))
-
-
-def _mean(reader: QFormer, cells: LabelledSet) -> np.ndarray:
-    outputs = [found.sum(dim=0).cpu().numpy() for _, found in reader.read(cells.states)]
-    return np.sum(outputs, axis=0) / len(cells.terms)
 
 
 def caption_loss(

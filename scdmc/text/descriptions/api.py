@@ -76,7 +76,7 @@ def describe(
         CountOptions(**of_counts),
         DescriptionOptions(group_key, max_cells, style),
     )
-    require_style(style)
+    require_style(style, text_model_folder(model))
     opened, model_directory = read_text_model(model)
     chosen = TextAnnotationOptions(**of_texts)
     candidates, chosen = types_and_options(types, under, opened, ontology, chosen)

@@ -45,8 +45,10 @@ def captions_of(
     from the caption's term to the type by words.
     """
     annotation, ontology = described.annotation, described.ontology
-    counted = rows[annotation.best[rows] >= 0]
-    captions = caption_cells(folders[0], maker, cells.select(counted), ontology, folders[1])
+    has_counts = annotation.best >= 0
+    counted = rows[has_counts[rows]]
+    places = (np.cumsum(has_counts) - 1)[counted]  # among the cells with counts
+    captions = caption_cells(folders[0], maker, cells.select(has_counts), ontology, folders[1], places)
     ids = np.array([each.cl_id or "" for each in annotation.candidates], dtype=object)
     place = {cl_id: column for column, cl_id in enumerate(ids) if cl_id}
     table = captions.rename(columns={"name": "type"}).set_index(pd.Index(counted))

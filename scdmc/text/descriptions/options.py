@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scdmc.errors import ScDMCError
+from scdmc.text.captions.options import require_captioner
 
 FACTS, LANGUAGE_MODEL = "facts", "language_model"
 
@@ -49,7 +50,9 @@ class DescriptionOptions:
         return "group" if self.group_key in COLUMNS_OF_GROUPS else self.group_key
 
 
-def require_style(style: str) -> None:
-    """Refuse a style that there is not."""
+def require_style(style: str, text_model: Path) -> None:
+    """Refuse a style that there is not, and captions by a text model that has not learned them."""
     if style not in STYLES:
         raise ScDMCError(f"style {style!r} is unknown; there are {' and '.join(STYLES)}")
+    if style == LANGUAGE_MODEL:
+        require_captioner(text_model)

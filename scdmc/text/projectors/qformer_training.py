@@ -69,8 +69,8 @@ class Checkpointing:
     identity: Mapping[str, object]
 
 
-def identity_of(options: TextTrainingOptions, corpus: Path, model: Path) -> dict[str, object]:
-    """What a training depends on, by name: options, and hashes of the corpus and of the encoder of cells.
+def identity_of(options: TextTrainingOptions, corpus: Path, model: Path, space: TextSpace) -> dict[str, object]:
+    """What a training depends on, by name: options, and hashes of the corpus and of the encoders of cells and texts.
 
     Parameters
     ----------
@@ -78,14 +78,20 @@ def identity_of(options: TextTrainingOptions, corpus: Path, model: Path) -> dict
         What is trained, and how.
     corpus, model
         The folders.
+    space
+        The training texts; a corpus without vectors leaves their encoder to the flags.
     """
-    manifest = read_manifest(corpus) or {"files": {}}
-    files = sorted((name, entry.get("sha256")) for name, entry in manifest["files"].items())
-    content = [(name, digest) for name, digest in files if not name.endswith((".csv", ".html"))]
+    manifest = read_manifest(corpus)
+    if manifest is None:  # a user may have deleted it
+        files = {path.name: known_sha256(path) for path in corpus.iterdir() if path.is_file()}
+    else:
+        files = {name: entry.get("sha256") for name, entry in manifest["files"].items()}
+    content = [(name, digest) for name, digest in sorted(files.items()) if not name.endswith((".csv", ".html"))]
     return {
         **asdict(options),
         "corpus": hashlib.sha256(repr(content).encode("utf8")).hexdigest(),
         "encoder of cells": known_sha256(weights_file(model)),
+        "text encoder": space.encoder_sha256,
     }
 
 
