@@ -20,11 +20,12 @@ from scdmc.cli.generator_arguments import (
     generator_options,
     require_generator_inputs,
 )
-from scdmc.cli.inputs import require_file, require_gene_files, require_model, require_text_model
+from scdmc.cli.inputs import require_file, require_gene_files, require_model
 from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script, whole_number
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
 from scdmc.locks import claim_output
+from scdmc.model.names import CONFIG_FILE
 from scdmc.model.shipped import shipped_models
 from scdmc.text.captions.options import ADAPTERS, LANGUAGE_MODEL_FOLDER, TINY, CaptionOptions
 from scdmc.text.options import FEATURES, GENE_STATES, PROJECTORS, QFORMER_SIZES, TextTrainingOptions
@@ -187,7 +188,8 @@ def require_inputs(arguments: argparse.Namespace) -> None:
     if arguments.resume is not None:
         find_checkpoint(arguments.output_dir, arguments.resume)
     if 1 not in arguments.stage:
-        require_text_model(arguments.output_dir, "--output_dir")
+        if not (arguments.output_dir / CONFIG_FILE).is_file():
+            raise ScDMCError(f"--output_dir {arguments.output_dir} holds no text model to add to; begin with --stage 1")
         if 2 in arguments.stage and (arguments.output_dir / LANGUAGE_MODEL_FOLDER).exists() and not arguments.overwrite:
             raise ScDMCError(f"{arguments.output_dir} says captions already; pass --overwrite to train them again")
     require_model(arguments.model)

@@ -81,7 +81,7 @@ def result_folder(path: Path) -> Iterator[Path]:
 def extended_folder(path: Path, is_replaced: Callable[[str], bool]) -> Iterator[Path]:
     """Give a hidden folder as :func:`result_folder` does, with copies of the results that are there already.
 
-    Without a manifest all files are results.
+    Without a manifest all files are results but hidden ones, such as locks.
 
     Parameters
     ----------
@@ -97,13 +97,19 @@ def extended_folder(path: Path, is_replaced: Callable[[str], bool]) -> Iterator[
     """
     with result_folder(path) as hidden:
         manifest = read_manifest(path)
-        files = sorted(file.relative_to(path).as_posix() for file in Path(path).rglob("*") if file.is_file())
-        names = [name for name in (files if manifest is None else manifest["files"]) if not is_replaced(name)]
+        names = _visible_files(Path(path)) if manifest is None else list(manifest["files"])
+        names = [name for name in names if not is_replaced(name)]
         require_whole(path, *names)
         for name in names:
             (hidden / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(Path(path) / name, hidden / name)
         yield hidden
+
+
+def _visible_files(folder: Path) -> list[str]:
+    """Files of a folder, relative to it, but those that are hidden or in a hidden folder."""
+    files = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return [file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)]
 
 
 def keep_results(folder: Path) -> None:

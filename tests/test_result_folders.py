@@ -93,6 +93,19 @@ def test_a_folder_that_gets_more_keeps_the_rest(tmp_path):
     assert (tmp_path / "model.bin").read_text() == "other weights"
 
 
+def test_a_folder_without_a_manifest_that_gets_more_leaves_hidden_files_alone(tmp_path):
+    for name in ("config.json", ".scdmc.lock", ".of_another_run/half.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("there")
+    before = (tmp_path / ".scdmc.lock").stat().st_ino
+    with extended_folder(tmp_path, lambda name: name.startswith("more/")) as folder:
+        (folder / "more").mkdir()
+        (folder / "more" / "extra.csv").write_text("more")
+    files = read_json_object(tmp_path / MANIFEST_FILE, "manifest")["files"]
+    assert set(files) == {"config.json", "more/extra.csv"}
+    assert (tmp_path / ".scdmc.lock").stat().st_ino == before
+
+
 def test_files_that_no_manifest_tells_of_are_named_and_stay(tmp_path, caplog):
     (tmp_path / "out").mkdir()
     for name in ("umap_pca.png", "config.json", ".hidden"):

@@ -42,15 +42,8 @@ def require_model(model: Path) -> None:
         raise ScDMCError(f"{folder}/{CONFIG_FILE}: no such file (model configuration); is {folder} a model folder?")
 
 
-def require_text_model(model: Path, flag: str = "--model") -> None:
+def require_text_model(model: Path) -> None:
     """Refuse what is no folder of a text model.
-
-    Parameters
-    ----------
-    model
-        The folder.
-    flag
-        For the message.
 
     Raises
     ------
@@ -60,7 +53,7 @@ def require_text_model(model: Path, flag: str = "--model") -> None:
     if not (model / CONFIG_FILE).is_file():
         what = f"no {CONFIG_FILE} in it" if model.is_dir() else "no such folder"
         raise ScDMCError(
-            f"{flag} {model}: {what}; a text model is a folder of text_pretrain.py, or one of those "
+            f"--model {model}: {what}; a text model is a folder of text_pretrain.py, or one of those "
             f"that come with scDMC: {', '.join(shipped_text_models()) or 'none'}"
         )
 

@@ -187,6 +187,12 @@ def test_other_input_is_refused_and_leaves_the_model(run, taught, capsys, words,
     assert (taught / "manifest.json").read_bytes() == before
 
 
+def test_captions_need_a_text_model_to_be_added_to(run, tmp_path, capsys):
+    assert run(tmp_path / "absent") == 2
+    assert "absent holds no text model to add to; begin with --stage 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_a_q_former_says_no_captions(run, text_world, capsys, tmp_path):
     folder = shutil.copytree(text_world["model"], tmp_path / "model")
     assert run(folder) == 2

@@ -317,7 +317,7 @@ def test_stage_3_adds_to_a_model_and_leaves_the_rest(world, load_script, capsys)
         ([word if word != "3" else "1" for word in words], "has no effect without --stage 3"),
         (
             [*words, "--output_dir", str(world["corpus"])],
-            "no config.json in it; a text model is a folder of text_pretrain.py",
+            "holds no text model to add to; begin with --stage 1",
         ),
     ]:
         assert main(more) == 2

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import anndata
 import pytest
@@ -10,6 +11,7 @@ import scdmc
 from scdmc.errors import ScDMCError
 from scdmc.files import sha256_of_file
 from scdmc.model.shipped import MODELS
+from scdmc.result_folders import require_whole
 from scdmc.text.model import read_text_model
 from scdmc.text.ontology import CellOntology
 from scdmc.text.shipped import TEXT_MODELS, shipped_text_models, text_model_folder
@@ -28,7 +30,11 @@ def test_a_shipped_text_model_is_small_whole_and_names_its_encoder(name):
     model, directory = read_text_model(name)
     assert directory.path.name == named["name"]
     assert set(model.texts.terms["cl_id"]) <= set(CellOntology.load())
-    assert json.loads((folder / "manifest.json").read_text())["is_whole"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["is_whole"]
+    require_whole(folder, *manifest["files"])
+    flags = json.loads((folder / "arguments.json").read_text())
+    assert not [value for value in flags.values() if isinstance(value, str) and Path(value).is_absolute()]
 
 
 def test_the_shipped_model_puts_islets_into_words_without_a_text_encoder(islets_path, tmp_path, monkeypatch):

@@ -19,8 +19,8 @@ from scdmc.model.weights import save_tensors
 from scdmc.progress import progress_bar
 from scdmc.result_folders import require_whole
 from scdmc.text.captions.language_models import LanguageModel, adapted, open_language_model
-from scdmc.text.captions.options import LANGUAGE_MODEL_FOLDER as FOLDER
 from scdmc.text.captions.options import FACTS_FILE, TINY, require_captioner
+from scdmc.text.captions.options import LANGUAGE_MODEL_FOLDER as FOLDER
 from scdmc.text.encoders import quiet_transformers
 from scdmc.text.projectors.qformer import QFormer
 from scdmc.text.projectors.states import GeneStates
