@@ -169,10 +169,10 @@ def save_text_model(
     if encoder_card is None:
         write_json(folder / SHARED_ENCODER_FILE, _named_encoder(directory))
     else:
+        whole = load_model(directory.path, ScDMCModel)  # on its device the encoder may be rounded (bfloat16)
         save_model_directory(
-            folder / ENCODER_FOLDER, maker.encoder, directory.vocabulary, directory.medians, directory.settings,
-            encoder_card,
-        )  # fmt: skip
+            folder / ENCODER_FOLDER, whole, directory.vocabulary, directory.medians, directory.settings, encoder_card
+        )
     tensors = {"projection": model.projection, "centre.mean": model.centre.mean, "centre.scale": model.centre.scale}
     content = {"model_type": MODEL_TYPE, "format": FORMAT, "features": model.features, "projector": model.projector}
     if model.components is not None:

@@ -120,6 +120,12 @@ def test_the_verdict_follows_the_scores(ours, of_components, level):
     assert annotation_verdict(pd.DataFrame(rows, columns=names)).level == level
 
 
+def test_pairs_alone_have_a_verdict():
+    columns = ["task", "mode", "data_set", "method", "metric", "mean", "sd", "n"]
+    rows = [("annotation", rounds.HELD_OUT_PAIR, "a", OURS, "pair_accuracy", 0.8, 0.1, 3)]
+    assert annotation_verdict(pd.DataFrame(rows, columns=columns)).level == "caution"
+
+
 # ---- the script
 
 

@@ -17,6 +17,7 @@ from scdmc.model.storage import load_model
 from scdmc.reading.options import CountOptions
 from scdmc.text.annotation import annotate_cells
 from scdmc.text.candidates import candidate_vectors, other_terms, read_candidates
+from scdmc.text.captions.adding import is_same_encoder
 from scdmc.text.corpus import read_corpus
 from scdmc.text.model import feature_maker, read_text_model, save_text_model
 from scdmc.text.ontology import CellOntology
@@ -115,6 +116,20 @@ def test_training_leaves_the_encoder_of_cells_as_it_was(qformer_model, text_worl
     after = load_model(qformer_model / "encoder", ScDMCModel).state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     assert not (qformer_model / "checkpoints").exists()
+
+
+def test_the_encoder_is_kept_whole_where_it_computes_in_bfloat16(opened, text_world, tmp_path):
+    model, maker, _ = opened
+    whole = load_model(text_world["cells"], ScDMCModel)
+    rounded = replace(maker, encoder=load_model(text_world["cells"], ScDMCModel).to(torch.bfloat16))
+    calibration = {"temperature": model.temperature, "none_margin": model.none_margin}
+    save_text_model(tmp_path / "saved", model, rounded, calibration, "a card", "a card")
+    kept = load_model(tmp_path / "saved" / "encoder", ScDMCModel)
+    assert all(torch.equal(tensor, kept.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    assert is_same_encoder(rounded.encoder, kept)  # so that stage 2 knows it again
+    with torch.no_grad():
+        next(kept.parameters()).add_(1)
+    assert not is_same_encoder(rounded.encoder, kept)
 
 
 def test_a_cell_without_counts_gets_no_type_and_islets_get_theirs(qformer_model, text_world):

@@ -56,9 +56,7 @@ def add_captions(
     model, directory = read_text_model(folder)
     if model.reader is None:
         raise ScDMCError(f"{folder} has no Q-Former, which captions need; train --stage 1 with --projector qformer")
-    own = load_model(directory.path, ScDMCModel).state_dict()
-    given = {name: weight.cpu().to(own[name].dtype) for name, weight in encoder.state_dict().items() if name in own}
-    if own.keys() != given.keys() or not all(torch.equal(weight, given[name]) for name, weight in own.items()):
+    if not is_same_encoder(encoder, load_model(directory.path, ScDMCModel)):
         raise ScDMCError(f"--model is not the encoder of cells that {folder} holds; name that one")
     seen = sorted(corpus.unseen & set(model.texts.terms["cl_id"]))
     if seen:
@@ -73,3 +71,11 @@ def add_captions(
         write_json(hidden / LANGUAGE_MODEL_FOLDER / "arguments.json", arguments)
         keep_results(hidden)
     return captioner
+
+
+def is_same_encoder(placed: ScDMCModel, of_folder: ScDMCModel) -> bool:
+    """Whether an encoder on its device, where its weights may be rounded (bfloat16), is that of a folder."""
+    own, given = of_folder.state_dict(), placed.state_dict()
+    return own.keys() == given.keys() and all(
+        torch.equal(own[name].to(weight.dtype), weight.cpu()) for name, weight in given.items()
+    )

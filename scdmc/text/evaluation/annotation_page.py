@@ -162,6 +162,9 @@ def annotation_verdict(metrics: pd.DataFrame) -> Verdict:
     mode = mode if (metrics["mode"] == mode).any() else TEST_CELLS
     where = {NEW_DATA: "new data", LEFT_OUT: "data sets left out", TEST_CELLS: "test cells"}[mode]
     accuracy = _by_method(metrics, mode, "accuracy")
+    if OURS not in accuracy:
+        reason = "No data set could be left out, there was no new file, and the corpus keeps no test cells."
+        return Verdict("caution", "At most pairs of types that were held out could be annotated", (reason,), ())
     ours, of_components = accuracy[OURS], accuracy.get(COMPONENTS, np.nan)
     lowest = metrics[(metrics["mode"] == mode) & (metrics["metric"] == "accuracy")
                      & (metrics["method"] == OURS)]["mean"].min()  # fmt: skip
