@@ -12,6 +12,10 @@ from scdmc.files import atomic_path, read_json_object, remove, write_json
 ROWS_FILE, RUN_FILE = "rows.csv", "run.json"
 
 
+# What only one task depends on, so that rows of others may say nothing of it.
+OF_ONE_TASK = ("generator",)
+
+
 KEY = ("task", "mode", "data_set", "fold", "method", "seed")
 
 
@@ -85,23 +89,26 @@ class KeptRows:
             If they are of other data, of another model or of other settings, or damaged.
         """
         self._path = Path(folder) / ROWS_FILE
-        self.table = pd.DataFrame(columns=list(COLUMNS))
+        self.table, known = pd.DataFrame(columns=list(COLUMNS)), {}
         if is_forgotten:
             remove(self._path)
         elif self._path.is_file():
-            self._require_same(Path(folder) / RUN_FILE, facts)
+            known = self._known_facts(Path(folder) / RUN_FILE, facts)
             self.table = _read(self._path)
-        write_json(Path(folder) / RUN_FILE, dict(facts))
+        write_json(Path(folder) / RUN_FILE, {**known, **facts})
         self._done = {Unit(*key) for key in self.table[list(KEY)].itertuples(index=False, name=None)}
 
-    def _require_same(self, path: Path, facts: Mapping[str, object]) -> None:
+    def _known_facts(self, path: Path, facts: Mapping[str, object]) -> dict[str, object]:
+        """What is known of the rows: another task may have left more than this one says."""
         before = read_json_object(path, "what the rows were computed with")
-        differing = [name for name, value in facts.items() if before.get(name) != value]
+        unsaid = set(OF_ONE_TASK) - set(before)
+        differing = [name for name, value in facts.items() if name not in unsaid and before.get(name) != value]
         if differing:
             raise ScDMCError(
                 f"{path.parent} holds rows with another {', '.join(differing)}; choose another --output_dir, or pass "
                 "--overwrite, which forgets them"
             )
+        return before
 
     def is_done(self, unit: Unit) -> bool:
         """True where a unit is among the rows."""
