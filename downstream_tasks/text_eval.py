@@ -16,11 +16,20 @@ from scdmc.cli.arguments import (
     count_options_for,
     placement,
 )
-from scdmc.cli.inputs import require_file, require_files, require_gene_files, require_input, require_model
+from scdmc.cli.generator_arguments import require_generator
+from scdmc.cli.inputs import (
+    require_count_file,
+    require_file,
+    require_files,
+    require_gene_files,
+    require_input,
+    require_model,
+)
 from scdmc.cli.parser import argument_parser, fill_in, positive_int, script, whole_number
 from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256, names_of_files, remove, require_writable_folder
 from scdmc.text.evaluation.options import TASKS, EvaluationOptions
+from scdmc.text.shipped import text_model_folder
 
 if TYPE_CHECKING:
     from scdmc.text.evaluation.cells import EvaluationInputs
@@ -41,7 +50,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--corpus_dir", type=Path, required=True, help="folder of text_corpus.py")
     add_model_argument(parser, "model that reads the cells, as in text_corpus.py: a folder")
     add_output_dir_argument(parser, meaning="folder for rows, tables, figures and report.html; rows there are kept")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="what is evaluated")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS[:1]), help="what is evaluated")
     add_seed_argument(parser, "of the first training")
     parser.add_argument("--seeds", type=positive_int, default=3, help="trainings, with the seeds from --seed on")
     parser.add_argument(
@@ -59,6 +68,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     new.add_argument(
         "--allow_unmapped", action="store_true", help="leave out cells whose label is no term, instead of an error"
     )
+    generation = parser.add_argument_group("with --tasks generation")
+    meaning = "text model with a generator that was trained on the corpus: a folder of text_pretrain.py --stage 3"
+    generation.add_argument("--text_model", type=text_model_folder, help=f"{meaning} (default: none)")
+    meaning = "the files of counts that the corpus was made of, as it keeps none (default: none)"
+    generation.add_argument("--counts_path", type=Path, nargs="+", metavar="COUNTS_PATH", help=meaning)
     training = parser.add_argument_group("training")
     training.add_argument("--max_steps", type=positive_int, default=defaults.max_steps, help="of each contrast")
     training.add_argument(
@@ -85,6 +99,11 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     if n_files and len(keys) not in (1, n_files):
         raise ScDMCError(f"--label_key: {len(keys)} columns for {n_files} files; give one for all, or one for each")
     arguments.label_key = keys * n_files if len(keys) == 1 else keys
+    is_whole = arguments.text_model is not None and arguments.counts_path is not None
+    if "generation" in arguments.tasks and not is_whole:
+        raise ScDMCError("--tasks generation needs --text_model and --counts_path")
+    if "generation" not in arguments.tasks and (arguments.text_model or arguments.counts_path):
+        raise ScDMCError("--text_model and --counts_path have no effect without --tasks generation; leave them out")
     return arguments
 
 
@@ -99,6 +118,10 @@ def main(argv: list[str] | None = None) -> int:
         require_input(path, "--new_data_path")
         count_options_for(arguments, path)
     names_of_files(arguments.new_data_path, "--new_data_path")
+    if arguments.text_model is not None:
+        require_generator(arguments.text_model)
+    for path in arguments.counts_path or ():
+        require_count_file(path, "--counts_path")
     require_files(cell_type_table=arguments.cell_type_table)
     require_gene_files(arguments)
 
@@ -158,7 +181,11 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
     texts = cells.KnownTexts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     chosen = EvaluationOptions(seeds, arguments.held_out_folds, arguments.max_steps, arguments.n_components)
-    return cells.EvaluationInputs(cells.CorpusCells(corpus, states), new_files, states, texts, ontology, chosen)
+    generator = None
+    if arguments.text_model is not None:
+        generator = cells.GeneratorInputs(arguments.text_model, arguments.counts_path, count_options(arguments))
+    corpus_cells = cells.CorpusCells(corpus, states)
+    return cells.EvaluationInputs(corpus_cells, new_files, states, texts, ontology, chosen, generator)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -170,13 +197,18 @@ def files_of(path: Path) -> list[Path]:
 
 def facts_of_rows(arguments: argparse.Namespace, inputs: "EvaluationInputs") -> dict[str, object]:
     """What must be the same for all rows of a folder: all that scores depend on, but how many seeds and folds."""
+    from scdmc.text.pseudo_cells.storage import FILES
+
     model_directory = inputs.states.model_directory
     manifest = arguments.corpus_dir / "manifest.json"  # it names all files; absent where a user has deleted it
     of_model = sorted(path for path in model_directory.path.iterdir() if path.suffix in (".safetensors", ".json"))
     reading = asdict(count_options(arguments))
     reading |= {name: known_sha256(value) for name, value in reading.items() if isinstance(value, Path)}
-    table, vocabulary = arguments.cell_type_table, arguments.token_dictionary_file
-    return {
+    table, vocabulary, of_generator = arguments.cell_type_table, arguments.token_dictionary_file, {}
+    if arguments.text_model is not None:
+        files = [arguments.text_model / name for name in FILES]
+        of_generator = {"generator": [known_sha256(path) for path in files]}
+    return of_generator | {
         "corpus": list(map(known_sha256, [manifest] if manifest.is_file() else files_of(arguments.corpus_dir))),
         "model": [known_sha256(path) for path in of_model],
         "vocabulary": "" if vocabulary is None else known_sha256(vocabulary),

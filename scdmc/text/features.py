@@ -171,11 +171,24 @@ class Centre:
     scale: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, is_scaled: bool = True) -> "Centre":
-        """Of one data set: mean and standard deviation of its cells, or the mean alone."""
+    def of(cls, features: np.ndarray, is_scaled: bool = True, weights: np.ndarray | None = None) -> "Centre":
+        """Of one data set: mean and standard deviation of its cells, or the mean alone.
+
+        Parameters
+        ----------
+        features
+            Shape (n_cells, n_features).
+        is_scaled
+            False for the mean alone.
+        weights
+            How much each cell counts, shape (n_cells,); None for all the same.
+        """
         values = features.astype(np.float64)
-        scale = values.std(axis=0) if is_scaled else np.ones(values.shape[1])
-        return cls(values.mean(axis=0), np.where(scale > SMALLEST_SCALE, scale, 1.0))
+        mean = np.average(values, axis=0, weights=weights)
+        scale = np.ones(values.shape[1])
+        if is_scaled:
+            scale = np.sqrt(np.average((values - mean) ** 2, axis=0, weights=weights))
+        return cls(mean, np.where(scale > SMALLEST_SCALE, scale, 1.0))
 
     @classmethod
     def shared(cls, centres: Sequence["Centre"]) -> "Centre":

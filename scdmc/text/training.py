@@ -167,7 +167,8 @@ def calibrated(
         known = sorted({term for each in others for term in each.own_terms})
         if len(known) >= FEWEST_TERMS:
             trained = train(others, space, options, min(STEPS_WITHOUT_ONE, options.max_steps))
-            scores = _scores_of_left_out(trained.read(left_out)[0], trained.projection, space, options.seed)
+            cells = _as_new(trained.read(left_out)[0], is_scaled=trained.reader is None)
+            scores = _scores_of_left_out(cells, trained.projection, space, options.seed)
             likelihoods.append(_likelihoods(left_out, *scores))
             margins += _margin(left_out, *scores, known, related)
     margin = float(np.mean(margins)) if margins else 0.0
@@ -180,6 +181,11 @@ def calibrated(
     table = {str(temperature): float(value) for temperature, value in zip(TEMPERATURES, mean, strict=True)}
     best = TEMPERATURES[int(mean.argmax())]
     return {"temperature": best, "none_margin": margin, "is_calibrated": True, "log_likelihoods": table}
+
+
+def _as_new(cells: LabelledSet, is_scaled: bool) -> LabelledSet:
+    """A data set as annotation would read its file: the centre is that of all cells, whose terms nobody knows."""
+    return replace(cells, features=Centre.of(cells.features, is_scaled).applied(cells.features))
 
 
 def _scores_of_left_out(

@@ -171,7 +171,9 @@ def training_data(
     components = _components(expression, {each.name: each.is_training for each in sets}, corpus, options)
     maker = FeatureMaker(options.features, encoder, model_directory, components, states)
     features = [maker.of(cells[each.name]) for each in sets]
-    centres = [Centre.of(values[each.is_training]) for each, values in zip(sets, features, strict=True)]
+    centres = [
+        Centre.of(values[each.is_training], weights=each.weights) for each, values in zip(sets, features, strict=True)
+    ]
     sets = [
         replace(each, features=centre.applied(values))
         for each, centre, values in zip(sets, centres, features, strict=True)

@@ -107,6 +107,7 @@ FLAGS = {
     "--marker_weight": "how much genes count that a text names",
     "--new_data_path": "labelled cells that no training sees",
     "--held_out_folds": "pairs of types that are held out, one after the other",
+    "--text_model": "model of cells and texts beside the one of cells",
     "--counts_path": "files of counts that a corpus was made of",
     "--panel_genes": "genes that a generated cell has",
     "--generator_steps": "how long a generator of cells is trained",

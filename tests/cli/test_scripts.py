@@ -18,7 +18,7 @@ NO_CELLS = {
     *("tokenize_cells", "annotation", "integration_speed", "paper_data", "paper", "page_speed", "gpu_check"),
     "embed_many_speed",
 }
-NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells", "annotate_text"}
+NO_MODEL = NO_CELLS - {"export_model"} | {*FOLDERS_OF_COUNTS, *PARQUET_ONLY, "split_cells", "annotate_text", "describe"}
 
 
 SUFFIX_OF_OUTPUT = {"split_cells": ".csv", "embedding_choices": ".csv", "gene_medians": ".json", "probe": ".json",
@@ -202,6 +202,7 @@ def test_an_absent_model_is_one_line(required, islets_path, script):
             "downstream_tasks/annotate_text.py",
             ["--model", "absent", "--data_path", "a.h5ad", "--types", "a; b", "--output_dir", "OUTPUT"],
         ),
+        ("downstream_tasks/describe.py", ["--model", "absent", "--data_path", "a.h5ad", "--output_dir", "OUTPUT"]),
         ("prepare/paper_data.py", ["--dataset", "ms", "--output_dir", "OUTPUT", "--source_directory", "absent"]),
         ("benchmarks/paper.py", ["--model", "scDMC-small", "--output_dir", "OUTPUT", "--data_dir", "absent"]),
     ],

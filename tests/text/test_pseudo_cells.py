@@ -17,6 +17,7 @@ from scdmc.cells.data import read_cells
 from scdmc.errors import ScDMCError
 from scdmc.model.folder import open_model_directory
 from scdmc.text.corpus import read_corpus
+from scdmc.text.evaluation import generation
 from scdmc.text.model import TextSpace, read_text_model, unit
 from scdmc.text.pseudo_cells import evaluation, scores
 from scdmc.text.pseudo_cells.counts import read_corpus_counts
@@ -353,3 +354,29 @@ def test_scores_stand_beside_controls_and_the_reference_holds_no_training_cell(w
     rows = [(TRAINED, "islets_0", name, metric, value) for name, own in found.items() for metric, value in own.items()]
     table = pd.DataFrame(rows, columns=["mode", "data_set", "method", "metric", "mean"])
     assert "AUC" in verdict_in_words(table, "islets_0")
+
+
+def test_the_command_keeps_scores_and_says_what_they_mean(world, load_script, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(scores, "N_TREES", 3)
+    monkeypatch.setattr(evaluation, "FEWEST_CELLS", 2)
+    few = {OURS, evaluation.REAL, "copies of training cells"}
+    all_tasks = generation.generation_tasks
+    monkeypatch.setattr(
+        generation, "generation_tasks", lambda *words: [task for task in all_tasks(*words) if task.method in few]
+    )
+    script = load_script("downstream_tasks/text_eval.py").main
+    words = ["--tasks", "generation", "--corpus_dir", world["corpus"], "--model", world["cells"], "--seeds", "1"]
+    words = [str(word) for word in (*words, "--output_dir", tmp_path / "scores")]
+    assert script(words) == 2
+    assert "--tasks generation needs --text_model and --counts_path" in capsys.readouterr().err
+    words += ["--text_model", str(world["generator"]), "--counts_path", *map(str, world["files"])]
+    assert script(words) == 0
+    assert "AUC" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "scores" / "metrics.csv")
+    assert set(table["method"]) == few
+    assert table["mean"].notna().all()
+    assert "a forest tells them from real cells" in (tmp_path / "scores" / "report.html").read_text()
+    rows = (tmp_path / "scores" / "rows" / "rows.csv").read_bytes()
+    monkeypatch.setattr(scores, "two_sample_auc", lambda *_: 0.0)  # nothing is computed again
+    assert script(words) == 0
+    assert (tmp_path / "scores" / "rows" / "rows.csv").read_bytes() == rows

@@ -41,7 +41,7 @@ def test_the_shipped_model_puts_islets_into_words_without_a_text_encoder(islets_
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no MiniLM there
     adata = anndata.read_h5ad(islets_path)[:150].copy()
     told = scdmc.describe(adata, "scDMC-small-text", "cell_type").set_index("cell_type")
-    for label, cl_id in {"acinar": "CL:0002064", "delta": "CL:0000173", "ductal": "CL:0002079"}.items():
+    for label, cl_id in {"alpha": "CL:0000171", "beta": "CL:0000169", "ductal": "CL:0002079"}.items():
         assert told.loc[label, "cl_id"] == cl_id
     assert "INS" in told.loc["beta", "genes"]
 

@@ -14,6 +14,7 @@ import torch
 from scdmc.errors import ScDMCError
 from scdmc.text import training
 from scdmc.text.corpus import read_corpus
+from scdmc.text.features import Centre
 from scdmc.text.model import TextSpace, read_text_model, unit
 from scdmc.text.options import TextTrainingOptions
 from scdmc.text.training import LabelledSet, calibrated, train, validation_score
@@ -183,3 +184,21 @@ def test_a_changed_folder_is_found_by_its_manifest(text_world, tmp_path):
     _without_temperature(copy)
     with pytest.raises(ScDMCError, match="not the"):
         read_text_model(copy)
+
+
+def test_the_commonest_type_is_no_nearer_to_the_centre_than_others():
+    draw = np.random.default_rng(0)
+    terms = np.repeat([0, 1, 2], [900, 50, 50])
+    features = np.eye(3)[terms] * 10 + draw.normal(size=(1000, 3))
+    is_training = np.arange(1000) % 5 > 0
+    cells = LabelledSet("a", features, terms, is_training, None)
+    plain = Centre.of(features[is_training])
+    balanced = Centre.of(features[is_training], weights=cells.weights)
+    assert np.allclose(balanced.mean, 10 / 3, atol=0.3)
+    lengths = [
+        [np.linalg.norm(centre.applied(features[terms == term]).mean(axis=0)) for term in range(3)]
+        for centre in (plain, balanced)
+    ]
+    assert lengths[0][0] < 0.3 * min(lengths[0][1:])
+    assert lengths[1][0] > 0.9 * min(lengths[1][1:])
+    assert np.allclose(Centre.of(features, weights=np.full(1000, 3.0)).scale, features.std(axis=0))

@@ -231,6 +231,23 @@ def _no_states(cells: TokenizedCells) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class GeneratorInputs:
+    """A generator that is judged.
+
+    Attributes
+    ----------
+    model
+        Folder of the text model.
+    counts_paths, counts
+        The files of counts that the corpus was made of, and how they are read.
+    """
+
+    model: Path
+    counts_paths: Sequence[Path]
+    counts: CountOptions
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """What all tasks of an evaluation share.
 
@@ -246,6 +263,8 @@ class EvaluationInputs:
         Which terms are related.
     options
         How much is computed.
+    generator
+        Of the task generation; None without it.
     """
 
     corpus: CorpusCells
@@ -254,6 +273,7 @@ class EvaluationInputs:
     texts: KnownTexts
     ontology: CellOntology
     options: EvaluationOptions
+    generator: GeneratorInputs | None = None
 
 
 def terms_of_file(path: Path, options: CorpusOptions, ontology: CellOntology) -> np.ndarray:

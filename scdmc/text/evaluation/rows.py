@@ -12,6 +12,10 @@ from scdmc.files import atomic_path, read_json_object, remove, write_json
 ROWS_FILE, RUN_FILE = "rows.csv", "run.json"
 
 
+# What only one task depends on, so that rows of others may say nothing of it.
+OF_ONE_TASK = ("generator",)
+
+
 KEY = ("task", "mode", "data_set", "fold", "method", "seed")
 
 
@@ -85,23 +89,25 @@ class KeptRows:
             If they are of other data, of another model or of other settings, or damaged.
         """
         self._path, run = Path(folder) / ROWS_FILE, Path(folder) / RUN_FILE
-        self.table = pd.DataFrame(columns=list(COLUMNS))
+        self.table, known = pd.DataFrame(columns=list(COLUMNS)), {}
         if not is_forgotten and self._path.is_file():
-            self._require_same(run, facts)
+            known = self._known_facts(run, facts)
             self.table = _read(self._path)
         elif is_forgotten or not run.is_file() or _differing_facts(run, facts):
             remove(Path(folder))  # a run that was stopped before its first row left states of its own cells and model
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(run, dict(facts))
+        write_json(run, {**known, **facts})
         self._done = {Unit(*key) for key in self.table[list(KEY)].itertuples(index=False, name=None)}
 
-    def _require_same(self, path: Path, facts: Mapping[str, object]) -> None:
+    def _known_facts(self, path: Path, facts: Mapping[str, object]) -> dict[str, object]:
+        """What is known of the rows: another task may have left more than this one says."""
         differing = _differing_facts(path, facts)
         if differing:
             raise ScDMCError(
                 f"{path.parent} holds rows with another {', '.join(differing)}; choose another --output_dir, or pass "
                 "--overwrite, which forgets them"
             )
+        return read_json_object(path, "what the rows were computed with")
 
     def is_done(self, unit: Unit) -> bool:
         """True where a unit is among the rows."""
@@ -120,7 +126,8 @@ class KeptRows:
 def _differing_facts(path: Path, facts: Mapping[str, object]) -> list[str]:
     """Names of the facts that ``run.json`` has not, or has otherwise."""
     before = read_json_object(path, "what the rows were computed with")
-    return [name for name, value in facts.items() if before.get(name) != value]
+    unsaid = set(OF_ONE_TASK) - set(before)
+    return [name for name, value in facts.items() if name not in unsaid and before.get(name) != value]
 
 
 def _read(path: Path) -> pd.DataFrame:

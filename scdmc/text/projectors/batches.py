@@ -28,7 +28,8 @@ class LabelledSet:
     name
         Of the data set.
     features
-        Centred and scaled by its own training cells, shape (n_cells, n_features), float32.
+        Centred and scaled by its own training cells, each term of which counts the same, shape (n_cells, n_features),
+        float32.
     terms
         Row of each cell's term among the training terms, shape (n_cells,).
     is_training
@@ -50,6 +51,15 @@ class LabelledSet:
     def own_terms(self) -> np.ndarray:
         """The terms that have training cells."""
         return np.unique(self.terms[self.is_training])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How much each training cell counts, where each term counts the same; shape (n_training,).
+
+        Otherwise the commonest type lies where the centre is, and has no direction of its own.
+        """
+        _, place, counts = np.unique(self.terms[self.is_training], return_inverse=True, return_counts=True)
+        return 1 / counts[place]
 
 
 class Batches:

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from scdmc.errors import ScDMCError
-from scdmc.progress import progress_bar
 from scdmc.reading.options import CountOptions
 from scdmc.text.corpus import TRAIN, UNSEEN, Corpus
 from scdmc.text.model import TEXTS_OF_TERM, TextSpace, read_text_model, unit
@@ -25,9 +24,6 @@ from scdmc.text.pseudo_cells.storage import read_generator
 from scdmc.text.texts import SYNONYM
 from scdmc.text.training_data import VALIDATION
 
-TASK = "generation"
-
-
 TRAINED, HELD_OUT, SYNONYMS = "trained terms", "held-out terms", "terms with a synonym"
 
 
@@ -38,9 +34,6 @@ REAL = "real test cells"
 
 
 FEWEST_CELLS = 5  # of a type, for it to be scored
-
-
-COLUMNS = ("task", "mode", "data_set", "method", "metric", "mean", "sd", "n")
 
 
 @dataclass(frozen=True)
@@ -163,45 +156,6 @@ def generation_tasks(
             "larger parts"
         )
     return tasks
-
-
-def evaluate_generation(
-    corpus: Corpus,
-    model: Path,
-    counts_paths: Sequence[Path],
-    seeds: Sequence[int] = (0, 1, 2),
-    counts: CountOptions | None = None,
-    show_progress: bool = True,
-) -> pd.DataFrame:
-    """Score the generator of a text model on the test cells of its corpus.
-
-    Parameters
-    ----------
-    corpus, model, counts_paths, counts
-        See :func:`generation_tasks`.
-    seeds
-        Of the cells that are made; mean and standard deviation are over them.
-    show_progress
-        Whether a bar is shown.
-
-    Returns
-    -------
-    The columns :data:`COLUMNS`, one row a score.
-    """
-    runs = [(task, seed) for task in generation_tasks(corpus, model, counts_paths, counts) for seed in seeds]
-    rows = []
-    with progress_bar(total=len(runs), unit=" scores", desc="generation", disable=not show_progress) as bar:
-        for task, seed in runs:
-            rows += [(task.mode, task.data_set, task.method, *found) for found in task.score(seed).items()]
-            bar.update()
-    return _table(rows)
-
-
-def _table(rows: list[tuple]) -> pd.DataFrame:
-    keys = ["mode", "data_set", "method", "metric"]
-    table = pd.DataFrame(rows, columns=[*keys, "value"]).groupby(keys, sort=False)["value"]
-    table = table.agg(mean="mean", sd=lambda values: values.std(ddof=1) if len(values) > 1 else 0.0, n="size")
-    return table.reset_index().assign(task=TASK)[list(COLUMNS)]
 
 
 def _tasks(
@@ -370,7 +324,7 @@ def verdict_in_words(table: pd.DataFrame, name: str) -> str:
     Parameters
     ----------
     table
-        Of :func:`evaluate_generation`.
+        Columns mode, data_set, method, metric, mean.
     name
         The data set.
     """
