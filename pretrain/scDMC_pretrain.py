@@ -371,8 +371,8 @@ def main(argv: list[str] | None = None) -> int:
     origin = origin_of(arguments, data)
     run = Pretraining(model, data, settings, arguments.output_dir, device, arguments.attention, origin)
     logger.info(
-        "%s parameters, attention %s on %s, %s training and %s held-out cells, %s steps of %.0f cells",
-        f"{model.num_parameters():,}", run.attention, run.device, f"{len(data.training):,}",
+        "%s parameters, attention %s on %s in %s, %s training and %s held-out cells, %s steps of %.0f cells",
+        f"{model.num_parameters():,}", run.attention, run.device, arguments.dtype, f"{len(data.training):,}",
         f"{len(data.held_out):,}", f"{run.total_steps:,}", run.cells_per_step,
     )  # fmt: skip
     with deterministic_operations(arguments.deterministic):

@@ -119,10 +119,10 @@ def require_same_run(
     unsaid = {"cells", *origin} if is_earlier else {"cells"}
     changed = [name for name in expected if name not in FREE_SETTINGS | unsaid and found.get(name) != expected[name]]
     if changed:
-        name = changed[0]
-        raise ScDMCError(
-            f"{checkpoint} was made with {name} {found.get(name)}, not {expected[name]}; a resumed run keeps it"
-        )
+        name, before, now = changed[0], found.get(changed[0]), expected[changed[0]]
+        if name == "bf16":  # which flag gives what the run had; another machine chooses another type by itself
+            name, before, now = "--dtype", *("bfloat16" if value else "float32" for value in (before, now))
+        raise ScDMCError(f"{checkpoint} was made with {name} {before}, not {now}; a resumed run keeps it")
     if is_earlier:
         logger.warning(
             "warning: %s is of an earlier version, which does not say all of the cells that it was made on%s; "

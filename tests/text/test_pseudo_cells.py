@@ -22,8 +22,8 @@ from scdmc.text.model import TextSpace, read_text_model, unit
 from scdmc.text.pseudo_cells import evaluation, scores
 from scdmc.text.pseudo_cells.counts import read_corpus_counts
 from scdmc.text.pseudo_cells.evaluation import OTHER_TEXT, OURS, TRAINED, generation_tasks, verdict_in_words
-from scdmc.text.pseudo_cells.generator import rng_of_text
-from scdmc.text.pseudo_cells.network import nb_log_likelihood
+from scdmc.text.pseudo_cells.generator import drawn_counts, rng_of_text
+from scdmc.text.pseudo_cells.network import CellDecoder, nb_log_likelihood
 from scdmc.text.pseudo_cells.novelty import place_of_text
 from scdmc.text.pseudo_cells.options import GeneratorOptions
 from scdmc.text.pseudo_cells.panel import chosen_genes
@@ -78,6 +78,23 @@ def test_the_likelihood_is_that_of_scipy():
     assert np.allclose(found.numpy(), expected.sum(axis=1))
 
 
+def test_several_threads_train_the_same_dispersions_each_time():
+    before = torch.get_num_threads()
+    torch.manual_seed(0)
+    decoder = CellDecoder(2_000, (8, 4, 5), 2, 0.0)
+    conditions, data_sets, slopes = torch.randn(128, 5), torch.randint(0, 2, (128,)), torch.randn(128, 2_000)
+    found = set()
+    try:
+        torch.set_num_threads(2)
+        for _ in range(20):
+            decoder.zero_grad()
+            (slopes * decoder.dispersion(conditions, data_sets)).sum().backward()
+            found.add(decoder.log_dispersion.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 def test_counts_are_whole_numbers_and_add_up_to_the_library_size(generator, data):
     vector = data.space.of_terms[0]
     made = generator.made(vector, 2_000, data.space, seed=3, library_size=700)
@@ -86,6 +103,8 @@ def test_counts_are_whole_numbers_and_add_up_to_the_library_size(generator, data
     assert made.other.min() >= 0
     assert made.totals.mean() == pytest.approx(700, rel=0.02)
     assert np.array_equal(made.totals, np.asarray(made.counts.sum(axis=1)).ravel() + made.other)
+    shares, dispersion = np.ones((4, 1)), np.full((4, 1), 0.1)
+    assert drawn_counts(shares, np.full(4, 1e12), dispersion, np.random.default_rng(0)).data.min() > 0
     drawn = generator.made(vector, 2_000, data.space, seed=3)
     real = data.totals[data.terms == 0]
     assert np.median(drawn.totals) == pytest.approx(np.median(real), rel=0.15)
@@ -262,6 +281,9 @@ def test_one_command_gives_the_same_bytes_and_python_the_same_cells(world, load_
     again = scdmc.generate_cells(world["generator"], "beta", 8, seed=5, text_encoder=world["texts"])
     assert (adata.X != again.X).nnz == 0
     assert list(again.obs["n_counts"]) == list(adata.obs["n_counts"])
+    others = ["beta", "a cell that secretes insulin, of which the text is long", "mast", "zzz"]
+    beside = scdmc.generate_cells(world["generator"], others, 8, seed=5, text_encoder=world["texts"])
+    assert (adata.X != beside[beside.obs["text"] == "beta"].X).nnz == 0
     with pytest.raises(ScDMCError, match="n is 0"):
         scdmc.generate_cells(world["generator"], "beta", 0)
 
@@ -275,6 +297,8 @@ def test_what_cannot_be_made_is_one_line(world, load_script, tmp_path, capsys):
         (["--text_file", text_file, *out], "two texts are the same"),
         (["--text", "CL:9999999", *out], "has no term CL:9999999"),
         (["--text", "beta", "--text_file", text_file, *out], "not with both"),
+        (["--text", "beta", *out, "--guidance", "11"], "--guidance 11: it should be above 0 and at most 10"),
+        (["--text", "beta", *out, "--library_size", "10000001"], "a cell has 1 to 10,000,000 counts"),
         (["--text", "beta", "--n_cells", "3"], "name one place for the results"),
         (["--text", "beta", *out, "--model", world["model"]], "makes no cells, as it has no generator.json"),
     ]

@@ -91,9 +91,15 @@ def test_the_model_is_written_before_what_reads_all_cells(script, dataset, tmp_p
     assert not (tmp_path / "run" / "guessing.json").exists()
 
 
-def test_the_script_resumes_an_interrupted_run(model_folder, script, dataset, tmp_path):
+def test_the_script_resumes_an_interrupted_run(model_folder, script, dataset, tmp_path, capsys):
     first = model_folder / "checkpoints" / "step-00000001"
     arguments = ["--dataset_path", str(dataset), "--output_dir", str(tmp_path / "again"), *SHORT]
+    had = json.loads((model_folder / "arguments.json").read_text())["dtype"]
+    (other,) = {"float32", "bfloat16"} - {had}
+    assert script([*arguments, "--resume_from_checkpoint", str(first), "--dtype", other]) == 2
+    error = capsys.readouterr().err
+    assert f"was made with --dtype {had}, not {other}; a resumed run keeps it" in error
+    assert f"on cpu in {other}," in error
     assert script([*arguments, "--resume_from_checkpoint", str(first)]) == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (model_folder / "model.safetensors").read_bytes()
 

@@ -3,6 +3,7 @@
 Source: docs/pseudo_cells.md, "Texts".
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def asked_texts(texts: Sequence[str], ontology: CellOntology) -> list[Candidate]
     texts = [text.strip() for text in texts]
     if not all(texts):
         raise ScDMCError("a text is empty: cells need a text, such as B cell, or an id, CL:0000236")
-    twice = sorted({text for text in texts if [each.casefold() for each in texts].count(text.casefold()) > 1})
+    times = Counter(text.casefold() for text in texts)
+    twice = sorted({text for text in texts if times[text.casefold()] > 1})
     if twice:
         raise ScDMCError(f"two texts are the same: {shown_names(twice)}")
     matches = match_labels(texts, ontology)

@@ -19,6 +19,10 @@ from scdmc.text.pseudo_cells.novelty import TextPlace, place_of_text
 CELLS_AT_A_TIME = 1_024
 
 
+# Of a count, so that it fits 32 bits.
+LARGEST_MEAN = 2e9
+
+
 # A text is what it has beyond all texts, so many times: then it is about as large as a state.
 TEXT_SCALE = 3.0
 
@@ -190,7 +194,8 @@ def drawn_counts(
         Of the draws.
     """
     rates = rng.standard_gamma(dispersion.astype(np.float64)) / dispersion * shares
-    return scipy.sparse.csr_matrix(rng.poisson(rates * totals[:, None]).astype(np.int32))
+    means = np.minimum(rates * totals[:, None], LARGEST_MEAN)
+    return scipy.sparse.csr_matrix(rng.poisson(means).astype(np.int32))
 
 
 def rng_of_text(vector: np.ndarray, seed: int) -> np.random.Generator:

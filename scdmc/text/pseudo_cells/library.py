@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scdmc.text.pseudo_cells.options import MOST_COUNTS
+
 # Quantiles of what the regression leaves: they say more of a library than a normal distribution.
 QUANTILES = np.linspace(0.0, 1.0, 101)
 
@@ -30,7 +32,7 @@ class LibraryModel:
     residuals: np.ndarray
 
     def drawn(self, states: np.ndarray, conditions: np.ndarray, data_sets: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Totals, shape (n_cells,), whole numbers of at least 1.
+        """Totals, shape (n_cells,), whole numbers of 1 to 10 million.
 
         Parameters
         ----------
@@ -45,7 +47,7 @@ class LibraryModel:
         for data_set in np.unique(data_sets):
             own = data_sets == data_set
             logarithms[own] += np.interp(draws[own], QUANTILES, self.residuals[data_set])
-        return np.maximum(np.round(np.exp(logarithms)), 1.0)
+        return np.round(np.exp(np.clip(logarithms, 0.0, np.log(MOST_COUNTS))))
 
 
 def _with_constant(states: np.ndarray, conditions: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 Source: docs/pseudo_cells.md, "What is written".
 """
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from scdmc.reports.provenance import Provenance
 from scdmc.text.candidates import Candidate, candidate_vectors
 from scdmc.text.model import TextSpace
 from scdmc.text.pseudo_cells.generator import CellGenerator, GeneratedCells
-from scdmc.text.pseudo_cells.options import MakingOptions
+from scdmc.text.pseudo_cells.options import MOST_COUNTS, MOST_GUIDANCE, MakingOptions
 
 if TYPE_CHECKING:
     from scdmc.text.encoders import TextEncoder
@@ -69,10 +70,13 @@ def made_of_texts(
     Raises
     ------
     ScDMCError
-        If there is no such data set, or a text is novel and that is to be refused.
+        If there is no such data set, guidance or library size are out of bounds, or a text is novel and that is to be
+        refused.
     """
-    data_set = _data_set(generator, options.dataset)
-    vectors = candidate_vectors(candidates, space, open_encoder)
+    _require_sane(options)
+    data_set, opened = _data_set(generator, options.dataset), functools.cache(open_encoder)
+    # Each alone: texts beside it change the last digits of a vector, and with these all that is drawn.
+    vectors = [candidate_vectors([candidate], space, opened)[0] for candidate in candidates]
     made = [
         MadeOfText(
             candidate,
@@ -82,6 +86,13 @@ def made_of_texts(
     ]
     _speak_of_novel(made, space, options)
     return made
+
+
+def _require_sane(options: MakingOptions) -> None:
+    if options.guidance is not None and not 0 < options.guidance <= MOST_GUIDANCE:
+        raise ScDMCError(f"--guidance {options.guidance:g}: it should be above 0 and at most {MOST_GUIDANCE:g}")
+    if options.library_size is not None and not 1 <= options.library_size <= MOST_COUNTS:
+        raise ScDMCError(f"--library_size {options.library_size}: a cell has 1 to {MOST_COUNTS:,} counts")
 
 
 def _data_set(generator: CellGenerator, name: str | None) -> int | None:

@@ -80,7 +80,9 @@ class CellDecoder(nn.Module):
     def dispersion(self, conditions: torch.Tensor, data_sets: torch.Tensor) -> torch.Tensor:
         """Of each gene under the condition and in the data set of each cell, shape (n_cells, n_genes)."""
         of_type = self.dispersion_of_type(torch.tanh(self.condition(conditions)))
-        return (self.log_dispersion[data_sets] + of_type).clamp(SMALLEST_DISPERSION, LARGEST_DISPERSION).exp()
+        # Threads add up the gradient of an index in whatever order they come, and that of an embedding in order.
+        of_data_set = nn.functional.embedding(data_sets, self.log_dispersion)
+        return (of_data_set + of_type).clamp(SMALLEST_DISPERSION, LARGEST_DISPERSION).exp()
 
 
 class Flow(nn.Module):

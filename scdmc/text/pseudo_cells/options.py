@@ -10,6 +10,14 @@ ALL_GENES = 0
 GUIDANCES = (1.0, 1.25, 1.5, 2.0)
 
 
+# Far beyond its text a cell is nothing that was ever seen.
+MOST_GUIDANCE = 10.0
+
+
+# Of a generated cell; single genes may draw more, and still fit 32 bits.
+MOST_COUNTS = 10_000_000
+
+
 # Where there are no validation cells.
 GUIDANCE = 1.5
 
