@@ -119,7 +119,7 @@ def test_types_of_as_many_cells_as_neighbours_do_not_run_together(annotate, open
     result = annotate(["CL:0000169", "CL:0000171"], query=part(opened[1], kept))
     assert result.is_smoothed
     is_unknown, is_known = result.labels == "Unknown", np.isin(types[kept], ["alpha", "beta"])
-    assert is_unknown[is_known].mean() < 0.5 < is_unknown[~is_known].mean()
+    assert is_unknown[is_known].mean() + 0.3 < is_unknown[~is_known].mean()
 
 
 def test_cells_without_counts_get_no_type_and_change_nothing(annotate, opened):
