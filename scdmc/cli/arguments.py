@@ -247,7 +247,8 @@ def add_dtype_argument(
     parser: Parser, meaning: str = "bfloat16 is faster and agrees to a cosine of 0.999", has_bf16: bool = False
 ) -> None:
     """``--dtype``: what the model computes in; ``has_bf16`` adds ``--bf16``, which is ``--dtype bfloat16``."""
-    meaning += "; auto: bfloat16 on a GPU that has it, else float32"
+    if "auto:" not in meaning:
+        meaning += "; auto: bfloat16 on a GPU that has it, else float32"
     parser.add_argument("--dtype", choices=DTYPE_CHOICES, default="auto", help=meaning)
     if has_bf16:
         parser.add_argument(

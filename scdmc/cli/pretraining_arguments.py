@@ -153,7 +153,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--max_minutes", type=positive_float, help="save and stop after this long, to be resumed (default: never)"
     )
-    add_dtype_argument(training, "compute in bfloat16 or all in float32; auto: as is faster here", has_bf16=True)
+    add_dtype_argument(
+        training, "compute in bfloat16 or all in float32; auto: bfloat16 on a GPU or CPU that has it", has_bf16=True
+    )
     add_deterministic_argument(training)
     training.add_argument("--gradient_checkpointing", action="store_true", help="less memory for more time")
     training.add_argument("--torch_compile", action="store_true", help="compile the layers")

@@ -231,5 +231,7 @@ def test_a_model_without_captions_and_an_unknown_style_are_refused(text_world, l
     assert "--language_model has no effect with --style facts" in capsys.readouterr().err
     with pytest.raises(ScDMCError, match="--stage 2 teaches it"):  # before any cell is read
         scdmc.describe(None, text_world["model"], style="language_model")
+    with pytest.raises(ScDMCError, match="max_cells counts cells, and group_key"):
+        scdmc.describe(anndata.read_h5ad(text_world["islets"]), text_world["model"], "cell_type", max_cells=3)
     with pytest.raises(ScDMCError, match="style 'poem' is unknown"):
         scdmc.describe(anndata.read_h5ad(text_world["islets"]), text_world["model"], style="poem")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scdmc.errors import ScDMCError
 from scdmc.model.devices import place_model
 from scdmc.options import field_names, part_options
 from scdmc.reading.counts import counts_of_adata
@@ -70,6 +71,8 @@ def describe(
     ScDMCError
         If the folder is no text model, the cells cannot be read, or the column of groups holds none or too many.
     """
+    if group_key is not None and max_cells is not None:
+        raise ScDMCError("max_cells counts cells, and group_key describes groups, which are described whole")
     of_texts, of_counts = part_options("describe", options, OF_TEXTS, field_names(CountOptions))
     ontology, counts, wanted = (
         CellOntology.load(),
