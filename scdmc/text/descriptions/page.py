@@ -18,6 +18,10 @@ from scdmc.text.options import NO_COUNTS, UNKNOWN
 MOST_SHOWN = 200
 
 
+# Columns whose content stands in the texts already, which need the room.
+IN_TEXT = {FACTS: ("type", "cl_id", "share", "genes"), LANGUAGE_MODEL: ("type", "cl_id")}
+
+
 TEXT_OF_STYLE = {
     FACTS: (
         "Every clause was computed: the types by the model, from words; the definition from the Cell Ontology; the "
@@ -50,7 +54,7 @@ def write_description_page(
         From what.
     """
     group_column = wanted.group_column
-    shown = table.head(MOST_SHOWN).drop(columns="style")
+    shown = table.head(MOST_SHOWN).drop(columns=[*IN_TEXT[wanted.style], "style"], errors="ignore")
     what = "cells" if group_column is None else "groups"
     caption = f"The first {len(shown):,} of {len(table):,} {what}" if len(shown) < len(table) else f"All {what}"
     section = Section("In words", TEXT_OF_STYLE[wanted.style], [(caption, shown)], folds=True)
