@@ -22,6 +22,7 @@ from scdmc.cli.arguments import (
     embedding_options,
     label_options,
     placement,
+    require_one_place,
     wanted_map,
 )
 from scdmc.cli.inputs import require_input
@@ -138,9 +139,7 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     fill_in(arguments, {"output_dir": None}, arguments.by_views, "without views")
     if arguments.min_probability == AUTO and not arguments.by_views:
         raise ScDMCError(f"--min_probability {AUTO} has no effect without views; give a number")
-    if (arguments.output_file is None) == (arguments.output_dir is None):
-        either = "--output_file or --output_dir" if arguments.by_views else "--output_file"
-        raise ScDMCError(f"name one place for the results: {either}")
+    require_one_place(arguments, "--output_file or --output_dir" if arguments.by_views else "--output_file")
     is_h5ad = arguments.output_file is None or arguments.output_file.suffix == ".h5ad"
     complete_umap(arguments, is_h5ad and not arguments.by_views, "on a table, and by views, which draw a map")
     fill_in(arguments, {"majority_vote": False}, not arguments.by_views, "by views")

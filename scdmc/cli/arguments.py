@@ -26,7 +26,6 @@ from scdmc.gene_analysis.options import CELLS_PER_TYPE, ONE_STREAM, GeneDataOpti
 from scdmc.genes.options import SPECIES
 from scdmc.options import BACK_ENDS, DTYPE_CHOICES, POOLINGS, STREAMS, EncoderSizes, LabelOptions
 from scdmc.reading.options import BLOCK_SIZE, CountOptions, is_counts
-from scdmc.text.shipped import text_model_folder
 from scdmc.tokens.options import CELLS_PER_SHARD, MODEL_INPUT_SIZE
 
 POOLING_HELP = "state of <cls>, or mean state of the genes, each weighted by its value or not"
@@ -50,15 +49,19 @@ Parser = argparse._ActionsContainer  # a parser, or a group of one
 # ---- single flags
 
 
-def add_text_model_argument(parser: Parser) -> None:
-    """``--model`` of a text model: a folder, or the name of a shipped one, whose folder it becomes.
+def add_result_arguments(parser: Parser, suffixes: Sequence[str], of_file: str, of_folder: str = "all results") -> None:
+    """``--output_file``, ``--output_dir`` and ``--overwrite``, of which :func:`require_one_place` asks for a place."""
+    meaning = f"to write: {of_file} (default: none, see --output_dir)"
+    parser.add_argument("--output_file", type=output_file(suffixes), help=meaning)
+    meaning = f"for {of_folder} and a page: a folder to write (default: none, see --output_file)"
+    parser.add_argument("--output_dir", type=Path, metavar="OUTPUT_DIR", help=meaning)
+    parser.add_argument("--overwrite", action="store_true", help="replace --output_file, or files in --output_dir")
 
-    :func:`scdmc.cli.inputs.require_text_model` checks it.
-    """
-    parser.add_argument(
-        "--model", "--model_path", "--pretrained_model_path", type=text_model_folder, required=True, metavar="MODEL",
-        help="text model: a folder of text_pretrain.py, or the name of a shipped one, such as scDMC-small-text",
-    )  # fmt: skip
+
+def require_one_place(arguments: argparse.Namespace, either: str = "--output_file or --output_dir") -> None:
+    """Refuse results without a place, or with two."""
+    if (arguments.output_file is None) == (arguments.output_dir is None):
+        raise ScDMCError(f"name one place for the results: {either}")
 
 
 def add_model_argument(parser: Parser, meaning: str = "model folder", is_required: bool = True) -> None:

@@ -79,7 +79,7 @@ def read_candidates(
         raise ScDMCError("give the candidates either with --types or with --under, and not with both")
     if under is not None:
         top = require_term(ontology, under, "--under")
-        candidates = [_of_term(ontology[cl_id]) for cl_id in sorted(ontology.descendants(top.cl_id))]
+        candidates = [candidate_of_term(ontology[cl_id]) for cl_id in sorted(ontology.descendants(top.cl_id))]
     else:
         candidates = _candidates(_lines(types), ontology)
     reserved = [each.label for each in candidates if each.label.casefold() in RESERVED]
@@ -118,12 +118,23 @@ def _lines(types: str | Path | Sequence[str]) -> list[str]:
         if ";" not in str(types) and path.suffix:
             raise ScDMCError(f"--types {types}: no such file; texts are parted by semicolons")
         return str(types).split(";")
+    return lines_of_file(path, "--types")
+
+
+def lines_of_file(path: Path, flag: str) -> list[str]:
+    """The lines of a file of texts; empty ones and those that begin with # are passed over.
+
+    Raises
+    ------
+    ScDMCError
+        If it is too large, or no UTF-8; ``flag`` is named.
+    """
     if path.stat().st_size > MOST_TYPES_BYTES:
-        raise ScDMCError(f"--types {path} has more than {MOST_TYPES_BYTES:,} bytes; it should be a list of types")
+        raise ScDMCError(f"{flag} {path} has more than {MOST_TYPES_BYTES:,} bytes; it should be a list of texts")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
-        raise ScDMCError(f"--types {path} is no UTF-8 text: {error}") from error
+        raise ScDMCError(f"{flag} {path} is no UTF-8 text: {error}") from error
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -142,14 +153,15 @@ def _candidates(lines: Sequence[str], ontology: CellOntology) -> list[Candidate]
             raise ScDMCError(f"--types: a candidate is empty ({line!r})")
     matches = match_labels([name for name, _, _ in parted], ontology)
     return [
-        _of_term(require_term(ontology, name, "--types"))
+        candidate_of_term(require_term(ontology, name, "--types"))
         if CL_ID.fullmatch(name.upper()) and not text
         else Candidate(name, (text or name,), match.cl_id)
         for (name, _, text), match in zip(parted, matches, strict=True)
     ]
 
 
-def _of_term(term: Term) -> Candidate:
+def candidate_of_term(term: Term) -> Candidate:
+    """A term, for which its label and its description stand."""
     return Candidate(term.label, tuple(dict.fromkeys((term.label, description_of(term)))), term.cl_id)
 
 

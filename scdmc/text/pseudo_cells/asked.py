@@ -8,12 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scdmc.errors import ScDMCError, shown_names
-from scdmc.text.candidates import Candidate
+from scdmc.text.candidates import Candidate, candidate_of_term, lines_of_file
 from scdmc.text.labels import match_labels
 from scdmc.text.ontology import CL_ID, CellOntology, require_term
-from scdmc.text.texts import description_of
-
-MOST_BYTES = 2**24
 
 
 def lines_of_texts(path: Path) -> list[str]:
@@ -24,14 +21,7 @@ def lines_of_texts(path: Path) -> list[str]:
     ScDMCError
         If it is too large, no UTF-8, or holds no text.
     """
-    path = Path(path)
-    if path.stat().st_size > MOST_BYTES:
-        raise ScDMCError(f"--text_file {path} has more than {MOST_BYTES:,} bytes; it should be a list of texts")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except ValueError as error:
-        raise ScDMCError(f"--text_file {path} is no UTF-8 text: {error}") from error
-    texts = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    texts = [line.strip() for line in lines_of_file(Path(path), "--text_file")]
     if not texts:
         raise ScDMCError(f"--text_file {path} holds no text")
     return texts
@@ -56,11 +46,8 @@ def asked_texts(texts: Sequence[str], ontology: CellOntology) -> list[Candidate]
         raise ScDMCError(f"two texts are the same: {shown_names(twice)}")
     matches = match_labels(texts, ontology)
     return [
-        _of_term(ontology, text) if CL_ID.fullmatch(text.upper()) else Candidate(text, (text,), match.cl_id)
+        candidate_of_term(require_term(ontology, text, "--text"))
+        if CL_ID.fullmatch(text.upper())
+        else Candidate(text, (text,), match.cl_id)
         for text, match in zip(texts, matches, strict=True)
     ]
-
-
-def _of_term(ontology: CellOntology, text: str) -> Candidate:
-    term = require_term(ontology, text, "--text")
-    return Candidate(term.label, tuple(dict.fromkeys((term.label, description_of(term)))), term.cl_id)
