@@ -282,14 +282,15 @@ def main(argv: list[str] | None = None) -> int:
         colours=label_colours(arguments.data_path, arguments.label_key),
         made=Provenance((arguments.data_path,), model_directory.path.name, arguments.seed, began),
     )
-    baseline_data = None
-    if arguments.baselines != "none":
-        place = functools.partial(place_model, **placement(arguments))
-        baseline_data = read_baseline_data(task, arguments.data_path, counts, place, arguments.seed)
     has_untrained = arguments.baselines == "all" and not arguments.from_scratch
-    with deterministic_operations(arguments.deterministic), result_folder(arguments.output_dir) as folder:
-        write_json(folder / "arguments.json", described_arguments(arguments))
-        table = run_study(task, plans, folder, baseline_data, has_untrained)
+    with deterministic_operations(arguments.deterministic):
+        baseline_data = None
+        if arguments.baselines != "none":
+            place = functools.partial(place_model, **placement(arguments))
+            baseline_data = read_baseline_data(task, arguments.data_path, counts, place, arguments.seed)
+        with result_folder(arguments.output_dir) as folder:
+            write_json(folder / "arguments.json", described_arguments(arguments))
+            table = run_study(task, plans, folder, baseline_data, has_untrained)
     print(table.round(3).to_string())
     if arguments.baselines == "fast" and not arguments.from_scratch:
         print("not among them: the same model without pre-training, fine-tuned; --baselines all adds it")

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from scdmc.annotation import study
 from scdmc.annotation.calibration import expected_calibration_error
 from scdmc.model.folder import open_model_directory
 from scdmc.model.heads import ScDMCForCellClassification
@@ -144,15 +145,17 @@ def test_cells_of_no_type_are_neither_trained_on_nor_scored_and_the_report_count
 
 
 def test_several_seeds_are_averaged_with_their_standard_deviation(fine_tune, tmp_path, monkeypatch):
-    output, forward, seen = tmp_path / "out", ScDMCForCellClassification.classify, set()
+    output, seen = tmp_path / "out", set()
 
-    def look(*arguments):
-        seen.add(torch.are_deterministic_algorithms_enabled())
-        return forward(*arguments)
+    def look(name, function, *arguments):
+        seen.add((name, torch.are_deterministic_algorithms_enabled()))
+        return function(*arguments)
 
-    monkeypatch.setattr(ScDMCForCellClassification, "classify", look)
+    classify, embed = ScDMCForCellClassification.classify, study.cell_embeddings
+    monkeypatch.setattr(ScDMCForCellClassification, "classify", lambda *given: look("classify", classify, *given))
+    monkeypatch.setattr(study, "cell_embeddings", lambda *given: look("embed", embed, *given))
     assert fine_tune(output, "--seeds", 2, "--seed", 3, "--baselines", "fast", "--deterministic") == 0
-    assert seen == {True}
+    assert seen == {("classify", True), ("embed", True)}
     for method in ("scDMC fine-tuned", "logistic regression"):
         values = [metric(output / run, method, "macro_f1") for run in ("seed_3", "seed_4")]
         assert metric(output, method, "macro_f1") == pytest.approx(np.mean(values))
