@@ -21,7 +21,7 @@ SIDES = ("scdmc", "usual")
 EXAMPLES = (
     "{prog} --rounds 3 --steps 4",
     "{prog} --hidden_size 512 --num_hidden_layers 12 --num_attention_heads 8 --intermediate_size 1024 "
-    "--shortest 2048 --longest 2048 --batch_size 96 --dtype bfloat16",
+    "--shortest 2048 --longest 2048 --batch_size 24 --dtype bfloat16",
 )
 
 

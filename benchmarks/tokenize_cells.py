@@ -7,7 +7,6 @@ the median of several rounds, each in a process of its own.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,6 +44,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def measure_here(arguments: argparse.Namespace) -> None:
     """Print what was measured, CPU seconds, and the peak memory of this process or its largest child, as JSON."""
+    from scdmc.memory import peak_memory_of_largest_process
     from scdmc.studies.tokenizing_speed import measure_plain_loop, measure_stages, measure_tokenize
 
     folder = arguments.data_path
@@ -54,8 +54,7 @@ def measure_here(arguments: argparse.Namespace) -> None:
         else:
             measure = {"stages": measure_stages, "plain_loop": measure_plain_loop}[arguments.measure]
             found = measure(folder, Path(output))
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(json.dumps({**found, "cpu_seconds": sum(os.times()[:4]), "mib": max(peaks)}))
+    print(json.dumps({**found, "cpu_seconds": sum(os.times()[:4]), "mib": peak_memory_of_largest_process() / 2**20}))
 
 
 def run_self(*options: object) -> str:

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 FLOORS = (
     ("errors", "version", "options", "resources", "file_names", "progress", "overlap"),
     ("locks", "dates"),
-    ("files", "labels", "configuration", "disk"),
+    ("files", "labels", "configuration", "disk", "memory"),
     ("result_folders",),
     ("genes", "reports"),
     ("reading",),

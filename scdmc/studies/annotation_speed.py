@@ -1,7 +1,6 @@
 """How fast a file of counts is annotated, and in how much memory; weights and counts are random."""
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from scdmc.annotation.options import AnnotationOptions
 from scdmc.annotation.prediction import annotate_cells, names_of_classes
 from scdmc.configuration import ScDMCConfig
 from scdmc.genes.vocabulary import EOS_TOKEN_ID, Vocabulary, load_vocabulary
+from scdmc.memory import peak_memory_of_process
 from scdmc.model.devices import choose_device
 from scdmc.model.folder import ModelDirectory
 from scdmc.model.heads import ScDMCForCellClassification
@@ -95,11 +95,11 @@ def measure_annotation(
         maker.start()
         maker.join()
         model_directory = ModelDirectory(Path(folder), model.config, vocabulary, medians, settings)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = peak_memory_of_process() / 2**20
         start = time.perf_counter()
         annotate_file(
             data_path, Path(folder) / "out.h5ad", model_directory, annotator, AnnotationOptions(), CountOptions()
         )
         seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory_of_process() / 2**20
     return {"seconds": seconds, "peak": peak, "before": before}

@@ -11,7 +11,7 @@ from pathlib import Path
 from scdmc.errors import ScDMCError
 from scdmc.studies.tokenizing_speed import write_counts
 
-KIB_PER_MIB = 1024
+BYTES_PER_MIB = 2**20
 CELLS_PER_SHARD = 5120  # so that two processes share out 10,000 cells
 
 
@@ -67,9 +67,8 @@ def measure_embed_many(
 def _measure(path: Path, n_cells: int, num_workers: int, model: str | Path) -> Measured:
     """Run the script in a process, and ask the system for the largest of it and its workers."""
     code = (
-        "import resource, sys; from scdmc.__main__ import main; status = main(sys.argv[1:]); "
-        "print(max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))); "
-        "sys.exit(status)"
+        "import sys; from scdmc.__main__ import main; from scdmc.memory import peak_memory_of_largest_process; "
+        "status = main(sys.argv[1:]); print(peak_memory_of_largest_process()); sys.exit(status)"
     )
     with tempfile.TemporaryDirectory() as folder:
         command = ["embed-many", "--model", model, "--data_path", path, "--output_dir", Path(folder) / "out"]
@@ -84,4 +83,4 @@ def _measure(path: Path, n_cells: int, num_workers: int, model: str | Path) -> M
         seconds = time.perf_counter() - began
     if done.returncode:
         raise ScDMCError(f"embed-many ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
-    return Measured(n_cells, num_workers, seconds, int(done.stdout.split()[-1]) / KIB_PER_MIB)
+    return Measured(n_cells, num_workers, seconds, int(done.stdout.split()[-1]) / BYTES_PER_MIB)

@@ -1,6 +1,5 @@
 """How long the integration benchmark takes, and how much memory, on random cells of several batches and types."""
 
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from scdmc.integration.options import IntegrationOptions
 from scdmc.integration.results import draw_integration_results, write_page
 from scdmc.integration.study import run_benchmark
 from scdmc.integration.tables import write_integration_tables
+from scdmc.memory import peak_memory_of_process
 from scdmc.model.embeddings import cell_embeddings
 from scdmc.options import EncoderSizes
 from scdmc.reports.provenance import Provenance
@@ -86,4 +86,4 @@ def measure_integration(
     seconds |= benchmark.seconds | {PAGE: end - page_start, "all": end - start}
     cpu_seconds |= benchmark.cpu_seconds | {PAGE: cpu_end - page_cpu_start, "all": cpu_end - cpu_start}
     table = pd.DataFrame({"seconds": seconds, "cpu_seconds": cpu_seconds}).rename_axis("method").reset_index()
-    return table, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return table, peak_memory_of_process() / 2**20

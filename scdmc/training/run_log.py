@@ -5,8 +5,6 @@ import importlib
 import logging
 import math
 import os
-import resource
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from scdmc.configuration import ScDMCConfig
 from scdmc.errors import ScDMCError
 from scdmc.files import atomic_path
+from scdmc.memory import peak_memory_of_process
 from scdmc.progress import is_watched
 from scdmc.training.distributed import n_processes
 from scdmc.training.flops import peak_flops, training_flops
@@ -41,8 +40,7 @@ def peak_memory(device: torch.device) -> int:
     """Largest memory so far, in bytes: of the GPU, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Linux counts kibibytes, macOS bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory_of_process()
 
 
 class Clock:

@@ -1,5 +1,7 @@
 """The memory that a step takes, computed before it is tried."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,11 @@ from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.masking import masked_batch
 from scdmc.training.memory import BYTES_OF_HEAD, BYTES_OF_LAYER, GIB, predicted_memory, require_memory
 from scdmc.training.settings import MaskingOptions, ObjectiveOptions
+from tests.conftest import ROOT
 from tests.training.runs import random_cells
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OF_A_CARD = 80e9 * 0.9  # torch and the kernels take some of it
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +37,30 @@ def test_the_published_model_takes_what_its_tensors_were_counted_to_take(
     # Counted on fake tensors of CUDA with the kernels of flash-attn 2.8.3, full cells.
     predicted = predicted_memory(published, ScDMCConfig(), 2 * 2048 * n_cells, gradient_checkpointing)
     assert predicted / GIB == pytest.approx(gibibytes, rel=0.1)
+
+
+def number(command, flag, otherwise):
+    found = re.search(rf"--{flag}[ =](\d+)", command)
+    return int(found[1]) if found else otherwise
+
+
+def commands_of_training():
+    """Each command of the guide that trains the paper's model, whatever it runs on."""
+    for page in PAGES:
+        for line in page.read_text(encoding="utf8").replace("\\\n", " ").splitlines():
+            trains = re.search(r"(scDMC_pretrain|pretrain_step)\.py .*--batch_size", line)
+            if trains and number(line, "hidden_size", 512) == 512 and number(line, "num_hidden_layers", 12) == 12:
+                yield line
+
+
+def test_what_the_guide_trains_on_a_gpu_fits_a_card_of_80_gb(published):
+    commands = list(commands_of_training())
+    assert len(commands) >= 5  # one GPU, one node, four nodes, the container, beside the usual recipe
+    for command in commands:
+        cells = number(command, "batch_size", 0) / number(command, "gradient_accumulation_steps", 1)
+        cells /= number(command, "nproc_per_node", 1) * number(command, "nnodes", 1)
+        predicted = predicted_memory(published, ScDMCConfig(), int(cells) * 2 * 2048, "checkpointing" in command)
+        assert predicted < OF_A_CARD, command
 
 
 def test_weights_that_are_spread_take_less(published):
