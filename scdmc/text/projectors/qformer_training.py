@@ -6,7 +6,7 @@ Source: docs/text.md, "The Q-Former".
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -227,8 +227,9 @@ class _Run:
             rows = np.sort(np.random.default_rng(self._options.seed).choice(rows, MOST_CELLS_OF_A_MEAN, replace=False))
         rows = np.concatenate([rows, np.flatnonzero(~cells.is_training)])
         features, is_training = self.reader.features(cells.states.part(rows)), cells.is_training[rows]
-        centre = Centre.of(features[is_training], is_scaled=False)
-        return LabelledSet(cells.name, centre.applied(features), cells.terms[rows], is_training, None)
+        read = LabelledSet(cells.name, features, cells.terms[rows], is_training, None)
+        centre = Centre.of(features[is_training], is_scaled=False, weights=read.weights)
+        return replace(read, features=centre.applied(features))
 
     def best_reader(self) -> QFormer:
         """The Q-Former of the best check."""
