@@ -70,7 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     meaning = "name the encoder, which must come with scDMC, in place of a copy in the text model"
     parser.add_argument("--share_encoder", action="store_true", help=meaning)
-    parser.add_argument("--dry_run", action="store_true", help="a few steps of everything, and what a run would take")
+    parser.add_argument("--dry_run", action="store_true", help="a few steps of stage 1, and what it would take")
     parser.add_argument(
         "--resume",
         "--resume_from_checkpoint",
@@ -283,6 +283,8 @@ def train_projector(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         said = rehearsed(corpus, names, encoder, model_directory, space, options)
         if is_main_process():
+            others = [str(stage) for stage in arguments.stage if stage != 1]
+            said |= {"not tried": f"stage {' and '.join(others)}"} if others else {}
             print("\n".join(f"{name:<28}{value}" for name, value in said.items()))
         accelerator.end_training()
         return

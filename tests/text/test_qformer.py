@@ -256,10 +256,10 @@ def test_a_training_may_start_from_a_bert(few, text_world, tmp_path):
 
 
 def test_a_rehearsal_says_what_a_training_takes_and_writes_nothing(text_world, tmp_path, load_script, capsys):
-    words = words_of(text_world, tmp_path / "model", dry_run=True)
+    words = [*words_of(text_world, tmp_path / "model", dry_run=True), "--stage", "1", "2"]
     assert load_script("pretrain/text_pretrain.py").main(words) == 0
     shown = capsys.readouterr().out
-    for name in ("training cells", "weights of the Q-Former", "states of genes", "steps"):
+    for name in ("training cells", "weights of the Q-Former", "states of genes", "steps", "stage 2"):
         assert name in shown
     assert not (tmp_path / "model").exists()
 
