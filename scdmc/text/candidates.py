@@ -122,7 +122,7 @@ def _lines(types: str | Path | Sequence[str]) -> list[str]:
 
 
 def lines_of_file(path: Path, flag: str) -> list[str]:
-    """The lines of a file of texts; empty ones and those that begin with # are passed over.
+    """The lines of a file of texts; empty ones and those whose first sign is # are passed over.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def lines_of_file(path: Path, flag: str) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except ValueError as error:
         raise ScDMCError(f"{flag} {path} is no UTF-8 text: {error}") from error
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _is_file(path: Path) -> bool:

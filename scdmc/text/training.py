@@ -59,11 +59,14 @@ class Trained:
     reader: QFormer | None = None
 
     def read(self, cells: LabelledSet) -> tuple[LabelledSet, Centre | None]:
-        """A data set with the centred features of the Q-Former, and its centre; as it is without one."""
+        """A data set with the centred features of the Q-Former, and its centre; as it is without one.
+
+        In the centre each term of the training cells counts the same.
+        """
         if self.reader is None:
             return cells, None
         features = self.reader.features(cells.states)
-        centre = Centre.of(features[cells.is_training], is_scaled=False)
+        centre = Centre.of(features[cells.is_training], is_scaled=False, weights=cells.weights)
         return replace(cells, features=centre.applied(features)), centre
 
 

@@ -1,6 +1,7 @@
 """From a corpus on the disk to what a text model is trained on: features of cells by data set, vectors of texts."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -184,7 +185,8 @@ def training_data(
 def _states(maker: FeatureMaker, cells: Sequence[TokenizedCells], max_tokens: int) -> list[GeneStates]:
     """What a Q-Former reads of each data set, kept in memory where all of it takes a fair share of what is free."""
     states = [maker.states_of(part, max_tokens) for part in cells]
-    n_bytes, free = sum(each.n_bytes for each in states), free_memory()
+    n_bytes = sum(each.n_bytes for each in states)
+    free = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each process keeps its own
     if n_bytes <= SHARE_OF_FREE_MEMORY * free:
         for each in states:
             each.keep()

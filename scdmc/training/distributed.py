@@ -8,8 +8,36 @@ it is used: it costs 45 MB.
 from collections.abc import Iterable, Mapping
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import distributed, nn
 from torch.nn import functional as F
+
+from scdmc.errors import ScDMCError
+
+
+def accelerator_on(device: torch.device) -> Accelerator:
+    """What has the processes of a launch find each other; of several GPUs each process takes its own.
+
+    Parameters
+    ----------
+    device
+        Of the kind that is asked for.
+
+    Raises
+    ------
+    ScDMCError
+        If accelerate chooses another kind.
+    """
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)]
+    )
+    if accelerator.device.type != device.type:
+        raise ScDMCError(
+            f"accelerate chose {accelerator.device} where {device.type} was asked for; pass --num_gpus 0 for the CPU, "
+            "and see that no variable ACCELERATE_... of the environment says otherwise"
+        )
+    return accelerator
 
 
 def n_processes() -> int:

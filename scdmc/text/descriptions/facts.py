@@ -25,6 +25,10 @@ TYPES_TOLD, GENES_TOLD = 3, 10
 UNSURE = "Unsure; the nearest types are"
 
 
+# What cells are called that have no type.
+WITHOUT_TYPE = {UNKNOWN: "none of the types that were looked for", NO_COUNTS: "no counts"}
+
+
 # Rarer, a type is not worth a word; and a gene of fewer cells is no mark of any.
 LEAST_SHARE, FEWEST_CELLS_WITH_GENE = 0.01, 3
 
@@ -197,7 +201,7 @@ def described_groups(described: Described, groups: np.ndarray, group_column: str
         types = _types_of_group(annotation, cells)
         first = types.iloc[0]
         told = genes.get(str(name), [])
-        parts = [f"{n_cells:,} cells.", _group_in_words(types, described), _size_in_words(described, cells)]
+        parts = [f"{n_cells:,} cells.", group_in_words(types, described.ontology), _size_in_words(described, cells)]
         parts.insert(2, _genes_in_words("Higher than in the other groups", told))
         text = " ".join(part for part in parts if part)
         rows.append(
@@ -242,19 +246,29 @@ def _types_of_group(annotation: TextAnnotation, cells: np.ndarray) -> pd.DataFra
     return pd.DataFrame(rows, columns=["type", "cl_id", "share", "probability"])
 
 
-def _group_in_words(types: pd.DataFrame, described: Described) -> str:
-    words = []
+def group_in_words(types: pd.DataFrame, ontology: CellOntology) -> str:
+    """The types of a group, the commonest first, and the definition of the first where most of its cells have it.
+
+    Parameters
+    ----------
+    types
+        type, cl_id, share, and mean probability of each, which cells without a type have not.
+    ontology
+        Where definitions are looked up.
+    """
+    words, named, unnamed = [], [], []
     for label, cl_id, share, probability in types.head(TYPES_TOLD).itertuples(index=False):
         if share < LEAST_SHARE:
             continue
-        if label in (UNKNOWN, NO_COUNTS):
-            words.append(f"{share:.0%} {'none of the types that were looked for' if label == UNKNOWN else 'no counts'}")
-            continue
-        words.append(f"{share:.0%} {_in_words(label, cl_id, f'mean probability {probability:.2f}')}")
+        is_type = label not in (UNKNOWN, NO_COUNTS)
+        what = _in_words(label, cl_id, f"mean probability {probability:.2f}") if is_type else WITHOUT_TYPE[label]
+        words.append(f"{share:.0%} {what}")
+        (named if is_type else unnamed).append(words[-1])
     first = types.iloc[0]
     if first["probability"] < SURE:
-        return f"{UNSURE} {'; '.join(words)}."
-    definition = _definition(first["cl_id"], described.ontology) if first["share"] >= PURE else ""
+        rest = f" Beside these: {'; '.join(unnamed)}." if unnamed else ""
+        return f"{UNSURE} {'; '.join(named)}.{rest}"
+    definition = _definition(first["cl_id"], ontology) if first["share"] >= PURE else ""
     return f"{'; '.join(words)}.{definition}"
 
 

@@ -6,7 +6,7 @@ Source: docs/text.md, "The Q-Former".
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ from scdmc.training.checkpoints import (
     without_prefix,
     write_checkpoint,
 )
+from scdmc.training.distributed import gather_equal, gather_rows, global_sum, n_processes, process_number
 
 # Training cells of a data set whose mean is taken away from its validation cells at a check.
 MOST_CELLS_OF_A_MEAN = 500
@@ -123,6 +124,8 @@ def train_qformer(
 ) -> tuple[QFormer, pd.DataFrame]:
     """Train queries to find what the texts of cells say; the check with the best macro-F1 is kept.
 
+    Several processes share the cells of each batch. All must ask, and all get the same; one writes the checkpoints.
+
     Parameters
     ----------
     sets
@@ -143,8 +146,10 @@ def train_qformer(
     Raises
     ------
     ScDMCError
-        If the checkpoint is of another run.
+        If the checkpoint is of another run, or a batch has fewer cells than there are processes.
     """
+    if options.batch_size < n_processes():
+        raise ScDMCError(f"--batch_size {options.batch_size}: fewer cells than the {n_processes()} processes share")
     run = _Run(sets, space, options, steps or options.max_steps)
     if checkpointing is not None and checkpointing.resume is not None:
         run.go_on_from(checkpoint_to_resume(checkpointing.folder, checkpointing.resume), checkpointing.identity)
@@ -181,6 +186,8 @@ class _Run:
         self._trained = [*self.reader.parameters(), self._log_scale]
         self._optimizer = torch.optim.AdamW(self._trained, lr=options.learning_rate, weight_decay=options.weight_decay)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, options.learning_rate, n_steps)
+        if process_number() > 0:  # the weights are the same in all processes, and each drops other states
+            torch.manual_seed(options.seed + process_number())
         self._batches = Batches(sets, space, options.batch_size, self._draw)
         self.step, self.history, self._losses = 0, [], []
         self._best, self._best_score, self._checks_since = self._weights(), -1.0, 0
@@ -192,14 +199,17 @@ class _Run:
         return self._checks_since >= self._options.patience
 
     def do_step(self) -> None:
-        """One batch of one data set."""
-        began = time.perf_counter()
+        """One batch of one data set, which all processes draw alike; each reads some of its cells."""
+        began, n_parts = time.perf_counter(), n_processes()
         number, rows, texts, terms = self._batches.next()
-        outputs = self.reader(*self._sets[number].states.padded(rows))  # (n, n_queries, hidden_size)
-        cells = self.reader.projection(outputs.mean(dim=1))
+        own = rows[process_number() :: n_parts]
+        outputs = self.reader(*self._sets[number].states.padded(own))  # (n_own, n_queries, hidden_size)
+        sizes = tuple(len(range(part, len(rows), n_parts)) for part in range(n_parts))
+        cells = gather_rows(self.reader.projection(outputs.mean(dim=1)), sizes)
         loss = contrast(cells, texts.to(self._device), terms.to(self._device), self._log_scale)
         self._optimizer.zero_grad()
         loss.backward()
+        self._join_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained, MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._schedule.step()
@@ -207,9 +217,18 @@ class _Run:
         self.step += 1
         self._seconds += time.perf_counter() - began
 
+    def _join_gradients(self) -> None:
+        """Each process has the gradient of its own cells; their sum is that of the batch."""
+        for weight in self.reader.parameters():
+            if weight.grad is not None:
+                weight.grad = global_sum(weight.grad)
+        self._log_scale.grad = global_sum(self._log_scale.grad) / n_processes()  # which each has of all cells
+
     def check(self) -> None:
         """How well validation cells find their terms; what does it best so far is kept."""
         score = validation_score(self.reader.matrix, [self._validation_cells(each) for each in self._sets], self._space)
+        # By the last digits of a score one process alone might stop, and the others would wait for it.
+        score = gather_equal(torch.tensor(score, dtype=torch.float64, device=self._device))[0].item()
         speed = len(self._losses) * self._options.batch_size / self._seconds
         shown = None if np.isnan(score) else score
         self.history.append([self.step, float(np.mean(self._losses)), shown, speed])
@@ -227,8 +246,9 @@ class _Run:
             rows = np.sort(np.random.default_rng(self._options.seed).choice(rows, MOST_CELLS_OF_A_MEAN, replace=False))
         rows = np.concatenate([rows, np.flatnonzero(~cells.is_training)])
         features, is_training = self.reader.features(cells.states.part(rows)), cells.is_training[rows]
-        centre = Centre.of(features[is_training], is_scaled=False)
-        return LabelledSet(cells.name, centre.applied(features), cells.terms[rows], is_training, None)
+        read = LabelledSet(cells.name, features, cells.terms[rows], is_training, None)
+        centre = Centre.of(features[is_training], is_scaled=False, weights=read.weights)
+        return replace(read, features=centre.applied(features))
 
     def best_reader(self) -> QFormer:
         """The Q-Former of the best check."""
@@ -239,7 +259,7 @@ class _Run:
         return {name: tensor.detach().clone() for name, tensor in self.reader.state_dict().items()}
 
     def write(self, checkpointing: Checkpointing) -> None:
-        """Write a checkpoint, which replaces the one before it."""
+        """Write a checkpoint, which replaces the one before it: all processes must ask, and the main one writes."""
         tensors = with_prefix("reader", self.reader.state_dict()) | with_prefix("best", self._best)
         tensors |= with_prefix("optimizer", optimizer_tensors(self._optimizer))
         tensors |= with_prefix("random", random_states(self._device)) | {"log_scale": self._log_scale.detach()}
@@ -254,10 +274,10 @@ class _Run:
             "draw": self._draw.bit_generator.state,
             "rate": [group["lr"], *group["betas"]],
         }
-        # Tensors that lie in the same memory would be refused.
-        write_checkpoint(
-            checkpointing.folder, self.step, {name: each.clone() for name, each in tensors.items()}, state, keep=1
-        )
+        if process_number() == 0:
+            # Tensors that lie in the same memory would be refused.
+            apart = {name: each.clone() for name, each in tensors.items()}
+            write_checkpoint(checkpointing.folder, self.step, apart, state, keep=1)
 
     def go_on_from(self, path: Path, identity: Mapping[str, object]) -> None:
         """Take everything from a checkpoint, so that the run goes on as if it had not been broken off."""
@@ -280,4 +300,7 @@ class _Run:
         self._schedule.last_epoch = self.step
         rate, *betas = state["rate"]
         self._optimizer.param_groups[0] |= {"lr": rate, "betas": tuple(betas)}
-        restore_random_states(without_prefix("random.0", tensors), self._device, self._options.seed)
+        process = process_number()
+        # Processes that the broken run did not have draw from a seed of their own.
+        new_seed = self._options.seed + 1_000_003 * self.step + process
+        restore_random_states(without_prefix(f"random.{process}", tensors), self._device, new_seed)
