@@ -24,11 +24,13 @@ from scdmc.cli.inputs import (
     require_gene_files,
     require_input,
     require_model,
+    require_text_model,
 )
 from scdmc.cli.parser import argument_parser, fill_in, positive_int, script, whole_number
 from scdmc.cli.text_arguments import add_text_encoder_arguments
 from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256, names_of_files, remove, require_writable_folder
+from scdmc.text.captions.options import LANGUAGE_MODEL_FOLDER, CaptionOptions, require_captioner
 from scdmc.text.evaluation.options import TASKS, EvaluationOptions
 from scdmc.text.shipped import text_model_folder
 
@@ -69,11 +71,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     new.add_argument(
         "--allow_unmapped", action="store_true", help="leave out cells whose label is no term, instead of an error"
     )
-    generation = parser.add_argument_group("with --tasks generation")
-    meaning = "text model with a generator that was trained on the corpus: a folder of text_pretrain.py --stage 3"
-    generation.add_argument("--text_model", type=text_model_folder, help=f"{meaning} (default: none)")
-    meaning = "the files of counts that the corpus was made of, as it keeps none (default: none)"
-    generation.add_argument("--counts_path", type=Path, nargs="+", metavar="COUNTS_PATH", help=meaning)
+    given = parser.add_argument_group("with --tasks description or generation")
+    meaning = (
+        "text model that was trained on the corpus, a folder of text_pretrain.py: generation needs one of --stage 3; "
+        "description takes one of --stage 2 in place of trainings of its own (default: none)"
+    )
+    given.add_argument("--text_model", type=text_model_folder, help=meaning)
+    meaning = "of description: folder of the language model, if --text_model does not hold it (default: none)"
+    given.add_argument("--language_model", type=Path, help=meaning)
+    meaning = f"of description: steps of each training of captions (default: {CaptionOptions.caption_steps:,})"
+    given.add_argument("--caption_steps", type=positive_int, help=meaning)
+    meaning = "of generation: the files of counts that the corpus was made of, as it keeps none (default: none)"
+    given.add_argument("--counts_path", type=Path, nargs="+", metavar="COUNTS_PATH", help=meaning)
     training = parser.add_argument_group("training")
     training.add_argument("--max_steps", type=positive_int, default=defaults.max_steps, help="of each contrast")
     training.add_argument(
@@ -95,10 +104,18 @@ def _completed(arguments: argparse.Namespace) -> argparse.Namespace:
         raise ScDMCError(f"--label_key: {len(keys)} columns for {n_files} files; give one for all, or one for each")
     arguments.label_key = keys * n_files if len(keys) == 1 else keys
     is_whole = arguments.text_model is not None and arguments.counts_path is not None
-    if "generation" in arguments.tasks and not is_whole:
+    generates, describes = (name in arguments.tasks for name in ("generation", "description"))
+    if generates and not is_whole:
         raise ScDMCError("--tasks generation needs --text_model and --counts_path")
-    if "generation" not in arguments.tasks and (arguments.text_model or arguments.counts_path):
-        raise ScDMCError("--text_model and --counts_path have no effect without --tasks generation; leave them out")
+    if arguments.counts_path and not generates:
+        raise ScDMCError("--counts_path has no effect without --tasks generation; leave it out")
+    if arguments.text_model and not (generates or describes):
+        raise ScDMCError("--text_model has no effect without --tasks description or generation; leave it out")
+    is_given = arguments.text_model is not None
+    why_not = "with --text_model, which is there" if describes else "without --tasks description"
+    fill_in(arguments, {"caption_steps": CaptionOptions.caption_steps}, describes and not is_given, why_not)
+    why_not = "without --text_model" if describes else "without --tasks description"
+    fill_in(arguments, {"language_model": None}, describes and is_given, why_not)
     return arguments
 
 
@@ -113,8 +130,11 @@ def main(argv: list[str] | None = None) -> int:
         require_input(path, "--new_data_path")
         count_options_for(arguments, path)
     names_of_files(arguments.new_data_path, "--new_data_path")
-    if arguments.text_model is not None:
+    if "generation" in arguments.tasks:
         require_generator(arguments.text_model)
+    if "description" in arguments.tasks and arguments.text_model is not None:
+        require_text_model(arguments.text_model)
+        require_captioner(arguments.text_model)
     for path in arguments.counts_path or ():
         require_count_file(path, "--counts_path")
     require_files(cell_type_table=arguments.cell_type_table)
@@ -176,11 +196,13 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
     texts = cells.KnownTexts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     chosen = EvaluationOptions(seeds, arguments.held_out_folds, arguments.max_steps, arguments.n_components)
-    generator = None
-    if arguments.text_model is not None:
+    generator = captions = None
+    if "generation" in arguments.tasks:
         generator = cells.GeneratorInputs(arguments.text_model, arguments.counts_path, count_options(arguments))
+    if "description" in arguments.tasks:
+        captions = cells.CaptionInputs(arguments.text_model, arguments.language_model, arguments.caption_steps)
     corpus_cells = cells.CorpusCells(corpus, states)
-    return cells.EvaluationInputs(corpus_cells, new_files, states, texts, ontology, chosen, generator)
+    return cells.EvaluationInputs(corpus_cells, new_files, states, texts, ontology, chosen, generator, captions)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -192,6 +214,7 @@ def files_of(path: Path) -> list[Path]:
 
 def facts_of_rows(arguments: argparse.Namespace, inputs: "EvaluationInputs") -> dict[str, object]:
     """What must be the same for all rows of a folder: all that scores depend on, but how many seeds and folds."""
+    from scdmc.model.names import WEIGHTS_FILE
     from scdmc.text.pseudo_cells.storage import FILES
 
     model_directory = inputs.states.model_directory
@@ -199,11 +222,16 @@ def facts_of_rows(arguments: argparse.Namespace, inputs: "EvaluationInputs") -> 
     of_model = sorted(path for path in model_directory.path.iterdir() if path.suffix in (".safetensors", ".json"))
     reading = asdict(count_options(arguments))
     reading |= {name: known_sha256(value) for name, value in reading.items() if isinstance(value, Path)}
-    table, vocabulary, of_generator = arguments.cell_type_table, arguments.token_dictionary_file, {}
-    if arguments.text_model is not None:
+    table, vocabulary, of_tasks = arguments.cell_type_table, arguments.token_dictionary_file, {}
+    if inputs.generator is not None:
         files = [arguments.text_model / name for name in FILES]
-        of_generator = {"generator": [known_sha256(path) for path in files]}
-    return of_generator | {
+        of_tasks["generator"] = [known_sha256(path) for path in files]
+    if inputs.captions is not None and arguments.text_model is None:
+        of_tasks["captions"] = arguments.caption_steps
+    elif inputs.captions is not None:
+        files = [arguments.text_model / WEIGHTS_FILE, *files_of(arguments.text_model / LANGUAGE_MODEL_FOLDER)]
+        of_tasks["captions"] = [known_sha256(path) for path in files]
+    return of_tasks | {
         "corpus": list(map(known_sha256, [manifest] if manifest.is_file() else files_of(arguments.corpus_dir))),
         "model": [known_sha256(path) for path in of_model],
         "vocabulary": "" if vocabulary is None else known_sha256(vocabulary),

@@ -1,14 +1,20 @@
 """A tiny text encoder with random weights, made on the spot: no network, no wheel."""
 
 import json
+from contextlib import contextmanager
 
+import pytest
 import torch
 from transformers import BertConfig, BertModel
+
+from scdmc.text.captions import captioner, language_models, training
+from scdmc.text.ontology import CellOntology
 
 WORDS = (
     "cell b t alpha beta delta pancreatic pancreas acinar ductal type of the a an endothelial stellate macrophage mast "
     "gamma epsilon schwann blood that secretes insulin glucagon somatostatin killer natural monocyte is in and"
 )
+SMALLEST = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -26,3 +32,17 @@ def save_tiny_text_encoder(folder, seed=0, width=32):
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf8")
     return folder
+
+
+@contextmanager
+def small_language_models():
+    """Language models for captions are still smaller, learn from few texts, and say few words."""
+    few = training.texts_to_learn_from(CellOntology.load(), frozenset())[:100]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_models, "TINY_STEPS", 2)
+        patch.setattr(language_models, "TINY_VOCABULARY", 500)
+        patch.setattr(language_models, "TINY_SIZES", SMALLEST)
+        patch.setattr(training, "MOST_TOKENS", 12)
+        patch.setattr(captioner, "MOST_WORDS", 12)
+        patch.setattr(training, "texts_to_learn_from", lambda *_: few)
+        yield

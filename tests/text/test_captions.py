@@ -16,8 +16,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import sha256_of_file
 from scdmc.public_data.options import LANGUAGE_MODEL_WHEEL
 from scdmc.public_data.wheels import PinnedWheel
-from scdmc.text.captions import captioner as captioner_module
-from scdmc.text.captions import language_models, smollm2, training
+from scdmc.text.captions import smollm2
 from scdmc.text.captions.captioner import Captioner, centred_outputs, open_captioner
 from scdmc.text.captions.cells import IS_NO_TERM, IS_TERM, caption_cells
 from scdmc.text.captions.language_models import language_model_folder
@@ -27,9 +26,9 @@ from scdmc.text.corpus import read_corpus
 from scdmc.text.model import feature_maker, read_text_model
 from scdmc.text.objectives import weighted_cross_entropy
 from scdmc.text.ontology import CellOntology, Term
+from tests.text.small_texts import small_language_models
 
 STEPS = "100"
-SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +43,7 @@ def run(load_script, text_world):
     def train(folder, *words):
         line = ["--model", text_world["cells"], "--corpus_dir", text_world["corpus"], "--output_dir", folder]
         line += ["--stage", "2", "--caption_steps", STEPS, *words]
-        few = texts_to_learn_from(CellOntology.load(), frozenset())[:100]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(language_models, "TINY_STEPS", 2)
-            patch.setattr(language_models, "TINY_VOCABULARY", 500)
-            patch.setattr(language_models, "TINY_SIZES", SIZES)
-            patch.setattr(training, "MOST_TOKENS", 12)
-            patch.setattr(captioner_module, "MOST_WORDS", 12)
-            patch.setattr(training, "texts_to_learn_from", lambda *_: few)
+        with small_language_models():
             return load_script("pretrain/text_pretrain.py").main([str(word) for word in line])
 
     return train

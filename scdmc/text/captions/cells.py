@@ -3,6 +3,7 @@
 Source: docs/text.md, "Captions".
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,12 @@ def caption_cells(
     states = maker.states_of(cells, maker.reader.shape.max_tokens)
     texts = captioner.captions(centred_outputs(maker.reader, states, captioner.mean, rows), "say captions")
     names = [name_in(text) for text in texts]
-    id_of = {term.label.casefold(): cl_id for cl_id, term in ontology.items()}
-    ids = [id_of.get(name.casefold(), "") for name in names]
+    ids = ids_of_names(names, ontology)
     checked = [IS_TERM if cl_id else IS_NO_TERM for cl_id in ids]
     return pd.DataFrame({"text": texts, "name": names, "cl_id": ids, "checked": checked})
+
+
+def ids_of_names(names: Sequence[str], ontology: CellOntology) -> list[str]:
+    """Ids of the terms that are called so, whatever the case of the letters; '' for a name that is none."""
+    id_of = {term.label.casefold(): cl_id for cl_id, term in ontology.items()}
+    return [id_of.get(name.casefold(), "") for name in names]

@@ -248,6 +248,25 @@ class GeneratorInputs:
 
 
 @dataclass(frozen=True)
+class CaptionInputs:
+    """What says captions.
+
+    Attributes
+    ----------
+    model
+        Folder of the text model; None trains one with each seed.
+    language_model
+        Folder of its language model, where the text model does not hold it.
+    caption_steps
+        Of each training of captions.
+    """
+
+    model: Path | None
+    language_model: Path | None
+    caption_steps: int
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """What all tasks of an evaluation share.
 
@@ -265,6 +284,8 @@ class EvaluationInputs:
         How much is computed.
     generator
         Of the task generation; None without it.
+    captions
+        Of the task description; None without it.
     """
 
     corpus: CorpusCells
@@ -274,6 +295,7 @@ class EvaluationInputs:
     ontology: CellOntology
     options: EvaluationOptions
     generator: GeneratorInputs | None = None
+    captions: CaptionInputs | None = None
 
 
 def terms_of_file(path: Path, options: CorpusOptions, ontology: CellOntology) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from scdmc.text.options import TextTrainingOptions
 
-TASKS = ("annotation", "generation")
+TASKS = ("annotation", "description", "generation")
 
 
 # Types of a labelled set with fewer cells are neither candidates nor scored.

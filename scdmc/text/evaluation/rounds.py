@@ -134,6 +134,11 @@ def rounds(inputs: EvaluationInputs) -> Iterator[Round]:
             yield from _without_pair(inputs, name, fold)
 
 
+def round_of_test_cells(inputs: EvaluationInputs) -> Round:
+    """The training on the whole corpus, with the test cells of its data sets alone; nothing is calibrated."""
+    return Round(inputs.corpus.corpus, tuple(_test_trials(inputs)), inputs, is_calibrated=False)
+
+
 def all_candidates(inputs: EvaluationInputs) -> list[str]:
     """Ids of all terms that a cell of any trial may get."""
     truths = [each.truth for each in inputs.new_files]

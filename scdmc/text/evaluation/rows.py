@@ -13,7 +13,7 @@ ROWS_FILE, RUN_FILE = "rows.csv", "run.json"
 
 
 # What only one task depends on, so that rows of others may say nothing of it.
-OF_ONE_TASK = ("generator",)
+OF_ONE_TASK = ("captions", "generator")
 
 
 KEY = ("task", "mode", "data_set", "fold", "method", "seed")

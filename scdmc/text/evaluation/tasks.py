@@ -10,6 +10,8 @@ from scdmc.reports.page import Section, Verdict
 from scdmc.text.evaluation.annotation import evaluate_annotation
 from scdmc.text.evaluation.annotation_page import annotation_sections, annotation_verdict, headline_table
 from scdmc.text.evaluation.cells import EvaluationInputs
+from scdmc.text.evaluation.description import evaluate_description
+from scdmc.text.evaluation.description_page import description_headline, description_sections, description_verdict
 from scdmc.text.evaluation.generation import (
     evaluate_generation,
     generation_headline,
@@ -44,5 +46,6 @@ class Task:
 # A task is added by one line here and its name in options.TASKS.
 TASKS_BY_NAME = {
     "annotation": Task(evaluate_annotation, headline_table, annotation_verdict, annotation_sections),
+    "description": Task(evaluate_description, description_headline, description_verdict, description_sections),
     "generation": Task(evaluate_generation, generation_headline, generation_verdict, generation_sections),
 }

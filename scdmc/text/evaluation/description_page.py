@@ -1,0 +1,136 @@
+"""What the rows of the task description say, in words, tables and figures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scdmc.annotation.figures import confusion_matrix_figure
+from scdmc.file_names import file_name_of
+from scdmc.reports.figures import save_figure
+from scdmc.reports.page import KeyNumber, Section, Verdict
+from scdmc.reports.tables import score_texts
+from scdmc.text.evaluation.caption_scores import NO_TERM
+from scdmc.text.evaluation.rows import metric_table, type_table
+from scdmc.text.evaluation.scores import OF_TYPES, TAKEN_FOR
+from scdmc.text.evaluation.speakers import ANOTHER_CELL, METHODS, OURS, REGRESSION
+from scdmc.text.ontology import CellOntology
+
+# What captions should reach on each data set: names that are right, and how far below a logistic regression.
+LEAST_ACCURACY, FARTHEST = 0.82, 0.05
+
+
+# No better than this above what is said of another cell is bad.
+NO_BETTER = 0.1
+
+
+HEADLINE = ("name_accuracy", "ontology_distance", "rouge_l")
+
+
+NAMES = {
+    "name_accuracy": "name right",
+    "equal_or_ancestor": "equal or ancestor",
+    "valid_names": "valid names",
+    "ontology_distance": "ontology distance",
+    "bleu": "BLEU",
+    "rouge_l": "ROUGE-L",
+    "text_mmd": "text MMD",
+}
+
+
+def description_headline(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Three of the scores; methods x (data set, score) as text."""
+    chosen = metrics[metrics["metric"].isin(HEADLINE)].replace({"metric": NAMES})
+    return _table(chosen, ("data_set", "metric"))
+
+
+def _table(metrics: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Means with deviations as text, in the order of the methods."""
+    wide = [metrics.pivot(index="method", columns=list(columns), values=name) for name in ("mean", "sd")]
+    methods = [method.name for method in METHODS if method.name in wide[0].index]
+    heads = metrics[list(columns)].drop_duplicates()
+    heads = pd.MultiIndex.from_frame(heads) if len(columns) > 1 else pd.Index(heads[columns[0]])
+    return score_texts(*(table.loc[methods, heads] for table in wide))
+
+
+def description_verdict(metrics: pd.DataFrame) -> Verdict:
+    """What the scores say: names are right, as often as a logistic regression has them, and because of the cell.
+
+    Parameters
+    ----------
+    metrics
+        Of the task, from :func:`scdmc.text.evaluation.rows.metric_table`.
+    """
+    right = metrics[metrics["metric"] == "name_accuracy"].pivot(index="data_set", columns="method", values="mean")
+    right = right.loc[list(dict.fromkeys(metrics["data_set"]))]
+    ours, regression, another = (right[name].round(3) for name in (OURS, REGRESSION, ANOTHER_CELL))
+    is_reached = (ours >= LEAST_ACCURACY) & (ours >= regression - FARTHEST)
+    level = "good" if is_reached.all() else "caution"
+    if (ours < another + NO_BETTER).any():
+        level = "bad"
+    reasons = [
+        f"{name}: {ours[name]:.2f} of the cells are called what they are, {regression[name]:.2f} by a logistic "
+        f"regression of its labels, {another[name]:.2f} with what was found in another cell; "
+        f"{'this reaches' if is_reached[name] else 'this misses'} the aim, {LEAST_ACCURACY} and at most {FARTHEST} "
+        "below the regression."
+        for name in right.index
+    ]
+    worst = ours.idxmin()
+    number = KeyNumber(
+        "Names that are right, the worst data set", f"{ours[worst]:.2f}", f"logistic regression {regression[worst]:.2f}"
+    )
+    return Verdict(level, f"Captions call {ours.mean():.2f} of the test cells what they are", tuple(reasons), (number,))
+
+
+def description_sections(rows: pd.DataFrame, folder: Path) -> list[Section]:
+    """Tables of each data set, figures of what was said of which type, and scores of single types.
+
+    Parameters
+    ----------
+    rows
+        Of the task, with the columns of :data:`scdmc.text.evaluation.rows.COLUMNS`.
+    folder
+        Where figures go.
+    """
+    metrics = metric_table(rows)
+    tables = [
+        (str(name), _table(of_set, ("metric",)).rename(columns=NAMES).reset_index())
+        for name, of_set in metrics.groupby("data_set", sort=False)
+    ]
+    text = (
+        "Captions of test cells. A name is what stands before the first full stop. Steps of the ontology are counted "
+        "for names that are terms. BLEU and ROUGE-L are high already where only the frame of a caption is right. The "
+        "text MMD is about 0 where all captions together are like the true ones, whichever cell gets which. So the "
+        "name is what counts."
+    )
+    return [Section("Captions", text, tables, _figures(rows, folder)), _section_of_types(rows)]
+
+
+def _section_of_types(rows: pd.DataFrame) -> Section:
+    ontology, tables = CellOntology.load(), []
+    table = type_table(rows[rows["method"] == OURS], OF_TYPES)
+    for name, of_set in table.groupby("data_set", sort=False):
+        wide = of_set.pivot(index="type", columns="metric", values="mean")
+        wide = wide.reindex(columns=[metric for metric in OF_TYPES if metric in wide])
+        wide.insert(0, "type", [ontology[each].label for each in wide.index])
+        wide = wide.sort_values("cells", ascending=False)
+        tables.append((f"Names of {name}, by the language model", wide.reset_index(drop=True)))
+    return Section("Types in captions", "Mean over the seeds.", tables)
+
+
+def _figures(rows: pd.DataFrame, folder: Path) -> list[tuple[str, Path]]:
+    """What the language model of the first seed calls the cells of each type."""
+    ontology, figures = CellOntology.load(), []
+    chosen = rows[(rows["method"] == OURS) & rows["metric"].str.startswith(TAKEN_FOR)]
+    for name, of_set in chosen[chosen["seed"] == chosen["seed"].min()].groupby("data_set", sort=False):
+        said = of_set["metric"].str.removeprefix(TAKEN_FOR)
+        true, called = (
+            [each if each == NO_TERM else ontology[each].label for each in ids] for ids in (of_set["type"], said)
+        )
+        cells = of_set["value"].to_numpy(dtype=int)
+        right = int(cells[(of_set["type"] == said).to_numpy()].sum())
+        title = f"{name}: {right:,} of {cells.sum():,} cells are called what they are"
+        figure = confusion_matrix_figure(np.repeat(true, cells), np.repeat(called, cells), title)
+        figures.append((title, save_figure(figure, folder / f"captions_{file_name_of(name)}")))
+    return figures
