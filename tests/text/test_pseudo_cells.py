@@ -23,7 +23,7 @@ from scdmc.text.pseudo_cells import evaluation, scores
 from scdmc.text.pseudo_cells.counts import read_corpus_counts
 from scdmc.text.pseudo_cells.evaluation import OTHER_TEXT, OURS, TRAINED, generation_tasks, verdict_in_words
 from scdmc.text.pseudo_cells.generator import CellText, drawn_counts, rng_of_text, text_of_term
-from scdmc.text.pseudo_cells.network import CellDecoder, nb_log_likelihood
+from scdmc.text.pseudo_cells.network import nb_log_likelihood
 from scdmc.text.pseudo_cells.novelty import place_of_text
 from scdmc.text.pseudo_cells.options import GeneratorOptions
 from scdmc.text.pseudo_cells.panel import chosen_genes
@@ -78,21 +78,21 @@ def test_the_likelihood_is_that_of_scipy():
     assert np.allclose(found.numpy(), expected.sum(axis=1))
 
 
-def test_several_threads_train_the_same_dispersions_each_time():
-    before = torch.get_num_threads()
-    torch.manual_seed(0)
-    decoder = CellDecoder(2_000, (8, 4, 5), 2)
-    conditions, data_sets, slopes = torch.randn(128, 5), torch.randint(0, 2, (128,)), torch.randn(128, 2_000)
-    found = set()
+def test_the_number_of_threads_changes_no_weight_and_no_cell(data):
+    before, found = torch.get_num_threads(), []
+    options = GeneratorOptions(max_steps=2, dispersion_steps=1, flow_steps=2)
     try:
-        torch.set_num_threads(2)
-        for _ in range(20):
-            decoder.zero_grad()
-            (slopes * decoder.dispersion(conditions, data_sets)).sum().backward()
-            found.add(decoder.log_dispersion.grad.numpy().tobytes())
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            generator, _ = train_generator(data, options)
+            assert torch.get_num_threads() == n_threads
+            weights = [weight.numpy().tobytes() for weight in generator.decoder.state_dict().values()]
+            found.append(
+                [*weights, generator.made(text_of_term(data.space, 0), 300, data.space, 0).counts.data.tobytes()]
+            )
     finally:
         torch.set_num_threads(before)
-    assert len(found) == 1
+    assert found[0] == found[1]
 
 
 def test_counts_are_whole_numbers_and_add_up_to_the_library_size(generator, data):
