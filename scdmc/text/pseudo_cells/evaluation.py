@@ -285,12 +285,15 @@ def _held_out(
     unseen = _cells_of(corpus, counts, generator.genes, parts[UNSEEN])
     unseen = {term: cells for term, cells in unseen.items() if len(cells.totals) >= 2 * FEWEST_CELLS}
     training = _cells_of(corpus, counts, generator.genes, parts[TRAIN])
-    reference = _cells_of(corpus, counts, generator.genes, parts[VALIDATION])
-    if not unseen or len(parts[VALIDATION]) <= min(scores.NEIGHBOURS):
+    others = np.concatenate([parts[VALIDATION], parts["test"]])
+    reference = _cells_of(corpus, counts, generator.genes, others)
+    if not unseen or len(others) <= min(scores.NEIGHBOURS):
         return
     # As large a share of them is reference as of other terms: with more they would be everybody's neighbours.
-    step = max(2, round(sum(len(parts[part]) for part in (TRAIN, VALIDATION, "test")) / len(parts[VALIDATION])))
-    is_reference = {term: np.arange(len(cells.totals)) % step == 0 for term, cells in unseen.items()}
+    share = len(others) / (len(others) + len(parts[TRAIN]))
+    is_reference = {
+        term: np.diff(np.floor(np.arange(len(cells.totals) + 1) * share)) > 0 for term, cells in unseen.items()
+    }
     known = reference | {term: cells.select(is_reference[term]) for term, cells in unseen.items()}
     components = scores.Space(*_joined(known, sorted(known)))
     scored = {term: cells.select(~is_reference[term]) for term, cells in unseen.items()}
