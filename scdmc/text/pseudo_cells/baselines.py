@@ -30,6 +30,10 @@ class TypeCells:
     counts: np.ndarray
     totals: np.ndarray
 
+    def select(self, cells: np.ndarray) -> "TypeCells":
+        """The chosen cells (True for each)."""
+        return TypeCells(self.counts[cells], self.totals[cells])
+
     @property
     def expression(self) -> np.ndarray:
         """ln(1 + CP10k), shape (n_cells, n_genes)."""

@@ -18,19 +18,22 @@ from scdmc.text.model import TEXTS_OF_TERM, TextSpace, read_text_model, unit
 from scdmc.text.pseudo_cells import scores
 from scdmc.text.pseudo_cells.baselines import BASELINES, TypeCells, copied, made_expression, without_flow
 from scdmc.text.pseudo_cells.counts import CorpusCounts, read_corpus_counts
-from scdmc.text.pseudo_cells.generator import CellGenerator
+from scdmc.text.pseudo_cells.generator import CellGenerator, CellText, text_of_term
 from scdmc.text.pseudo_cells.novelty import place_of_text
 from scdmc.text.pseudo_cells.storage import read_generator
 from scdmc.text.texts import SYNONYM
 from scdmc.text.training_data import VALIDATION
 
-TRAINED, HELD_OUT, SYNONYMS = "trained terms", "held-out terms", "terms with a synonym"
+TRAINED, HELD_OUT, SYNONYMS = "trained terms", "held-out term", "terms with a synonym"
 
 
 OURS, OTHER_TEXT, LABEL_ALONE, NO_FLOW = "text, autoencoder and flow", "another type's text", "label alone", "no flow"
 
 
 REAL = "real test cells"
+
+
+NEAREST = "copies of the text-nearest trained type"
 
 
 FEWEST_CELLS = 5  # of a type, for it to be scored
@@ -172,20 +175,24 @@ def _tasks(
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes cells of vectors of texts, like those of one data set."""
+    """Makes cells of texts, like those of one data set."""
 
     generator: CellGenerator
     space: TextSpace
     data_set: int
 
-    def made(self, vector: np.ndarray, n_cells: int, seed: int, generator: CellGenerator | None = None) -> np.ndarray:
-        made = (generator or self.generator).made(vector, n_cells, self.space, seed, data_set=self.data_set)
+    def made(self, text: CellText, n_cells: int, seed: int, generator: CellGenerator | None = None) -> np.ndarray:
+        made = (generator or self.generator).made(text, n_cells, self.space, seed, data_set=self.data_set)
         return made_expression(made)
 
-    def vector(self, cl_id: str) -> np.ndarray:
-        return self.space.of_terms[self.row(cl_id)]
+    def text(self, cl_id: str) -> CellText:
+        return text_of_term(self.space, self._row(cl_id))
 
-    def row(self, cl_id: str) -> int:
+    def label(self, cl_id: str) -> CellText:
+        row = self._row(cl_id)
+        return CellText((str(self.space.terms["label"].iloc[row]),), unit(self.space.vectors[row, 0]))
+
+    def _row(self, cl_id: str) -> int:
         return int(np.flatnonzero(self.space.terms["cl_id"].to_numpy() == cl_id)[0])
 
 
@@ -196,8 +203,8 @@ def _trained(judge: Judge, maker: _Maker) -> Iterator[tuple[str, str, Score]]:
         rng = np.random.default_rng(seed)
         return judge.scores_of({term: draw(judge.training[term], n, rng) for term, n in sizes.items()}, seed)
 
-    def of_vectors(vector_of: Callable, seed: int, generator: CellGenerator | None = None) -> dict[str, float]:
-        made = {term: maker.made(vector_of(term), n, seed, generator) for term, n in sizes.items()}
+    def of_texts(text_of: Callable, seed: int, generator: CellGenerator | None = None) -> dict[str, float]:
+        made = {term: maker.made(text_of(term), n, seed, generator) for term, n in sizes.items()}
         return judge.scores_of(made, seed)
 
     terms = list(sizes)
@@ -205,14 +212,10 @@ def _trained(judge: Judge, maker: _Maker) -> Iterator[tuple[str, str, Score]]:
     yield TRAINED, REAL, lambda seed: judge.ceiling()
     for method, draw in BASELINES.items():
         yield TRAINED, method, lambda seed, draw=draw: of_baseline(draw, seed)
-    yield TRAINED, NO_FLOW, lambda seed: of_vectors(maker.vector, seed, bare)
-    yield TRAINED, OURS, lambda seed: of_vectors(maker.vector, seed)
-    yield TRAINED, OTHER_TEXT, lambda seed: of_vectors(lambda term: maker.vector(others[term]), seed)
-    yield (
-        TRAINED,
-        LABEL_ALONE,
-        lambda seed: of_vectors(lambda term: unit(maker.space.vectors[maker.row(term), 0]), seed),
-    )
+    yield TRAINED, NO_FLOW, lambda seed: of_texts(maker.text, seed, bare)
+    yield TRAINED, OURS, lambda seed: of_texts(maker.text, seed)
+    yield TRAINED, OTHER_TEXT, lambda seed: of_texts(lambda term: maker.text(others[term]), seed)
+    yield TRAINED, LABEL_ALONE, lambda seed: of_texts(maker.label, seed)
 
 
 def _synonyms(corpus: Corpus, judge: Judge, maker: _Maker) -> Iterator[tuple[str, str, Score]]:
@@ -220,16 +223,20 @@ def _synonyms(corpus: Corpus, judge: Judge, maker: _Maker) -> Iterator[tuple[str
     if corpus.vectors is None:
         return
     rows = corpus.terms[(corpus.terms["kind"] == SYNONYM) & corpus.terms["cl_id"].isin(judge.sizes)]
-    row_of = rows.drop_duplicates("cl_id").set_index("cl_id")["row"]
-    if len(row_of) < 2:
+    first = rows.drop_duplicates("cl_id")
+    if len(first) < 2:
         return
-    sizes = {term: n for term, n in judge.sizes.items() if term in row_of.index}
+    synonyms = {
+        cl_id: CellText((text,), unit(corpus.vectors[row]))
+        for cl_id, text, row in zip(first["cl_id"], first["text"], first["row"], strict=True)
+    }
+    sizes = {term: n for term, n in judge.sizes.items() if term in synonyms}
 
-    def score(vector_of: Callable, seed: int) -> dict[str, float]:
-        return judge.scores_of({term: maker.made(vector_of(term), n, seed) for term, n in sizes.items()}, seed)
+    def score(text_of: Callable, seed: int) -> dict[str, float]:
+        return judge.scores_of({term: maker.made(text_of(term), n, seed) for term, n in sizes.items()}, seed)
 
-    yield SYNONYMS, OURS, lambda seed: score(maker.vector, seed)
-    yield SYNONYMS, "a synonym as text", lambda seed: score(lambda term: unit(corpus.vectors[row_of[term]]), seed)
+    yield SYNONYMS, OURS, lambda seed: score(maker.text, seed)
+    yield SYNONYMS, "a synonym as text", lambda seed: score(synonyms.__getitem__, seed)
 
 
 def _cells_of(corpus: Corpus, counts: CorpusCounts, genes: np.ndarray, cells: np.ndarray) -> dict[str, TypeCells]:
@@ -278,40 +285,48 @@ def _held_out(
     unseen = _cells_of(corpus, counts, generator.genes, parts[UNSEEN])
     unseen = {term: cells for term, cells in unseen.items() if len(cells.totals) >= 2 * FEWEST_CELLS}
     training = _cells_of(corpus, counts, generator.genes, parts[TRAIN])
-    reference = _cells_of(corpus, counts, generator.genes, parts[VALIDATION])
-    halves = [{term: TypeCells(cells.counts[half::2], cells.totals[half::2]) for term, cells in unseen.items()}
-              for half in range(2)]  # fmt: skip
-    if not unseen or sum(len(cells.totals) for cells in reference.values()) <= min(scores.NEIGHBOURS):
+    others = np.concatenate([parts[VALIDATION], parts["test"]])
+    reference = _cells_of(corpus, counts, generator.genes, others)
+    if not unseen or len(others) <= min(scores.NEIGHBOURS):
         return
-    known = reference | halves[0]
+    # As large a share of them is reference as of other terms: with more they would be everybody's neighbours.
+    share = len(others) / (len(others) + len(parts[TRAIN]))
+    is_reference = {
+        term: np.diff(np.floor(np.arange(len(cells.totals) + 1) * share)) > 0 for term, cells in unseen.items()
+    }
+    known = reference | {term: cells.select(is_reference[term]) for term, cells in unseen.items()}
     components = scores.Space(*_joined(known, sorted(known)))
-    real, types = _joined(halves[1], sorted(unseen))
+    scored = {term: cells.select(~is_reference[term]) for term, cells in unseen.items()}
+    real, types = _joined(scored, sorted(scored))
     near = components.of(_joined(training, sorted(training))[0])
-    judge = Judge(real, types, training, components, near)
     maker = _Maker(generator, space, generator.data_sets.index(name))
-    vectors = {term: _vector_of_corpus(corpus, term) for term in unseen}
+    texts = {term: _text_of_corpus(corpus, term) for term in unseen}
     in_set = generator.terms.cells[:, maker.data_set] > 0
-
-    def nearest(term: str) -> str:
-        rows = place_of_text(vectors[term], space).ordered
-        return str(space.terms["cl_id"].iloc[next(row for row in rows if in_set[row])])
-
-    def copies(seed: int) -> dict[str, float]:
-        rng = np.random.default_rng(seed)
-        return judge.scores_of({term: copied(training[nearest(term)], n, rng) for term, n in judge.sizes.items()}, seed)
-
-    def ours(seed: int) -> dict[str, float]:
-        return judge.scores_of({term: maker.made(vectors[term], n, seed) for term, n in judge.sizes.items()}, seed)
-
-    novel = float(np.mean([place_of_text(vectors[term], space).is_novel for term in unseen]))
-    yield HELD_OUT, REAL, lambda seed: judge.ceiling()
-    yield HELD_OUT, "copies of the text-nearest trained type", copies
-    yield HELD_OUT, OURS, lambda seed: ours(seed) | {"share of texts flagged as novel": novel}
+    for term, text in texts.items():
+        own = Judge(real[types == term], types[types == term], training, components, near)
+        rows = place_of_text(text.vector, space).ordered
+        nearest = str(space.terms["cl_id"].iloc[next(row for row in rows if in_set[row])])
+        yield from _of_stranger(own, maker, text, training[nearest])
 
 
-def _vector_of_corpus(corpus: Corpus, term: str) -> np.ndarray:
+def _of_stranger(judge: Judge, maker: _Maker, text: CellText, nearest: TypeCells) -> Iterator[tuple[str, str, Score]]:
+    """What is made of the text of one term that is held out; ``nearest`` are cells of the text-nearest trained type."""
+    ((term, n_cells),) = judge.sizes.items()
+    mode = f"{HELD_OUT}: {text.words[0]}"
+    is_novel = float(place_of_text(text.vector, maker.space).is_novel)
+
+    def scored(cells: np.ndarray, seed: int) -> dict[str, float]:
+        found = judge.scores_of({term: cells}, seed)
+        return {metric: value for metric, value in found.items() if np.isfinite(value)}  # one type has no fold changes
+
+    yield mode, REAL, lambda seed: judge.ceiling()
+    yield mode, NEAREST, lambda seed: scored(copied(nearest, n_cells, np.random.default_rng(seed)), seed)
+    yield mode, OURS, lambda seed: scored(maker.made(text, n_cells, seed), seed) | {"flagged as novel": is_novel}
+
+
+def _text_of_corpus(corpus: Corpus, term: str) -> CellText:
     own = corpus.terms[(corpus.terms["cl_id"] == term) & corpus.terms["kind"].isin(TEXTS_OF_TERM)]
-    return unit(corpus.vectors[own["row"].to_numpy(dtype=int)].mean(axis=0))
+    return CellText(tuple(own["text"].astype(str)), unit(corpus.vectors[own["row"].to_numpy(dtype=int)].mean(axis=0)))
 
 
 # What a generator should reach, for the verdict in words.

@@ -4,13 +4,16 @@ It holds no encoder of cells: no cell can be given to it. Source: docs/pseudo_ce
 """
 
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
 import torch
 
-from scdmc.text.model import TextSpace
+from scdmc.model.devices import threads_of_torch
+from scdmc.text.model import TEXTS_OF_TERM, TextSpace
 from scdmc.text.pseudo_cells.library import LibraryModel
 from scdmc.text.pseudo_cells.network import CellDecoder, Flow, flowed
 from scdmc.text.pseudo_cells.novelty import TextPlace, place_of_text
@@ -25,6 +28,28 @@ LARGEST_MEAN = 2e9
 
 # A text is what it has beyond all texts, so many times: then it is about as large as a state.
 TEXT_SCALE = 3.0
+
+
+@dataclass(frozen=True)
+class CellText:
+    """A text that cells are made of.
+
+    Attributes
+    ----------
+    words
+        What it says, in one text or several. They decide what is drawn, and not the last digits of their vector, which
+        another machine computes otherwise.
+    vector
+        Of the text, of length 1, shape (text_size,).
+    """
+
+    words: tuple[str, ...]
+    vector: np.ndarray
+
+
+def text_of_term(space: TextSpace, row: int) -> CellText:
+    """The text of a training term, by its row in ``space.terms``: its label and its description."""
+    return CellText(tuple(str(space.terms[kind].iloc[row]) for kind in TEXTS_OF_TERM), space.of_terms[row])
 
 
 @dataclass(frozen=True)
@@ -86,9 +111,9 @@ class CellGenerator:
     data_sets
         Names of the training data sets.
     state_mean, state_scale
-        Of the states of the training cells, shape (latent_size,).
+        Of the states of the training cells and, at the end, of their depths, shape (latent_size + 1,).
     library
-        How many counts a cell has.
+        What a depth stands for.
     terms
         What is known of the training cells of each term.
     guidance
@@ -107,7 +132,7 @@ class CellGenerator:
 
     def made(
         self,
-        vector: np.ndarray,
+        text: CellText,
         n_cells: int,
         space: TextSpace,
         seed: int,
@@ -119,8 +144,8 @@ class CellGenerator:
 
         Parameters
         ----------
-        vector
-            Of the text, of length 1, shape (text_size,).
+        text
+            What the cells should be.
         n_cells
             How many.
         space
@@ -135,17 +160,18 @@ class CellGenerator:
             Total counts of each cell; None to draw them.
         """
         guidance = self.guidance if guidance is None else guidance
-        rng = rng_of_text(vector, seed)
-        place = place_of_text(vector, space)
+        rng = rng_of_text(text.words, seed)
+        place = place_of_text(text.vector, space)
         shares = self.terms.cells[place.nearest[0]].astype(np.float64)
         parts = []
-        for start in range(0, n_cells, CELLS_AT_A_TIME):
-            n = min(CELLS_AT_A_TIME, n_cells - start)
-            if data_set is None:
-                data_sets = rng.choice(len(shares), size=n, p=shares / shares.sum())
-            else:
-                data_sets = np.full(n, data_set)
-            parts.append(self._block(vector, data_sets, space, rng, guidance, library_size))
+        with threads_of_torch(1):  # with more of them the last digits are others, and so are some counts
+            for start in range(0, n_cells, CELLS_AT_A_TIME):
+                n = min(CELLS_AT_A_TIME, n_cells - start)
+                if data_set is None:
+                    data_sets = rng.choice(len(shares), size=n, p=shares / shares.sum())
+                else:
+                    data_sets = np.full(n, data_set)
+                parts.append(self._block(text.vector, data_sets, space, rng, guidance, library_size))
         counts, other, data_sets = zip(*parts, strict=True)
         return GeneratedCells(
             scipy.sparse.csr_matrix(scipy.sparse.vstack(counts)),
@@ -165,14 +191,14 @@ class CellGenerator:
     ) -> tuple[scipy.sparse.csr_matrix, np.ndarray, np.ndarray]:
         conditions = conditions_of(np.tile(vector, (len(data_sets), 1)), data_sets, space, len(self.data_sets))
         noise = torch.from_numpy(rng.standard_normal((len(data_sets), len(self.state_mean))).astype(np.float32))
-        states = flowed(self.flow, noise, conditions, guidance).numpy() * self.state_scale + self.state_mean
-        draws = rng.random(len(data_sets))
+        made = flowed(self.flow, noise, conditions, guidance).numpy() * self.state_scale + self.state_mean
+        states, depths = np.ascontiguousarray(made[:, :-1], dtype=np.float32), made[:, -1]
         if library_size is None:
-            totals = self.library.drawn(states, conditions.numpy(), data_sets, draws)
+            totals = self.library.totals(depths, data_sets)
         else:
             totals = np.full(len(data_sets), float(library_size))
         with torch.no_grad():
-            shares = self.decoder(torch.from_numpy(states.astype(np.float32)), conditions).exp().numpy()
+            shares = self.decoder(torch.from_numpy(states), conditions).exp().numpy()
             dispersion = self.decoder.dispersion(conditions, torch.from_numpy(data_sets)).numpy()
         counts = drawn_counts(shares[:, :-1], totals, dispersion[:, :-1], rng)
         other = np.maximum(totals.astype(np.int64) - np.asarray(counts.sum(axis=1), dtype=np.int64).ravel(), 0)
@@ -198,9 +224,9 @@ def drawn_counts(
     return scipy.sparse.csr_matrix(rng.poisson(means).astype(np.int32))
 
 
-def rng_of_text(vector: np.ndarray, seed: int) -> np.random.Generator:
-    """Random numbers of a text and a seed."""
-    digest = hashlib.sha256(np.ascontiguousarray(vector, np.float32).tobytes()).digest()
+def rng_of_text(words: Sequence[str], seed: int) -> np.random.Generator:
+    """Random numbers of the words of a text and a seed."""
+    digest = hashlib.sha256(json.dumps(list(words)).encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 

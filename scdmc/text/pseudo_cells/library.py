@@ -1,4 +1,4 @@
-"""How many counts a generated cell has.
+"""How many counts a generated cell has: its depth, which the flow makes together with its state.
 
 Source: docs/pseudo_cells.md, "Counts of a cell".
 """
@@ -6,70 +6,65 @@ Source: docs/pseudo_cells.md, "Counts of a cell".
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from scdmc.text.pseudo_cells.options import MOST_COUNTS
 
-# Quantiles of what the regression leaves: they say more of a library than a normal distribution.
+# Quantiles of a library say more of it than a normal distribution.
 QUANTILES = np.linspace(0.0, 1.0, 101)
 
 
-PENALTY = 1.0
+# Of the normal distribution, so that the depth of the smallest and of the largest cell is finite.
+SMALLEST_QUANTILE = 0.002
 
 
 @dataclass(frozen=True)
 class LibraryModel:
-    """ln(total) by state and condition, and what is left of it in each data set.
+    """The total counts of the training cells of each data set, and what stands for them: a standard normal number.
 
     Attributes
     ----------
-    weights
-        Shape (latent_size + condition_size + 1,), the last one is the constant.
-    residuals
-        Quantiles of what is left, shape (n_data_sets, n_quantiles).
+    quantiles
+        Of ln(total), shape (n_data_sets, n_quantiles).
     """
 
-    weights: np.ndarray
-    residuals: np.ndarray
+    quantiles: np.ndarray
 
-    def drawn(self, states: np.ndarray, conditions: np.ndarray, data_sets: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    def depths(self, totals: np.ndarray, data_sets: np.ndarray) -> np.ndarray:
+        """The normal number of the quantile of each cell in its data set, shape (n_cells,).
+
+        Parameters
+        ----------
+        totals
+            Counts of each cell, shape (n_cells,).
+        data_sets
+            Number of its data set, shape (n_cells,).
+        """
+        found = np.zeros(len(totals))
+        for data_set in np.unique(data_sets):
+            own = data_sets == data_set
+            found[own] = np.interp(np.log(totals[own]), self.quantiles[data_set], QUANTILES)
+        return ndtri(found.clip(SMALLEST_QUANTILE, 1 - SMALLEST_QUANTILE))
+
+    def totals(self, depths: np.ndarray, data_sets: np.ndarray) -> np.ndarray:
         """Totals, shape (n_cells,), whole numbers of 1 to 10 million.
 
         Parameters
         ----------
-        states, conditions
-            Shapes (n_cells, latent_size) and (n_cells, condition_size).
+        depths
+            Of :meth:`depths`, shape (n_cells,).
         data_sets
             Number of the data set of each cell, shape (n_cells,).
-        draws
-            Uniform in 0 to 1, shape (n_cells,).
         """
-        logarithms = _with_constant(states, conditions) @ self.weights
+        logarithms = np.zeros(len(depths))
         for data_set in np.unique(data_sets):
             own = data_sets == data_set
-            logarithms[own] += np.interp(draws[own], QUANTILES, self.residuals[data_set])
+            logarithms[own] = np.interp(ndtr(depths[own]), QUANTILES, self.quantiles[data_set])
         return np.round(np.exp(np.clip(logarithms, 0.0, np.log(MOST_COUNTS))))
 
 
-def _with_constant(states: np.ndarray, conditions: np.ndarray) -> np.ndarray:
-    return np.concatenate([states, conditions, np.ones((len(states), 1))], axis=1).astype(np.float64)
-
-
-def fitted_library(
-    totals: np.ndarray, states: np.ndarray, conditions: np.ndarray, data_sets: np.ndarray
-) -> LibraryModel:
-    """Ridge regression of the logarithm, and the quantiles of what it leaves in each data set.
-
-    Parameters
-    ----------
-    totals
-        Counts of the training cells, shape (n_cells,).
-    states, conditions, data_sets
-        As in :meth:`LibraryModel.drawn`.
-    """
-    wanted, given = np.log(totals), _with_constant(states, conditions)
-    penalty = np.full(given.shape[1], PENALTY)
-    penalty[-1] = 0.0
-    weights = np.linalg.solve(given.T @ given + np.diag(penalty + 1e-9), given.T @ wanted)
-    left = wanted - given @ weights
-    residuals = np.stack([np.quantile(left[data_sets == each], QUANTILES) for each in np.unique(data_sets)])
-    return LibraryModel(weights, residuals)
+def library_of(totals: np.ndarray, data_sets: np.ndarray) -> LibraryModel:
+    """Quantiles of the training cells of each data set; arguments as in :meth:`LibraryModel.depths`."""
+    return LibraryModel(
+        np.stack([np.quantile(np.log(totals[data_sets == each]), QUANTILES) for each in np.unique(data_sets)])
+    )

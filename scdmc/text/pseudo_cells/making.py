@@ -21,7 +21,7 @@ from scdmc.genes.symbols import gene_symbols
 from scdmc.reports.provenance import Provenance
 from scdmc.text.candidates import Candidate, candidate_vectors
 from scdmc.text.model import TextSpace
-from scdmc.text.pseudo_cells.generator import CellGenerator, GeneratedCells
+from scdmc.text.pseudo_cells.generator import CellGenerator, CellText, GeneratedCells
 from scdmc.text.pseudo_cells.options import MOST_COUNTS, MOST_GUIDANCE, MakingOptions
 
 if TYPE_CHECKING:
@@ -75,12 +75,20 @@ def made_of_texts(
     """
     _require_sane(options)
     data_set, opened = _data_set(generator, options.dataset), functools.cache(open_encoder)
-    # Each alone: texts beside it change the last digits of a vector, and with these all that is drawn.
+    # Each alone: texts beside it change the last digits of a vector.
     vectors = [candidate_vectors([candidate], space, opened)[0] for candidate in candidates]
     made = [
         MadeOfText(
             candidate,
-            generator.made(vector, n_cells, space, options.seed, options.guidance, data_set, options.library_size),
+            generator.made(
+                CellText(candidate.texts, vector),
+                n_cells,
+                space,
+                options.seed,
+                options.guidance,
+                data_set,
+                options.library_size,
+            ),
         )
         for candidate, vector in zip(candidates, vectors, strict=True)
     ]

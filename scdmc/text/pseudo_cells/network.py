@@ -39,13 +39,12 @@ def nb_log_likelihood(counts: torch.Tensor, log_mean: torch.Tensor, dispersion: 
 class CellEncoder(nn.Module):
     """From ln(1 + CP10k) of the panel to the mean and the log-variance of a state; used in training only."""
 
-    def __init__(self, n_genes: int, width: int, latent_size: int, dropout: float) -> None:
+    def __init__(self, n_genes: int, width: int, latent_size: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(n_genes, width),
             nn.LayerNorm(width),
             nn.SiLU(),
-            nn.Dropout(dropout),
             nn.Linear(width, width),
             nn.SiLU(),
             nn.Linear(width, 2 * latent_size),
@@ -60,12 +59,12 @@ class CellEncoder(nn.Module):
 class CellDecoder(nn.Module):
     """From a state and a condition to the shares of the genes, and their dispersions; all other genes are the last."""
 
-    def __init__(self, n_genes: int, sizes: tuple[int, int, int], n_data_sets: int, dropout: float) -> None:
+    def __init__(self, n_genes: int, sizes: tuple[int, int, int], n_data_sets: int) -> None:
         super().__init__()
         width, latent_size, condition_size = sizes
         self.condition = nn.Linear(condition_size, width)
         self.state = nn.Linear(latent_size, width)
-        self.layers = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width), nn.SiLU())
+        self.layers = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.genes = nn.Linear(width, n_genes)
         self.log_dispersion = nn.Parameter(torch.zeros(n_data_sets, n_genes))
         # What a type adds to it: a gene that is ambient in one type is made in another.

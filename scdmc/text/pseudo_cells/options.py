@@ -19,7 +19,7 @@ MOST_COUNTS = 10_000_000
 
 
 # Where there are no validation cells.
-GUIDANCE = 1.5
+GUIDANCE = 1.0
 
 
 FACTS_FILE = "generator.json"
@@ -52,8 +52,6 @@ class GeneratorOptions:
         Weight of the divergence from the normal distribution, and the steps until it has it.
     text_noise, text_dropout
         Added to a text; share of the flow's cells without one.
-    dropout
-        Of the layers of the autoencoder.
     seed
         Of the draws.
     """
@@ -61,9 +59,9 @@ class GeneratorOptions:
     panel_genes: int = 2_000
     latent_size: int = 16
     width: int = 128
-    max_steps: int = 700
+    max_steps: int = 1_400
     dispersion_steps: int = 200
-    flow_steps: int = 1_200
+    flow_steps: int = 4_000
     batch_size: int = 128
     flow_batch_size: int = 256
     learning_rate: float = 2e-3
@@ -72,7 +70,6 @@ class GeneratorOptions:
     warm_up: int = 200
     text_noise: float = 0.02
     text_dropout: float = 0.1
-    dropout: float = 0.1
     seed: int = 42
 
 

@@ -3,6 +3,7 @@
 Source: docs/pseudo_cells.md, "Genes".
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,10 +12,10 @@ import scipy.sparse
 from scdmc.errors import ScDMCError
 from scdmc.text.pseudo_cells.options import ALL_GENES
 
+logger = logging.getLogger(__name__)
+
 # Rarer genes have no dispersion worth comparing.
 LEAST_SHARE_OF_CELLS = 0.005
-
-
 BINS_OF_MEANS = 20
 
 
@@ -26,23 +27,27 @@ def chosen_genes(counts: Sequence[scipy.sparse.csr_matrix], totals: Sequence[np.
     counts, totals
         Of each data set: CSR of shape (n_cells, n_columns), and shape (n_cells,).
     n_genes
-        How many; :data:`scdmc.text.pseudo_cells.options.ALL_GENES` for all that are frequent enough.
+        How many; :data:`scdmc.text.pseudo_cells.options.ALL_GENES` for all that are frequent enough. Where fewer are,
+        these, with a warning.
 
     Raises
     ------
     ScDMCError
-        If fewer genes are frequent enough.
+        If none is frequent enough.
     """
     n_cells = sum(matrix.shape[0] for matrix in counts)
     n_with = sum(np.diff(scipy.sparse.csc_matrix(matrix).indptr) for matrix in counts)
     frequent = np.flatnonzero(n_with >= max(LEAST_SHARE_OF_CELLS * n_cells, 1))
-    if n_genes == ALL_GENES:
-        return frequent
+    if not len(frequent):
+        raise ScDMCError(f"no gene that all files have has counts in {LEAST_SHARE_OF_CELLS:.1%} of the training cells")
     if len(frequent) < n_genes:
-        raise ScDMCError(
-            f"--panel_genes {n_genes}: only {len(frequent):,} genes have counts in {LEAST_SHARE_OF_CELLS:.1%} of the "
-            "training cells; ask for fewer, or for all"
-        )
+        logger.warning(
+            "warning: --panel_genes %s: only %s genes that all files have have counts in %s of the training cells; "
+            "generated cells have these",
+            f"{n_genes:,}", f"{len(frequent):,}", f"{LEAST_SHARE_OF_CELLS:.1%}",
+        )  # fmt: skip
+    if n_genes == ALL_GENES or len(frequent) <= n_genes:
+        return frequent
     scores = [standardised_dispersion(matrix[:, frequent], total) for matrix, total in zip(counts, totals, strict=True)]
     best = np.argsort(-np.mean(scores, axis=0), kind="stable")[:n_genes]
     return np.sort(frequent[best])

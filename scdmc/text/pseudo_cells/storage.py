@@ -18,11 +18,11 @@ from scdmc.model.weights import save_tensors
 from scdmc.result_folders import require_whole
 from scdmc.text.model import TextSpace
 from scdmc.text.pseudo_cells.generator import CellGenerator, TermFacts
-from scdmc.text.pseudo_cells.library import LibraryModel
+from scdmc.text.pseudo_cells.library import QUANTILES, LibraryModel
 from scdmc.text.pseudo_cells.network import CellDecoder, Flow
 from scdmc.text.pseudo_cells.options import FACTS_FILE, NO_GENERATOR
 
-FORMAT = 1
+FORMAT = 2
 
 
 WEIGHTS_FILE, HISTORY_FILE = "generator.safetensors", "generator_history.csv"
@@ -49,8 +49,7 @@ def save_generator(folder: Path, generator: CellGenerator, history: pd.DataFrame
     arrays = {
         "state_mean": generator.state_mean.astype(np.float32),
         "state_scale": generator.state_scale.astype(np.float32),
-        "library.weights": generator.library.weights.astype(np.float64),
-        "library.residuals": generator.library.residuals.astype(np.float64),
+        "library.quantiles": generator.library.quantiles.astype(np.float64),
         "terms.cells": generator.terms.cells.astype(np.int64),
         "terms.library": generator.terms.library.astype(np.float64),
         "terms.expression": generator.terms.expression.astype(np.float32),
@@ -89,7 +88,8 @@ def read_generator(folder: Path, space: TextSpace) -> tuple[CellGenerator, dict]
     content = read_json_object(folder / FACTS_FILE, "generator of cells")
     if content.get("format") != FORMAT:
         raise ScDMCError(
-            f"{folder / FACTS_FILE} has format {content.get('format')}, and this scDMC reads {FORMAT}; update scDMC"
+            f"{folder / FACTS_FILE} has format {content.get('format')}, and this scDMC reads {FORMAT}; train the "
+            "generator again, or update scDMC"
         )
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
@@ -108,11 +108,11 @@ def _generator(content: Mapping, tensors: Mapping[str, torch.Tensor]) -> CellGen
         for part in ("decoder.", "flow.")
     )
     width, condition_size = decoder_weights["condition.weight"].shape
-    latent_size = len(tensors["state_mean"])
+    latent_size = len(tensors["state_mean"]) - 1
     n_data_sets, n_outputs = decoder_weights["log_dispersion"].shape
-    decoder = CellDecoder(n_outputs, (width, latent_size, condition_size), n_data_sets, 0.0)
+    decoder = CellDecoder(n_outputs, (width, latent_size, condition_size), n_data_sets)
     decoder.load_state_dict(decoder_weights)
-    flow = Flow(latent_size, condition_size, len(flow_weights["nothing"]))
+    flow = Flow(latent_size + 1, condition_size, len(flow_weights["nothing"]))
     flow.load_state_dict(flow_weights)
     return CellGenerator(
         decoder.eval(),
@@ -121,7 +121,7 @@ def _generator(content: Mapping, tensors: Mapping[str, torch.Tensor]) -> CellGen
         tuple(content["data_sets"]),
         tensors["state_mean"].numpy(),
         tensors["state_scale"].numpy(),
-        LibraryModel(tensors["library.weights"].numpy(), tensors["library.residuals"].numpy()),
+        LibraryModel(tensors["library.quantiles"].numpy()),
         TermFacts(
             tensors["terms.cells"].numpy(), tensors["terms.library"].numpy(), tensors["terms.expression"].numpy()
         ),
@@ -131,12 +131,12 @@ def _generator(content: Mapping, tensors: Mapping[str, torch.Tensor]) -> CellGen
 
 def _require_sound(generator: CellGenerator, space: TextSpace) -> None:
     n_terms, n_data_sets = len(space.terms), len(generator.data_sets)
-    latent_size, condition_size = len(generator.state_mean), space.vectors.shape[-1] + n_data_sets
+    condition_size = space.vectors.shape[-1] + n_data_sets
     expected = {
         "genes": (generator.genes.shape, (generator.decoder.genes.out_features - 1,)),
         "dispersions": (generator.decoder.log_dispersion.shape, (n_data_sets, len(generator.genes) + 1)),
         "conditions": (generator.decoder.condition.in_features, condition_size),
-        "library.weights": (generator.library.weights.shape, (latent_size + condition_size + 1,)),
+        "library.quantiles": (generator.library.quantiles.shape, (n_data_sets, len(QUANTILES))),
         "terms.cells": (generator.terms.cells.shape, (n_terms, n_data_sets)),
         "terms.expression": (generator.terms.expression.shape, (n_terms, len(generator.genes))),
     }

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 
 from scdmc.cells.shared_genes import log1p_cp10k_of
+from scdmc.model.devices import threads_of_torch
 from scdmc.progress import progress_bar
 from scdmc.text.model import unit
 from scdmc.text.pseudo_cells.generator import CellGenerator, TermFacts, conditions_of
-from scdmc.text.pseudo_cells.library import QUANTILES, fitted_library
+from scdmc.text.pseudo_cells.library import QUANTILES, LibraryModel, library_of
 from scdmc.text.pseudo_cells.network import (
     LARGEST_DISPERSION,
     SMALLEST_DISPERSION,
@@ -35,14 +36,14 @@ DISPERSION_RATE = 10.0
 
 @dataclass(frozen=True)
 class States:
-    """States of all cells, without noise.
+    """States of all cells, without noise, and their depths.
 
     Attributes
     ----------
     cells
-        Shape (n_cells, latent_size), float32.
+        Shape (n_cells, latent_size + 1), float32; the depth is the last number.
     centre, scale
-        Of the training cells, shape (latent_size,).
+        Of the training cells, shape (latent_size + 1,).
     """
 
     cells: np.ndarray
@@ -65,15 +66,16 @@ def train_generator(data: GeneratorData, options: GeneratorOptions) -> tuple[Cel
     The generator, and rows of part, step and loss.
     """
     rng = np.random.default_rng(options.seed)
-    with torch.random.fork_rng(devices=[]):
+    own = data.is_training
+    library = library_of(data.totals[own], data.data_sets[own])
+    # Sums over several threads have other last digits, which training makes larger: the bytes would depend on how many
+    # threads a process has at that moment.
+    with threads_of_torch(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         encoder, decoder, history = _trained_autoencoder(data, options, rng)
-        states = _states(encoder, data)
+        states = _states(encoder, data, library)
         flow, of_flow = _trained_flow(data, states, options, rng)
     round_weights(decoder, flow)
-    cells = np.flatnonzero(data.is_training)
-    conditions = conditions_of(data.space.of_terms[data.terms], data.data_sets, data.space, len(data.names)).numpy()
-    library = fitted_library(data.totals[cells], states.cells[cells], conditions[cells], data.data_sets[cells])
     generator = CellGenerator(
         decoder.eval(), flow.eval(), data.genes, data.names, states.centre, states.scale, library,
         _facts_of_terms(data), GUIDANCE,
@@ -108,9 +110,9 @@ def _trained_autoencoder(
     data: GeneratorData, options: GeneratorOptions, rng: np.random.Generator
 ) -> tuple[CellEncoder, CellDecoder, pd.DataFrame]:
     n_genes, condition_size = data.counts.shape[1], data.space.vectors.shape[-1] + len(data.names)
-    encoder = CellEncoder(n_genes, options.width, options.latent_size, options.dropout)
+    encoder = CellEncoder(n_genes, options.width, options.latent_size)
     sizes = (options.width, options.latent_size, condition_size)
-    decoder = CellDecoder(n_genes + 1, sizes, len(data.names), options.dropout)
+    decoder = CellDecoder(n_genes + 1, sizes, len(data.names))
     with torch.no_grad():  # so that the first shares are those of all cells
         of_genes = np.asarray(data.counts[data.is_training].sum(axis=0)).ravel() + 1.0
         total = np.append(of_genes, max(data.totals[data.is_training].sum() - of_genes.sum(), 1.0))
@@ -121,8 +123,6 @@ def _trained_autoencoder(
         likelihood, divergence = _terms_of_loss(encoder, decoder, data, rows, conditions)
         beta = options.beta * min(1.0, (step + 1) / max(options.warm_up, 1))
         steps.taken((beta * divergence - likelihood).mean())
-    encoder.eval()
-    decoder.eval()
     fitted = _fit_dispersions(encoder, decoder, data, options, rng)
     return encoder, decoder, pd.concat([steps.history, fitted], ignore_index=True)
 
@@ -151,8 +151,7 @@ def _fit_dispersions(
 ) -> pd.DataFrame:
     """Fit the dispersions alone, to what is left around the means that the states without noise give.
 
-    Cells are made without the noise of states and without dropout. Dispersions that were fitted with both would count
-    their variance twice.
+    Cells are made without the noise of states. Dispersions that were fitted with it would count its variance twice.
     """
     steps = _Steps("dispersions", [_Dispersions(decoder)], options.dispersion_steps, options)
     for rows, conditions in _batches(data, options.dispersion_steps, options.batch_size, options, rng):
@@ -192,9 +191,11 @@ def _first_dispersion(data: GeneratorData) -> np.ndarray:
 
 
 @torch.no_grad()
-def _states(encoder: CellEncoder, data: GeneratorData) -> States:
+def _states(encoder: CellEncoder, data: GeneratorData, library: LibraryModel) -> States:
     parts = range(0, data.counts.shape[0], 1024)
     cells = np.concatenate([encoder(_expression(data, slice(start, start + 1024)))[0].numpy() for start in parts])
+    depths = library.depths(data.totals, data.data_sets).astype(np.float32)
+    cells = np.concatenate([cells, depths[:, None]], axis=1)
     own = cells[data.is_training]
     return States(cells, own.mean(axis=0), np.maximum(own.std(axis=0), 1e-6))
 
@@ -203,7 +204,7 @@ def _trained_flow(
     data: GeneratorData, states: States, options: GeneratorOptions, rng: np.random.Generator
 ) -> tuple[Flow, pd.DataFrame]:
     condition_size = data.space.vectors.shape[-1] + len(data.names)
-    flow = Flow(options.latent_size, condition_size, options.width)
+    flow = Flow(options.latent_size + 1, condition_size, options.width)
     steps = _Steps("flow", [flow], options.flow_steps, options)
     for rows, conditions in _batches(data, options.flow_steps, options.flow_batch_size, options, rng):
         target = torch.from_numpy((states.cells[rows] - states.centre) / states.scale)
