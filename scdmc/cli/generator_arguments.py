@@ -21,7 +21,9 @@ def add_generator_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("stage 3: a generator of cells")
     meaning = "the files of counts that the corpus was made of, as it keeps none (default: none; stage 3 needs them)"
     group.add_argument("--counts_path", type=Path, nargs="+", metavar="COUNTS_PATH", help=meaning)
-    meaning = f"genes that a generated cell has at most, the most variable ones, or all (default: {DEFAULTS['panel_genes']})"
+    meaning = (
+        f"genes that a generated cell has at most, the most variable ones, or all (default: {DEFAULTS['panel_genes']})"
+    )
     group.add_argument("--panel_genes", type=_panel_genes, help=meaning)
     meaning = (
         f"of the autoencoder; dispersions and flow take theirs in proportion (default: {DEFAULTS['generator_steps']})"
