@@ -441,7 +441,10 @@ def test_the_command_keeps_scores_and_says_what_they_mean(world, load_script, mo
     table = pd.read_csv(tmp_path / "scores" / "metrics.csv")
     assert set(table["method"]) == few
     assert table["mean"].notna().all()
-    assert "a forest tells them from real cells" in (tmp_path / "scores" / "report.html").read_text()
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert "a forest tells them from real cells" in page
+    # What the verdict is about stands first in a table.
+    assert page.index(">AUC<") < page.index(">gene correlation r<") < page.index(">kNN 3<")
     rows = (tmp_path / "scores" / "rows" / "rows.csv").read_bytes()
     monkeypatch.setattr(scores, "two_sample_auc", lambda *_: 0.0)  # nothing is computed again
     assert script(words) == 0

@@ -70,8 +70,14 @@ def _table(metrics: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     wide = [metrics.pivot(index="method", columns=list(columns), values=name) for name in ("mean", "sd")]
     methods = list(dict.fromkeys(metrics["method"]))
     heads = metrics[list(columns)].drop_duplicates()
+    if "data_set" not in columns:  # what the verdict is about comes first
+        heads = heads.sort_values("metric", key=lambda names: names.map(_place_in_headline), kind="stable")
     heads = pd.MultiIndex.from_frame(heads) if len(columns) > 1 else pd.Index(heads[columns[0]])
     return score_texts(*(table.loc[methods, heads] for table in wide))
+
+
+def _place_in_headline(metric: str) -> int:
+    return HEADLINE.index(metric) if metric in HEADLINE else len(HEADLINE)
 
 
 def generation_verdict(metrics: pd.DataFrame) -> Verdict:
