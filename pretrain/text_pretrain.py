@@ -339,6 +339,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stages that are asked for, one after the other."""
     arguments = parse_arguments(argv)
     require_inputs(arguments)
+    if 2 in arguments.stage and not arguments.dry_run:
+        from scdmc.text.captions.language_models import require_language_model
+
+        require_language_model(caption_options(arguments))
     if 1 in arguments.stage:
         train_projector(arguments)
     elif 2 in arguments.stage:

