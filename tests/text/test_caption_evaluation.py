@@ -93,14 +93,21 @@ def test_names_are_scored_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("ours", "regression", "another", "level"),
-    [(0.85, 0.89, 0.1, "good"), (0.83, 0.89, 0.1, "caution"), (0.8, 0.8, 0.1, "caution"), (0.85, 0.85, 0.8, "bad")],
+    ("ours", "regression", "another", "level", "words"),
+    [
+        (0.85, 0.89, 0.1, "good", "this reaches the aim, 0.82 and at most 0.05 below the regression."),
+        (0.83, 0.89, 0.1, "caution", "this misses the aim"),
+        (0.817, 0.8, 0.1, "caution", "0.817 of the cells are called what they are"),  # 0.82 would seem to reach it
+        (0.85, 0.85, 0.8, "bad", "this reaches the aim, 0.82 and at most 0.05 below the regression, but hardly because"),
+    ],
 )
-def test_the_verdict_follows_the_names(ours, regression, another, level):
+def test_the_verdict_follows_the_names_and_its_words_follow_the_verdict(ours, regression, another, level, words):
     names = ["task", "mode", "data_set", "method", "metric", "mean", "sd", "n"]
     means = {OURS: ours, REGRESSION: regression, ANOTHER_CELL: another}
     rows = [("description", "test cells", "a", name, "name_accuracy", mean, 0.0, 3) for name, mean in means.items()]
-    assert description_verdict(pd.DataFrame(rows, columns=names)).level == level
+    verdict = description_verdict(pd.DataFrame(rows, columns=names))
+    assert verdict.level == level
+    assert words in verdict.reasons[0]
 
 
 # ---- the task
