@@ -92,13 +92,38 @@ def test_names_are_scored_by_hand():
     assert {each.metric for each in names_alone} & {"bleu", "rouge_l"} == set()
 
 
+def test_the_distance_of_texts_sees_the_last_cells_of_many():
+    ontology = CellOntology.load()
+    alpha, beta = (f"{ontology[each].label}. It is a cell." for each in (ALPHA, BETA))
+    true = [alpha] * 1_000 + [beta] * 1_000
+
+    def distance(said):
+        scores = caption_scores(
+            Said.of(said),
+            np.repeat([ALPHA, BETA], 1_000),
+            true,
+            ontology,
+            lambda texts: np.eye(2)[[text == beta for text in texts]].astype(np.float32),
+        )
+        return next(each.value for each in scores if each.metric == "text_mmd")
+
+    assert distance(true) == pytest.approx(0, abs=0.01)
+    assert distance([alpha] * 2_000) > 0.1
+
+
 @pytest.mark.parametrize(
     ("ours", "regression", "another", "level", "words"),
     [
         (0.85, 0.89, 0.1, "good", "this reaches the aim, 0.82 and at most 0.05 below the regression."),
         (0.83, 0.89, 0.1, "caution", "this misses the aim"),
         (0.817, 0.8, 0.1, "caution", "0.817 of the cells are called what they are"),  # 0.82 would seem to reach it
-        (0.85, 0.85, 0.8, "bad", "this reaches the aim, 0.82 and at most 0.05 below the regression, but hardly because"),
+        (
+            0.85,
+            0.85,
+            0.8,
+            "bad",
+            "this reaches the aim, 0.82 and at most 0.05 below the regression, but hardly because",
+        ),
     ],
 )
 def test_the_verdict_follows_the_names_and_its_words_follow_the_verdict(ours, regression, another, level, words):
