@@ -73,8 +73,8 @@ def description_verdict(metrics: pd.DataFrame) -> Verdict:
     reasons = [
         f"{name}: {ours[name]:.3f} of the cells are called what they are, {regression[name]:.3f} by a logistic "
         f"regression of its labels, {another[name]:.3f} with what was found in another cell; "
-        f"{'this reaches' if is_reached[name] else 'this misses'} the aim, {LEAST_ACCURACY} and at most {FARTHEST} "
-        f"below the regression{'' if is_of_the_cell[name] else ', but hardly because of the cell'}."
+        f"{'this reaches' if is_reached[name] else 'this misses'} the aim, at least {LEAST_ACCURACY} and at most "
+        f"{FARTHEST} below the regression{'' if is_of_the_cell[name] else ', but hardly because of the cell'}."
         for name in right.index
     ]
     worst = ours.idxmin()
