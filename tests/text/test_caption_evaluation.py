@@ -104,7 +104,7 @@ def test_the_distance_of_texts_sees_the_last_cells_of_many():
             np.repeat([ALPHA, BETA], 1_000),
             true,
             ontology,
-            lambda texts: np.eye(2)[[text == beta for text in texts]].astype(np.float32),
+            lambda texts: np.eye(2)[[int(text == beta) for text in texts]].astype(np.float32),
         )
         return next(each.value for each in scores if each.metric == "text_mmd")
 
