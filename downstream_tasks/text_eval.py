@@ -173,7 +173,7 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
     from scdmc.model.storage import load_model
     from scdmc.text.corpus import read_corpus, require_fitting_corpus
     from scdmc.text.corpus_maker import CorpusOptions
-    from scdmc.text.encoders import open_text_encoder
+    from scdmc.text.encoders import MINILM, open_text_encoder
     from scdmc.text.evaluation import cells
     from scdmc.text.labels import read_label_table
     from scdmc.text.ontology import CellOntology
@@ -196,7 +196,11 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
         options = CorpusOptions(label_key=key, table=table, allow_unmapped=arguments.allow_unmapped)
         truth = cells.terms_of_file(path, options, ontology)
         new_files.append(cells.NewFile(path, truth, count_options_for(arguments, path), states))
-    texts = cells.KnownTexts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
+    texts = cells.KnownTexts(
+        corpus,
+        lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download),
+        is_named=arguments.download or arguments.text_encoder != MINILM,
+    )
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     chosen = EvaluationOptions(seeds, arguments.held_out_folds, arguments.max_steps, arguments.n_components)
     generator = captions = None

@@ -205,7 +205,9 @@ def test_a_given_model_is_scored_and_none_is_trained(script, words, trained, qfo
         )
         with pytest.raises(speakers.ScDMCError, match=r"another split than that of .* may have seen its test cells"):
             Speech(inputs, inputs.captions, replace(whole, corpus=with_parts(whole.corpus, part))).speaker(42)
-        assert script.main(words(tmp_path / "scores", "--text_model", folder)) == 0
+        assert script.main(words(tmp_path / "scores", "--text_model", folder)) == 2  # the encoder was named
+        assert capsys.readouterr().err.splitlines()[-1] == "error: there is no text encoder"
+        assert script.main(words(tmp_path / "scores", "--text_model", folder, "--text_encoder", "minilm")) == 0
     assert (
         "no text_mmd, which takes the text encoder of the corpus: there is no text encoder" in capsys.readouterr().err
     )
