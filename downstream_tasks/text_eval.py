@@ -77,7 +77,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "description takes one of --stage 2 in place of trainings of its own (default: none)"
     )
     given.add_argument("--text_model", type=text_model_folder, help=meaning)
-    meaning = "of description: folder of the language model, if --text_model does not hold it (default: none)"
+    meaning = (
+        "of description: the language model, if --text_model does not hold it: its folder, or smollm2 (default: none)"
+    )
     given.add_argument("--language_model", type=Path, help=meaning)
     meaning = f"of description: steps of each training of captions (default: {CaptionOptions.caption_steps:,})"
     given.add_argument("--caption_steps", type=positive_int, help=meaning)
@@ -154,9 +156,10 @@ def main(argv: list[str] | None = None) -> int:
         rows = KeptRows(kept, facts, is_forgotten=arguments.overwrite)
         for name in arguments.tasks:
             TASKS_BY_NAME[name].compute(inputs, rows)
+            rows.finish(name)
         paths = (arguments.corpus_dir, *arguments.new_data_path)
         made = Provenance(paths, inputs.states.model_directory.path.name, arguments.seed, began)
-        print(write_results(arguments.output_dir, rows.table, made), end="")
+        print(write_results(arguments.output_dir, rows.whole, made), end="")
         remove(kept / STATES_FOLDER)
     print(f"wrote {arguments.output_dir}")
     return 0
@@ -170,7 +173,7 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
     from scdmc.model.storage import load_model
     from scdmc.text.corpus import read_corpus, require_fitting_corpus
     from scdmc.text.corpus_maker import CorpusOptions
-    from scdmc.text.encoders import open_text_encoder
+    from scdmc.text.encoders import MINILM, open_text_encoder
     from scdmc.text.evaluation import cells
     from scdmc.text.labels import read_label_table
     from scdmc.text.ontology import CellOntology
@@ -193,7 +196,11 @@ def opened_inputs(arguments: argparse.Namespace) -> "EvaluationInputs":
         options = CorpusOptions(label_key=key, table=table, allow_unmapped=arguments.allow_unmapped)
         truth = cells.terms_of_file(path, options, ontology)
         new_files.append(cells.NewFile(path, truth, count_options_for(arguments, path), states))
-    texts = cells.KnownTexts(corpus, lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download))
+    texts = cells.KnownTexts(
+        corpus,
+        lambda: open_text_encoder(arguments.text_encoder, may_fetch=arguments.download),
+        is_named=arguments.download or arguments.text_encoder != MINILM,
+    )
     seeds = tuple(range(arguments.seed, arguments.seed + arguments.seeds))
     chosen = EvaluationOptions(seeds, arguments.held_out_folds, arguments.max_steps, arguments.n_components)
     generator = captions = None

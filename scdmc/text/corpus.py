@@ -1,6 +1,7 @@
 """The corpus of cells and texts on the disk, as training reads it (docs/text.md, "The corpus")."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,6 +70,12 @@ class Corpus:
         """Ids of the terms held out, with all of their descendants: none of their texts may be trained on."""
         return frozenset(self.facts["unseen_terms"])
 
+    @cached_property
+    def parts_sha256(self) -> str:
+        """SHA-256 of which cell is in which part, whatever the order: of another split it is another."""
+        rows = self.cells.obs[["source_file", "cell_id", "split"]].astype(str).itertuples(index=False, name=None)
+        return hashlib.sha256("\n".join(sorted(map("\t".join, rows))).encode("utf8")).hexdigest()
+
     def cells_of(self, part: str) -> np.ndarray:
         """True for the cells of a part, shape (n_cells,)."""
         return (self.cells.obs["split"] == part).to_numpy()
@@ -120,6 +127,30 @@ def read_facts(path: Path) -> dict:
             "the corpus again"
         )
     return facts
+
+
+def require_same_parts(facts: Mapping[str, object], corpus: Corpus, what: str) -> None:
+    """Refuse to score what was trained on another split of a corpus, which may have seen its test cells.
+
+    Parameters
+    ----------
+    facts
+        Of the training; ``parts`` is :attr:`Corpus.parts_sha256` of its corpus.
+    corpus
+        Whose test cells are scored.
+    what
+        Was trained.
+
+    Raises
+    ------
+    ScDMCError
+        If the cells had other parts, or nothing is known of them.
+    """
+    if facts.get("parts") != corpus.parts_sha256:
+        raise ScDMCError(
+            f"{what} was trained on another split than that of {corpus.path}, or does not say on which, and may have "
+            "seen its test cells; name its own --corpus_dir, or train it again"
+        )
 
 
 def require_fitting_corpus(

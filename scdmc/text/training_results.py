@@ -98,6 +98,7 @@ def trained_model(
     table = _table_of_sets(sets, trained, data)
     facts = {
         "corpus": corpus.path.name,
+        "parts": corpus.parts_sha256,
         "data_sets": {
             each.name: data.space.terms["cl_id"].iloc[each.own_terms].tolist() for each in sets
         },

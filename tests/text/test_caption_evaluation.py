@@ -1,6 +1,7 @@
 """Evaluation of captions: scores by hand, controls that know nothing of the cell, trained and given text models."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from scdmc.text.captions.training import trained_captioner
 from scdmc.text.evaluation import speakers
 from scdmc.text.evaluation.caption_scores import NO_TERM, Said, caption_scores
-from scdmc.text.evaluation.cells import KnownTexts
+from scdmc.text.evaluation.cells import KnownTexts, with_parts
 from scdmc.text.evaluation.description import units_of_captions
 from scdmc.text.evaluation.description_page import description_verdict
 from scdmc.text.evaluation.rounds import round_of_test_cells
@@ -92,15 +93,47 @@ def test_names_are_scored_by_hand():
     assert {each.metric for each in names_alone} & {"bleu", "rouge_l"} == set()
 
 
+def test_the_distance_of_texts_sees_the_last_cells_of_many():
+    ontology = CellOntology.load()
+    alpha, beta = (f"{ontology[each].label}. It is a cell." for each in (ALPHA, BETA))
+    true = [alpha] * 1_000 + [beta] * 1_000
+
+    def distance(said):
+        scores = caption_scores(
+            Said.of(said),
+            np.repeat([ALPHA, BETA], 1_000),
+            true,
+            ontology,
+            lambda texts: np.eye(2)[[int(text == beta) for text in texts]].astype(np.float32),
+        )
+        return next(each.value for each in scores if each.metric == "text_mmd")
+
+    assert distance(true) == pytest.approx(0, abs=0.01)
+    assert distance([alpha] * 2_000) > 0.1
+
+
 @pytest.mark.parametrize(
-    ("ours", "regression", "another", "level"),
-    [(0.85, 0.89, 0.1, "good"), (0.83, 0.89, 0.1, "caution"), (0.8, 0.8, 0.1, "caution"), (0.85, 0.85, 0.8, "bad")],
+    ("ours", "regression", "another", "level", "words"),
+    [
+        (0.85, 0.89, 0.1, "good", "this reaches the aim, at least 0.82 and at most 0.05 below the regression."),
+        (0.83, 0.89, 0.1, "caution", "this misses the aim"),
+        (0.817, 0.8, 0.1, "caution", "0.817 of the cells are called what they are"),  # 0.82 would seem to reach it
+        (
+            0.85,
+            0.85,
+            0.8,
+            "bad",
+            "this reaches the aim, at least 0.82 and at most 0.05 below the regression, but hardly because",
+        ),
+    ],
 )
-def test_the_verdict_follows_the_names(ours, regression, another, level):
+def test_the_verdict_follows_the_names_and_its_words_follow_the_verdict(ours, regression, another, level, words):
     names = ["task", "mode", "data_set", "method", "metric", "mean", "sd", "n"]
     means = {OURS: ours, REGRESSION: regression, ANOTHER_CELL: another}
     rows = [("description", "test cells", "a", name, "name_accuracy", mean, 0.0, 3) for name, mean in means.items()]
-    assert description_verdict(pd.DataFrame(rows, columns=names)).level == level
+    verdict = description_verdict(pd.DataFrame(rows, columns=names))
+    assert verdict.level == level
+    assert words in verdict.reasons[0]
 
 
 # ---- the task
@@ -163,7 +196,18 @@ def test_a_given_model_is_scored_and_none_is_trained(script, words, trained, qfo
             raise speakers.ScDMCError("there is no text encoder")
 
         monkeypatch.setattr(KnownTexts, "_opened", no_encoder)
-        assert script.main(words(tmp_path / "scores", "--text_model", folder)) == 0
+        inputs = script.opened_inputs(
+            script.parse_arguments(words(tmp_path / "scores", "--text_model", folder, "--overwrite"))
+        )
+        whole = round_of_test_cells(inputs)
+        part = (
+            whole.corpus.cells.obs["split"].astype(str).replace({"test": "validation", "validation": "test"}).to_numpy()
+        )
+        with pytest.raises(speakers.ScDMCError, match=r"another split than that of .* may have seen its test cells"):
+            Speech(inputs, inputs.captions, replace(whole, corpus=with_parts(whole.corpus, part))).speaker(42)
+        assert script.main(words(tmp_path / "scores", "--text_model", folder)) == 2  # the encoder was named
+        assert capsys.readouterr().err.splitlines()[-1] == "error: there is no text encoder"
+        assert script.main(words(tmp_path / "scores", "--text_model", folder, "--text_encoder", "minilm")) == 0
     assert (
         "no text_mmd, which takes the text encoder of the corpus: there is no text encoder" in capsys.readouterr().err
     )

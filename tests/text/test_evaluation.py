@@ -214,6 +214,18 @@ def test_states_of_a_run_that_was_stopped_before_its_first_row_serve_the_same_ru
     assert states.exists() == stays
 
 
+def test_a_task_that_was_stopped_is_kept_and_not_shown(tmp_path):
+    rows = KeptRows(tmp_path / "rows", {"a": 1})
+    for task in ("annotation", "description"):
+        rows.add(Unit(task, "test cells", "a", 0, "x", 1), [Score("accuracy", 0.5)])
+    rows.finish("annotation")
+    again = KeptRows(tmp_path / "rows", {"a": 1})
+    assert set(again.table["task"]) == {"annotation", "description"}
+    assert set(again.whole["task"]) == {"annotation"}
+    again.finish("description")
+    assert len(KeptRows(tmp_path / "rows", {"a": 1}).whole) == 2
+
+
 def test_a_new_file_may_be_called_corpus(script, words, text_world, tmp_path):
     few_cells = anndata.read_h5ad(text_world["islets"])[:60]
     few_cells.write_h5ad(tmp_path / "corpus.h5ad")

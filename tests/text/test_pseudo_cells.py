@@ -18,6 +18,7 @@ from scdmc.errors import ScDMCError
 from scdmc.model.folder import open_model_directory
 from scdmc.text.corpus import read_corpus
 from scdmc.text.evaluation import generation
+from scdmc.text.evaluation.cells import with_parts
 from scdmc.text.model import TextSpace, read_text_model, unit
 from scdmc.text.pseudo_cells import evaluation, scores
 from scdmc.text.pseudo_cells.counts import read_corpus_counts
@@ -367,6 +368,9 @@ def test_scores_stand_beside_controls_and_the_reference_holds_no_training_cell(w
 
     monkeypatch.setattr(scores, "Space", Kept)
     corpus, counts = corpus_counts(world)
+    part = corpus.cells.obs["split"].astype(str).replace({"test": "train", "train": "test"}).to_numpy()
+    with pytest.raises(ScDMCError, match=r"another split than that of .* and may have seen its test cells"):
+        generation_tasks(with_parts(corpus, part), world["generator"], world["files"])
     tasks = generation_tasks(corpus, world["generator"], world["files"])
     obs = corpus.cells.obs.iloc[counts.rows]
     genes = read_generator(world["generator"], read_text_model(world["generator"])[0].texts)[0].genes

@@ -129,6 +129,7 @@ def trained_captioner(
         "steps": options.caption_steps,
         "name_weight": options.name_weight,
         "held_out_terms": sorted(corpus.facts["held_out_terms"]),
+        "parts": corpus.parts_sha256,
         "of_the_language_model": language_model.facts,
     }
     captioner = Captioner(language_model, soft_tokens, mean.astype(np.float32), facts)

@@ -43,12 +43,13 @@ FIXED_SEED = 42
 class KnownTexts:
     """Vectors of texts: of the corpus, and of others, which are encoded once.
 
-    It stands in for a text encoder: it has its ``sha256``, its ``folder`` for messages, and ``encode``.
+    It stands in for a text encoder: it has its ``sha256``, its ``folder`` for messages, and ``encode``. ``is_named``
+    says that a user has named an encoder: scores that need it are not left out where it cannot be opened.
     """
 
-    def __init__(self, corpus: Corpus, open_encoder: Callable[[], TextEncoder]) -> None:
+    def __init__(self, corpus: Corpus, open_encoder: Callable[[], TextEncoder], is_named: bool = False) -> None:
         """Take the vectors that the corpus has; the encoder is opened where a text is missing."""
-        self._open = open_encoder
+        self._open, self.is_named = open_encoder, is_named
         self._encoder: TextEncoder | None = None
         self._known: dict[str, np.ndarray] = {}
         self.name, self.sha256, self.folder = "", "", corpus.path

@@ -31,7 +31,7 @@ def evaluate_description(inputs: EvaluationInputs, rows: KeptRows) -> None:
     Raises
     ------
     ScDMCError
-        If the corpus has no test cells, or the text model that is given does not fit it.
+        If the corpus has no test cells, or the text model or text encoder that is given does not fit it.
     """
     of_round = round_of_test_cells(inputs)
     if not of_round.trials:
@@ -64,10 +64,12 @@ def units_of_captions(speech: Speech, of_round: Round) -> Iterator[tuple[Unit, M
 
 
 def _encode(inputs: EvaluationInputs, texts: Sequence[str]) -> Callable[[Sequence[str]], np.ndarray] | None:
-    """What encodes texts; None, with a warning, where no text encoder is at hand."""
+    """What encodes texts; None, with a warning, where no text encoder is at hand and none was named."""
     try:
         inputs.texts.encode(texts)
     except ScDMCError as error:
+        if inputs.texts.is_named:
+            raise
         logger.warning("warning: no text_mmd, which takes the text encoder of the corpus: %s", error)
         return None
     return inputs.texts.encode

@@ -66,21 +66,25 @@ def description_verdict(metrics: pd.DataFrame) -> Verdict:
     right = right.loc[list(dict.fromkeys(metrics["data_set"]))]
     ours, regression, another = (right[name].round(3) for name in (OURS, REGRESSION, ANOTHER_CELL))
     is_reached = (ours >= LEAST_ACCURACY) & (ours >= regression - FARTHEST)
+    is_of_the_cell = ours >= another + NO_BETTER
     level = "good" if is_reached.all() else "caution"
-    if (ours < another + NO_BETTER).any():
+    if not is_of_the_cell.all():
         level = "bad"
     reasons = [
-        f"{name}: {ours[name]:.2f} of the cells are called what they are, {regression[name]:.2f} by a logistic "
-        f"regression of its labels, {another[name]:.2f} with what was found in another cell; "
-        f"{'this reaches' if is_reached[name] else 'this misses'} the aim, {LEAST_ACCURACY} and at most {FARTHEST} "
-        "below the regression."
+        f"{name}: {ours[name]:.3f} of the cells are called what they are, {regression[name]:.3f} by a logistic "
+        f"regression of its labels, {another[name]:.3f} with what was found in another cell; "
+        f"{'this reaches' if is_reached[name] else 'this misses'} the aim, at least {LEAST_ACCURACY} and at most "
+        f"{FARTHEST} below the regression{'' if is_of_the_cell[name] else ', but hardly because of the cell'}."
         for name in right.index
     ]
     worst = ours.idxmin()
     number = KeyNumber(
-        "Names that are right, the worst data set", f"{ours[worst]:.2f}", f"logistic regression {regression[worst]:.2f}"
+        "Names that are right, the worst data set", f"{ours[worst]:.3f}", f"logistic regression {regression[worst]:.3f}"
     )
-    return Verdict(level, f"Captions call {ours.mean():.2f} of the test cells what they are", tuple(reasons), (number,))
+    headline = f"Captions call {ours.mean():.2f} of the test cells what they are"
+    if len(ours) > 1:
+        headline += ", in the mean of the data sets"
+    return Verdict(level, headline, tuple(reasons), (number,))
 
 
 def description_sections(rows: pd.DataFrame, folder: Path) -> list[Section]:

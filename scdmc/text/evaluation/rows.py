@@ -12,6 +12,10 @@ from scdmc.files import atomic_path, read_json_object, remove, write_json
 ROWS_FILE, RUN_FILE = "rows.csv", "run.json"
 
 
+# Name in ``run.json`` of the tasks all of whose rows were there at the end of a run.
+FINISHED = "finished"
+
+
 # What only one task depends on, so that rows of others may say nothing of it.
 OF_ONE_TASK = ("captions", "generator")
 
@@ -96,7 +100,8 @@ class KeptRows:
         elif is_forgotten or not run.is_file() or _differing_facts(run, facts):
             remove(Path(folder))  # a run that was stopped before its first row left states of its own cells and model
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_json(run, {**known, **facts})
+        self._run, self._facts = run, {**known, **facts}
+        write_json(run, self._facts)
         self._done = {Unit(*key) for key in self.table[list(KEY)].itertuples(index=False, name=None)}
 
     def _known_facts(self, path: Path, facts: Mapping[str, object]) -> dict[str, object]:
@@ -112,6 +117,16 @@ class KeptRows:
     def is_done(self, unit: Unit) -> bool:
         """True where a unit is among the rows."""
         return unit in self._done
+
+    @property
+    def whole(self) -> pd.DataFrame:
+        """The rows of tasks that a run has finished: of others there may be too few to say anything."""
+        return self.table[self.table["task"].isin(self._facts.get(FINISHED, []))]
+
+    def finish(self, task: str) -> None:
+        """Write down that all rows of a task are there."""
+        self._facts[FINISHED] = sorted({task, *self._facts.get(FINISHED, [])})
+        write_json(self._run, self._facts)
 
     def add(self, unit: Unit, scores: Iterable[Score]) -> None:
         """Append the scores of a unit, and write the file."""

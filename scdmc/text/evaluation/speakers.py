@@ -18,6 +18,7 @@ from scdmc.text.captions.adding import is_same_encoder
 from scdmc.text.captions.captioner import Captioner, centred_outputs, open_captioner, outputs_of
 from scdmc.text.captions.options import CaptionOptions
 from scdmc.text.captions.training import captions_of_cells, trained_captioner
+from scdmc.text.corpus import require_same_parts
 from scdmc.text.descriptions.types import types_and_options
 from scdmc.text.evaluation.caption_scores import Said
 from scdmc.text.evaluation.cells import TRAINED, CaptionInputs, EvaluationInputs
@@ -141,7 +142,9 @@ class Speech:
                 f"{folder} was trained on other data sets or terms than those of {self._round.corpus.path}, whose test "
                 "cells it may have seen; name its own --corpus_dir"
             )
+        require_same_parts(model.facts, self._round.corpus, str(folder))
         captioner = open_captioner(folder, self._wanted.language_model)
+        require_same_parts(captioner.facts, self._round.corpus, f"the language model of {folder}")
         captioner.language_model.model.to(encoder.device)
         captioner.soft_tokens.to(encoder.device)
         return Speaker(model, maker, captioner)

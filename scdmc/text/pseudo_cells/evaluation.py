@@ -13,7 +13,7 @@ import pandas as pd
 
 from scdmc.errors import ScDMCError
 from scdmc.reading.options import CountOptions
-from scdmc.text.corpus import TRAIN, UNSEEN, Corpus
+from scdmc.text.corpus import TRAIN, UNSEEN, Corpus, require_same_parts
 from scdmc.text.model import TEXTS_OF_TERM, TextSpace, read_text_model, unit
 from scdmc.text.pseudo_cells import scores
 from scdmc.text.pseudo_cells.baselines import BASELINES, TypeCells, copied, made_expression, without_flow
@@ -143,10 +143,12 @@ def generation_tasks(
     Raises
     ------
     ScDMCError
-        If the model has no generator, the counts are not those of the corpus, or there are too few test cells.
+        If the model has no generator, or one of another split, the counts are not those of the corpus, or there are
+        too few test cells.
     """
     opened, model_directory = read_text_model(Path(model))
-    generator, _ = read_generator(Path(model), opened.texts)
+    generator, facts = read_generator(Path(model), opened.texts)
+    require_same_parts(facts, corpus, f"the generator of {model}")
     cells = read_corpus_counts(corpus, counts_paths, model_directory, counts)
     tasks = [
         GenerationTask(mode, name, method, score)

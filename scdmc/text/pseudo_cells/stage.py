@@ -102,6 +102,7 @@ def trained_generator(
     generator, guidances = with_best_guidance(generator, data, options.seed)
     facts = {
         "corpus": corpus.path.name,
+        "parts": corpus.parts_sha256,
         "counts": [Path(path).name for path in counts_paths],
         "training": asdict(options),
         "training_cells": int(data.is_training.sum()),
