@@ -1,6 +1,6 @@
 """What the rows of the task annotation say, in words, tables and figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,11 @@ from scdmc.annotation.figures import confusion_matrix_figure, reliability_figure
 from scdmc.file_names import file_name_of
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict
-from scdmc.reports.tables import score_texts
 from scdmc.text.evaluation.methods import COMPONENTS, METHODS, OURS, PERMUTED
 from scdmc.text.evaluation.rounds import HELD_OUT_AMONG_ALL, HELD_OUT_PAIR, LEFT_OUT, MODES, NEW_DATA, TEST_CELLS
-from scdmc.text.evaluation.rows import metric_table, type_table
-from scdmc.text.evaluation.scores import BIN, OF_TYPES, TAKEN_FOR
+from scdmc.text.evaluation.rows import metric_table
+from scdmc.text.evaluation.scores import BIN, TAKEN_FOR
+from scdmc.text.evaluation.tables import score_table, tables_of_types
 from scdmc.text.ontology import CellOntology
 
 # Better on each new data set is good; no better than this above permuted texts is bad.
@@ -54,22 +54,7 @@ NAMES = {
 }
 
 
-def score_table(metrics: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Means with deviations as text, methods x columns, both in the order of the task.
-
-    Parameters
-    ----------
-    metrics
-        Of :func:`scdmc.text.evaluation.rows.metric_table`, of one value for each method and column.
-    columns
-        Names of the columns of ``metrics`` that tell the columns of the table.
-    """
-    places = {method.name: place for place, method in enumerate(METHODS)}
-    heads = metrics[list(columns)].drop_duplicates()
-    wide = [metrics.pivot(index="method", columns=list(columns), values=name) for name in ("mean", "sd")]
-    order = sorted(wide[0].index, key=lambda name: (places.get(name, len(places)), name))
-    heads = pd.MultiIndex.from_frame(heads) if len(columns) > 1 else pd.Index(heads[columns[0]])
-    return score_texts(*(table.loc[order, heads] for table in wide))
+ORDER = [method.name for method in METHODS]
 
 
 def headline_table(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -78,7 +63,7 @@ def headline_table(metrics: pd.DataFrame) -> pd.DataFrame:
     order = {mode: place for place, mode in enumerate(MODES)}
     chosen = chosen.sort_values(["mode", "data_set"], key=lambda column: column.map(lambda name: order.get(name, name)),
                                 kind="stable")  # fmt: skip
-    return score_table(chosen, ("mode", "data_set"))
+    return score_table(chosen, ("mode", "data_set"), ORDER)
 
 
 def annotation_sections(rows: pd.DataFrame, folder: Path) -> list[Section]:
@@ -102,7 +87,7 @@ def annotation_sections(rows: pd.DataFrame, folder: Path) -> list[Section]:
         tables = []
         for name, of_set in of_mode.groupby("data_set", sort=False):
             known = of_set[of_set["metric"].isin(NAMES)]
-            table = score_table(known, ("metric",)).rename(columns=NAMES)
+            table = score_table(known, ("metric",), ORDER).rename(columns=NAMES)
             tables.append((f"{name}", table))
         sections.append(Section(mode.capitalize(), MEANING[mode], tables, _figures(rows, mode, folder)))
     return [*sections, *_section_of_types(rows)]
@@ -114,15 +99,10 @@ def _flat(table: pd.DataFrame) -> pd.DataFrame:
 
 def _section_of_types(rows: pd.DataFrame) -> list[Section]:
     """Scores of the types of new data by the default method."""
-    ontology = CellOntology.load()
-    table = type_table(rows[(rows["method"] == OURS) & (rows["mode"] == NEW_DATA)], OF_TYPES)
-    tables = []
-    for name, of_set in table.groupby("data_set", sort=False):
-        wide = of_set.pivot(index="type", columns="metric", values="mean")
-        wide = wide.reindex(columns=[metric for metric in OF_TYPES if metric in wide])
-        wide.insert(0, "type", [ontology[each].label for each in wide.index])
-        wide = wide.sort_values("cells", ascending=False).rename(columns={"none_auroc": "none-of-these AUROC"})
-        tables.append((f"Types of {name}, by the default", wide.reset_index(drop=True)))
+    tables = [
+        (f"Types of {name}, by the default", table.rename(columns={"none_auroc": NAMES["none_auroc"]}))
+        for name, table in tables_of_types(rows[(rows["method"] == OURS) & (rows["mode"] == NEW_DATA)])
+    ]
     return [Section("Types", "Mean over the seeds.", tables)] if tables else []
 
 

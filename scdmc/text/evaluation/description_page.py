@@ -1,6 +1,5 @@
 """What the rows of the task description say, in words, tables and figures."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +9,11 @@ from scdmc.annotation.figures import confusion_matrix_figure
 from scdmc.file_names import file_name_of
 from scdmc.reports.figures import save_figure
 from scdmc.reports.page import KeyNumber, Section, Verdict
-from scdmc.reports.tables import score_texts
 from scdmc.text.evaluation.caption_scores import NO_TERM
-from scdmc.text.evaluation.rows import metric_table, type_table
-from scdmc.text.evaluation.scores import OF_TYPES, TAKEN_FOR
+from scdmc.text.evaluation.rows import metric_table
+from scdmc.text.evaluation.scores import TAKEN_FOR
 from scdmc.text.evaluation.speakers import ANOTHER_CELL, METHODS, OURS, REGRESSION
+from scdmc.text.evaluation.tables import score_table, tables_of_types
 from scdmc.text.ontology import CellOntology
 
 # What captions should reach on each data set: names that are right, and how far below a logistic regression.
@@ -39,19 +38,13 @@ NAMES = {
 }
 
 
+ORDER = [method.name for method in METHODS]
+
+
 def description_headline(metrics: pd.DataFrame) -> pd.DataFrame:
     """Three of the scores; methods x (data set, score) as text."""
     chosen = metrics[metrics["metric"].isin(HEADLINE)].replace({"metric": NAMES})
-    return _table(chosen, ("data_set", "metric"))
-
-
-def _table(metrics: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Means with deviations as text, in the order of the methods."""
-    wide = [metrics.pivot(index="method", columns=list(columns), values=name) for name in ("mean", "sd")]
-    methods = [method.name for method in METHODS if method.name in wide[0].index]
-    heads = metrics[list(columns)].drop_duplicates()
-    heads = pd.MultiIndex.from_frame(heads) if len(columns) > 1 else pd.Index(heads[columns[0]])
-    return score_texts(*(table.loc[methods, heads] for table in wide))
+    return score_table(chosen, ("data_set", "metric"), ORDER)
 
 
 def description_verdict(metrics: pd.DataFrame) -> Verdict:
@@ -99,7 +92,7 @@ def description_sections(rows: pd.DataFrame, folder: Path) -> list[Section]:
     """
     metrics = metric_table(rows)
     tables = [
-        (str(name), _table(of_set, ("metric",)).rename(columns=NAMES).reset_index())
+        (str(name), score_table(of_set, ("metric",), ORDER).rename(columns=NAMES).reset_index())
         for name, of_set in metrics.groupby("data_set", sort=False)
     ]
     text = (
@@ -112,14 +105,8 @@ def description_sections(rows: pd.DataFrame, folder: Path) -> list[Section]:
 
 
 def _section_of_types(rows: pd.DataFrame) -> Section:
-    ontology, tables = CellOntology.load(), []
-    table = type_table(rows[rows["method"] == OURS], OF_TYPES)
-    for name, of_set in table.groupby("data_set", sort=False):
-        wide = of_set.pivot(index="type", columns="metric", values="mean")
-        wide = wide.reindex(columns=[metric for metric in OF_TYPES if metric in wide])
-        wide.insert(0, "type", [ontology[each].label for each in wide.index])
-        wide = wide.sort_values("cells", ascending=False)
-        tables.append((f"Names of {name}, by the language model", wide.reset_index(drop=True)))
+    own = tables_of_types(rows[rows["method"] == OURS])
+    tables = [(f"Names of {name}, by the language model", table) for name, table in own]
     return Section("Types in captions", "Mean over the seeds.", tables)
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 from scdmc.errors import ScDMCError
 from scdmc.progress import progress_bar
 from scdmc.reports.page import KeyNumber, Section, Verdict
-from scdmc.reports.tables import score_texts
 from scdmc.text.evaluation.cells import EvaluationInputs
 from scdmc.text.evaluation.rows import KeptRows, Score, Unit, metric_table
+from scdmc.text.evaluation.tables import score_table
 from scdmc.text.pseudo_cells.evaluation import (
     BEST_AUC,
     LEAST_CORRELATION,
@@ -67,13 +67,11 @@ def generation_headline(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table(metrics: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    wide = [metrics.pivot(index="method", columns=list(columns), values=name) for name in ("mean", "sd")]
+    """Methods in the order of the rows; what the verdict is about comes first."""
     methods = list(dict.fromkeys(metrics["method"]))
-    heads = metrics[list(columns)].drop_duplicates()
-    if "data_set" not in columns:  # what the verdict is about comes first
-        heads = heads.sort_values("metric", key=lambda names: names.map(_place_in_headline), kind="stable")
-    heads = pd.MultiIndex.from_frame(heads) if len(columns) > 1 else pd.Index(heads[columns[0]])
-    return score_texts(*(table.loc[methods, heads] for table in wide))
+    if "data_set" not in columns:
+        metrics = metrics.sort_values("metric", key=lambda names: names.map(_place_in_headline), kind="stable")
+    return score_table(metrics, columns, methods)
 
 
 def _place_in_headline(metric: str) -> int:
