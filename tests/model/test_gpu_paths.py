@@ -128,7 +128,7 @@ def test_flex_is_compiled_once_for_all_lengths(is_training):
     counter = CompileCounterWithBackend("eager")
     compiled = torch.compile(flex_attention, backend=counter, dynamic=True, fullgraph=True)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(6):
+    for _ in range(12):
         lengths = torch.randint(100, 400, (3,), generator=generator).tolist()
         attend = PackedAttention("flex", PackedLayout.from_lengths(lengths), alibi_slopes(N_HEADS), 0.0, torch.float32)
         query, key, value = random_qkv(lengths).permute(1, 2, 0, 3).unsqueeze(1).unbind(0)
