@@ -33,7 +33,7 @@ from scdmc.model.shipped import model_folder
 from scdmc.options import PUBLISHED_SIZES
 from scdmc.result_folders import keep_results, result_folder
 from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, DESCRIPTION_FOLDER, find_checkpoint
-from scdmc.training.launch import let_segments_grow, require_launch
+from scdmc.training.launch import is_main_process, let_segments_grow, require_launch
 from scdmc.training.run_state import end_progress
 from scdmc.training.settings import CellChoice, PretrainingSettings
 
@@ -303,16 +303,15 @@ def train(
     made: "Provenance",
 ) -> None:
     """Train from the start or from a checkpoint; write the model folder, unless the run was stopped."""
-    is_main_process = run.accelerator.is_main_process
-    if is_main_process and not arguments.resume:
+    if is_main_process() and not arguments.resume:
         require_space(arguments.output_dir, run.bytes_on_disk, "the run with its checkpoints")
     if arguments.resume:
         run.resume_from(arguments.resume)
-    elif is_main_process:
+    elif is_main_process():
         for leftover in LEFTOVERS:
             remove(arguments.output_dir / leftover)
     show = None
-    if is_main_process and not run.is_finished:
+    if is_main_process() and not run.is_finished:
         from scdmc.training.results import LiveResults
 
         show = LiveResults(arguments.output_dir, run, replace(made, inputs=()))  # their hashes may take long
@@ -322,13 +321,13 @@ def train(
     model = run.whole_model() if run.is_finished else None
     run.end()  # the others need not wait for what is written
     if not run.is_finished:
-        if is_main_process:
+        if is_main_process():
             from scdmc.training.results import draw_stopped
 
             draw_stopped(arguments.output_dir, run, replace(made, inputs=()))
         end_progress(arguments.output_dir)
         print(f"stopped at step {run.step}; go on with --resume")
-    elif is_main_process:
+    elif is_main_process():
         save(arguments, run, model, data, command, made)
         end_progress(arguments.output_dir)
         for name, value in run.final_metrics.items():
@@ -344,12 +343,11 @@ def main(argv: list[str] | None = None) -> int:
     require_launch()
     require_consistent(arguments)
     require_inputs(arguments)
-    is_main_process = int(os.environ.get("RANK", 0)) == 0
     if arguments.resume:
         require_writable_folder(arguments.output_dir)
-        if is_main_process:
+        if is_main_process():
             claim_output(arguments.output_dir)
-    elif not arguments.dry_run and is_main_process:
+    elif not arguments.dry_run and is_main_process():
         require_new_folder(arguments.output_dir, arguments.overwrite)
 
     let_segments_grow()  # before torch is imported

@@ -32,7 +32,7 @@ from scdmc.model.shipped import shipped_models
 from scdmc.text.captions.options import ADAPTERS, LANGUAGE_MODEL_FOLDER, TINY, CaptionOptions
 from scdmc.text.options import FEATURES, GENE_STATES, PROJECTORS, QFORMER_SIZES, TextTrainingOptions
 from scdmc.training.checkpoint_files import CHECKPOINTS_FOLDER, find_checkpoint
-from scdmc.training.launch import require_launch
+from scdmc.training.launch import is_main_process, require_launch
 
 if TYPE_CHECKING:
     from scdmc.text.captions.captioner import Captioner
@@ -183,11 +183,6 @@ def caption_options(arguments: argparse.Namespace) -> CaptionOptions:
     return CaptionOptions(
         **{name: getattr(arguments, name) for name in (*OF_CAPTIONS, "seed")}, may_fetch=arguments.download
     )
-
-
-def is_main_process() -> bool:
-    """Whether this process writes and prints, of several that torchrun started."""
-    return int(os.environ.get("RANK", 0)) == 0
 
 
 def require_inputs(arguments: argparse.Namespace) -> None:

@@ -89,3 +89,8 @@ def _answers(host: str, port: int, seconds: float) -> bool:
         else:
             return True
     return False
+
+
+def is_main_process() -> bool:
+    """Whether this process writes and prints, of several that torchrun started; known before torch is imported."""
+    return int(os.environ.get("RANK", 0)) == 0

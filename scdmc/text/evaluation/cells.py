@@ -257,7 +257,7 @@ class CaptionInputs:
     model
         Folder of the text model; None trains one with each seed.
     language_model
-        Folder of its language model, where the text model does not hold it.
+        Its language model, where the text model does not hold it: a folder, or ``smollm2``.
     caption_steps
         Of each training of captions.
     """
